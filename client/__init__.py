@@ -1,0 +1,1 @@
+"""The trusted site agent and the Flower relay that talks to it."""

@@ -1,0 +1,1 @@
+"""Models, adapters, tasks, datasets, metrics and export."""

@@ -1,0 +1,1 @@
+"""Per-unit gradients, noise, accounting, the secure sum, the ledger and its audit."""

@@ -1,0 +1,1 @@
+"""What the parties agree on: plans, policies, identities, wire format, errors."""

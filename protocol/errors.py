@@ -1,0 +1,49 @@
+"""Every error that a person sees: what is wrong, where, and what to do about it."""
+
+
+class HortusError(Exception):
+    """A failure with an explanation that fits on one screen.
+
+    Args:
+        problem: One sentence that names the offending value.
+        where: The file, line, field, site or step concerned.
+        remedy: What the reader can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, problem: str, *, where: str | None = None, remedy: str | None = None
+    ) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.where = where
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        parts = [f"{self.where}: {self.problem}" if self.where else self.problem]
+        if self.remedy:
+            parts.append(self.remedy)
+        return " — ".join(parts)
+
+
+class UsageError(HortusError):
+    """The input (plan, data, path, option) cannot be used as it is."""
+
+    exit_code = 2
+
+
+class Refused(HortusError):
+    """A site's own policy or budget forbids the request."""
+
+    exit_code = 3
+
+
+class ProtocolError(HortusError):
+    """Another party sent something that the protocol does not allow."""
+
+
+class CohortTooSmall(HortusError):
+    """Fewer sites than the plan's minimum can take part."""
+
+    exit_code = 3

@@ -1,0 +1,1 @@
+"""The Flower ServerApp, the aggregation service and the durable run."""

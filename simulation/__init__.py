@@ -1,0 +1,1 @@
+"""Many virtual clients on one machine, with the code of the deployment."""
