@@ -20,3 +20,6 @@ check: $(VENV)/installed-dev
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip "setuptools>=80"
+
+proto: $(VENV)/installed-dev
+	$(VENV)/bin/python -m grpc_tools.protoc -I hortus/protocol/wire=protocol/wire --python_out=. --pyi_out=. --grpc_python_out=. protocol/wire/aggregation.proto

@@ -33,7 +33,7 @@ class UsageError(HortusError):
     exit_code = 2
 
 
-class Refused(HortusError):
+class Refused(HortusError):  # noqa: N818 - an answer, not a fault
     """A site's own policy or budget forbids the request."""
 
     exit_code = 3
@@ -43,7 +43,7 @@ class ProtocolError(HortusError):
     """Another party sent something that the protocol does not allow."""
 
 
-class CohortTooSmall(HortusError):
+class CohortTooSmall(HortusError):  # noqa: N818
     """Fewer sites than the plan's minimum can take part."""
 
     exit_code = 3

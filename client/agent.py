@@ -1,0 +1,139 @@
+"""The site agent: the one process that holds a site's data, keys, policy, ledger and model.
+
+It answers two questions of the Flower relay (aggregation.proto, service Agent): would this site
+take part in a contract, and: take part in this session. It trusts nothing in either.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from pydantic import ValidationError
+
+from hortus.client.consent import check_contract, check_descriptor
+from hortus.client.session import Account, Session
+from hortus.client.site import Site
+from hortus.client.trainer import Stopwatch, Trainer
+from hortus.client.workbench import Workbench
+from hortus.privacy.accounting import epsilon
+from hortus.privacy.encoding import StepEncoding, releases_per_sum
+from hortus.privacy.randomness import RandomSource, SystemRandomness, UnsafeSeededRandomness
+from hortus.protocol.descriptor import Descriptor
+from hortus.protocol.errors import HortusError, Refused
+from hortus.protocol.plan import Contract
+from hortus.protocol.transport import AggregationChannel
+from hortus.protocol.wire import aggregation_pb2 as wire
+
+logger = logging.getLogger(__name__)
+
+
+class SiteAgent:
+    """Decides and trains for one site.
+
+    Args:
+        site: The opened site folder.
+        workbench: Gives the warm model of a contract.
+        connect: Dials the aggregation service that site.yaml names.
+        stopwatch: Times phases.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        workbench: Callable[[Contract], Workbench],
+        connect: Callable[[], AbstractContextManager[AggregationChannel]],
+        stopwatch: Stopwatch,
+    ) -> None:
+        self._site = site
+        self._workbench = workbench
+        self._connect = connect
+        self._stopwatch = stopwatch
+
+    def consider(self, request: wire.ConsiderRequest) -> wire.ConsiderReply:
+        """Says whether this site would take part, and if not, why."""
+        try:
+            contract = _parse_contract(request.contract)
+            check_contract(self._site.policy, contract, self._site.model_digest(contract))
+            self._check_budget(contract)
+            self._site.records(contract)
+        except HortusError as error:
+            logger.warning("refused to take part: %s", error)
+            return wire.ConsiderReply(site=self._site.name, refusal=_public(error))
+        return wire.ConsiderReply(site=self._site.name)
+
+    def take_part(self, request: wire.TakePartRequest) -> wire.TakePartReply:
+        """Takes part in a session until it ends; never raises for what the server did."""
+        try:
+            steps, reason = self._take_part(request)
+        except HortusError as error:
+            logger.warning("left the session: %s", error)
+            return wire.TakePartReply(reason=_public(error))
+        return wire.TakePartReply(steps=steps, reason=reason)
+
+    def _take_part(self, request: wire.TakePartRequest) -> tuple[int, str]:
+        contract = _parse_contract(request.contract)
+        site = self._site
+        check_contract(site.policy, contract, site.model_digest(contract))
+        try:
+            descriptor = Descriptor.model_validate_json(request.descriptor)
+        except ValidationError as error:
+            raise Refused(
+                f"the session descriptor is malformed: {error.errors()[0]['msg']}"
+            ) from error
+        workbench = self._workbench(contract)
+        dimension = workbench.space.dimension
+        encoding = StepEncoding.of(contract, dimension, len(descriptor.cohort))
+        check_descriptor(contract, descriptor, encoding, dimension, site.name)
+        records = site.records(contract)
+        encoded = workbench.task.encode(records)
+        randomness = self._randomness(contract)
+        trainer = Trainer(encoding, workbench, encoded, randomness, self._stopwatch)
+        with self._connect() as channel:
+            return Session(
+                identity=site.identity,
+                roster=site.roster,
+                descriptor=descriptor,
+                encoding=encoding,
+                trainer=trainer,
+                account=Account(site.ledger, site.fingerprint(records), site.policy.budget),
+                channel=channel,
+                stopwatch=self._stopwatch,
+            ).run()
+
+    def _check_budget(self, contract: Contract) -> None:
+        """Refuses a plan of which not even one step can be paid, before a session counts on it."""
+        workbench = self._workbench(contract)
+        encoding = StepEncoding.of(contract, workbench.space.dimension, contract.cohort.minimum)
+        if encoding.event is None:
+            return
+        budget = self._site.policy.budget
+        history = dict(
+            self._site.ledger.history(self._site.fingerprint(self._site.records(contract)))
+        )
+        history[encoding.event] = history.get(encoding.event, 0) + releases_per_sum(contract)
+        after = epsilon(history, budget.delta)
+        if after > budget.epsilon:
+            raise Refused(
+                f"one more step would bring ε to {after:.3f}, the budget is {budget.epsilon:g} "
+                f"(δ = {budget.delta:g})",
+                where="policy.yaml: budget",
+            )
+
+    def _randomness(self, contract: Contract) -> RandomSource:
+        if self._site.policy.unsafe_seeded_noise:
+            return UnsafeSeededRandomness(contract.seed, self._site.name)
+        return SystemRandomness()
+
+
+def _parse_contract(encoded: bytes) -> Contract:
+    try:
+        return Contract.model_validate_json(encoded)
+    except ValidationError as error:
+        raise Refused(f"the contract is malformed: {error.errors()[0]['msg']}") from error
+
+
+def _public(error: HortusError) -> str:
+    """What the server may read: a policy's answer, but no word about a data file."""
+    if isinstance(error, Refused):
+        return str(error)
+    return f"{type(error).__name__}: see this site's own log"

@@ -1,0 +1,84 @@
+"""The Flower ClientApp: passes the server's questions to the site agent, and its answers back.
+
+Flower runs this in a process of its own for every message. It holds nothing: no data, no key. A
+hostile server could ship another app; that one could ask the agent the same questions, no more.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+import grpc
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.protocol.wire import aggregation_pb2_grpc as rpc
+
+
+class Agent(Protocol):
+    """The two questions of aggregation.proto's Agent service."""
+
+    def consider(self, request: wire.ConsiderRequest) -> wire.ConsiderReply:
+        """Would this site take part in a contract?"""
+        ...
+
+    def take_part(self, request: wire.TakePartRequest) -> wire.TakePartReply:
+        """Take part in this session."""
+        ...
+
+
+def make_app(reach: Callable[[Context], AbstractContextManager[Agent]]) -> ClientApp:
+    """Makes the ClientApp; `reach` finds the node's agent."""
+    app = ClientApp()
+
+    @app.query()  # type: ignore[untyped-decorator]
+    def query(message: Message, context: Context) -> Message:
+        request = message.content.config_records["request"]
+        with reach(context) as agent:
+            reply = agent.consider(wire.ConsiderRequest(contract=_bytes(request, "contract")))
+        answer = ConfigRecord({"site": reply.site, "refusal": reply.refusal})
+        return Message(RecordDict({"answer": answer}), reply_to=message)
+
+    @app.train()  # type: ignore[untyped-decorator]
+    def train(message: Message, context: Context) -> Message:
+        request = message.content.config_records["request"]
+        with reach(context) as agent:
+            reply = agent.take_part(
+                wire.TakePartRequest(
+                    contract=_bytes(request, "contract"), descriptor=_bytes(request, "descriptor")
+                )
+            )
+        answer = ConfigRecord({"steps": reply.steps, "reason": reply.reason})
+        return Message(RecordDict({"answer": answer}), reply_to=message)
+
+    return app
+
+
+class _SocketAgent:
+    """The agent behind the site's local socket."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._stub = rpc.AgentStub(channel)
+
+    def consider(self, request: wire.ConsiderRequest) -> wire.ConsiderReply:
+        return self._stub.Consider(request)
+
+    def take_part(self, request: wire.TakePartRequest) -> wire.TakePartReply:
+        return self._stub.TakePart(request)
+
+
+@contextmanager
+def _over_socket(context: Context) -> Iterator[Agent]:
+    with grpc.insecure_channel(f"unix:{context.node_config['agent-socket']}") as channel:
+        yield _SocketAgent(channel)
+
+
+def _bytes(record: ConfigRecord, name: str) -> bytes:
+    value = record[name]
+    if not isinstance(value, bytes):
+        raise TypeError(f"the server's {name} is not bytes")
+    return value
+
+
+app = make_app(_over_socket)

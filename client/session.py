@@ -1,0 +1,260 @@
+"""A site's half of a session: keys, then steps, each charged to the ledger before it is sent."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hortus.client.trainer import Stopwatch, Trainer
+from hortus.privacy.accounting import epsilon
+from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_round
+from hortus.privacy.ledger import Charge, Ledger
+from hortus.privacy.secure_sum import (
+    Announcement,
+    Encapsulations,
+    KeyExchange,
+    MaskGenerator,
+    StepView,
+)
+from hortus.protocol.descriptor import Descriptor
+from hortus.protocol.errors import ProtocolError, Refused
+from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.plan import Noise
+from hortus.protocol.policy import Budget
+from hortus.protocol.transport import AggregationChannel
+from hortus.protocol.vectors import join, split, vector_digest
+from hortus.protocol.wire import aggregation_pb2 as wire
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a site's releases are charged to."""
+
+    ledger: Ledger
+    dataset: str
+    budget: Budget
+
+
+class Session:
+    """One session of one site; `run` takes part until the server or the budget ends it.
+
+    Args:
+        identity: Signs this session's keys.
+        roster: The pinned keys of the others.
+        descriptor: The session, already checked against the contract.
+        encoding: The step's numbers.
+        trainer: Computes vectors.
+        account: Pays for them.
+        channel: To the aggregation service.
+        stopwatch: Times a phase; nothing that it measures leaves the site.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: SiteIdentity,
+        roster: Roster,
+        descriptor: Descriptor,
+        encoding: StepEncoding,
+        trainer: Trainer,
+        account: Account,
+        channel: AggregationChannel,
+        stopwatch: Stopwatch,
+    ) -> None:
+        self._identity = identity
+        self._roster = roster
+        self._descriptor = descriptor
+        self._encoding = encoding
+        self._trainer = trainer
+        self._account = account
+        self._channel = channel
+        self._stopwatch = stopwatch
+        self._adapter = np.empty(0, np.float32)
+        self._adapter_digest = ""
+        self._resend: tuple[int, NDArray[np.int64]] | None = None
+
+    def run(self) -> tuple[int, str]:
+        """Takes part; returns the vectors sent, and why it ended."""
+        try:
+            return self._run()
+        except BaseException:
+            with suppress(ProtocolError):
+                self._leave("it failed; its own log says why")
+            raise
+
+    def _run(self) -> tuple[int, str]:
+        with self._stopwatch("keys"):
+            masks = self._exchange_keys()
+        sent, last = 0, (-1, 0)
+        while True:
+            refusal = self._reason_to_stop(last[0] + 1)
+            with self._stopwatch("wait"):
+                turn = self._channel.ready(
+                    wire.ReadyRequest(session=self._descriptor.session, refusal=refusal)
+                )
+            if turn.WhichOneof("kind") != "go":
+                return sent, refusal or turn.finished.reason
+            view = self._check(turn.go, last)
+            self._fetch_adapter(view)
+            try:
+                masked = self._masked_vector(masks, view)
+            except Refused as error:
+                return sent, self._leave(str(error))
+            with self._stopwatch("upload"):
+                self._send(masked, view)
+            sent, last = sent + 1, (view.step, view.attempt)
+
+    def _exchange_keys(self) -> MaskGenerator:
+        session = self._descriptor.session
+        exchange = KeyExchange.announce(
+            self._identity, self._roster, self._descriptor.cohort, self._descriptor.digest()
+        )
+        own = exchange.announcement
+        everybody = self._channel.announce(
+            wire.Announcement(
+                session=session,
+                site=own.site,
+                x25519=own.x25519,
+                mlkem=own.mlkem,
+                signature=own.signature,
+            )
+        )
+        sealed = exchange.encapsulate(
+            [
+                Announcement(site=a.site, x25519=a.x25519, mlkem=a.mlkem, signature=a.signature)
+                for a in everybody.announcements
+            ]
+        )
+        ciphertexts = self._channel.encapsulate(
+            wire.Encapsulations(
+                session=session,
+                site=sealed.site,
+                ciphertexts=dict(sealed.ciphertexts),
+                signature=sealed.signature,
+            )
+        )
+        return exchange.agree(
+            [
+                Encapsulations(site=e.site, ciphertexts=dict(e.ciphertexts), signature=e.signature)
+                for e in ciphertexts.encapsulations
+            ],
+            min_cohort=self._encoding.contract.cohort.minimum,
+        )
+
+    def _reason_to_stop(self, step: int) -> str:
+        """Asks before the others count on this site; empty when it can pay for the step."""
+        if self._encoding.event is None or self._resend_is_for(step):
+            return ""
+        budget, history = (
+            self._account.budget,
+            dict(self._account.ledger.history(self._account.dataset)),
+        )
+        event = self._encoding.event
+        history[event] = history.get(event, 0) + releases_per_sum(self._encoding.contract)
+        after = epsilon(history, budget.delta)
+        if after <= budget.epsilon:
+            return ""
+        return (
+            f"its budget is spent: step {step} would bring ε to {after:.3f} of {budget.epsilon:g} "
+            f"(δ = {budget.delta:g})"
+        )
+
+    def _check(self, go: wire.Go, last: tuple[int, int]) -> StepView:
+        contract, first = self._encoding.contract, self._descriptor.first_round
+        steps = (contract.training.rounds - first) * sums_per_round(contract)
+        if (go.step, go.attempt) <= last or go.step >= steps:
+            raise ProtocolError(
+                f"the server asked for step {go.step} attempt {go.attempt} after {last}, of {steps}"
+            )
+        return StepView(
+            step=go.step,
+            attempt=go.attempt,
+            survivors=tuple(go.survivors),
+            adapter_digest=bytes.fromhex(go.adapter_digest),
+        )
+
+    def _fetch_adapter(self, view: StepView) -> None:
+        wanted = view.adapter_digest.hex()
+        if wanted == self._adapter_digest:
+            return
+        with self._stopwatch("download"):
+            request = wire.AdapterRequest(session=self._descriptor.session, digest=wanted)
+            chunks = self._channel.adapter(request)
+            adapter = join(chunks, np.float32, self._descriptor.dimension)
+        if vector_digest(adapter) != wanted or not np.isfinite(adapter).all():
+            raise ProtocolError("the adapter received is not the one announced, or not finite")
+        self._adapter, self._adapter_digest = adapter, wanted
+
+    def _masked_vector(self, masks: MaskGenerator, view: StepView) -> NDArray[np.uint32]:
+        """Computes, charges and masks, in this order: nothing is masked that is not paid for."""
+        round_, step = self._global_position(view.step)
+        session = self._descriptor.session
+        if self._resend_is_for(view.step) and self._resend is not None:
+            vector = self._resend[1]
+            self._account.ledger.record_use(session, view.step, view.attempt)
+        else:
+            vector = self._trainer.vector(self._adapter, step, view.attempt)
+            with self._stopwatch("charge"):
+                self._charge(round_, view)
+            self._resend = (view.step, vector)
+        with self._stopwatch("mask"):
+            return masks.mask(vector, view)
+
+    def _charge(self, round_: int, view: StepView) -> None:
+        contract, event = self._encoding.contract, self._encoding.event
+        self._account.ledger.charge(
+            Charge(
+                run=self._descriptor.run,
+                session=self._descriptor.session,
+                round=round_,
+                step=view.step,
+                attempt=view.attempt,
+                dataset=self._account.dataset,
+                unit=contract.privacy.unit,
+                mode=contract.privacy.noise.value,
+                mechanism="discrete-gaussian" if event else "none",
+                sampling_rate=contract.training.sampling_rate,
+                noise_multiplier=event.noise_multiplier if event else 0.0,
+                clipping_norm=contract.privacy.clipping_norm,
+                releases=releases_per_sum(contract),
+                delta=self._account.budget.delta,
+                plan=self._descriptor.contract,
+            ),
+            budget_epsilon=self._account.budget.epsilon if event else float("inf"),
+            budget_delta=self._account.budget.delta,
+        )
+
+    def _resend_is_for(self, step: int) -> bool:
+        """Whether the vector at hand may be sent again: it is private on its own, so not anew."""
+        local = self._encoding.contract.privacy.noise is not Noise.DISTRIBUTED
+        return local and self._resend is not None and self._resend[0] == step
+
+    def _global_position(self, step: int) -> tuple[int, int]:
+        per_round = sums_per_round(self._encoding.contract)
+        absolute = self._descriptor.first_round * per_round + step
+        return absolute // per_round, absolute
+
+    def _send(self, masked: NDArray[np.uint32], view: StepView) -> None:
+        header = wire.UploadHeader(
+            session=self._descriptor.session, step=view.step, attempt=view.attempt
+        )
+
+        def parts() -> Iterator[wire.UploadPart]:
+            yield wire.UploadPart(header=header)
+            for chunk in split(masked):
+                yield wire.UploadPart(chunk=chunk)
+
+        try:
+            self._channel.upload(parts())
+        except ProtocolError as error:
+            # Refused as late: the others go on without this vector, or a new attempt follows.
+            logger.warning("step %d attempt %d was not taken: %s", view.step, view.attempt, error)
+
+    def _leave(self, reason: str) -> str:
+        self._channel.ready(wire.ReadyRequest(session=self._descriptor.session, refusal=reason))
+        return reason

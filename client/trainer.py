@@ -1,0 +1,102 @@
+"""What a site computes in a step: the vector that will be masked and summed."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hortus.client.workbench import Workbench
+from hortus.learning.tasks import Encoded
+from hortus.privacy.encoding import StepEncoding, nominal_batch
+from hortus.privacy.gradients import LossBatch
+from hortus.privacy.randomness import RandomSource
+from hortus.protocol.plan import Update
+from hortus.strategies.server_optimizer import build_optimizer
+
+Stopwatch = Callable[[str], AbstractContextManager[None]]
+
+
+class Trainer:
+    """Private steps on one site's records.
+
+    Args:
+        encoding: The step's mechanism and fixed point.
+        workbench: The warm model.
+        records: The site's encoded records.
+        randomness: Sampling, rounding and noise; each step and attempt has streams of its own.
+        stopwatch: Times the phases "gradients" and "noise".
+    """
+
+    def __init__(
+        self,
+        encoding: StepEncoding,
+        workbench: Workbench,
+        records: Encoded,
+        randomness: RandomSource,
+        stopwatch: Stopwatch,
+    ) -> None:
+        self._encoding = encoding
+        self._plan = encoding.contract
+        self._workbench = workbench
+        self._records = records
+        self._randomness = randomness
+        self._stopwatch = stopwatch
+
+    def vector(self, adapter: NDArray[np.float32], step: int, attempt: int) -> NDArray[np.int64]:
+        """Returns this site's addend, int64[d], clipped, encoded and noised.
+
+        Args:
+            adapter: float32[d], where the step starts.
+            step: Number of the secure sum within the whole plan, from 0.
+            attempt: Number of the attempt at it; fresh randomness for each.
+        """
+        with self._workbench.holding(adapter):
+            if self._plan.training.update is Update.DELTA:
+                return self._delta(adapter, step, attempt)
+            if self._encoding.mechanism is None:
+                mean = self._clipped_sum(step, attempt, 0) / nominal_batch(self._plan)
+                return self._encoding.fixed_point.encode(mean)
+            return self._private_sum(step, attempt, 0)
+
+    def _delta(self, adapter: NDArray[np.float32], step: int, attempt: int) -> NDArray[np.int64]:
+        config = self._plan.training.local_optimizer
+        assert config is not None  # noqa: S101 - the schema ties it to update: delta
+        parameter = torch.nn.Parameter(torch.from_numpy(adapter.copy()))
+        optimizer = build_optimizer(config, [parameter])
+        for number in range(self._plan.training.steps_per_round):
+            gradient = self._local_gradient(step, attempt, number)
+            parameter.grad = torch.from_numpy(gradient).to(torch.float32)
+            optimizer.step()
+            self._workbench.space.write(self._workbench.model, parameter.detach().numpy())
+        delta = parameter.detach().numpy().astype(np.float64) - adapter.astype(np.float64)
+        return self._encoding.fixed_point.encode(delta)
+
+    def _local_gradient(self, step: int, attempt: int, number: int) -> NDArray[np.float64]:
+        mechanism = self._encoding.mechanism
+        if mechanism is None:
+            total = self._clipped_sum(step, attempt, number)
+        else:
+            ring = self._private_sum(step, attempt, number)
+            total = mechanism.decode(ring.astype(np.uint32))
+        return self._encoding.mean_gradient(total, sites=1)
+
+    def _private_sum(self, step: int, attempt: int, number: int) -> NDArray[np.int64]:
+        mechanism = self._encoding.mechanism
+        assert mechanism is not None  # noqa: S101 - callers have looked
+        total = self._clipped_sum(step, attempt, number)
+        with self._stopwatch("noise"):
+            return mechanism.release(total, self._randomness.stream("noise", step, attempt, number))
+
+    def _clipped_sum(self, step: int, attempt: int, number: int) -> NDArray[np.float64]:
+        training, privacy = self._plan.training, self._plan.privacy
+        sampling = self._randomness.stream("sample", step, attempt, number)
+        chosen = np.flatnonzero(sampling.bernoulli(training.sampling_rate, len(self._records)))
+        bound = np.inf if self._encoding.mechanism is None else privacy.clipping_norm
+        with self._stopwatch("gradients"):
+            return self._workbench.gradients.clipped_sum(self._batches(chosen), bound)
+
+    def _batches(self, chosen: NDArray[np.int64]) -> Iterator[LossBatch]:
+        task, size = self._workbench.task, self._plan.training.micro_batch
+        return task.batches(self._records, chosen, size)

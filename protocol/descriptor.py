@@ -1,0 +1,38 @@
+"""The session descriptor: what every site of a session must see alike, or their masks do not cancel."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from hortus.protocol.canonical import digest
+from hortus.protocol.plan import Schema
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Identifier = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+class Descriptor(Schema):
+    """One session: a fixed cohort that takes the steps of some rounds.
+
+    The contract's hash covers the base model, the noise mode and the minimum cohort.
+    """
+
+    protocol: Literal[1] = 1
+    run: Identifier
+    session: Identifier
+    contract: Digest
+    cohort: tuple[str, ...] = Field(min_length=2, max_length=10_000)
+    first_round: int = Field(ge=0)
+    dimension: int = Field(ge=1, le=2**31 - 1)
+    ring_bits: Literal[32] = 32
+    scale: int = Field(ge=1, lt=2**31, description="Ring units for 1.0.")
+
+    @model_validator(mode="after")
+    def _cohort_is_sorted(self) -> Self:
+        if list(self.cohort) != sorted(set(self.cohort)):
+            raise ValueError("the cohort is not sorted and distinct")
+        return self
+
+    def digest(self) -> bytes:
+        """Returns the SHA-256 of the canonical encoding, 32 bytes."""
+        return bytes.fromhex(digest(self.model_dump(mode="json")))

@@ -1,0 +1,190 @@
+"""Who speaks: a site's Ed25519 signing key, and the roster of the keys that a site has pinned."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Self
+
+import yaml
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from hortus.protocol.errors import ProtocolError, UsageError
+from hortus.protocol.files import load_yaml, write_atomic, write_private
+
+KEY_BYTES = 32
+SIGNATURE_BYTES = 64
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+def check_site_name(name: str) -> None:
+    """Raises UsageError unless `name` can name a site (and a host, a file and a YAML key)."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot name a site",
+            remedy="Use 1 to 63 lower-case letters, digits and hyphens, no hyphen in front.",
+        )
+
+
+def _separated(context: str, message: bytes) -> bytes:
+    """Binds a message to one purpose; a context holds no zero byte, so the pair is unambiguous."""
+    return b"hortus/v1/" + context.encode("ascii") + b"\x00" + message
+
+
+@dataclass(frozen=True, slots=True)
+class SiteIdentity:
+    """A site's name and signing key.
+
+    Attributes:
+        site: The name that the roster has for the key.
+    """
+
+    site: str
+    _key: Ed25519PrivateKey = field(repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_site_name(self.site)
+
+    @classmethod
+    def generate(cls, site: str) -> Self:
+        """Makes a new identity that lives in memory."""
+        return cls(site, Ed25519PrivateKey.generate())
+
+    @classmethod
+    def create(cls, site: str, path: Path) -> Self:
+        """Makes a new identity and writes its key as PKCS #8 PEM, mode 0600.
+
+        Raises:
+            UsageError: There is a key already: its roster entries and ledger would be orphaned.
+        """
+        if path.exists():
+            raise UsageError("there is an identity already; it is not replaced", where=str(path))
+        identity = cls.generate(site)
+        pem = identity._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        write_private(path, pem)
+        return identity
+
+    @classmethod
+    def load(cls, path: Path, site: str) -> Self:
+        """Reads the key that `create` wrote.
+
+        Raises:
+            UsageError: The file is missing or holds no unencrypted Ed25519 private key.
+        """
+        try:
+            key = load_pem_private_key(path.read_bytes(), password=None)
+        except OSError as error:
+            raise UsageError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise UsageError("this is no private key in PEM", where=str(path)) from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise UsageError("this is a private key, but not an Ed25519 one", where=str(path))
+        return cls(site, key)
+
+    @property
+    def public_key_bytes(self) -> bytes:
+        """The raw public key, 32 bytes."""
+        return self._key.public_key().public_bytes_raw()
+
+    def sign(self, context: str, message: bytes) -> bytes:
+        """Signs a message for one purpose.
+
+        Args:
+            context: The purpose; a signature holds under no other.
+            message: What is signed.
+
+        Returns:
+            The signature, 64 bytes.
+        """
+        return self._key.sign(_separated(context, message))
+
+
+def is_signed(public_key: bytes, context: str, message: bytes, signature: bytes) -> bool:
+    """Returns whether the raw Ed25519 key signed the message for this purpose."""
+    try:
+        key = Ed25519PublicKey.from_public_bytes(public_key)
+        key.verify(signature, _separated(context, message))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """The consortium as one site has pinned it; only the site's operator changes it.
+
+    Attributes:
+        sites: Raw Ed25519 public key of each site, 32 bytes, by name.
+    """
+
+    sites: Mapping[str, bytes]
+
+    def __post_init__(self) -> None:
+        owners: dict[bytes, str] = {}
+        for site, key in self.sites.items():
+            check_site_name(site)
+            if len(key) != KEY_BYTES:
+                raise UsageError(f"a public key has {KEY_BYTES} bytes, not {len(key)}", where=site)
+            # One party under two names would count twice towards the smallest cohort.
+            if key in owners:
+                raise UsageError(f"the key is {owners[key]}'s as well", where=site)
+            owners[key] = site
+        object.__setattr__(self, "sites", MappingProxyType(dict(self.sites)))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads `sites: {name: 64 hexadecimal digits}`.
+
+        Raises:
+            UsageError: The file is not that; it names the site.
+        """
+        content = load_yaml(path)
+        sites = content.get("sites")
+        if set(content) != {"sites"} or not isinstance(sites, dict):
+            raise UsageError("a roster holds one key, `sites`, with a name a line", where=str(path))
+        keys = {site: _parse_key(path, site, key) for site, key in sites.items()}
+        try:
+            return cls(keys)
+        except UsageError as error:
+            where = f"{path}: {error.where}" if error.where else str(path)
+            raise UsageError(error.problem, where=where, remedy=error.remedy) from error
+
+    def save(self, path: Path) -> None:
+        """Writes the file that `load` reads."""
+        sites = {site: key.hex() for site, key in self.sites.items()}
+        write_atomic(path, yaml.safe_dump({"sites": sites}).encode())
+
+    def verify(self, site: str, context: str, message: bytes, signature: bytes) -> None:
+        """Checks a signature against the pinned key.
+
+        Raises:
+            ProtocolError: The site is unknown here, or did not sign this for this purpose.
+        """
+        if site not in self.sites:
+            raise ProtocolError(
+                "this site is not in the pinned roster",
+                where=site,
+                remedy="If it has joined the consortium, its key belongs in roster.yaml.",
+            )
+        if not is_signed(self.sites[site], context, message, signature):
+            raise ProtocolError(
+                f"its signature of the {context} does not fit the key in the pinned roster",
+                where=site,
+            )
+
+
+def _parse_key(path: Path, site: str, value: object) -> bytes:
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        return bytes.fromhex(value)
+    raise UsageError(
+        f"the public key is {str(value)[:70]!r}, not 64 hexadecimal digits in quotes",
+        where=f"{path}: sites.{site}",
+    )

@@ -1,0 +1,285 @@
+"""The plan: what a consortium trains and how privately; a site approves its contract's hash."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hortus.protocol.canonical import digest
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Scalar = bool | int | float
+
+
+class Schema(BaseModel):
+    """A frozen model that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Noise(StrEnum):
+    """Where the noise of a private step is added."""
+
+    DISTRIBUTED = "distributed"
+    LOCAL = "local"
+    UNSAFE_NONE = "unsafe_none"
+
+
+class Update(StrEnum):
+    """What one secure sum carries."""
+
+    GRADIENT = "gradient"
+    DELTA = "delta"
+
+
+class Task(Schema):
+    """What the model learns to do."""
+
+    kind: Literal["text-classification"] = "text-classification"
+    text: str = Field("text", description="Column that holds the text.")
+    label: str = Field("label", description="Column that holds the label.")
+    labels: tuple[str, ...] = Field(
+        min_length=2,
+        description="All labels, public and fixed before anybody looks at data: a list, or in a "
+        "plan file the path of a text file with one label a line.",
+    )
+    max_length: int = Field(64, ge=4, le=4096, description="Tokens a text is cut to.")
+
+    @model_validator(mode="after")
+    def _labels_are_distinct(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("the labels are not distinct")
+        return self
+
+
+class Adapter(Schema):
+    """Which parameters are trained; everything else of the base model is frozen."""
+
+    kind: Literal["lora", "head"] = Field(
+        "lora",
+        description="`lora`: low-rank matrices beside the target layers (Hu et al. 2021) and the "
+        "classification head. `head`: the head alone, on a frozen encoder.",
+    )
+    rank: int = Field(8, ge=1, le=1024, description="Rank of the LoRA matrices.")
+    alpha: Positive = Field(16.0, description="LoRA's α: its output is scaled by α / rank.")
+    targets: tuple[str, ...] = Field(
+        ("query", "value"), min_length=1, description="Names of the linear layers that get one."
+    )
+    layers: tuple[int, ...] | None = Field(
+        None, description="Transformer layers that get one, from 0. None: all of them."
+    )
+
+
+class Optimizer(Schema):
+    """An optimiser of `torch.optim`."""
+
+    name: Literal["SGD", "Adam", "AdamW", "Adagrad", "RMSprop"] = Field(
+        "SGD", description="Class in `torch.optim`."
+    )
+    learning_rate: Positive = Field(1.0, description="Its `lr`.")
+    options: dict[str, Scalar | tuple[float, ...]] = Field(
+        default_factory=dict, description="Its other keyword arguments, such as `momentum`."
+    )
+
+
+class Training(Schema):
+    """How often, on how much and with which steps."""
+
+    rounds: Count = Field(description="Rounds; each ends with an evaluation and a checkpoint.")
+    steps_per_round: Count = Field(1, description="Private steps in a round.")
+    sampling_rate: Fraction = Field(
+        description="Probability q with which each unit joins a step, independently (Poisson)."
+    )
+    nominal_units: Count = Field(
+        description="A round public number of units a site is taken to hold. It scales the mean "
+        "gradient and bounds the ring; no count is ever computed from data."
+    )
+    update: Update = Field(
+        Update.GRADIENT,
+        description="`gradient`: every step is one secure sum of clipped gradients. `delta`: a "
+        "site takes the round's steps alone and sends how far it moved (noise `local` only).",
+    )
+    server_optimizer: Optimizer = Field(
+        default_factory=Optimizer,
+        description="What the server does with the mean: SGD with rate 1 is FedAvg, with momentum "
+        "FedAvgM, Adam is FedAdam (Reddi et al. 2021).",
+    )
+    local_optimizer: Optimizer | None = Field(
+        None, description="What a site steps with when `update: delta`."
+    )
+    micro_batch: int = Field(
+        128, ge=1, description="Records in one forward pass: memory, not mathematics."
+    )
+
+
+class Privacy(Schema):
+    """The mechanism of every step and the budget of the whole plan, for each site."""
+
+    noise: Noise = Field(
+        Noise.DISTRIBUTED,
+        description="`distributed`: each site adds a share and only the sum is private. `local`: "
+        "each site's own release is private. `unsafe_none`: no privacy, research only.",
+    )
+    unit: Literal["record"] = Field(
+        "record",
+        description="What one unit of privacy is: two datasets are neighbours when one "
+        "has one unit more.",
+    )
+    epsilon: Positive | None = Field(
+        None, description="ε that a site spends on the whole plan; the noise is derived from it."
+    )
+    delta: float = Field(1e-5, gt=0, lt=1, description="δ at which ε is stated.")
+    noise_multiplier: Positive | None = Field(None, description="σ / C of a step, instead of ε.")
+    clipping_norm: Positive = Field(1.0, description="C: the L2 norm a unit's gradient is cut to.")
+
+    @model_validator(mode="after")
+    def _budget_or_noise(self) -> Self:
+        given = (self.epsilon is not None) + (self.noise_multiplier is not None)
+        if self.noise is Noise.UNSAFE_NONE and given:
+            raise ValueError("noise: unsafe_none takes neither epsilon nor noise_multiplier")
+        if self.noise is not Noise.UNSAFE_NONE and given != 1:
+            raise ValueError("give exactly one of epsilon and noise_multiplier")
+        return self
+
+
+class Cohort(Schema):
+    """Who must take part for a sum to be made at all."""
+
+    minimum: int = Field(3, ge=2, description="Fewest sites in a sum.")
+    max_colluding: int = Field(
+        0,
+        ge=0,
+        description="Sites that may conspire with the server; the noise of the others "
+        "alone carries the promise.",
+    )
+    join_deadline: Positive = Field(120.0, description="Seconds that sites have to join.")
+    step_deadline: Positive = Field(600.0, description="Seconds that sites have for one step.")
+
+    @property
+    def min_honest(self) -> int:
+        """Sites whose noise is counted on."""
+        return self.minimum - self.max_colluding
+
+    @model_validator(mode="after")
+    def _somebody_is_honest(self) -> Self:
+        if self.min_honest < 1:
+            raise ValueError("max_colluding must be smaller than minimum")
+        return self
+
+
+class Agreement(Schema):
+    """What plan and contract have in common."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="Name of the run.")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="Public seed: initial adapter, partition, and the noise of "
+        "simulations (a deployed site draws its own).",
+    )
+    model: str = Field(
+        description="Base model: a folder, or `package:NAME/FOLDER` for one inside a Python package."
+    )
+    task: Task
+    adapter: Adapter = Field(default_factory=Adapter)
+    training: Training
+    privacy: Privacy
+    cohort: Cohort = Field(default_factory=Cohort)
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        delta = self.training.update is Update.DELTA
+        if delta and self.privacy.noise is Noise.DISTRIBUTED:
+            raise ValueError(
+                "training.update: delta needs privacy.noise: local, since a site's own steps are "
+                "not protected by the noise of others"
+            )
+        if delta != (self.training.local_optimizer is not None):
+            raise ValueError(
+                "training.local_optimizer belongs to update: delta, and is needed there"
+            )
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Private steps in the whole plan."""
+        return self.training.rounds * self.training.steps_per_round
+
+
+class Contract(Agreement):
+    """A plan with every number filled in, as the server sends it and a site approves it."""
+
+    model_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _noise_is_explicit(self) -> Self:
+        if (self.privacy.noise is Noise.UNSAFE_NONE) != (self.privacy.noise_multiplier is None):
+            raise ValueError("a contract states its noise multiplier")
+        return self
+
+    def digest(self) -> str:
+        """Returns the hash that sites approve, 64 hexadecimal digits."""
+        return digest(self.model_dump(mode="json"))
+
+
+class Partition(Schema):
+    """How one file is cut into virtual sites."""
+
+    kind: Literal["iid", "dirichlet", "column"] = Field(
+        "iid",
+        description="`iid`: at random. `dirichlet`: label shares drawn per label (Hsu et "
+        "al. 2019). `column`: one site for each value of a column.",
+    )
+    sites: int | None = Field(None, ge=2, description="Number of sites (not for `column`).")
+    alpha: Positive = Field(1.0, description="Concentration of `dirichlet`: smaller is less even.")
+    column: str | None = Field(None, description="Column that names the site.")
+
+    @model_validator(mode="after")
+    def _fields_of_kind(self) -> Self:
+        if (self.kind == "column") != (self.column is not None):
+            raise ValueError("column belongs to kind: column, and is needed there")
+        if (self.kind == "column") == (self.sites is not None):
+            raise ValueError("sites belongs to kinds iid and dirichlet, and is needed there")
+        return self
+
+
+class Simulation(Schema):
+    """Where the virtual sites of `hortus simulate` get their records."""
+
+    sites: dict[str, Path] | None = Field(None, description="One file a site, by name.")
+    train: Path | None = Field(None, description="One file for all, cut by `partition`.")
+    partition: Partition | None = Field(None, description="How `train` is cut.")
+    budgets: dict[str, Positive] = Field(
+        default_factory=dict,
+        description="ε of single sites, to rehearse what happens when one has spent it.",
+    )
+    transport: Literal["memory", "grpc"] = Field(
+        "memory", description="`grpc`: TLS over loopback, as deployed. Both give the same bits."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.sites is None) == (self.train is None):
+            raise ValueError("give either sites or train")
+        if (self.train is None) != (self.partition is None):
+            raise ValueError("partition belongs to train, and is needed there")
+        return self
+
+
+class Plan(Agreement):
+    """A plan file."""
+
+    evaluation: Path | None = Field(
+        None, description="Public records that the server tests the model on after each round."
+    )
+    simulation: Simulation | None = None
+
+    def contract(self, *, model_digest: str, noise_multiplier: float | None) -> Contract:
+        """Returns the binding part with the noise and the base model pinned."""
+        fields = self.model_dump(exclude={"evaluation", "simulation"})
+        fields["privacy"] |= {"epsilon": None, "noise_multiplier": noise_multiplier}
+        return Contract(**fields, model_digest=model_digest)

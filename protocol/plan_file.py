@@ -1,0 +1,56 @@
+"""Plan files: YAML in, `Plan` out, with paths made absolute and label files read in."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hortus.protocol.errors import UsageError
+from hortus.protocol.files import load_yaml, validation_error
+from hortus.protocol.plan import Plan
+
+
+def load_plan(path: Path) -> Plan:
+    """Reads a plan file; relative paths in it are relative to its folder.
+
+    Raises:
+        UsageError: It cannot be read; names the file, the line or field, the value and a remedy.
+    """
+    fields = load_yaml(path)
+    folder = path.resolve().parent
+    task = fields.get("task")
+    if isinstance(task, dict) and isinstance(task.get("labels"), str):
+        fields["task"] = task | {"labels": _read_labels(folder / task["labels"])}
+    _make_absolute(fields, folder)
+    try:
+        return Plan.model_validate(fields)
+    except ValidationError as error:
+        raise validation_error(path, error, Plan) from error
+
+
+def _make_absolute(fields: dict[str, Any], folder: Path) -> None:
+    if isinstance(fields.get("evaluation"), str):
+        fields["evaluation"] = str(folder / fields["evaluation"])
+    simulation = fields.get("simulation")
+    if not isinstance(simulation, dict):
+        return
+    simulation = dict(simulation)
+    if isinstance(simulation.get("train"), str):
+        simulation["train"] = str(folder / simulation["train"])
+    if isinstance(simulation.get("sites"), dict):
+        simulation["sites"] = {
+            site: str(folder / file) for site, file in simulation["sites"].items()
+        }
+    fields["simulation"] = simulation
+
+
+def _read_labels(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"the label file cannot be read: {error}",
+            where="task.labels",
+            remedy="Give a list of labels, or the path of a UTF-8 file with one label a line.",
+        ) from error
+    return [line for line in lines if line.strip()]

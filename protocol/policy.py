@@ -1,0 +1,66 @@
+"""A site's policy: what it allows, whatever a server or a plan asks."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from hortus.protocol.files import load_yaml, validation_error, write_atomic
+from hortus.protocol.plan import Schema
+
+PlanHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Budget(Schema):
+    """What all releases from one dataset may cost together: (ε, δ)-differential privacy."""
+
+    epsilon: float = Field(gt=0, allow_inf_nan=False, description="Largest ε, over all plans.")
+    delta: float = Field(gt=0, lt=1, description="The δ at which ε is computed.")
+
+
+class Policy(Schema):
+    """policy.yaml, which only the site's operator writes."""
+
+    budget: Budget
+    min_cohort: int = Field(3, ge=2, description="Fewest sites that a sum may be made of.")
+    min_honest: int = Field(
+        2,
+        ge=1,
+        description="Fewest sites that a plan may count on not to conspire with the server.",
+    )
+    approved_plans: tuple[PlanHash, ...] = Field(
+        (), description="Hashes of the plans that the operator has read and approved."
+    )
+    approve_any_plan_within_limits: bool = Field(
+        False, description="Take part in plans that nobody here has read, within these limits."
+    )
+    unsafe_seeded_noise: bool = Field(
+        False, description="Repeatable noise, for tests: whoever knows the seed can subtract it."
+    )
+    unsafe_no_privacy: bool = Field(False, description="Take part in plans that add no noise.")
+
+    @model_validator(mode="after")
+    def _honest_sites_are_sites(self) -> Self:
+        if self.min_honest > self.min_cohort:
+            raise ValueError(
+                f"min_honest: {self.min_honest} is more than min_cohort: {self.min_cohort}"
+            )
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads policy.yaml.
+
+        Raises:
+            UsageError: The file is wrong; it names each field.
+        """
+        try:
+            return cls.model_validate(load_yaml(path))
+        except ValidationError as error:
+            raise validation_error(path, error, cls) from error
+
+    def save(self, path: Path) -> None:
+        """Writes the file that `load` reads."""
+        content = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        write_atomic(path, content.encode())

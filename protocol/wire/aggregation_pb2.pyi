@@ -1,0 +1,156 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Announcement(_message.Message):
+    __slots__ = ("session", "site", "x25519", "mlkem", "signature")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    X25519_FIELD_NUMBER: _ClassVar[int]
+    MLKEM_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    site: str
+    x25519: bytes
+    mlkem: bytes
+    signature: bytes
+    def __init__(self, session: _Optional[str] = ..., site: _Optional[str] = ..., x25519: _Optional[bytes] = ..., mlkem: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Announcements(_message.Message):
+    __slots__ = ("announcements",)
+    ANNOUNCEMENTS_FIELD_NUMBER: _ClassVar[int]
+    announcements: _containers.RepeatedCompositeFieldContainer[Announcement]
+    def __init__(self, announcements: _Optional[_Iterable[_Union[Announcement, _Mapping]]] = ...) -> None: ...
+
+class Encapsulations(_message.Message):
+    __slots__ = ("session", "site", "ciphertexts", "signature")
+    class CiphertextsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    CIPHERTEXTS_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    site: str
+    ciphertexts: _containers.ScalarMap[str, bytes]
+    signature: bytes
+    def __init__(self, session: _Optional[str] = ..., site: _Optional[str] = ..., ciphertexts: _Optional[_Mapping[str, bytes]] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class EncapsulationsOfAll(_message.Message):
+    __slots__ = ("encapsulations",)
+    ENCAPSULATIONS_FIELD_NUMBER: _ClassVar[int]
+    encapsulations: _containers.RepeatedCompositeFieldContainer[Encapsulations]
+    def __init__(self, encapsulations: _Optional[_Iterable[_Union[Encapsulations, _Mapping]]] = ...) -> None: ...
+
+class ReadyRequest(_message.Message):
+    __slots__ = ("session", "refusal")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    refusal: str
+    def __init__(self, session: _Optional[str] = ..., refusal: _Optional[str] = ...) -> None: ...
+
+class Turn(_message.Message):
+    __slots__ = ("go", "finished")
+    GO_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    go: Go
+    finished: Finished
+    def __init__(self, go: _Optional[_Union[Go, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
+
+class Go(_message.Message):
+    __slots__ = ("step", "attempt", "survivors", "adapter_digest")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    attempt: int
+    survivors: _containers.RepeatedScalarFieldContainer[str]
+    adapter_digest: str
+    def __init__(self, step: _Optional[int] = ..., attempt: _Optional[int] = ..., survivors: _Optional[_Iterable[str]] = ..., adapter_digest: _Optional[str] = ...) -> None: ...
+
+class Finished(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class AdapterRequest(_message.Message):
+    __slots__ = ("session", "digest")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    digest: str
+    def __init__(self, session: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("sequence", "words", "crc32")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    CRC32_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    words: bytes
+    crc32: int
+    def __init__(self, sequence: _Optional[int] = ..., words: _Optional[bytes] = ..., crc32: _Optional[int] = ...) -> None: ...
+
+class UploadHeader(_message.Message):
+    __slots__ = ("session", "step", "attempt")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    step: int
+    attempt: int
+    def __init__(self, session: _Optional[str] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class UploadPart(_message.Message):
+    __slots__ = ("header", "chunk")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    header: UploadHeader
+    chunk: Chunk
+    def __init__(self, header: _Optional[_Union[UploadHeader, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ...) -> None: ...
+
+class Receipt(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ConsiderRequest(_message.Message):
+    __slots__ = ("contract",)
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    contract: bytes
+    def __init__(self, contract: _Optional[bytes] = ...) -> None: ...
+
+class ConsiderReply(_message.Message):
+    __slots__ = ("site", "refusal")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    refusal: str
+    def __init__(self, site: _Optional[str] = ..., refusal: _Optional[str] = ...) -> None: ...
+
+class TakePartRequest(_message.Message):
+    __slots__ = ("contract", "descriptor")
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTOR_FIELD_NUMBER: _ClassVar[int]
+    contract: bytes
+    descriptor: bytes
+    def __init__(self, contract: _Optional[bytes] = ..., descriptor: _Optional[bytes] = ...) -> None: ...
+
+class TakePartReply(_message.Message):
+    __slots__ = ("steps", "reason")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    reason: str
+    def __init__(self, steps: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...

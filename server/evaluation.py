@@ -1,0 +1,47 @@
+"""The server's own copy of the model: the initial adapter, and tests on public records."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hortus.learning.adapters import AdapterSpace, attach, save_adapter
+from hortus.learning.datasets import read_records
+from hortus.learning.metrics import evaluate
+from hortus.learning.models import load_base, load_tokenizer
+from hortus.learning.tasks import TextClassification
+from hortus.protocol.plan import Agreement
+
+
+class Evaluator:
+    """A model that adapters are written into to be measured or saved.
+
+    Args:
+        plan: What is trained.
+        model_path: Folder of the base model.
+        records: File of public evaluation records, or None.
+    """
+
+    def __init__(self, plan: Agreement, model_path: Path, records: Path | None) -> None:
+        self._model = attach(load_base(model_path, plan.task), plan.adapter, plan.seed)
+        self._space = AdapterSpace(self._model)
+        self._task = TextClassification(plan.task, load_tokenizer(model_path))
+        self._micro_batch = plan.training.micro_batch
+        self._records = self._task.encode(read_records(records, plan.task)) if records else None
+
+    def initial_adapter(self) -> NDArray[np.float32]:
+        """Returns the adapter that training starts from, float32[d]; call it before `measure`."""
+        return self._space.read(self._model)
+
+    def measure(self, adapter: NDArray[np.float32]) -> dict[str, float]:
+        """Returns accuracy, macro F1 and loss of an adapter, float32[d]; empty without records."""
+        if self._records is None:
+            return {}
+        self._space.write(self._model, adapter)
+        metrics = evaluate(self._model, self._task, self._records, self._micro_batch)
+        return {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1, "loss": metrics.loss}
+
+    def save(self, adapter: NDArray[np.float32], directory: Path) -> None:
+        """Writes an adapter, float32[d], in PEFT's own format."""
+        self._space.write(self._model, adapter)
+        save_adapter(directory, self._model)

@@ -1,0 +1,181 @@
+"""The round loop, over any Flower Grid: the deployment's and the simulator's alike.
+
+Flower carries two messages to each site: "would you take part in this contract?" (query) and "take
+part in this session" (train). Everything within a session, many steps, goes over the aggregation
+service, where the server sees masked vectors only.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from hortus.privacy.accounting import epsilon
+from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_round
+from hortus.protocol.canonical import canonical_json
+from hortus.protocol.descriptor import Descriptor
+from hortus.protocol.errors import CohortTooSmall
+from hortus.protocol.plan import Contract
+from hortus.server.aggregator import Aggregator
+from hortus.server.evaluation import Evaluator
+from hortus.server.run_store import Departure, RoundRecord, RunStore
+from hortus.server.service import Hub
+from hortus.strategies.server_optimizer import ServerOptimizer
+
+_FAREWELL_SECONDS = 30.0
+_POLL_SECONDS = 0.05
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """Everything that a run needs.
+
+    Attributes:
+        grid: Flower's way to the sites.
+        contract: What they are asked to train.
+        store: The run's durable state.
+        hub: Where sites find the current session.
+        evaluator: The server's model.
+        on_round: Told of each finished round.
+    """
+
+    grid: Grid
+    contract: Contract
+    store: RunStore
+    hub: Hub
+    evaluator: Evaluator
+    on_round: Callable[[RoundRecord], None]
+
+    def run(self) -> NDArray[np.float32]:
+        """Trains all rounds that are still missing; returns the final adapter, float32[d].
+
+        Raises:
+            CohortTooSmall: Too few sites would go on; rounds finished so far are kept.
+        """
+        initial = self.evaluator.initial_adapter()
+        optimizer = self._resumed(initial)
+        absent: set[str] = set()
+        while (first := self.store.next_round) < self.contract.training.rounds:
+            cohort = self._volunteers(first, absent)
+            departed = self._run_session(first, cohort, optimizer)
+            # Who spoilt a session that finished no round is left out of the next one.
+            absent = set() if self.store.next_round > first else absent | departed
+            optimizer = self._resumed(initial)
+        return optimizer.adapter
+
+    def _resumed(self, initial: NDArray[np.float32]) -> ServerOptimizer:
+        """Returns the optimiser as the last finished round left it."""
+        optimizer = ServerOptimizer(self.contract.training.server_optimizer, initial)
+        if state := self.store.latest_state():
+            optimizer.restore(state)
+        return optimizer
+
+    def _run_session(
+        self, first: int, cohort: tuple[str, ...], optimizer: ServerOptimizer
+    ) -> set[str]:
+        """Opens a session for all missing rounds; returns the sites that it lost on the way."""
+        encoding = StepEncoding.of(self.contract, len(optimizer.adapter), len(cohort))
+        descriptor = Descriptor(
+            run=self.store.run,
+            session=secrets.token_hex(16),
+            contract=self.contract.digest(),
+            cohort=cohort,
+            first_round=first,
+            dimension=len(optimizer.adapter),
+            scale=encoding.scale,
+        )
+        session = Aggregator(descriptor, self.contract.cohort)
+        self.hub.open(session)
+        sent = self.grid.push_messages(self._messages(MessageType.TRAIN, descriptor))
+        try:
+            session.exchange_keys()
+            for number in range(first, self.contract.training.rounds):
+                self._run_round(number, session, encoding, optimizer)
+        except CohortTooSmall as error:
+            logger.warning("the session ended early: %s", error)
+        finally:
+            session.close("the session is over")
+            for site, reason in session.departures.items():
+                self.store.note_departure(Departure(self.store.next_round, site, reason))
+        self._drain(set(sent))
+        return set(session.departures)
+
+    def _run_round(
+        self, number: int, session: Aggregator, encoding: StepEncoding, optimizer: ServerOptimizer
+    ) -> None:
+        started = time.monotonic()
+        sums = sums_per_round(self.contract)
+        adapter, attempts, sites = optimizer.adapter, 0, ()
+        for index in range(sums):
+            step = (number - session.descriptor.first_round) * sums + index
+            result = session.sum(step, adapter)
+            gradient = encoding.server_gradient(result.total, len(result.sites))
+            adapter = optimizer.step(gradient)
+            attempts, sites = attempts + result.attempts, result.sites
+        record = RoundRecord(
+            round=number,
+            sites=sites,
+            attempts=attempts,
+            sums=sums,
+            metrics=self.evaluator.measure(adapter),
+            epsilon=self._claimed_epsilon(encoding, number + 1),
+            seconds=time.monotonic() - started,
+        )
+        self.store.commit(record, optimizer.state())
+        self.on_round(record)
+
+    def _claimed_epsilon(self, encoding: StepEncoding, rounds: int) -> float | None:
+        if encoding.event is None:
+            return None
+        steps = rounds * sums_per_round(self.contract) * releases_per_sum(self.contract)
+        return epsilon({encoding.event: steps}, self.contract.privacy.delta)
+
+    def _volunteers(self, number: int, absent: set[str]) -> tuple[str, ...]:
+        """Asks every site; returns the sorted names of those that would take part."""
+        cohort = self.contract.cohort
+        messages = self._messages(MessageType.QUERY, None)
+        willing, refusals = set(), dict.fromkeys(absent, "left the session before")
+        for reply in self.grid.send_and_receive(messages, timeout=cohort.join_deadline):
+            if reply.has_error():
+                continue
+            answer = reply.content.config_records["answer"]
+            site, refusal = str(answer["site"]), str(answer["refusal"])
+            if refusal:
+                refusals[site] = refusal
+                self.store.note_departure(Departure(number, site, refusal))
+            elif site not in absent:
+                willing.add(site)
+        if len(willing) < cohort.minimum:
+            raise CohortTooSmall(
+                f"{len(willing)} sites would take part, the plan needs {cohort.minimum}. "
+                + " ".join(f"{site}: {why}." for site, why in sorted(refusals.items())),
+                where=f"round {number}",
+                remedy="Finished rounds are kept; the same command goes on when enough sites would.",
+            )
+        return tuple(sorted(willing))
+
+    def _messages(self, kind: str, descriptor: Descriptor | None) -> list[Message]:
+        """One message for each connected node: the contract, and the session if there is one."""
+        request: dict[str, bytes] = {
+            "contract": canonical_json(self.contract.model_dump(mode="json"))
+        }
+        if descriptor is not None:
+            request["descriptor"] = canonical_json(descriptor.model_dump(mode="json"))
+        return [
+            Message(RecordDict({"request": ConfigRecord({**request})}), node, kind)
+            for node in self.grid.get_node_ids()
+        ]
+
+    def _drain(self, sent: set[str]) -> None:
+        """Waits for the sites to say that they have left, but not for long."""
+        deadline = time.monotonic() + _FAREWELL_SECONDS
+        while sent and time.monotonic() < deadline:
+            sent -= {m.metadata.reply_to_message_id for m in self.grid.pull_messages(sent)}
+            time.sleep(_POLL_SECONDS if sent else 0)

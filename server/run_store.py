@@ -1,0 +1,174 @@
+"""A run's durable state: what is needed to resume it, and to tell afterwards what happened.
+
+    RUN_DIR/contract.json      the binding plan
+    RUN_DIR/plan.yaml          as the operator wrote it
+    RUN_DIR/run.sqlite         rounds, refusals; the truth about how far the run has come
+    RUN_DIR/checkpoints/       adapter and optimiser after each of the last two rounds
+    RUN_DIR/metrics.jsonl      the rounds once more, for other tools
+
+A checkpoint is complete on disk before the row that names it, so a run killed at any moment goes
+on from a whole round.
+"""
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from hortus.protocol.errors import HortusError, UsageError
+from hortus.protocol.files import write_atomic
+from hortus.protocol.plan import Contract
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS run (id TEXT NOT NULL, contract TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rounds (
+    round INTEGER PRIMARY KEY, record TEXT NOT NULL, checkpoint TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS departures (
+    id INTEGER PRIMARY KEY, round INTEGER NOT NULL, site TEXT NOT NULL, reason TEXT NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """One finished round, as the server saw it.
+
+    Attributes:
+        round: From 0.
+        sites: Names in the round's last sum.
+        attempts: Secure sums tried; more than `sums` when one was re-formed.
+        sums: Secure sums made.
+        seconds: Wall time.
+        epsilon: ε that the contract claims for each site after this round; None without privacy.
+        metrics: On the server's public evaluation records; empty without any.
+    """
+
+    round: int
+    sites: tuple[str, ...]
+    attempts: int
+    sums: int
+    seconds: float
+    epsilon: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A site that did not take part from some round on, with its reason."""
+
+    round: int
+    site: str
+    reason: str
+
+
+class RunStore:
+    """The state of one run in its folder.
+
+    Args:
+        directory: The run's folder; made when it is not there.
+        contract: The run's contract; a folder of another contract is refused.
+
+    Raises:
+        UsageError: The folder belongs to another contract.
+        HortusError: The database cannot be read.
+    """
+
+    def __init__(self, directory: Path, contract: Contract) -> None:
+        self.directory = directory
+        (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+        self._database = directory / "run.sqlite"
+        try:
+            with closing(self._connect()) as connection, connection:
+                connection.executescript(_SCHEMA)
+                row = connection.execute("SELECT id, contract FROM run").fetchone()
+                if row is None:
+                    row = (secrets.token_hex(16), contract.digest())
+                    connection.execute("INSERT INTO run (id, contract) VALUES (?, ?)", row)
+        except sqlite3.Error as error:
+            raise HortusError(
+                f"the run cannot be read: {error}", where=str(self._database)
+            ) from error
+        self.run, existing = row
+        if existing != contract.digest():
+            raise UsageError(
+                "this folder holds a run of another plan",
+                where=str(directory),
+                remedy="Choose another folder with --out, or remove this one to start anew.",
+            )
+        write_atomic(directory / "contract.json", contract.model_dump_json(indent=2).encode())
+
+    @property
+    def next_round(self) -> int:
+        """The first round that has not been finished."""
+        with closing(self._connect()) as connection:
+            (last,) = connection.execute("SELECT MAX(round) FROM rounds").fetchone()
+        return 0 if last is None else int(last) + 1
+
+    @property
+    def rounds(self) -> list[RoundRecord]:
+        """All finished rounds, in order."""
+        with closing(self._connect()) as connection:
+            rows = connection.execute("SELECT record FROM rounds ORDER BY round").fetchall()
+        return [_decode_round(text) for (text,) in rows]
+
+    @property
+    def departures(self) -> list[Departure]:
+        """Who left or refused, when and why."""
+        with closing(self._connect()) as connection:
+            rows = connection.execute("SELECT round, site, reason FROM departures ORDER BY id")
+            return [Departure(*row) for row in rows]
+
+    def commit(self, record: RoundRecord, state: Mapping[str, torch.Tensor]) -> None:
+        """Makes a round durable: checkpoint first, then the row that names it."""
+        name = f"round-{record.round:05d}.safetensors"
+        encoded = safetensors.torch.save({key: value.contiguous() for key, value in state.items()})
+        write_atomic(self.directory / "checkpoints" / name, encoded)
+        with closing(self._connect()) as connection, connection:
+            row = (record.round, json.dumps(asdict(record)), name)
+            connection.execute("INSERT INTO rounds VALUES (?, ?, ?)", row)
+        lines = "".join(json.dumps(asdict(r)) + "\n" for r in self.rounds)
+        write_atomic(self.directory / "metrics.jsonl", lines.encode())
+        self._forget_checkpoints(before=record.round - 1)
+
+    def note_departure(self, departure: Departure) -> None:
+        """Records that a site left or refused."""
+        if departure in self.departures:
+            return
+        with closing(self._connect()) as connection, connection:
+            connection.execute(
+                "INSERT INTO departures (round, site, reason) VALUES (?, ?, ?)",
+                (departure.round, departure.site, departure.reason),
+            )
+
+    def latest_state(self) -> dict[str, torch.Tensor] | None:
+        """Returns the tensors of the last finished round; None before the first."""
+        with closing(self._connect()) as connection:
+            row = connection.execute(
+                "SELECT checkpoint FROM rounds ORDER BY round DESC LIMIT 1"
+            ).fetchone()
+        if row is None:
+            return None
+        return safetensors.torch.load_file(self.directory / "checkpoints" / row[0])
+
+    def _forget_checkpoints(self, *, before: int) -> None:
+        for path in (self.directory / "checkpoints").glob("round-*.safetensors"):
+            if int(path.stem.removeprefix("round-")) < before:
+                path.unlink()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._database, timeout=30)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        return connection
+
+
+def _decode_round(text: str) -> RoundRecord:
+    fields = json.loads(text)
+    return RoundRecord(**fields | {"sites": tuple(fields["sites"])})

@@ -1,0 +1,192 @@
+"""Many virtual sites on one machine, with the code, folders and messages of a deployment."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Context
+from numpy.typing import NDArray
+
+from hortus.client.agent import SiteAgent
+from hortus.client.channel import dialling
+from hortus.client.relay import Agent, make_app
+from hortus.client.site import Site
+from hortus.client.workbench import Workbench
+from hortus.learning.datasets import Records, read_column, read_records
+from hortus.learning.partition import partition
+from hortus.privacy.accounting import epsilon
+from hortus.privacy.encoding import StepEncoding
+from hortus.protocol.consortium import Consortium, ServerConfig, create_consortium
+from hortus.protocol.errors import UsageError
+from hortus.protocol.files import write_atomic
+from hortus.protocol.plan import Contract, Noise, Plan
+from hortus.protocol.policy import Budget, Policy
+from hortus.protocol.transport import AggregationChannel
+from hortus.server.evaluation import Evaluator
+from hortus.server.federation import Federation
+from hortus.server.prepare import prepare
+from hortus.server.run_store import RoundRecord, RunStore
+from hortus.server.service import Hub, serving
+from hortus.simulation.local_grid import LocalGrid
+from hortus.simulation.memory_channel import MemoryChannel
+from hortus.simulation.timings import Timings
+
+_LOOPBACK = ServerConfig(aggregation="127.0.0.1:0", superlink="127.0.0.1:0")
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedRun:
+    """A finished simulation.
+
+    Attributes:
+        directory: The run's folder.
+        contract: What was trained.
+        consortium: The virtual parties' folders.
+        store: Its rounds.
+        adapter: float32[d], the result; in PEFT's format under `directory`/adapter.
+        timings: Seconds by phase, over all sites.
+    """
+
+    directory: Path
+    contract: Contract
+    consortium: Consortium
+    store: RunStore
+    adapter: NDArray[np.float32]
+    timings: Mapping[str, float]
+
+
+def simulate(
+    plan: Plan, folder: Path, out: Path, on_round: Callable[[RoundRecord], None]
+) -> SimulatedRun:
+    """Runs a plan, or goes on with it where `out` holds its unfinished run.
+
+    Args:
+        plan: A plan with a `simulation` section.
+        folder: What a relative model path is relative to.
+        out: The run's folder.
+        on_round: Told of each finished round.
+
+    Raises:
+        UsageError: Plan or data cannot be used.
+        CohortTooSmall: Too few virtual sites would go on; finished rounds are kept.
+    """
+    contract, model_path = prepare(plan, folder)
+    store = RunStore(out, contract)
+    workbench = Workbench(contract, model_path)
+    consortium = _lay_out(plan, contract, workbench.space.dimension, out)
+    evaluator = Evaluator(contract, model_path, plan.evaluation)
+    hub, timings = Hub(), Timings()
+    with ExitStack() as stack:
+        names = consortium.sites
+        port = None
+        if plan.simulation and plan.simulation.transport == "grpc":
+            tls = consortium.server.tls
+            port = stack.enter_context(serving(hub, tls, _LOOPBACK.aggregation, len(names)))
+        apps = {}
+        for name in names:
+            site = stack.enter_context(Site(consortium.site(name).directory, clock=time.time))
+            connect = partial(_connect, hub, site, port)
+            agent = SiteAgent(site, lambda _: workbench, connect, timings)
+            apps[name] = make_app(partial(_reach, agent))
+        grid = LocalGrid(apps)
+        stack.callback(grid.close)
+        adapter = Federation(grid, contract, store, hub, evaluator, on_round).run()
+    evaluator.save(adapter, out / "adapter")
+    return SimulatedRun(out, contract, consortium, store, adapter, timings.totals())
+
+
+def read_site_records(plan: Plan) -> dict[str, Records]:
+    """Returns every virtual site's records, by name.
+
+    Raises:
+        UsageError: A file cannot be used, or a label is found at no site at all.
+    """
+    source = plan.simulation
+    if source is None:
+        raise UsageError(
+            "the plan says nothing about whose records to use",
+            where="simulation",
+            remedy="Add `simulation:` with `sites:` or with `train:` and `partition:`.",
+        )
+    if source.sites is not None:
+        records = {site: read_records(path, plan.task) for site, path in source.sites.items()}
+    else:
+        assert source.train is not None  # noqa: S101 - the schema says so
+        assert source.partition is not None  # noqa: S101 - the schema says so
+        column = source.partition.column
+        values = read_column(source.train, column) if column else None
+        whole = read_records(source.train, plan.task)
+        records = partition(whole, source.partition, plan.seed, values)
+    seen = set(np.concatenate([site.labels for site in records.values()]).tolist())
+    unseen = [label for index, label in enumerate(plan.task.labels) if index not in seen]
+    if unseen:
+        raise UsageError(
+            f"no site has a record of {', '.join(map(repr, unseen[:5]))}"
+            + (f" and {len(unseen) - 5} more labels" if len(unseen) > 5 else ""),
+            where="task.labels",
+            remedy="Nobody could learn them: remove them from the list, or check the data.",
+        )
+    return records
+
+
+def _lay_out(plan: Plan, contract: Contract, dimension: int, out: Path) -> Consortium:
+    """Makes the virtual parties' folders with their records, or finds those of an earlier start."""
+    consortium = Consortium(out / "consortium")
+    if consortium.directory.exists():
+        return consortium
+    records = read_site_records(plan)
+    if len(records) < plan.cohort.minimum:
+        raise UsageError(
+            f"there are {len(records)} sites, the plan needs {plan.cohort.minimum}",
+            where="cohort.minimum",
+        )
+    files = {site: (out / "records" / f"{site}.jsonl").resolve() for site in records}
+    for site, own in records.items():
+        lines = (
+            json.dumps({plan.task.text: text, plan.task.label: plan.task.labels[label]})
+            for text, label in zip(own.texts, own.labels, strict=True)
+        )
+        write_atomic(files[site], "".join(f"{line}\n" for line in lines).encode())
+    policies = _policies(plan, contract, dimension, sorted(records))
+    return create_consortium(consortium.directory, files, policies, _LOOPBACK, datetime.now(UTC))
+
+
+def _policies(
+    plan: Plan, contract: Contract, dimension: int, sites: Sequence[str]
+) -> dict[str, Policy]:
+    """Virtual sites allow what the plan asks, up to the ε that it claims or rehearses."""
+    event = StepEncoding.of(contract, dimension, len(sites)).event
+    claim = epsilon({event: plan.steps}, plan.privacy.delta) if event else 1.0
+    budgets = dict.fromkeys(sites, plan.privacy.epsilon or claim)
+    rehearsed = plan.simulation.budgets if plan.simulation else {}
+    for site in set(rehearsed) - set(sites):
+        raise UsageError(
+            f"there is no site {site!r}, only {', '.join(sites)}", where="simulation.budgets"
+        )
+    return {
+        site: Policy(
+            budget=Budget(epsilon=budget, delta=plan.privacy.delta),
+            min_cohort=plan.cohort.minimum,
+            min_honest=plan.cohort.min_honest,
+            approve_any_plan_within_limits=True,
+            unsafe_seeded_noise=True,
+            unsafe_no_privacy=plan.privacy.noise is Noise.UNSAFE_NONE,
+        )
+        for site, budget in (budgets | rehearsed).items()
+    }
+
+
+def _connect(hub: Hub, site: Site, port: int | None) -> AbstractContextManager[AggregationChannel]:
+    if port is None:
+        return nullcontext(MemoryChannel(hub, site.name))
+    return dialling(f"127.0.0.1:{port}", site.files.tls)
+
+
+def _reach(agent: SiteAgent, _: Context) -> AbstractContextManager[Agent]:
+    return nullcontext(agent)
