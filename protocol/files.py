@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -24,18 +24,19 @@ _Annotation: TypeAlias = Any
 
 def write_private(path: Path, data: bytes) -> None:
     """Writes a secret: all of it or nothing, durable, readable by its owner alone (0600)."""
-    _write(path, data, 0o600)
+    _write(path, data, 0o600, 0o700)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes a file: all of it or nothing, durable, with the permissions that the umask leaves."""
-    _write(path, data, 0o666)
+    _write(path, data, 0o666, 0o777)
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
+def _write(path: Path, data: bytes, mode: int, directory_mode: int) -> None:
     # A name of its own beside the target: O_EXCL, so nobody can have put a link there.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
+        path.parent.mkdir(mode=directory_mode, parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -66,7 +67,7 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             problem = None
             if not isinstance(key, str):
                 problem = (
@@ -200,7 +201,7 @@ def _descend(
 
 def _members(annotation: _Annotation) -> Iterator[_Annotation]:
     """Yields the types of a union, without `Annotated`."""
-    origin = get_origin(annotation)
+    origin: Any = get_origin(annotation)
     if origin is Annotated:
         yield from _members(get_args(annotation)[0])
     elif origin in {Union, UnionType}:
@@ -213,11 +214,12 @@ def _members(annotation: _Annotation) -> Iterator[_Annotation]:
 def _inside(annotation: _Annotation, part: str | int) -> list[_Annotation]:
     """Returns the types that a key or index of this type leads to."""
     fields, arguments = _fields(annotation), get_args(annotation)
+    origin: Any = get_origin(annotation)
     if part in fields:
         return list(_members(fields[str(part)]))
-    if get_origin(annotation) is dict and isinstance(part, str):
+    if origin is dict and isinstance(part, str):
         return list(_members(arguments[1]))
-    if get_origin(annotation) in {list, tuple, set, frozenset} and isinstance(part, int):
+    if origin in {list, tuple, set, frozenset} and isinstance(part, int):
         position = part if Ellipsis not in arguments and part < len(arguments) else 0
         return list(_members(arguments[position]))
     return []
@@ -235,5 +237,4 @@ def _is_tagged(annotation: _Annotation, tag: str | int) -> bool:
     """Whether pydantic means this member of a union: by class name or by a discriminator's value."""
     if getattr(annotation, "__name__", None) == tag:
         return True
-    literals = (field for field in _fields(annotation).values() if get_origin(field) is Literal)
-    return any(tag in get_args(literal) for literal in literals)
+    return any(tag in get_args(field) for field in _fields(annotation).values())

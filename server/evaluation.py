@@ -20,18 +20,20 @@ class Evaluator:
         plan: What is trained.
         model_path: Folder of the base model.
         records: File of public evaluation records, or None.
+
+    Attributes:
+        initial_adapter: float32[d], what training starts from.
     """
+
+    initial_adapter: NDArray[np.float32]
 
     def __init__(self, plan: Agreement, model_path: Path, records: Path | None) -> None:
         self._model = attach(load_base(model_path, plan.task), plan.adapter, plan.seed)
         self._space = AdapterSpace(self._model)
+        self.initial_adapter = self._space.read(self._model)
         self._task = TextClassification(plan.task, load_tokenizer(model_path))
         self._micro_batch = plan.training.micro_batch
         self._records = self._task.encode(read_records(records, plan.task)) if records else None
-
-    def initial_adapter(self) -> NDArray[np.float32]:
-        """Returns the adapter that training starts from, float32[d]; call it before `measure`."""
-        return self._space.read(self._model)
 
     def measure(self, adapter: NDArray[np.float32]) -> dict[str, float]:
         """Returns accuracy, macro F1 and loss of an adapter, float32[d]; empty without records."""

@@ -59,7 +59,7 @@ class Federation:
         Raises:
             CohortTooSmall: Too few sites would go on; rounds finished so far are kept.
         """
-        initial = self.evaluator.initial_adapter()
+        initial = self.evaluator.initial_adapter
         optimizer = self._resumed(initial)
         absent: set[str] = set()
         while (first := self.store.next_round) < self.contract.training.rounds:

@@ -61,16 +61,17 @@ class SimulatedRun:
     timings: Mapping[str, float]
 
 
-def simulate(
-    plan: Plan, folder: Path, out: Path, on_round: Callable[[RoundRecord], None]
-) -> SimulatedRun:
+OnRound = Callable[[RoundRecord, Mapping[str, float]], None]
+
+
+def simulate(plan: Plan, folder: Path, out: Path, on_round: OnRound) -> SimulatedRun:
     """Runs a plan, or goes on with it where `out` holds its unfinished run.
 
     Args:
         plan: A plan with a `simulation` section.
         folder: What a relative model path is relative to.
         out: The run's folder.
-        on_round: Told of each finished round.
+        on_round: Told of each finished round, and of the ε that each site's ledger has by then.
 
     Raises:
         UsageError: Plan or data cannot be used.
@@ -88,15 +89,23 @@ def simulate(
         if plan.simulation and plan.simulation.transport == "grpc":
             tls = consortium.server.tls
             port = stack.enter_context(serving(hub, tls, _LOOPBACK.aggregation, len(names)))
+        sites = [
+            stack.enter_context(Site(consortium.site(name).directory, clock=time.time))
+            for name in names
+        ]
         apps = {}
-        for name in names:
-            site = stack.enter_context(Site(consortium.site(name).directory, clock=time.time))
+        for site in sites:
             connect = partial(_connect, hub, site, port)
             agent = SiteAgent(site, lambda _: workbench, connect, timings)
-            apps[name] = make_app(partial(_reach, agent))
+            apps[site.name] = make_app(partial(_reach, agent))
         grid = LocalGrid(apps)
         stack.callback(grid.close)
-        adapter = Federation(grid, contract, store, hub, evaluator, on_round).run()
+
+
+        def tell(record: RoundRecord) -> None:
+            on_round(record, {site.name: site.ledger.last_epsilon for site in sites})
+
+        adapter = Federation(grid, contract, store, hub, evaluator, tell).run()
     evaluator.save(adapter, out / "adapter")
     return SimulatedRun(out, contract, consortium, store, adapter, timings.totals())
 

@@ -1,0 +1,87 @@
+"""What a person sees while rounds go by, and afterwards."""
+
+from collections.abc import Collection, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from hortus.server.run_store import Departure, RoundRecord
+
+_ROWS_SHOWN = 12
+
+
+class RoundsDisplay:
+    """A live progress bar and table of rounds.
+
+    Args:
+        console: Where to draw.
+        title: What is running.
+        rounds: Rounds that there will be.
+        finished: Rounds of an earlier start.
+    """
+
+    def __init__(
+        self, console: Console, title: str, rounds: int, finished: Sequence[RoundRecord] = ()
+    ) -> None:
+        self._records = [(record, "") for record in finished]
+        self._progress = Progress(
+            TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        )
+        self._task = self._progress.add_task(title, total=rounds, completed=len(self._records))
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.refresh()
+        self._live.__exit__(kind, error, trace)
+
+    def add(self, record: RoundRecord, spent: Mapping[str, float]) -> None:
+        """Shows a finished round; `spent` is ε by site, as their own ledgers have it."""
+        self._records.append((record, _range(spent.values()) if spent else ""))
+        self._progress.update(self._task, completed=record.round + 1)
+
+    def _render(self) -> Group:
+        table = Table(box=None, pad_edge=False)
+        for name in ("round", "accuracy", "macro F1", "ε spent, per site", "sites", "seconds"):
+            table.add_column(name, justify="right")
+        for record, spent in self._records[-_ROWS_SHOWN:]:
+            claimed = "∞" if record.epsilon is None else f"{record.epsilon:.3f}"
+            table.add_row(
+                str(record.round + 1),
+                percent(record.metrics.get("accuracy")),
+                percent(record.metrics.get("macro_f1")),
+                spent or claimed,
+                str(len(record.sites)),
+                f"{record.seconds:.1f}",
+            )
+        return Group(table, self._progress)
+
+
+def departures_table(departures: Sequence[Departure]) -> Table:
+    """A table of the sites that refused or left, and why."""
+    table = Table("from round", "site", "why", title="Sites that did not take part", box=None)
+    for departure in departures:
+        table.add_row(str(departure.round + 1), departure.site, departure.reason)
+    return table
+
+
+def percent(value: float | None) -> str:
+    """Writes a share of one."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _range(values: Collection[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{high:.3f}" if high - low < 5e-4 else f"{low:.3f} to {high:.3f}"

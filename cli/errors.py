@@ -1,0 +1,59 @@
+"""How errors reach a person: one screen, a meaningful exit code, a traceback only with --debug."""
+
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+from typer.core import TyperGroup
+
+from hortus.protocol.errors import HortusError
+
+_INTERRUPTED = 130
+_TITLES = {1: "Failed", 2: "Cannot use this", 3: "Refused"}
+
+
+class ReportingGroup(TyperGroup):
+    """Ends with 0, 1 (failure), 2 (usage), 3 (refused) or 130 (interrupted)."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
+        """Runs the command and explains what went wrong."""
+        console = Console(stderr=True)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            console.print("\nInterrupted. What was finished is kept: the same command goes on.")
+            ctx.exit(_INTERRUPTED)
+        except (HortusError, OSError) as error:
+            if ctx.params["debug"]:
+                raise
+            known = error if isinstance(error, HortusError) else _explain(error)
+            console.print(_panel(known))
+            ctx.exit(known.exit_code)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if ctx.params["debug"]:
+                raise
+            defect = HortusError(
+                f"unexpected {type(error).__name__}: a defect of Hortus",
+                remedy="--debug shows its traceback, which may quote records: read it before you "
+                "pass it on.",
+            )
+            console.print(_panel(defect))
+            ctx.exit(defect.exit_code)
+
+
+def _explain(error: OSError) -> HortusError:
+    return HortusError(error.strerror or str(error), where=error.filename)
+
+
+def _panel(error: HortusError) -> Panel:
+    text = Text()
+    if error.where:
+        text.append(f"{error.where}\n", style="bold")
+    text.append(error.problem)
+    if error.remedy:
+        text.append(f"\n\n{error.remedy}", style="italic")
+    return Panel(text, title=_TITLES[error.exit_code], title_align="left", border_style="red")

@@ -1,0 +1,44 @@
+"""`hortus`: the command line."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hortus.cli import operate, train
+from hortus.cli.errors import ReportingGroup
+
+app = typer.Typer(
+    cls=ReportingGroup,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Privacy-preserving federated fine-tuning: many sites train one language model, and "
+    "nobody sees anybody's records, gradients or adapters.",
+)
+app.command()(train.demo)
+app.command()(train.simulate)
+app.command()(operate.init)
+app.command()(operate.approve)
+app.command()(operate.server)
+app.command()(operate.client)
+app.command()(operate.audit)
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks. They may quote records.")
+    ] = False,
+) -> None:
+    """Options that go before the command."""
+
+
+def main() -> None:
+    """Entry point of the `hortus` script."""
+    # Nothing of Hortus talks to a hub or reports home, nor may the libraries it uses.
+    os.environ.update(HF_HUB_OFFLINE="1", FLWR_TELEMETRY_ENABLED="0", TOKENIZERS_PARALLELISM="false")
+    app()

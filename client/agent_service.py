@@ -1,0 +1,57 @@
+"""The site agent's local socket, which the Flower relay alone can reach."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+
+from hortus.client.agent import SiteAgent
+from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.protocol.wire import aggregation_pb2_grpc as rpc
+
+_THREADS = 4
+
+
+class _Servicer(rpc.AgentServicer):
+    def __init__(self, agent: SiteAgent) -> None:
+        self._agent = agent
+
+    def Consider(
+        self, request: wire.ConsiderRequest, context: grpc.ServicerContext
+    ) -> wire.ConsiderReply:
+        return self._agent.consider(request)
+
+    def TakePart(
+        self, request: wire.TakePartRequest, context: grpc.ServicerContext
+    ) -> wire.TakePartReply:
+        return self._agent.take_part(request)
+
+
+@contextmanager
+def listening(agent: SiteAgent, directory: Path) -> Iterator[Path]:
+    """Answers the relay until the block is left; yields the socket.
+
+    Args:
+        agent: Answers.
+        directory: A folder that only this user may enter; the socket is made in it.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    socket = directory / "agent.sock"
+    socket.unlink(missing_ok=True)
+    server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="agent"))
+    rpc.add_AgentServicer_to_server(_Servicer(agent), server)
+    server.add_insecure_port(f"unix:{socket}")
+    previous = os.umask(0o177)
+    try:
+        server.start()
+    finally:
+        os.umask(previous)
+    try:
+        yield socket
+    finally:
+        server.stop(grace=1.0).wait()
+        socket.unlink(missing_ok=True)

@@ -1,0 +1,81 @@
+"""The Flower ServerApp of a deployment: opens the aggregation service and runs the round loop.
+
+Flower starts it in a process of its own under the SuperLink; `hortus server` hands it the folders
+in the run configuration and follows it through the run's own database.
+"""
+
+import logging
+import time
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from pydantic import ValidationError
+
+from hortus.learning.models import resolve_model
+from hortus.protocol.consortium import ServerConfig, ServerFiles
+from hortus.protocol.errors import HortusError
+from hortus.protocol.files import load_yaml, validation_error
+from hortus.protocol.identity import Roster
+from hortus.protocol.plan import Contract
+from hortus.protocol.plan_file import load_plan
+from hortus.server.evaluation import Evaluator
+from hortus.server.federation import Federation
+from hortus.server.run_store import RunStore
+from hortus.server.service import Hub, serving
+
+_POLL_SECONDS = 0.5
+logger = logging.getLogger(__name__)
+app = ServerApp()
+
+
+@app.main()  # type: ignore[untyped-decorator]
+def main(grid: Grid, context: Context) -> None:
+    """Runs or resumes the run that `hortus server` has prepared."""
+    out, home, plan_path = (Path(str(context.run_config[name])) for name in ("out", "home", "plan"))
+    try:
+        run_deployed(grid, out, ServerFiles(home), plan_path)
+    except HortusError as error:
+        (out / "failure.txt").write_text(str(error), encoding="utf-8")
+        raise
+
+
+def run_deployed(grid: Grid, out: Path, files: ServerFiles, plan_path: Path) -> None:
+    """Serves the aggregation service and trains until all rounds are done.
+
+    Args:
+        grid: Flower's, connected to the SuperLink.
+        out: The run's folder with its contract.
+        files: The server's folder.
+        plan_path: The plan file, for the model's folder and the evaluation records.
+    """
+    contract = Contract.model_validate_json((out / "contract.json").read_bytes())
+    plan = load_plan(plan_path)
+    sites = len(Roster.load(files.roster).sites)
+    model_path = resolve_model(contract.model, plan_path.resolve().parent)
+    evaluator = Evaluator(contract, model_path, plan.evaluation)
+    hub, store = Hub(), RunStore(out, contract)
+    _await_nodes(grid, sites, contract)
+    with serving(hub, files.tls, load_server_config(files).aggregation, sites):
+        adapter = Federation(grid, contract, store, hub, evaluator, lambda _: None).run()
+    evaluator.save(adapter, out / "adapter")
+
+
+def load_server_config(files: ServerFiles) -> ServerConfig:
+    """Reads server.yaml.
+
+    Raises:
+        UsageError: It names the field that is wrong.
+    """
+    try:
+        return ServerConfig.model_validate(load_yaml(files.config))
+    except ValidationError as error:
+        raise validation_error(files.config, error, ServerConfig) from error
+
+
+def _await_nodes(grid: Grid, sites: int, contract: Contract) -> None:
+    """Waits for every site of the roster, and after the deadline for the minimum cohort alone."""
+    deadline = time.monotonic() + contract.cohort.join_deadline
+    while len(nodes := list(grid.get_node_ids())) < sites and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    logger.info("%d of %d sites are connected", len(nodes), sites)

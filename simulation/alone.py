@@ -1,0 +1,54 @@
+"""What a site reaches alone, without privacy: the model that federation has to beat."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from hortus.client.trainer import Trainer
+from hortus.client.workbench import Workbench
+from hortus.learning.datasets import Records
+from hortus.privacy.encoding import StepEncoding, sums_per_round
+from hortus.privacy.randomness import UnsafeSeededRandomness
+from hortus.protocol.plan import Plan
+from hortus.server.evaluation import Evaluator
+from hortus.server.prepare import prepare
+from hortus.strategies.server_optimizer import ServerOptimizer
+
+
+def without_privacy(plan: Plan) -> Plan:
+    """Returns the same plan with no noise and no clipping, for comparison in simulation."""
+    fields = plan.model_dump()
+    fields["privacy"] |= {"noise": "unsafe_none", "epsilon": None, "noise_multiplier": None}
+    return Plan(**fields)
+
+
+def train_alone(
+    plan: Plan, folder: Path, records: Records, name: str, workbench: Workbench, evaluator: Evaluator
+) -> dict[str, float]:
+    """Trains on one site's records with the plan's steps; returns its metrics.
+
+    Args:
+        plan: Its privacy is left out.
+        folder: What a relative model path is relative to.
+        records: The site's.
+        name: The site's name, which its sampling is seeded with.
+        workbench: The warm model.
+        evaluator: Measures the result.
+    """
+    contract, _ = prepare(without_privacy(plan), folder)
+    encoding = StepEncoding.of(contract, workbench.space.dimension, cohort=1)
+    randomness = UnsafeSeededRandomness(plan.seed, name)
+    trainer = Trainer(encoding, workbench, workbench.task.encode(records), randomness, _untimed)
+    adapter = evaluator.initial_adapter
+    optimizer = ServerOptimizer(plan.training.server_optimizer, adapter)
+    for step in range(plan.training.rounds * sums_per_round(plan)):
+        vector = trainer.vector(adapter, step, attempt=0).astype(np.uint32)
+        adapter = optimizer.step(encoding.server_gradient(vector, sites=1))
+    return evaluator.measure(adapter)
+
+
+@contextmanager
+def _untimed(_: str) -> Iterator[None]:
+    yield

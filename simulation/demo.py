@@ -1,0 +1,70 @@
+"""The demo's folder: a synthetic corpus of our own, its plan, and a comparison of three models."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+
+from hortus.client.workbench import Workbench
+from hortus.learning.corpus import write_demo
+from hortus.learning.models import resolve_model
+from hortus.protocol.files import write_atomic
+from hortus.protocol.plan import Plan
+from hortus.server.evaluation import Evaluator
+from hortus.simulation.alone import train_alone
+from hortus.simulation.simulate import read_site_records
+
+_SEED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """What one site reached alone, without privacy."""
+
+    site: str
+    records: int
+    metrics: dict[str, float]
+
+
+def write_demo_folder(out: Path) -> Path:
+    """Writes data/ and plan.yaml unless they are there; returns the plan's path."""
+    plan_path = out / "plan.yaml"
+    if plan_path.exists():
+        return plan_path
+    sites = write_demo(out / "data", _SEED)
+    template = (files("hortus.simulation") / "demo.yaml").read_text(encoding="utf-8")
+    listing = yaml.safe_dump({site: f"data/{site}.csv" for site in sites}, default_flow_style=True)
+    text = template.replace("sites: {} # filled in by `hortus demo`", f"sites: {listing.strip()}")
+    write_atomic(plan_path, text.encode())
+    return plan_path
+
+
+def train_each_alone(
+    plan: Plan, folder: Path, out: Path, on_site: Callable[[Alone], None]
+) -> list[Alone]:
+    """Trains every site alone, without privacy; results of an earlier start are kept.
+
+    Args:
+        plan: The federated plan; the steps are the same.
+        folder: What a relative model path is relative to.
+        out: Where alone.json is kept.
+        on_site: Told of each site's result.
+    """
+    path = out / "alone.json"
+    results = [Alone(**fields) for fields in json.loads(path.read_text())] if path.exists() else []
+    known = {result.site for result in results}
+    records = read_site_records(plan)
+    if set(records) <= known:
+        return results
+    model_path = resolve_model(plan.model, folder)
+    workbench, evaluator = Workbench(plan, model_path), Evaluator(plan, model_path, plan.evaluation)
+    for site, own in records.items():
+        if site not in known:
+            metrics = train_alone(plan, folder, own, site, workbench, evaluator)
+            results.append(Alone(site, len(own.texts), metrics))
+            write_atomic(path, json.dumps([asdict(result) for result in results]).encode())
+            on_site(results[-1])
+    return results

@@ -1,0 +1,145 @@
+"""Keys are written safely, signatures hold for one purpose, and the roster names who is wrong."""
+
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from hortus.protocol.errors import HortusError, ProtocolError, UsageError
+from hortus.protocol.files import write_atomic, write_private
+from hortus.protocol.identity import Roster, SiteIdentity, is_signed
+
+
+def test_a_written_identity_is_private_and_reads_back(tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "identity.pem"
+    created = SiteIdentity.create("clinic-a", path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert SiteIdentity.load(path, "clinic-a").public_key_bytes == created.public_key_bytes
+    assert list(path.parent.iterdir()) == [path]  # no temporary file is left
+
+
+def test_an_identity_is_never_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "identity.pem"
+    SiteIdentity.create("clinic-a", path)
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="not replaced"):
+        SiteIdentity.create("clinic-a", path)
+    assert path.read_bytes() == before
+
+
+def test_the_private_key_is_not_in_its_repr() -> None:
+    assert repr(SiteIdentity.generate("clinic-a")) == "SiteIdentity(site='clinic-a')"
+
+
+@pytest.mark.parametrize("content", [b"", b"no key", b"\xff\x00"])
+def test_a_file_that_is_no_key_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "identity.pem"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="no private key"):
+        SiteIdentity.load(path, "clinic-a")
+
+
+def test_a_missing_or_foreign_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        SiteIdentity.load(tmp_path / "missing.pem", "clinic-a")
+    other = generate_private_key(SECP256R1())
+    path = tmp_path / "ec.pem"
+    path.write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with pytest.raises(UsageError, match="not an Ed25519 one"):
+        SiteIdentity.load(path, "clinic-a")
+
+
+def test_a_signature_holds_for_its_context_message_and_key_alone() -> None:
+    identity = SiteIdentity.generate("clinic-a")
+    signature = identity.sign("ledger", b"head")
+    key = identity.public_key_bytes
+    assert is_signed(key, "ledger", b"head", signature)
+    assert not is_signed(key, "plan", b"head", signature)
+    assert not is_signed(key, "ledger", b"tail", signature)
+    assert not is_signed(SiteIdentity.generate("b").public_key_bytes, "ledger", b"head", signature)
+    assert not is_signed(key, "ledger", b"head", signature[:-1])
+    assert not is_signed(b"short", "ledger", b"head", signature)
+
+
+def test_the_roster_says_whose_signature_does_not_fit() -> None:
+    a, b = SiteIdentity.generate("a"), SiteIdentity.generate("b")
+    roster = Roster({"a": a.public_key_bytes, "b": b.public_key_bytes})
+    roster.verify("a", "x", b"m", a.sign("x", b"m"))
+    with pytest.raises(ProtocolError, match=r"^b: its signature of the x"):
+        roster.verify("b", "x", b"m", a.sign("x", b"m"))
+    with pytest.raises(ProtocolError, match=r"^c: .*not in the pinned roster"):
+        roster.verify("c", "x", b"m", a.sign("x", b"m"))
+
+
+def test_a_roster_reads_back(tmp_path: Path) -> None:
+    roster = Roster(
+        {name: SiteIdentity.generate(name).public_key_bytes for name in ("a", "b", "no")}
+    )
+    roster.save(tmp_path / "roster.yaml")
+    assert Roster.load(tmp_path / "roster.yaml") == roster
+
+
+def test_a_key_of_digits_alone_reads_back_as_text(tmp_path: Path) -> None:
+    roster = Roster({"a": b"\x12" * 32})
+    roster.save(tmp_path / "roster.yaml")
+    assert Roster.load(tmp_path / "roster.yaml") == roster
+
+
+KEY_A, KEY_B = "aa" * 32, "bb" * 32
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file is empty"),
+        ("- a", "is a list"),
+        ("sites: [a", "line 1: this is not YAML"),
+        ("sites:\n  a: " + KEY_A + "\n  a: " + KEY_B, "line 3: .*comes twice"),
+        ("sites:\n  a: " + KEY_A + "\n  b: " + KEY_A, "b: the key is a's as well"),
+        ("sites:\n  a: abcd", "sites.a: the public key is 'abcd'"),
+        ("sites:\n  a: " + "12" * 32, "in quotes"),
+        ("sites:\n  A: " + KEY_A, "'A' cannot name a site"),
+        ("sites:\n  1: " + KEY_A, "line 2: .*put it in quotes"),
+        ("sites: {}\nmore: 1", "one key, `sites`"),
+        ("x: \x07", "line 1: this is not YAML"),
+    ],
+)
+def test_a_wrong_roster_file_is_explained(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "roster.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message) as caught:
+        Roster.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_not_utf8_is_located(tmp_path: Path) -> None:
+    path = tmp_path / "roster.yaml"
+    path.write_bytes(b"sites:\n  # B\xfchler\n")
+    with pytest.raises(UsageError, match=r"line 2: byte 0xfc is not UTF-8"):
+        Roster.load(path)
+
+
+def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        Roster.load(tmp_path / "roster.yaml")
+
+
+@pytest.mark.parametrize("name", ["", "-a", "A", "a_b", "a" * 64, "a\n", "ä"])
+def test_names_that_cannot_name_a_site_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot name a site"):
+        SiteIdentity.generate(name)
+
+
+def test_a_write_replaces_the_file_whole_and_fails_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+    write_private(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(HortusError, match="folder: it cannot be written"):
+        write_atomic(tmp_path / "folder", b"")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]

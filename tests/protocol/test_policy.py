@@ -1,0 +1,153 @@
+"""A policy file is read strictly, and its mistakes are named one a line."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from hortus.protocol.errors import UsageError
+from hortus.protocol.files import load_yaml, validation_error
+from hortus.protocol.plan import Plan, Schema
+from hortus.protocol.policy import Budget, Policy
+
+
+def _load(tmp_path: Path, text: str) -> Policy:
+    path = tmp_path / "policy.yaml"
+    path.write_text(text)
+    return Policy.load(path)
+
+
+def test_the_defaults_are_the_careful_ones(tmp_path: Path) -> None:
+    policy = _load(tmp_path, "budget: {epsilon: 8, delta: 1.0e-5}")
+    assert policy == Policy(budget=Budget(epsilon=8.0, delta=1e-5))
+    assert (policy.min_cohort, policy.min_honest, policy.approved_plans) == (3, 2, ())
+    assert not policy.approve_any_plan_within_limits
+    assert not policy.unsafe_seeded_noise
+    assert not policy.unsafe_no_privacy
+
+
+def test_a_policy_reads_back(tmp_path: Path) -> None:
+    policy = Policy(budget=Budget(epsilon=3, delta=1e-6), approved_plans=("12" * 32,))
+    policy.save(tmp_path / "policy.yaml")
+    assert Policy.load(tmp_path / "policy.yaml") == policy
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("{}", ["budget: missing"]),
+        (
+            "budget: {epsilon: 0, delta: 1}\nmin_cohort: 1",
+            [
+                "budget.epsilon: 0 → should be greater than 0",
+                "budget.delta: 1 → should be less than 1",
+                "min_cohort: 1 → should be greater than or equal to 2",
+            ],
+        ),
+        (
+            "budget: {epsilno: 1, delta: 0.1}",
+            [
+                "budget.epsilon: missing",
+                "budget.epsilno: there is no such key: did you mean epsilon?",
+            ],
+        ),
+        (
+            "budget: {epsilon: 1, delta: 0.1}\nxyz: 1",
+            ["xyz: there is no such key: known are approve_any_plan_within_limits, "],
+        ),
+        (
+            "budget: {epsilon: 1, delta: 0.1}\napproved_plans: [beef]",
+            ["approved_plans[0]: \"beef\" → String should match pattern '^[0-9a-f]{64}$'"],
+        ),
+        (
+            "budget: {epsilon: .inf, delta: 0.1}",
+            ["budget.epsilon: Infinity → should be a finite number"],
+        ),
+        (
+            "budget: {epsilon: 1, delta: 0.1}\nmin_honest: 4",
+            ["min_honest: 4 is more than min_cohort: 3"],
+        ),
+    ],
+)
+def test_each_mistake_is_one_line(tmp_path: Path, text: str, lines: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        _load(tmp_path, text)
+    found = str(caught.value).splitlines()
+    assert len(found) == len(lines)
+    for line, expected in zip(found, lines, strict=True):
+        assert line.startswith(f"{tmp_path / 'policy.yaml'}: {expected}")
+
+
+def _explain(model: type[Schema], content: dict[str, object]) -> list[str]:
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(content)
+    return str(validation_error(Path("f"), caught.value, model)).splitlines()
+
+
+class _Cat(Schema):
+    kind: Literal["cat"]
+    lives: int
+
+
+class _Dog(Schema):
+    kind: Literal["dog"]
+    walks: int
+
+
+class _Home(Schema):
+    pet: Annotated[_Cat | _Dog, Field(discriminator="kind")] | None = None
+    plain: _Cat | int = 0
+    named: dict[str, _Dog] = Field(default_factory=dict)
+    several: tuple[_Cat, ...] = ()
+    size: int | list[int] = 0
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (
+            {"pet": {"kind": "dog", "walks": 1, "walsk": 1}},
+            "f: pet.walsk: there is no such key: did you mean walks?",
+        ),
+        (
+            {"named": {"rex": {"kind": "dog", "walks": 1, "livse": 1}}},
+            "f: named.rex.livse: there is no such key: known are kind, walks",
+        ),
+        (
+            {"several": [{"kind": "cat", "lives": 1, "live": 2}]},
+            "f: several[0].live: there is no such key: did you mean lives?",
+        ),
+        ({"size": "big"}, 'f: size: "big" → should be a valid integer, unable to parse'),
+        ({"pte": None}, "f: pte: there is no such key: did you mean pet?"),
+    ],
+)
+def test_unions_and_containers_keep_the_path_of_the_file(
+    content: dict[str, object], line: str
+) -> None:
+    assert _explain(_Home, content)[0].startswith(line)
+    assert len(_explain(_Home, content)) == 1
+
+
+def test_members_of_a_union_complain_once(tmp_path: Path) -> None:
+    (line,) = _explain(_Home, {"size": "big"})
+    assert line.count('"big"') == 1
+    assert "or should be a valid list" in line
+
+
+def test_a_plan_with_everything_wrong_fits_on_a_screen() -> None:
+    lines = _explain(Plan, {f"key{number}": 1 for number in range(100)})
+    assert len(lines) == 21
+    assert lines[-1].endswith("more")
+
+
+def test_a_long_value_is_cut() -> None:
+    (line,) = _explain(Policy, {"budget": {"epsilon": "x" * 500, "delta": 0.1}})
+    assert len(line) < 150
+
+
+def test_yaml_that_builds_objects_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("budget: !!python/object/apply:os.system [true]")
+    with pytest.raises(UsageError, match="line 1"):
+        load_yaml(path)

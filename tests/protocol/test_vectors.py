@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hortus.protocol.errors import ProtocolError
+from hortus.protocol.vectors import CHUNK_WORDS, join, split, vector_digest
+from hortus.protocol.wire import aggregation_pb2 as wire
+
+LENGTHS = (1, 5, CHUNK_WORDS - 1, CHUNK_WORDS, CHUNK_WORDS + 1, 2 * CHUNK_WORDS + 3)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("dtype", [np.float32, np.uint32])
+def test_a_vector_survives_the_wire_bit_for_bit(length: int, dtype: type) -> None:
+    words = np.random.default_rng(1).integers(0, 2**32, length, dtype=np.uint32)
+    vector = words.view(dtype)
+    received = join(split(vector), dtype, length)
+    assert received.dtype == dtype
+    assert received.tobytes() == vector.tobytes()
+
+
+def chunks(length: int = CHUNK_WORDS + 7) -> list[wire.Chunk]:
+    return list(split(np.arange(length, dtype=np.uint32)))
+
+
+def damaged(name: str) -> list[wire.Chunk]:
+    first, second = chunks()
+    flipped = wire.Chunk()
+    flipped.CopyFrom(second)
+    flipped.words = bytes([second.words[0] ^ 1]) + second.words[1:]
+    ragged = wire.Chunk(sequence=1, words=b"abc", crc32=0)
+    return {
+        "missing": [first],
+        "repeated": [first, first],
+        "reordered": [second, first],
+        "flipped": [first, flipped],
+        "ragged": [first, ragged],
+        "endless": [first, second, *chunks()],
+        "empty": [wire.Chunk(sequence=0)],
+        "none": [],
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["missing", "repeated", "reordered", "flipped", "ragged", "endless", "empty", "none"],
+)
+def test_a_damaged_stream_is_refused(name: str) -> None:
+    with pytest.raises(ProtocolError):
+        join(damaged(name), np.uint32, CHUNK_WORDS + 7)
+
+
+@given(st.lists(st.binary(max_size=64), max_size=4), st.integers(1, 64))
+def test_no_stream_of_bytes_does_more_than_raise_a_protocol_error(
+    pieces: list[bytes], length: int
+) -> None:
+    stream = [wire.Chunk(sequence=i, words=piece) for i, piece in enumerate(pieces)]
+    with pytest.raises(ProtocolError):
+        join(stream, np.uint32, length)
+
+
+def test_the_digest_is_of_the_little_endian_words() -> None:
+    adapter = np.array([1.0, -2.5], np.float32)
+    assert vector_digest(adapter) == vector_digest(adapter.astype(">f4"))
+    assert vector_digest(adapter) != vector_digest(adapter[::-1])
