@@ -1,11 +1,9 @@
 """`hortus`: the command line."""
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from hortus.cli import operate, train
 from hortus.cli.errors import ReportingGroup
@@ -40,5 +38,7 @@ def options(
 def main() -> None:
     """Entry point of the `hortus` script."""
     # Nothing of Hortus talks to a hub or reports home, nor may the libraries it uses.
-    os.environ.update(HF_HUB_OFFLINE="1", FLWR_TELEMETRY_ENABLED="0", TOKENIZERS_PARALLELISM="false")
+    os.environ.update(
+        HF_HUB_OFFLINE="1", FLWR_TELEMETRY_ENABLED="0", TOKENIZERS_PARALLELISM="false"
+    )
     app()

@@ -15,7 +15,8 @@ from hortus.server.run_store import RoundRecord
 from hortus.simulation.alone import without_privacy
 from hortus.simulation.demo import Alone, train_each_alone, write_demo_folder
 from hortus.simulation.report import report_run
-from hortus.simulation.simulate import SimulatedRun, simulate as run_simulation
+from hortus.simulation.simulate import SimulatedRun
+from hortus.simulation.simulate import simulate as run_simulation
 
 PlanFile = Annotated[Path, typer.Argument(help="A plan file with a `simulation` section.")]
 Out = Annotated[
@@ -38,7 +39,9 @@ def demo(
         console, without_privacy(plan), plan_path, out / "without-privacy", "without privacy"
     )
     with console.status("each site alone, without privacy…"):
-        alone = train_each_alone(plan, plan_path.parent, out, lambda site: console.print(_line(site)))
+        alone = train_each_alone(
+            plan, plan_path.parent, out, lambda site: console.print(_line(site))
+        )
     report = report_run(private, plan, out / "report.html", without_privacy=open_run, alone=alone)
     console.print(_comparison(plan, private, open_run, alone))
     _tell_where(console, private, report)

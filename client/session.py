@@ -74,6 +74,9 @@ class Session:
         self._account = account
         self._channel = channel
         self._stopwatch = stopwatch
+        contract = encoding.contract
+        rounds_left = contract.training.rounds - descriptor.first_round
+        self._steps = rounds_left * sums_per_round(contract)
         self._adapter = np.empty(0, np.float32)
         self._adapter_digest = ""
         self._resend: tuple[int, NDArray[np.int64]] | None = None
@@ -100,6 +103,7 @@ class Session:
             if turn.WhichOneof("kind") != "go":
                 return sent, refusal or turn.finished.reason
             view = self._check(turn.go, last)
+            masks.check(view)
             self._fetch_adapter(view)
             try:
                 masked = self._masked_vector(masks, view)
@@ -148,7 +152,7 @@ class Session:
 
     def _reason_to_stop(self, step: int) -> str:
         """Asks before the others count on this site; empty when it can pay for the step."""
-        if self._encoding.event is None or self._resend_is_for(step):
+        if self._encoding.event is None or step >= self._steps or self._resend_is_for(step):
             return ""
         budget, history = (
             self._account.budget,
@@ -165,11 +169,10 @@ class Session:
         )
 
     def _check(self, go: wire.Go, last: tuple[int, int]) -> StepView:
-        contract, first = self._encoding.contract, self._descriptor.first_round
-        steps = (contract.training.rounds - first) * sums_per_round(contract)
-        if (go.step, go.attempt) <= last or go.step >= steps:
+        if (go.step, go.attempt) <= last or go.step >= self._steps:
             raise ProtocolError(
-                f"the server asked for step {go.step} attempt {go.attempt} after {last}, of {steps}"
+                f"the server asked for step {go.step} attempt {go.attempt} after {last}, of "
+                f"{self._steps}"
             )
         return StepView(
             step=go.step,

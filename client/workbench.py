@@ -25,11 +25,12 @@ class Workbench:
     """
 
     def __init__(self, plan: Agreement, model_path: Path) -> None:
-        self.model: torch.nn.Module = attach(
-            load_base(model_path, plan.task), plan.adapter, plan.seed
-        )
+        base = load_base(model_path, plan.task)
+        self.model: torch.nn.Module = attach(base, plan.adapter, plan.seed)
         self.space = AdapterSpace(self.model)
-        self.task = TextClassification(plan.task, load_tokenizer(model_path))
+        self.task = TextClassification(
+            plan.task, load_tokenizer(model_path), base if plan.adapter.kind == "head" else None
+        )
         self.gradients = PerUnitGradients(self.model)
         self._in_use = threading.Lock()
 

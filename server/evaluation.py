@@ -28,10 +28,13 @@ class Evaluator:
     initial_adapter: NDArray[np.float32]
 
     def __init__(self, plan: Agreement, model_path: Path, records: Path | None) -> None:
-        self._model = attach(load_base(model_path, plan.task), plan.adapter, plan.seed)
+        base = load_base(model_path, plan.task)
+        self._model = attach(base, plan.adapter, plan.seed)
         self._space = AdapterSpace(self._model)
         self.initial_adapter = self._space.read(self._model)
-        self._task = TextClassification(plan.task, load_tokenizer(model_path))
+        self._task = TextClassification(
+            plan.task, load_tokenizer(model_path), base if plan.adapter.kind == "head" else None
+        )
         self._micro_batch = plan.training.micro_batch
         self._records = self._task.encode(read_records(records, plan.task)) if records else None
 

@@ -25,7 +25,12 @@ def without_privacy(plan: Plan) -> Plan:
 
 
 def train_alone(
-    plan: Plan, folder: Path, records: Records, name: str, workbench: Workbench, evaluator: Evaluator
+    plan: Plan,
+    folder: Path,
+    records: Records,
+    name: str,
+    workbench: Workbench,
+    evaluator: Evaluator,
 ) -> dict[str, float]:
     """Trains on one site's records with the plan's steps; returns its metrics.
 

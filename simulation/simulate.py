@@ -101,9 +101,11 @@ def simulate(plan: Plan, folder: Path, out: Path, on_round: OnRound) -> Simulate
         grid = LocalGrid(apps)
         stack.callback(grid.close)
 
+        datasets = {site: site.fingerprint(site.records(contract)) for site in sites}
+        delta = contract.privacy.delta
 
         def tell(record: RoundRecord) -> None:
-            on_round(record, {site.name: site.ledger.last_epsilon for site in sites})
+            on_round(record, {s.name: s.ledger.spent(d, delta) for s, d in datasets.items()})
 
         adapter = Federation(grid, contract, store, hub, evaluator, tell).run()
     evaluator.save(adapter, out / "adapter")

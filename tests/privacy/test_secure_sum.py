@@ -24,6 +24,7 @@ from hortus.privacy.secure_sum import (
     KeyExchange,
     MaskGenerator,
     StepView,
+    _signed_announcement,
     sum_ring,
 )
 from hortus.protocol.errors import ProtocolError, Refused, UsageError
@@ -206,13 +207,10 @@ VICTIM, PEER, LAST = COHORT
 
 
 def _forge(site: str, signer: str, digest: bytes = DIGEST) -> Announcement:
-    """An announcement for `site` that `signer` made."""
+    """Returns a fresh announcement in the name of `site`, signed by `signer`."""
     identity = SiteIdentity(site, IDENTITIES[signer]._key)
-    roster = Roster({**ROSTER.sites, site: identity.public_key_bytes}) if site == signer else None
-    if roster is not None:
-        return KeyExchange.announce(identity, roster, COHORT, digest).announcement
-    own = Roster({site: identity.public_key_bytes})
-    return KeyExchange.announce(identity, own, (site,), digest).announcement
+    roster = Roster({site: identity.public_key_bytes})
+    return KeyExchange.announce(identity, roster, (site,), digest).announcement
 
 
 class TestAnnouncements:
@@ -298,22 +296,14 @@ class TestAnnouncements:
     def test_an_x25519_key_of_small_order_is_refused(self) -> None:
         """A site in the roster that colludes can sign such a key; its peer notices."""
         exchanges = _announce(COHORT)
-        exchanges[PEER]._x25519 = _SmallOrder()  # type: ignore[assignment]
-        signer = exchanges[PEER]
-        zero = bytes(32)
-        from hortus.privacy import secure_sum  # noqa: PLC0415 - the private encoding is the point
-
-        signed = secure_sum._signed_announcement(DIGEST, PEER, zero, signer.announcement.mlkem)
-        signature = IDENTITIES[PEER].sign(secure_sum._ANNOUNCEMENT, signed)
+        signer, zero = exchanges[PEER], bytes(32)
+        signed = _signed_announcement(DIGEST, PEER, zero, signer.announcement.mlkem)
+        signature = IDENTITIES[PEER].sign("secure-sum announcement", signed)
         signer.announcement = replace(signer.announcement, x25519=zero, signature=signature)
         announced = list(_announced(exchanges).values())
         sent = [one.encapsulate(announced) for one in exchanges.values()]
         with pytest.raises(ProtocolError, match=f"{PEER}: .*small order"):
             exchanges[VICTIM].agree(sent, min_cohort=2)
-
-
-class _SmallOrder:
-    """Stands for a private key whose public key is zero."""
 
 
 class TestEncapsulations:

@@ -1,0 +1,159 @@
+"""The mechanism of a private step: a clipped sum, rounded to integers, plus discrete Gaussian noise.
+
+Integer sensitivity. A client's clipped sum G is scaled and rounded as floor(scale·G + u) with a
+uniform dither u. For a fixed u, adding or removing one unit with gradient g moves coordinate i by
+at most ⌈scale·|gᵢ|⌉ < scale·|gᵢ| + 1, so the L2 distance is below scale·‖g‖ + √d ≤ scale·C + √d,
+with certainty. A mixture over u is no less private, by joint convexity, so neither the quality of
+the dither nor the conditional re-drawing of Kairouz et al. (2021, Section 4.1) is needed: with a
+fine scale √d is a fraction of a percent.
+
+Noise. A discrete Gaussian N_Z(0, s²) added to integers is, up to a likelihood factor within
+1 ± 4e^(−2π²τ²) for each coordinate, post-processing of the continuous Gaussian of variance s² − τ²;
+with τ = 3 that factor is 1 ± e^(−176). So the privacy loss of the continuous, Poisson-subsampled
+Gaussian bounds ours in any dimension (docs/mathematics.md has the proof), at an effective noise
+multiplier of √(shares·s² − 9·shares)/sensitivity.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hortus.privacy import discrete_gaussian
+from hortus.privacy.randomness import Stream
+from hortus.protocol.errors import UsageError
+
+_RING = 2**32
+_SMOOTHING_VARIANCE = 9  # τ²
+_TAIL = 12  # standard deviations; a wrap is less likely than 4e-33 for each coordinate
+_MAX_INFLATION = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPoint:
+    """Real vectors as ring elements: `scale` units for 1.0, at most `bound` in magnitude."""
+
+    scale: int
+    bound: float
+
+    @classmethod
+    def for_magnitude(cls, bound: float, cohort: int) -> "FixedPoint":
+        """Chooses the largest power of two with which so many vectors cannot wrap the ring."""
+        return cls(_largest_power_of_two(_RING / 2 / (cohort * (bound + 1))), bound)
+
+    def encode(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Rounds float64[d] to int64[d]; coordinates beyond the bound are cut to it.
+
+        Raises:
+            ValueError: A value is not finite.
+        """
+        if not np.isfinite(values).all():
+            raise ValueError("the vector is not finite")
+        return np.rint(np.clip(values, -self.bound, self.bound) * self.scale).astype(np.int64)
+
+    def decode(self, total: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """Lifts ring elements, uint32[d], to the nearest reals around zero, float64[d]."""
+        return total.view(np.int32).astype(np.float64) / self.scale
+
+
+@dataclass(frozen=True, slots=True)
+class Mechanism:
+    """One step's mechanism.
+
+    Attributes:
+        clipping_norm: C; every unit's gradient has at most this L2 norm.
+        noise_multiplier: σ/C that the noise of `shares` sites must reach together.
+        dimension: d.
+        scale: Ring units for 1.0.
+        shares: Sites whose noise is counted on: 1 for local noise.
+    """
+
+    clipping_norm: float
+    noise_multiplier: float
+    dimension: int
+    scale: int
+    shares: int
+
+    @classmethod
+    def design(
+        cls,
+        clipping_norm: float,
+        noise_multiplier: float,
+        dimension: int,
+        shares: int,
+        cohort: int,
+        max_batch: int,
+    ) -> "Mechanism":
+        """Chooses the finest scale that the ring has room for.
+
+        Args:
+            clipping_norm: C.
+            noise_multiplier: σ/C.
+            dimension: d.
+            shares: Sites whose noise is counted on.
+            cohort: Sites in a sum.
+            max_batch: Units that a site may sample in a step.
+
+        Raises:
+            UsageError: Rounding would cost more than a tenth of the sensitivity.
+        """
+        spread = _TAIL * noise_multiplier * clipping_norm * (1 + _MAX_INFLATION)
+        room = _RING / 2 - _TAIL * cohort * (_SMOOTHING_VARIANCE + 2)
+        scale = _largest_power_of_two(
+            room / (cohort * max_batch * clipping_norm + spread * math.sqrt(cohort / shares))
+        )
+        if math.sqrt(dimension) > _MAX_INFLATION * scale * clipping_norm:
+            raise UsageError(
+                f"the ring has no room for {cohort} sites, batches of {max_batch} and {dimension} "
+                "parameters: rounding would cost more than a tenth of the sensitivity",
+                where="training",
+                remedy="Lower nominal_units or sampling_rate, or the adapter's rank.",
+            )
+        return cls(clipping_norm, noise_multiplier, dimension, scale, shares)
+
+    @property
+    def sensitivity(self) -> float:
+        """L2 distance that one unit can move the rounded sum, in ring units."""
+        return self.scale * self.clipping_norm + math.sqrt(self.dimension)
+
+    @property
+    def share_std(self) -> int:
+        """Integer parameter s of each site's noise: the smallest that reaches the multiplier."""
+        variance = (self.noise_multiplier * self.sensitivity) ** 2 / self.shares
+        return math.ceil(math.sqrt(variance + _SMOOTHING_VARIANCE) * (1 + 1e-12))
+
+    @property
+    def effective_noise_multiplier(self) -> float:
+        """Multiplier of the continuous Gaussian that the step is accounted as."""
+        variance = self.shares * (self.share_std**2 - _SMOOTHING_VARIANCE)
+        return math.sqrt(variance) / self.sensitivity
+
+    def release(self, clipped_sum: NDArray[np.float64], stream: Stream) -> NDArray[np.int64]:
+        """Rounds and noises a clipped sum.
+
+        Args:
+            clipped_sum: float64[d]; each unit contributed at most C in L2 norm.
+            stream: Dither and noise; used for no other release.
+
+        Returns:
+            int64[d], in ring units.
+
+        Raises:
+            ValueError: Wrong shape or dtype, or not finite.
+        """
+        if clipped_sum.shape != (self.dimension,) or clipped_sum.dtype != np.float64:
+            raise ValueError(f"expected float64[{self.dimension}]")
+        if not np.isfinite(clipped_sum).all():
+            raise ValueError("the clipped sum is not finite")
+        dither = stream.uniform53(self.dimension)
+        rounded = np.floor(clipped_sum * self.scale + dither).astype(np.int64)
+        return rounded + discrete_gaussian.sample(self.share_std, self.dimension, stream)
+
+    def decode(self, total: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """Lifts ring elements, uint32[d], to the nearest reals around zero, float64[d]."""
+        return total.view(np.int32).astype(np.float64) / self.scale
+
+
+def _largest_power_of_two(limit: float) -> int:
+    return 2 ** max(0, math.floor(math.log2(limit)))
