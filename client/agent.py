@@ -15,7 +15,6 @@ from hortus.client.session import Account, Session
 from hortus.client.site import Site
 from hortus.client.trainer import Stopwatch, Trainer
 from hortus.client.workbench import Workbench
-from hortus.privacy.accounting import epsilon
 from hortus.privacy.encoding import StepEncoding, releases_per_sum
 from hortus.privacy.randomness import RandomSource, SystemRandomness, UnsafeSeededRandomness
 from hortus.protocol.descriptor import Descriptor

@@ -1,11 +1,10 @@
 """An audit of a ledger from its entries alone, by other means than those that wrote it.
 
-The chain and signatures are recomputed, and so is every ε: between a lower bound from Opacus's PRV
-accountant (Gopi et al. 2021, numerical, with proven error) and an upper bound from its RDP
-accountant (Mironov et al. 2019). The ledger's own ε is dp_accounting's, or the RDP bound where that is
-smaller. The lower bound is
-computed anew whenever the RDP bound has grown by 2 % and at the end of each run; more releases never
-lower ε, so in between the last one holds.
+The chain and signatures are recomputed, and so is every ε: it must lie between a lower bound from
+Opacus's PRV accountant (Gopi et al. 2021: numerical, with proven error) and an upper bound from its
+RDP accountant (Mironov et al. 2019). The ledger's own ε is dp_accounting's, or the RDP bound where
+that is smaller. The lower bound is computed anew whenever the RDP bound has grown by 2 % and at the
+end of each run; more releases never lower ε, so in between the last one holds.
 """
 
 import functools

@@ -341,7 +341,7 @@ class MaskGenerator:
             view: What the server said about the step.
 
         Returns:
-            uint32[d], uniform to everybody who lacks one of this site's pair secrets.
+            uint32[d], uniform to everybody who lacks a secret that this site shares with a survivor.
 
         Raises:
             ProtocolError: See `check`.

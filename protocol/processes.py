@@ -1,0 +1,157 @@
+"""Child processes that are watched while they run and that end with their parent."""
+
+import ctypes
+import os
+import signal
+import subprocess  # noqa: S404 - the point of this module
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hortus.protocol.errors import HortusError
+
+_PR_SET_PDEATHSIG = 1
+_POLL_SECONDS = 0.2
+_GRACE_SECONDS = 10.0
+_TAIL_LINES = 15
+
+# Flower reports home, looks for updates and installs what an app asks for, unless told not to.
+_QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "OMP_NUM_THREADS")
+
+
+def installed_script(name: str) -> str:
+    """Returns the path of a console script of this Python environment."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """Returns a minimal environment for Flower's programs, with a Flower home of their own."""
+    kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    # Flower finds its own helpers by name, and the environment may not be activated.
+    kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', os.defpath)}"
+    return kept | _QUIET | {"FLWR_HOME": str(home)}
+
+
+class ChildProcess:
+    """A running program; leaving the `with` block ends it and everything that it started.
+
+    Args:
+        command: Program and arguments.
+        environment: The whole environment.
+        log: File that its output is appended to.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self._name = Path(command[0]).name
+        self._log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - our own arguments
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
+        """Waits for a condition while the program runs.
+
+        Raises:
+            HortusError: The program ended, or the time ran out; with the end of its log.
+        """
+        deadline = time.monotonic() + seconds
+        while not ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise HortusError(
+                    f"{self._name} was not ready within {seconds:g} s",
+                    where=str(self._log),
+                    remedy=tail(self._log),
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def check(self) -> None:
+        """Makes sure that the program still runs.
+
+        Raises:
+            HortusError: It has ended; with the end of its log.
+        """
+        if self._process.poll() is not None:
+            raise HortusError(
+                f"{self._name} ended with exit code {self._process.returncode}",
+                where=str(self._log),
+                remedy=tail(self._log),
+            )
+
+    def stop(self) -> None:
+        """Ends the program and its children: politely first, then for certain."""
+        for signal_number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self._process.pid, signal_number)
+                self._process.wait(_GRACE_SECONDS)
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                continue
+
+
+def run_to_end(
+    command: Sequence[str], environment: Mapping[str, str], seconds: float
+) -> str:
+    """Runs a short command.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        HortusError: It failed or took too long; with what it printed.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603 - our own arguments
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise HortusError(f"{' '.join(command[:3])} took more than {seconds:g} s") from error
+    if done.returncode:
+        raise HortusError(
+            f"{' '.join(command[:3])} failed", remedy=(done.stdout + done.stderr).strip()[-1500:]
+        )
+    return done.stdout
+
+
+def tail(log: Path) -> str:
+    """Returns the last lines of a log."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    return "\n".join(text.splitlines()[-_TAIL_LINES:])
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

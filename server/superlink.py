@@ -1,0 +1,140 @@
+"""Flower's SuperLink as a supervised child: TLS, node authentication, and one app to run."""
+
+import json
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hortus.protocol.consortium import TlsFiles
+from hortus.protocol.errors import HortusError
+from hortus.protocol.processes import (
+    ChildProcess,
+    flower_environment,
+    installed_script,
+    run_to_end,
+)
+
+_CONNECTION = "hortus"
+_START_SECONDS = 60.0
+_COMMAND_SECONDS = 90.0
+_ENDED = "finished"
+
+
+class SuperLink:
+    """A running SuperLink.
+
+    Args:
+        directory: Its Flower home, app and log; made anew.
+        tls: The server's certificate, which must name the address.
+        address: Host and port that SuperNodes dial.
+    """
+
+    def __init__(self, directory: Path, tls: TlsFiles, address: str) -> None:
+        self._directory = directory
+        self._tls = tls
+        self._host, _, port = address.rpartition(":")
+        self._port = int(port)
+        self._environment = flower_environment(directory / "home")
+        self._child: ChildProcess | None = None
+
+    def __enter__(self) -> Self:
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._write_connection()
+        command = [
+            installed_script("flower-superlink"),
+            *("--ssl-ca-certfile", str(self._tls.authority)),
+            *("--ssl-certfile", str(self._tls.certificate)),
+            *("--ssl-keyfile", str(self._tls.key)),
+            "--enable-supernode-auth",
+            "--disable-runtime-dependency-installation",
+            *("--host", self._host, "--port", str(self._port)),
+        ]
+        self.log = self._directory / "superlink.log"
+        self._child = ChildProcess(command, self._environment, self.log)
+        try:
+            self._child.wait_until(self._accepts, _START_SECONDS)
+        except HortusError:
+            self._child.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._child is not None:
+            self._child.stop()
+
+    def register(self, site: str, public_key: Path) -> None:
+        """Lets a site's SuperNode in, by its public key."""
+        self._flwr("supernode", "register", str(public_key), _CONNECTION, "--name", site)
+
+    def submit(self, serverapp: str, clientapp: str, settings: Mapping[str, str]) -> str:
+        """Starts a run of an app whose components are importable by name.
+
+        Args:
+            serverapp: `module:attribute`.
+            clientapp: `module:attribute`.
+            settings: The ServerApp's run configuration.
+
+        Returns:
+            The run's Flower id.
+        """
+        app = _write_app(self._directory / "app", serverapp, clientapp, settings)
+        told = json.loads(self._flwr("run", str(app), _CONNECTION, "--format", "json"))
+        return str(told["run-id"])
+
+    def is_running(self, run: str) -> bool:
+        """Whether the run has not come to its end.
+
+        Raises:
+            HortusError: The SuperLink itself has ended.
+        """
+        if self._child is not None:
+            self._child.check()
+        told = json.loads(
+            self._flwr("list", _CONNECTION, "--run-id", run, "--format", "json")
+        )
+        return not str(told["runs"][0]["status"]).startswith(_ENDED)
+
+    def _flwr(self, *arguments: str) -> str:
+        command = [installed_script("flwr"), *arguments]
+        return run_to_end(command, self._environment, _COMMAND_SECONDS)
+
+    def _write_connection(self) -> None:
+        home = self._directory / "home"
+        home.mkdir(parents=True, mode=0o700)
+        (home / "config.toml").write_text(
+            f"[superlink]\ndefault = {json.dumps(_CONNECTION)}\n\n[superlink.{_CONNECTION}]\n"
+            f"address = {json.dumps(f'{self._host}:{self._port}')}\n"
+            f"root-certificates = {json.dumps(str(self._tls.authority.resolve()))}\n",
+            encoding="utf-8",
+        )
+
+    def _accepts(self) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1.0)
+            return probe.connect_ex((self._host, self._port)) == 0
+
+
+def _write_app(
+    directory: Path, serverapp: str, clientapp: str, settings: Mapping[str, str]
+) -> Path:
+    """Writes a Flower app that holds no code: its components live in the installed package."""
+    directory.mkdir(parents=True)
+    config = "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
+    (directory / "pyproject.toml").write_text(
+        "[project]\n"
+        'name = "hortus-run"\nversion = "1.0.0"\ndescription = "A Hortus run"\n'
+        'license = "Apache-2.0"\ndependencies = ["flwr==1.41.0"]\n\n'
+        '[tool.flwr.app]\npublisher = "hortus"\n\n'
+        f"[tool.flwr.app.components]\nserverapp = {json.dumps(serverapp)}\n"
+        f"clientapp = {json.dumps(clientapp)}\n\n[tool.flwr.app.config]\n{config}",
+        encoding="utf-8",
+    )
+    return directory
