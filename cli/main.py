@@ -1,11 +1,12 @@
 """`hortus`: the command line."""
 
 import os
+import warnings
 from typing import Annotated
 
 import typer
 
-from hortus.cli import operate, train
+from hortus.cli import inspect, operate, train
 from hortus.cli.errors import ReportingGroup
 
 app = typer.Typer(
@@ -23,7 +24,7 @@ app.command()(operate.init)
 app.command()(operate.approve)
 app.command()(operate.server)
 app.command()(operate.client)
-app.command()(operate.audit)
+app.command()(inspect.audit)
 
 
 @app.callback()
@@ -41,4 +42,5 @@ def main() -> None:
     os.environ.update(
         HF_HUB_OFFLINE="1", FLWR_TELEMETRY_ENABLED="0", TOKENIZERS_PARALLELISM="false"
     )
+    warnings.filterwarnings("ignore", message="Full backward hook")  # Opacus's own, and harmless
     app()

@@ -105,16 +105,13 @@ class SiteAgent:
         encoding = StepEncoding.of(contract, workbench.space.dimension, contract.cohort.minimum)
         if encoding.event is None:
             return
-        budget = self._site.policy.budget
-        history = dict(
-            self._site.ledger.history(self._site.fingerprint(self._site.records(contract)))
-        )
-        history[encoding.event] = history.get(encoding.event, 0) + releases_per_sum(contract)
-        after = epsilon(history, budget.delta)
-        if after > budget.epsilon:
+        site = self._site
+        account = Account(site.ledger, site.fingerprint(site.records(contract)), site.policy.budget)
+        after = account.epsilon_after(encoding.event, releases_per_sum(contract))
+        if after > account.budget.epsilon:
             raise Refused(
-                f"one more step would bring ε to {after:.3f}, the budget is {budget.epsilon:g} "
-                f"(δ = {budget.delta:g})",
+                f"one more step would bring ε to {after:.3f}, the budget is "
+                f"{account.budget.epsilon:g} (δ = {account.budget.delta:g})",
                 where="policy.yaml: budget",
             )
 

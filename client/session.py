@@ -1,6 +1,7 @@
 """A site's half of a session: keys, then steps, each charged to the ledger before it is sent."""
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hortus.client.trainer import Stopwatch, Trainer
-from hortus.privacy.accounting import epsilon
+from hortus.privacy.accounting import GaussianEvent, epsilon
 from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_round
 from hortus.privacy.ledger import Charge, Ledger
 from hortus.privacy.secure_sum import (
@@ -38,6 +39,14 @@ class Account:
     ledger: Ledger
     dataset: str
     budget: Budget
+
+    def epsilon_after(self, event: GaussianEvent, releases: int) -> float:
+        """Returns the ε that the dataset would have spent after so many more releases."""
+        if math.isinf(self.ledger.spent(self.dataset, self.budget.delta)):
+            return math.inf
+        history = dict(self.ledger.history(self.dataset))
+        history[event] = history.get(event, 0) + releases
+        return epsilon(history, self.budget.delta)
 
 
 class Session:
@@ -154,13 +163,9 @@ class Session:
         """Asks before the others count on this site; empty when it can pay for the step."""
         if self._encoding.event is None or step >= self._steps or self._resend_is_for(step):
             return ""
-        budget, history = (
-            self._account.budget,
-            dict(self._account.ledger.history(self._account.dataset)),
-        )
-        event = self._encoding.event
-        history[event] = history.get(event, 0) + releases_per_sum(self._encoding.contract)
-        after = epsilon(history, budget.delta)
+        budget = self._account.budget
+        releases = releases_per_sum(self._encoding.contract)
+        after = self._account.epsilon_after(self._encoding.event, releases)
         if after <= budget.epsilon:
             return ""
         return (

@@ -3,13 +3,14 @@
 import json
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 
 from hortus.protocol.consortium import SiteFiles
 from hortus.protocol.processes import ChildProcess, flower_environment, installed_script
 
 
-def start_supernode(files: SiteFiles, superlink: str, node_config: Mapping[str, str]) -> ChildProcess:
+def start_supernode(
+    files: SiteFiles, superlink: str, node_config: Mapping[str, str]
+) -> ChildProcess:
     """Starts a SuperNode that keeps trying until the SuperLink answers.
 
     Args:

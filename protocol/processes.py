@@ -3,7 +3,7 @@
 import ctypes
 import os
 import signal
-import subprocess  # noqa: S404 - the point of this module
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -117,9 +117,7 @@ class ChildProcess:
                 continue
 
 
-def run_to_end(
-    command: Sequence[str], environment: Mapping[str, str], seconds: float
-) -> str:
+def run_to_end(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> str:
     """Runs a short command.
 
     Returns:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from hortus.learning.models import resolve_model
 from hortus.protocol.consortium import ServerConfig, ServerFiles
 from hortus.protocol.errors import HortusError
-from hortus.protocol.files import load_yaml, validation_error
+from hortus.protocol.files import load_yaml, validation_error, write_atomic
 from hortus.protocol.identity import Roster
 from hortus.protocol.plan import Contract
 from hortus.protocol.plan_file import load_plan
@@ -24,6 +24,7 @@ from hortus.server.federation import Federation
 from hortus.server.run_store import RunStore
 from hortus.server.service import Hub, serving
 
+FAILURE = "failure.txt"
 _POLL_SECONDS = 0.5
 logger = logging.getLogger(__name__)
 app = ServerApp()
@@ -36,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
     try:
         run_deployed(grid, out, ServerFiles(home), plan_path)
     except HortusError as error:
-        (out / "failure.txt").write_text(str(error), encoding="utf-8")
+        write_atomic(out / FAILURE, str(error).encode())
         raise
 
 

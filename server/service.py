@@ -1,5 +1,6 @@
 """The aggregation service over gRPC with mutual TLS: authenticates, then calls the aggregator."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -57,10 +58,16 @@ class _Servicer(rpc.AggregationServicer):
 
     def Ready(self, request: wire.ReadyRequest, context: grpc.ServicerContext) -> wire.Turn:
         with _answering(context) as site:
-            session = self._hub.current
-            gone = "its connection was lost"
-            context.add_callback(lambda: context.code() is None or session.drop(site, gone))
-            return session.ready(site, request)
+            session, answered = self._hub.current, threading.Event()
+
+            def ended() -> None:
+                if not answered.is_set():
+                    session.drop(site, "its connection was lost")
+
+            context.add_callback(ended)
+            turn = session.ready(site, request)
+            answered.set()
+            return turn
 
     def Adapter(
         self, request: wire.AdapterRequest, context: grpc.ServicerContext

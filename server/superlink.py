@@ -97,9 +97,7 @@ class SuperLink:
         """
         if self._child is not None:
             self._child.check()
-        told = json.loads(
-            self._flwr("list", _CONNECTION, "--run-id", run, "--format", "json")
-        )
+        told = json.loads(self._flwr("list", _CONNECTION, "--run-id", run, "--format", "json"))
         return not str(told["runs"][0]["status"]).startswith(_ENDED)
 
     def _flwr(self, *arguments: str) -> str:

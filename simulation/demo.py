@@ -18,6 +18,7 @@ from hortus.simulation.alone import train_alone
 from hortus.simulation.simulate import read_site_records
 
 _SEED = 7
+_EXAMPLE_SITES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,10 @@ def write_demo_folder(out: Path) -> Path:
     if plan_path.exists():
         return plan_path
     sites = write_demo(out / "data", _SEED)
-    template = (files("hortus.simulation") / "demo.yaml").read_text(encoding="utf-8")
     listing = yaml.safe_dump({site: f"data/{site}.csv" for site in sites}, default_flow_style=True)
-    text = template.replace("sites: {} # filled in by `hortus demo`", f"sites: {listing.strip()}")
+    text = _template().replace(
+        "sites: {} # filled in by `hortus demo`", f"sites: {listing.strip()}"
+    )
     write_atomic(plan_path, text.encode())
     return plan_path
 
@@ -68,3 +70,26 @@ def train_each_alone(
             write_atomic(path, json.dumps([asdict(result) for result in results]).encode())
             on_site(results[-1])
     return results
+
+
+def write_example(directory: Path) -> tuple[dict[str, Path], str]:
+    """Writes three sites' made-up records beside a consortium-to-be.
+
+    Returns:
+        Each site's file, and an example plan for them.
+    """
+    data = directory.with_name(f"{directory.name}-data")
+    sites = write_demo(data, _SEED)[:_EXAMPLE_SITES]
+    fields = yaml.safe_load(_template())
+    fields["name"] = "example"
+    fields["task"]["labels"] = f"../{data.name}/labels.txt"
+    fields["evaluation"] = f"../{data.name}/test.csv"
+    fields["cohort"]["minimum"] = _EXAMPLE_SITES
+    fields["training"] |= {"rounds": 6, "steps_per_round": 4}
+    del fields["simulation"]
+    plan = "# An example plan.\n" + yaml.safe_dump(fields, sort_keys=False)
+    return {site: (data / f"{site}.csv").resolve() for site in sites}, plan
+
+
+def _template() -> str:
+    return (files("hortus.simulation") / "demo.yaml").read_text(encoding="utf-8")

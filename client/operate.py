@@ -1,0 +1,65 @@
+"""`hortus client`: the site agent, its local socket, and the SuperNode that relays to it."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hortus.client.agent import SiteAgent
+from hortus.client.agent_service import listening
+from hortus.client.channel import dialling
+from hortus.client.site import Site
+from hortus.client.supernode import start_supernode
+from hortus.client.workbench import Workbench
+from hortus.protocol.plan import Contract
+
+_POLL_SECONDS = 1.0
+
+
+def run_site(directory: Path, stop: Callable[[], bool]) -> None:
+    """Answers the server's questions until told to stop.
+
+    Args:
+        directory: The site's folder.
+        stop: Asked every second.
+
+    Raises:
+        UsageError: The folder is not complete or correct.
+        HortusError: The SuperNode ended by itself.
+    """
+    with Site(directory, clock=time.time) as site:
+        warm = WarmWorkbench(site)
+        config = site.config
+        agent = SiteAgent(
+            site, warm, lambda: dialling(config.aggregation, site.files.tls), _untimed
+        )
+        with listening(agent, directory / "run") as socket:
+            node_config = {"site": site.name, "agent-socket": str(socket.resolve())}
+            with start_supernode(site.files, config.superlink, node_config) as supernode:
+                while not stop():
+                    supernode.check()
+                    time.sleep(_POLL_SECONDS)
+
+
+class WarmWorkbench:
+    """Keeps the model of the last contract in memory: loading it takes seconds.
+
+    Args:
+        site: Knows where the base model lies.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._last: tuple[str, Workbench] | None = None
+
+    def __call__(self, contract: Contract) -> Workbench:
+        """Returns the workbench of a contract."""
+        if self._last is None or self._last[0] != contract.digest():
+            path = self._site.model_path(contract)
+            self._last = (contract.digest(), Workbench(contract, path))
+        return self._last[1]
+
+
+@contextmanager
+def _untimed(_: str) -> Iterator[None]:
+    yield

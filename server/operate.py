@@ -1,0 +1,78 @@
+"""`hortus server`: Flower's SuperLink, the sites' registration, and one run to its end."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from hortus.protocol.consortium import ServerFiles
+from hortus.protocol.errors import HortusError
+from hortus.protocol.identity import Roster
+from hortus.protocol.plan import Contract, Plan
+from hortus.protocol.processes import tail
+from hortus.server.app import FAILURE, load_server_config
+from hortus.server.prepare import prepare
+from hortus.server.run_store import RoundRecord, RunStore
+from hortus.server.superlink import SuperLink
+
+_POLL_SECONDS = 1.0
+
+
+def run_server(
+    plan: Plan,
+    plan_path: Path,
+    files: ServerFiles,
+    out: Path,
+    on_round: Callable[[RoundRecord], None],
+) -> RunStore:
+    """Serves a plan until all its rounds are done; goes on where an earlier start was stopped.
+
+    Args:
+        plan: The plan.
+        plan_path: Its file.
+        files: The server's folder.
+        out: The run's folder.
+        on_round: Told of each round that this start finishes.
+
+    Raises:
+        HortusError: The run failed; finished rounds are kept.
+    """
+    contract, _ = prepare(plan, plan_path.resolve().parent)
+    store = RunStore(out, contract)
+    (out / FAILURE).unlink(missing_ok=True)
+    address = load_server_config(files).superlink
+    told = store.next_round
+    with SuperLink(out / "flower", files.tls, address) as superlink:
+        for site in Roster.load(files.roster).sites:
+            superlink.register(site, files.flower_key(site))
+        run = superlink.submit(
+            "hortus.server.app:app",
+            "hortus.client.relay:app",
+            {
+                "out": str(out.resolve()),
+                "home": str(files.directory.resolve()),
+                "plan": str(plan_path.resolve()),
+            },
+        )
+        running = True
+        while running:
+            running = superlink.is_running(run)
+            for record in store.rounds[told:]:
+                on_round(record)
+                told += 1
+            time.sleep(_POLL_SECONDS if running else 0)
+    _check_finished(store, contract, out)
+    return store
+
+
+def _check_finished(store: RunStore, contract: Contract, out: Path) -> None:
+    if store.next_round == contract.training.rounds and (out / "adapter").is_dir():
+        return
+    failure = out / FAILURE
+    raise HortusError(
+        failure.read_text(encoding="utf-8")
+        if failure.exists()
+        else "the run ended before its time",
+        where=str(out),
+        remedy="Finished rounds are kept: the same command goes on. Flower's log ends with:\n"
+        + tail(out / "flower" / "superlink.log"),
+    )

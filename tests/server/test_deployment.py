@@ -1,0 +1,94 @@
+"""Real processes on loopback: SuperLink, SuperNodes, server and three clients, as operators run them."""
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from hortus.protocol.consortium import Consortium
+from hortus.protocol.plan_file import load_plan
+from hortus.protocol.policy import Policy
+from hortus.simulation.simulate import simulate
+
+HORTUS = str(Path(sys.executable).with_name("hortus"))
+SITES = ("ash", "birch", "cedar")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def hortus(*arguments: str) -> str:
+    done = subprocess.run(
+        [HORTUS, *arguments], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@contextmanager
+def clients(consortium: Consortium) -> Iterator[None]:
+    started = []
+    for site in consortium.sites:
+        with (consortium.directory / f"{site}.log").open("w") as log:
+            command = [HORTUS, "client", str(consortium.site(site).directory)]
+            started.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+    try:
+        yield
+    finally:
+        for process in started:
+            process.send_signal(signal.SIGTERM)
+        assert [process.wait(30) for process in started] == [0, 0, 0]
+
+
+def allow_repeatable_noise(consortium: Consortium) -> None:
+    for site in consortium.sites:
+        files = consortium.site(site)
+        policy = Policy.load(files.policy)
+        policy.model_copy(update={"unsafe_seeded_noise": True}).save(files.policy)
+
+
+def make_consortium(plan: Path, directory: Path) -> Consortium:
+    """`hortus init` with the plan's sites, and a budget for it."""
+    data = [f"--site={site}={plan.parent / site}.csv" for site in SITES]
+    ports = [f"--{name}=127.0.0.1:{free_port()}" for name in ("aggregation", "superlink")]
+    hortus("init", str(directory), *data, *ports, "--epsilon=50", "--delta=0.001")
+    return Consortium(directory)
+
+
+def test_a_deployed_run_gives_the_bits_of_the_simulated_one(
+    write_plan: Any, tmp_path: Path
+) -> None:
+    path = write_plan(cohort={"minimum": 3})
+    simulated = simulate(load_plan(path), path.parent, tmp_path / "simulated", lambda *_: None)
+    consortium = make_consortium(path, tmp_path / "consortium")
+    allow_repeatable_noise(consortium)
+    for site in SITES:
+        hortus("approve", str(consortium.site(site).directory), str(path))
+    with clients(consortium):
+        hortus(
+            "server",
+            str(path),
+            "--home",
+            str(consortium.server.directory),
+            "--out",
+            str(tmp_path / "run"),
+        )
+    deployed = load_file(tmp_path / "run" / "checkpoints" / "round-00001.safetensors")["adapter"]
+    assert deployed.tobytes() == simulated.adapter.tobytes()
+    assert np.isfinite(deployed).all()
+    saved = [
+        tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("run", "simulated")
+    ]
+    assert saved[0].read_bytes() == saved[1].read_bytes()
+    for site in SITES:
+        hortus("audit", str(consortium.site(site).directory))

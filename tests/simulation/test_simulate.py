@@ -1,0 +1,179 @@
+"""The whole path, with a tiny model and everything else real."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from peft import PeftModel
+
+from hortus.learning.models import load_base
+from hortus.privacy.audit import audit_ledger
+from hortus.protocol.errors import CohortTooSmall, UsageError
+from hortus.protocol.identity import Roster
+from hortus.protocol.plan_file import load_plan
+from hortus.server.run_store import RoundRecord
+from hortus.simulation.simulate import SimulatedRun, simulate
+
+LOCAL = {"noise": "local", "epsilon": 50.0, "delta": 1e-3}
+DELTA = {
+    "rounds": 2,
+    "steps_per_round": 3,
+    "sampling_rate": 0.5,
+    "nominal_units": 60,
+    "update": "delta",
+    "local_optimizer": {"name": "SGD", "learning_rate": 0.5},
+}
+
+
+def run(path: Path, out: Path, stop_after: int | None = None) -> SimulatedRun:
+    def observe(record: RoundRecord, _: Mapping[str, float]) -> None:
+        if record.round == stop_after:
+            raise KeyboardInterrupt
+
+    return simulate(load_plan(path), path.parent, out, observe)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"privacy": LOCAL},
+        {"privacy": LOCAL, "training": DELTA},
+        {"privacy": {"noise": "unsafe_none", "epsilon": None}},
+        {"adapter": {"kind": "head"}},
+    ],
+    ids=["distributed", "local", "local deltas", "no privacy", "head"],
+)
+def test_memory_and_grpc_give_the_same_bits(
+    write_plan: Any, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    adapters = []
+    for transport in ("memory", "grpc"):
+        path = write_plan(**changes, simulation={"transport": transport})
+        adapters.append(run(path, tmp_path / transport).adapter)
+    assert adapters[0].tobytes() == adapters[1].tobytes()
+    assert np.isfinite(adapters[0]).all()
+    assert adapters[0].any()
+
+
+def test_another_seed_gives_other_noise(write_plan: Any, tmp_path: Path) -> None:
+    first = run(write_plan(seed=3), tmp_path / "one").adapter
+    second = run(write_plan(seed=4), tmp_path / "two").adapter
+    assert not np.array_equal(first, second)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(write_plan: Any, tmp_path: Path) -> None:
+    path = write_plan()
+    whole = run(path, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(path, tmp_path / "cut", stop_after=0)
+    resumed = run(path, tmp_path / "cut")
+    assert resumed.adapter.tobytes() == whole.adapter.tobytes()
+    assert [r.round for r in resumed.store.rounds] == [0, 1]
+
+
+def test_a_finished_run_is_not_run_again(write_plan: Any, tmp_path: Path) -> None:
+    path = write_plan()
+    first = run(path, tmp_path / "run")
+    again = run(path, tmp_path / "run", stop_after=0)
+    assert again.adapter.tobytes() == first.adapter.tobytes()
+
+
+def test_a_folder_of_another_plan_is_refused(write_plan: Any, tmp_path: Path) -> None:
+    run(write_plan(), tmp_path / "run")
+    with pytest.raises(UsageError, match="another plan"):
+        run(write_plan(seed=9), tmp_path / "run")
+
+
+def test_every_release_is_in_the_ledger_and_the_audit_agrees(
+    write_plan: Any, tmp_path: Path
+) -> None:
+    result = run(write_plan(), tmp_path / "run")
+    for site in result.consortium.sites:
+        files = result.consortium.site(site)
+        audit = audit_ledger(files.ledger, Roster.load(files.roster).sites[site], site)
+        assert audit.first_broken is None
+        assert audit.entries == 4
+        assert audit.rounds[-1].epsilon_so_far == pytest.approx(
+            result.store.rounds[-1].epsilon, abs=1e-9
+        )
+        assert audit.rounds[-1].epsilon_so_far <= 50
+
+
+def test_a_site_whose_budget_is_spent_refuses_and_the_others_go_on(
+    write_plan: Any, tmp_path: Path
+) -> None:
+    path = write_plan(simulation={"budgets": {"birch": 45.0}})
+    result = run(path, tmp_path / "run")
+    assert [r.sites for r in result.store.rounds][-1] == ("ash", "cedar")
+    (departure,) = result.store.departures
+    assert departure.site == "birch"
+    assert "budget is spent" in departure.reason
+    files = result.consortium.site("birch")
+    audit = audit_ledger(files.ledger, Roster.load(files.roster).sites["birch"], "birch")
+    assert audit.rounds[-1].epsilon_so_far <= 45
+
+
+def test_a_budget_too_small_for_one_step_is_refused_before_the_session(
+    write_plan: Any, tmp_path: Path
+) -> None:
+    path = write_plan(simulation={"budgets": {"birch": 0.001}})
+    result = run(path, tmp_path / "run")
+    assert all(record.sites == ("ash", "cedar") for record in result.store.rounds)
+    assert "one more step would bring" in result.store.departures[0].reason
+
+
+def test_too_few_willing_sites_end_the_run_with_their_reasons(
+    write_plan: Any, tmp_path: Path
+) -> None:
+    budgets = {"birch": 0.001, "cedar": 0.001}
+    with pytest.raises(CohortTooSmall, match=r"1 sites.*birch: .*cedar: "):
+        run(write_plan(simulation={"budgets": budgets}), tmp_path / "run")
+
+
+def test_the_adapter_loads_with_peft_alone(
+    write_plan: Any, tmp_path: Path, tiny_model: Path
+) -> None:
+    path = write_plan()
+    result = run(path, tmp_path / "run")
+    base = load_base(tiny_model, load_plan(path).task)
+    loaded = PeftModel.from_pretrained(base, tmp_path / "run" / "adapter")
+    state = {k: v for k, v in loaded.state_dict().items() if "lora_" in k or "modules_to_save" in k}
+    flat = np.concatenate([state[name].numpy().ravel() for name in sorted(state)])
+    assert flat.tobytes() == result.adapter.tobytes()
+
+
+def test_federation_learns_with_a_real_encoder(
+    write_plan: Any, tmp_path: Path, minilm: Path
+) -> None:
+    training = {
+        "rounds": 10,
+        "steps_per_round": 3,
+        "sampling_rate": 0.5,
+        "nominal_units": 60,
+        "server_optimizer": {"name": "Adam", "learning_rate": 0.1},
+    }
+    path = write_plan(model=str(minilm), adapter={"kind": "head"}, training=training)
+    result = run(path, tmp_path / "run")
+    assert result.store.rounds[-1].metrics["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"simulation": {"budgets": {"oak": 1.0}}}, "no site 'oak'"),
+        ({"task": {"labels": ["warm", "fresh", "cool", "odd"]}}, "no site has a record of 'odd'"),
+        ({"cohort": {"minimum": 4}}, "there are 3 sites"),
+        ({"adapter": {"kind": "lora", "targets": ["qkv"]}}, "no linear layer 'qkv'"),
+        ({"adapter": {"kind": "lora", "layers": [7]}}, "no layer 7"),
+        ({"model": "no/such/model"}, "no config.json"),
+        ({"simulation": None}, "whose records"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_explained(
+    write_plan: Any, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(write_plan(**changes), tmp_path / "run")
