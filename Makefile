@@ -1,25 +1,55 @@
-# make demo: a private federated fine-tuning on this machine. make test: every check, on what it installs itself.
-PYTHON ?= python3.11
+# make demo: a private federated fine-tuning on this machine. make test: every check and test.
+PYTHON ?= python3
 VENV := .venv
-SOURCES := $(shell find __init__.py cli client learning privacy protocol server simulation strategies -name '*.py' -o -name '*.proto' -o -name '*.html')
+BIN := $(VENV)/bin
+LAYERS := cli client learning privacy protocol server simulation strategies
+SOURCES := __init__.py $(shell find $(LAYERS) -name '*.py' -o -name '*.html' -o -name '*.yaml')
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check proto clean
-demo: $(VENV)/installed
-	$(VENV)/bin/hortus demo
+.PHONY: demo test check format proto docs clean
+
+demo: $(VENV)/demo
+	$(BIN)/hortus demo
 
 test: check
-	$(VENV)/bin/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
-check: $(VENV)/installed-dev
-	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/ruff check
-	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
-	$(VENV)/bin/pip check
+check: $(VENV)/dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pip check
 
-$(VENV)/bin/python:
+format: $(VENV)/dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# The wire format's Python, after a change of aggregation.proto.
+proto: $(VENV)/dev
+	$(BIN)/python -m grpc_tools.protoc -I hortus/protocol/wire=protocol/wire \
+		--python_out=$(VENV) --pyi_out=$(VENV) --grpc_python_out=$(VENV) protocol/wire/aggregation.proto
+	mv $(VENV)/hortus/protocol/wire/aggregation_pb2* protocol/wire/
+
+# The generated parts of docs/.
+docs: $(VENV)/dev
+	$(BIN)/python -m hortus.cli.reference docs/plan.md
+
+# A strict editable install links each file by itself, so a new file asks for a new install.
+$(VENV)/demo: $(VENV)/pip pyproject.toml constraints.txt $(SOURCES)
+	$(PIP) --no-build-isolation --constraint constraints.txt \
+		--config-settings editable_mode=strict --editable '.[demo]'
+	touch $@
+
+$(VENV)/dev: $(VENV)/pip pyproject.toml constraints.txt $(SOURCES)
+	$(PIP) --no-build-isolation --constraint constraints.txt \
+		--config-settings editable_mode=strict --editable '.[dev]'
+	touch $@ $(VENV)/demo
+
+$(VENV)/pip:
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --upgrade pip "setuptools>=80"
+	$(PIP) --constraint constraints.txt --upgrade pip setuptools
+	touch $@
 
-proto: $(VENV)/installed-dev
-	$(VENV)/bin/python -m grpc_tools.protoc -I hortus/protocol/wire=protocol/wire --python_out=. --pyi_out=. --grpc_python_out=. protocol/wire/aggregation.proto
+clean:
+	rm -rf $(VENV) build *.egg-info runs

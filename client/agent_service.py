@@ -43,7 +43,7 @@ def listening(agent: SiteAgent, directory: Path) -> Iterator[Path]:
     socket = directory / "agent.sock"
     socket.unlink(missing_ok=True)
     server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="agent"))
-    rpc.add_AgentServicer_to_server(_Servicer(agent), server)
+    rpc.add_AgentServicer_to_server(_Servicer(agent), server)  # type: ignore[no-untyped-call]
     server.add_insecure_port(f"unix:{socket}")
     previous = os.umask(0o177)
     try:

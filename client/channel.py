@@ -18,22 +18,25 @@ class GrpcChannel:
     """An `AggregationChannel` over gRPC."""
 
     def __init__(self, channel: grpc.Channel) -> None:
-        self._stub = rpc.AggregationStub(channel)
+        self._stub = rpc.AggregationStub(channel)  # type: ignore[no-untyped-call]
 
     def announce(self, request: wire.Announcement) -> wire.Announcements:
         """See `AggregationChannel`."""
         with _explained():
-            return self._stub.Announce(request)
+            reply: wire.Announcements = self._stub.Announce(request)
+            return reply
 
     def encapsulate(self, request: wire.Encapsulations) -> wire.EncapsulationsOfAll:
         """See `AggregationChannel`."""
         with _explained():
-            return self._stub.Encapsulate(request)
+            reply: wire.EncapsulationsOfAll = self._stub.Encapsulate(request)
+            return reply
 
     def ready(self, request: wire.ReadyRequest) -> wire.Turn:
         """See `AggregationChannel`."""
         with _explained():
-            return self._stub.Ready(request)
+            reply: wire.Turn = self._stub.Ready(request)
+            return reply
 
     def adapter(self, request: wire.AdapterRequest) -> Iterator[wire.Chunk]:
         """See `AggregationChannel`."""
@@ -43,7 +46,8 @@ class GrpcChannel:
     def upload(self, parts: Iterator[wire.UploadPart]) -> wire.Receipt:
         """See `AggregationChannel`."""
         with _explained():
-            return self._stub.Upload(parts)
+            receipt: wire.Receipt = self._stub.Upload(parts)
+            return receipt
 
 
 @contextmanager

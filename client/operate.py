@@ -25,7 +25,6 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
 
     Raises:
         UsageError: The folder is not complete or correct.
-        HortusError: The SuperNode ended by itself.
     """
     with Site(directory, clock=time.time) as site:
         warm = WarmWorkbench(site)
@@ -35,10 +34,11 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
         )
         with listening(agent, directory / "run") as socket:
             node_config = {"site": site.name, "agent-socket": str(socket.resolve())}
-            with start_supernode(site.files, config.superlink, node_config) as supernode:
-                while not stop():
-                    supernode.check()
-                    time.sleep(_POLL_SECONDS)
+            while not stop():
+                # A SuperNode gives up when the SuperLink is not there, or does not know it yet.
+                with start_supernode(site.files, config.superlink, node_config) as supernode:
+                    while supernode.is_running and not stop():
+                        time.sleep(_POLL_SECONDS)
 
 
 class WarmWorkbench:

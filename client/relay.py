@@ -32,7 +32,7 @@ def make_app(reach: Callable[[Context], AbstractContextManager[Agent]]) -> Clien
     """Makes the ClientApp; `reach` finds the node's agent."""
     app = ClientApp()
 
-    @app.query()  # type: ignore[untyped-decorator]
+    @app.query()
     def query(message: Message, context: Context) -> Message:
         request = message.content.config_records["request"]
         with reach(context) as agent:
@@ -40,7 +40,7 @@ def make_app(reach: Callable[[Context], AbstractContextManager[Agent]]) -> Clien
         answer = ConfigRecord({"site": reply.site, "refusal": reply.refusal})
         return Message(RecordDict({"answer": answer}), reply_to=message)
 
-    @app.train()  # type: ignore[untyped-decorator]
+    @app.train()
     def train(message: Message, context: Context) -> Message:
         request = message.content.config_records["request"]
         with reach(context) as agent:
@@ -59,13 +59,15 @@ class _SocketAgent:
     """The agent behind the site's local socket."""
 
     def __init__(self, channel: grpc.Channel) -> None:
-        self._stub = rpc.AgentStub(channel)
+        self._stub = rpc.AgentStub(channel)  # type: ignore[no-untyped-call]
 
     def consider(self, request: wire.ConsiderRequest) -> wire.ConsiderReply:
-        return self._stub.Consider(request)
+        reply: wire.ConsiderReply = self._stub.Consider(request)
+        return reply
 
     def take_part(self, request: wire.TakePartRequest) -> wire.TakePartReply:
-        return self._stub.TakePart(request)
+        reply: wire.TakePartReply = self._stub.TakePart(request)
+        return reply
 
 
 @contextmanager

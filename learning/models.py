@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from hortus.protocol.errors import UsageError
@@ -72,11 +77,12 @@ class EncoderClassifier(nn.Module):
         classes: Number of labels.
     """
 
-    def __init__(self, encoder: nn.Module, classes: int) -> None:
+    def __init__(self, encoder: PreTrainedModel, classes: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.config: Any = encoder.config
-        self.head = nn.Linear(int(self.config.hidden_size), classes)
+        self.width = int(self.config.hidden_size)
+        self.head = nn.Linear(self.width, classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

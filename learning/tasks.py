@@ -72,8 +72,7 @@ class TextClassification:
         encoded = Encoded(tuple(map(tuple, tokens)), torch.from_numpy(records.labels))
         if self._frozen is None:
             return encoded
-        width = int(self._frozen.config.hidden_size)
-        embeddings = torch.empty(len(encoded), width)
+        embeddings = torch.empty(len(encoded), self._frozen.width)
         with torch.inference_mode():
             for batch in self.batches(encoded, np.arange(len(encoded)), _EMBEDDING_BATCH):
                 embeddings[torch.from_numpy(batch.index)] = self._frozen.embed(**batch.inputs)

@@ -13,6 +13,7 @@ floating point decides nothing that it cannot decide correctly.
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import mpmath
 import numpy as np
@@ -58,7 +59,7 @@ def _propose(sigma: int, size: int, stream: Stream) -> NDArray[np.int64]:
     """Makes `size` proposals; returns those accepted."""
     words = stream.uint64(size)
     negative = (words & np.uint64(1)).astype(bool)
-    k = _draw_k((words >> np.uint64(11)) * _UNIT, stream)
+    k = _draw_k((words >> np.uint64(11)).astype(np.float64) * _UNIT, stream)
     bits = stream.uint64(size)
     # Words from the last, incomplete multiple of σ are dropped: the others are uniform modulo σ.
     excess = 2**64 % sigma
@@ -90,7 +91,7 @@ def _draw_k(uniform: NDArray[np.float64], stream: Stream) -> NDArray[np.int64]:
 def _exact_k(uniform: float, stream: Stream) -> int:
     bits = _LazyUniform(uniform, stream)
     k = 0
-    while not bits.is_below(lambda digits, k=k: _cumulative(k, digits)):
+    while not bits.is_below(partial(_cumulative, k)):
         k += 1
     return k
 

@@ -156,4 +156,4 @@ class Mechanism:
 
 
 def _largest_power_of_two(limit: float) -> int:
-    return 2 ** max(0, math.floor(math.log2(limit)))
+    return 1 << max(0, math.floor(math.log2(limit)))

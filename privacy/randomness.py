@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 _KEY_BYTES = 32
-_UNIT = 2.0**-53
+_UNIT = np.float64(2.0**-53)
 
 
 class Stream:
@@ -31,7 +31,7 @@ class Stream:
 
     def uniform53(self, size: int) -> NDArray[np.float64]:
         """Returns uniform multiples of 2⁻⁵³ in [0, 1), float64[size]."""
-        return (self.uint64(size) >> np.uint64(11)) * _UNIT
+        return (self.uint64(size) >> np.uint64(11)).astype(np.float64) * _UNIT
 
     def bernoulli(self, probability: float, size: int) -> NDArray[np.bool_]:
         """Returns independent coins, bool[size], each true with `probability`.
@@ -39,7 +39,8 @@ class Stream:
         The probability is taken as the multiple of 2⁻⁵³ at or below it: a sampling rate is never
         larger than the accountant's.
         """
-        return self.uniform53(size) < np.floor(probability / _UNIT) * _UNIT
+        coins: NDArray[np.bool_] = self.uniform53(size) < np.floor(probability / _UNIT) * _UNIT
+        return coins
 
 
 class RandomSource(Protocol):

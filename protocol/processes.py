@@ -94,13 +94,18 @@ class ChildProcess:
                 )
             time.sleep(_POLL_SECONDS)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the program has not ended."""
+        return self._process.poll() is None
+
     def check(self) -> None:
         """Makes sure that the program still runs.
 
         Raises:
             HortusError: It has ended; with the end of its log.
         """
-        if self._process.poll() is not None:
+        if not self.is_running:
             raise HortusError(
                 f"{self._name} ended with exit code {self._process.returncode}",
                 where=str(self._log),

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 app = ServerApp()
 
 
-@app.main()  # type: ignore[untyped-decorator]
+@app.main()
 def main(grid: Grid, context: Context) -> None:
     """Runs or resumes the run that `hortus server` has prepared."""
     out, home, plan_path = (Path(str(context.run_config[name])) for name in ("out", "home", "plan"))

@@ -112,7 +112,8 @@ class Federation:
     ) -> None:
         started = time.monotonic()
         sums = sums_per_round(self.contract)
-        adapter, attempts, sites = optimizer.adapter, 0, ()
+        adapter, attempts = optimizer.adapter, 0
+        sites: tuple[str, ...] = ()
         for index in range(sums):
             step = (number - session.descriptor.first_round) * sums + index
             result = session.sum(step, adapter)

@@ -14,7 +14,7 @@ from hortus.server.prepare import prepare
 from hortus.server.run_store import RoundRecord, RunStore
 from hortus.server.superlink import SuperLink
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 2.0
 
 
 def run_server(

@@ -1,9 +1,10 @@
 """The aggregation service over gRPC with mutual TLS: authenticates, then calls the aggregator."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import cast
 
 import grpc
 
@@ -85,7 +86,8 @@ class _Servicer(rpc.AggregationServicer):
 @contextmanager
 def _answering(context: grpc.ServicerContext) -> Iterator[str]:
     """Yields the authenticated site; turns our errors into gRPC statuses."""
-    names = context.auth_context().get("x509_common_name", [])
+    # A property of the peer's certificate is a list of values, whatever the type stubs say.
+    names = cast("Sequence[bytes]", context.auth_context().get("x509_common_name", ()))
     if len(names) != 1:
         context.abort(grpc.StatusCode.UNAUTHENTICATED, "a client certificate must name the site")
     try:
@@ -114,7 +116,7 @@ def serving(hub: Hub, tls: TlsFiles, address: str, sites: int) -> Iterator[int]:
             ("grpc.so_reuseport", 0),
         ],
     )
-    rpc.add_AggregationServicer_to_server(_Servicer(hub), server)
+    rpc.add_AggregationServicer_to_server(_Servicer(hub), server)  # type: ignore[no-untyped-call]
     credentials = grpc.ssl_server_credentials(
         [(tls.key.read_bytes(), tls.certificate.read_bytes())],
         root_certificates=tls.authority.read_bytes(),
