@@ -52,21 +52,22 @@ class PerUnitGradients:
             clipping_norm: C, or infinity for the plain sum.
         """
         self._module.train()
-        total = torch.zeros(self.dimension, dtype=torch.float64)
+        totals = [torch.zeros(p.numel(), dtype=torch.float64) for p in self._parameters]
         for batch in batches:
             self._module.zero_grad(set_to_none=True)
             batch.losses(self._module).sum().backward()  # type: ignore[no-untyped-call]
-            gradients = torch.cat(
-                [self._per_sample(parameter) for parameter in self._parameters], dim=1
-            )  # (records, d)
-            norms = torch.linalg.vector_norm(gradients, dim=1)
+            gradients = [_per_sample(parameter) for parameter in self._parameters]
+            norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in gradients]).norm(dim=0)
             factors = torch.clamp(clipping_norm * _ROUNDING_MARGIN / norms, max=1.0)
             # A record whose gradient overflows adds nothing: to fail on it would tell that it is there.
             finite = torch.isfinite(norms)
-            total += factors[finite] @ gradients[finite]
+            for total, gradient in zip(totals, gradients, strict=True):
+                total += factors @ gradient if finite.all() else factors[finite] @ gradient[finite]
         self._module.zero_grad(set_to_none=True)
-        return total.numpy()
+        return torch.cat(totals).numpy()
 
-    def _per_sample(self, parameter: torch.nn.Parameter) -> torch.Tensor:
-        sample: torch.Tensor = parameter.grad_sample  # type: ignore[attr-defined]
-        return sample.reshape(len(sample), -1).to(torch.float64)
+
+def _per_sample(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """Returns a parameter's per-record gradients as real vectors, float64 (records, parameters)."""
+    sample: torch.Tensor = parameter.grad_sample  # type: ignore[attr-defined]
+    return sample.reshape(len(sample), -1).to(torch.float64)

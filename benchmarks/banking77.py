@@ -1,0 +1,81 @@
+"""Accuracy against ε on Banking77, ten sites, both noise modes, three seeds.
+
+    python benchmarks/banking77.py
+
+Runs examples/banking77/plan.yaml with other noise, ε and seeds, by the simulator as it is. Finished
+runs are kept in benchmarks/results/banking77.csv and not repeated.
+"""
+
+import csv
+import os
+import statistics
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+from hortus.protocol.plan import Plan
+from hortus.protocol.plan_file import load_plan
+from hortus.simulation.simulate import simulate
+
+HERE = Path(__file__).parent
+PLAN = HERE.parent / "examples" / "banking77" / "plan.yaml"
+RESULTS = HERE / "results" / "banking77.csv"
+COLUMNS = ("noise", "epsilon", "seed", "accuracy", "macro_f1", "seconds_per_round", "commit")
+SETTINGS = [("unsafe_none", None)] + [
+    (noise, epsilon) for epsilon in (8, 3, 1) for noise in ("distributed", "local")
+]
+
+
+def variant(noise: str, epsilon: int | None, seed: int) -> Plan:
+    plan = load_plan(PLAN)
+    fields = plan.model_dump() | {"seed": seed}
+    fields["privacy"] |= {"noise": noise, "epsilon": epsilon}
+    return Plan(**fields)
+
+
+def measure(noise: str, epsilon: int | None, seed: int) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as out:
+        plan = variant(noise, epsilon, seed)
+        run = simulate(plan, PLAN.parent, Path(out) / "run", lambda *_: None)
+        last = run.store.rounds[-1]
+        print({name: round(seconds, 2) for name, seconds in run.timings.items()})
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=HERE,
+    ).stdout.strip()
+    return {
+        "noise": noise,
+        "epsilon": epsilon or "inf",
+        "seed": seed,
+        "accuracy": round(last.metrics["accuracy"], 4),
+        "macro_f1": round(last.metrics["macro_f1"], 4),
+        "seconds_per_round": round(statistics.median(r.seconds for r in run.store.rounds), 2),
+        "commit": commit,
+    }
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    RESULTS.parent.mkdir(exist_ok=True)
+    rows = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
+    done = {(row["noise"], row["epsilon"], row["seed"]) for row in rows}
+    for seed in (1, 2, 3):
+        for noise, epsilon in SETTINGS:
+            if (noise, str(epsilon or "inf"), str(seed)) in done:
+                continue
+            row = measure(noise, epsilon, seed)
+            print(row, flush=True)
+            with RESULTS.open("a", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerow(row)
+
+
+if __name__ == "__main__":
+    main()
