@@ -38,7 +38,7 @@ def measure(noise: str, epsilon: int | None, seed: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as out:
         plan = variant(noise, epsilon, seed)
         run = simulate(plan, PLAN.parent, Path(out) / "run", lambda *_: None)
-        last = run.store.rounds[-1]
+        rounds = run.store.rounds
         print({name: round(seconds, 2) for name, seconds in run.timings.items()})
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
@@ -51,9 +51,9 @@ def measure(noise: str, epsilon: int | None, seed: int) -> dict[str, object]:
         "noise": noise,
         "epsilon": epsilon or "inf",
         "seed": seed,
-        "accuracy": round(last.metrics["accuracy"], 4),
-        "macro_f1": round(last.metrics["macro_f1"], 4),
-        "seconds_per_round": round(statistics.median(r.seconds for r in run.store.rounds), 2),
+        "accuracy": round(rounds[-1].metrics["accuracy"], 4),
+        "macro_f1": round(rounds[-1].metrics["macro_f1"], 4),
+        "seconds_per_round": round(statistics.median(r.seconds for r in rounds), 2),
         "commit": commit,
     }
 

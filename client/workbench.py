@@ -28,9 +28,7 @@ class Workbench:
         base = load_base(model_path, plan.task)
         self.model: torch.nn.Module = attach(base, plan.adapter, plan.seed)
         self.space = AdapterSpace(self.model)
-        self.task = TextClassification(
-            plan.task, load_tokenizer(model_path), base if plan.adapter.kind == "head" else None
-        )
+        self.task = TextClassification(plan.task, load_tokenizer(model_path), base, plan.adapter)
         self.gradients = PerUnitGradients(self.model)
         self._in_use = threading.Lock()
 

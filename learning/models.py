@@ -16,7 +16,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from hortus.protocol.errors import UsageError
-from hortus.protocol.plan import Task
+from hortus.protocol.plan import Adapter, Task
 
 # Logits are this many times the cosine-like products of unit embeddings and the head's rows.
 _EMBEDDING_SCALE = 8.0
@@ -81,31 +81,69 @@ class EncoderClassifier(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.config: Any = encoder.config
-        self.width = int(self.config.hidden_size)
-        self.head = nn.Linear(self.width, classes)
+        self.head = nn.Linear(int(self.config.hidden_size), classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Returns embeddings, float32 (records, hidden), of tokens, int64 (records, tokens)."""
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        weights = attention_mask.unsqueeze(-1).to(states.dtype)
-        mean = (states * weights).sum(1) / weights.sum(1)
-        return _EMBEDDING_SCALE * nn.functional.normalize(mean, dim=-1)
+    def enter(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, depth: int
+    ) -> torch.Tensor:
+        """Returns the hidden states that enter layer `depth`, float32 (records, tokens, hidden).
+
+        Args:
+            input_ids: int64 (records, tokens).
+            attention_mask: int64 (records, tokens), 0 where padded.
+            depth: Layers to go through, on an encoder of BERT's form; 0 gives its embeddings.
+        """
+        states: torch.Tensor = self.encoder.embeddings(input_ids=input_ids)
+        for layer in self.encoder.encoder.layer[:depth]:
+            states = layer(states, _attend(attention_mask))
+        return states
 
     def forward(
         self,
+        attention_mask: torch.Tensor,
         input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        embeddings: torch.Tensor | None = None,
+        states: torch.Tensor | None = None,
+        depth: int = 0,
     ) -> torch.Tensor:
-        """Returns logits, float32 (records, classes), of tokens or of embeddings made before."""
-        if embeddings is None:
-            assert input_ids is not None  # noqa: S101 - one or the other
-            assert attention_mask is not None  # noqa: S101
-            embeddings = self.embed(input_ids, attention_mask)
-        logits: torch.Tensor = self.head(embeddings)
+        """Returns logits, float32 (records, classes).
+
+        Args:
+            attention_mask: int64 (records, tokens), 0 where padded.
+            input_ids: int64 (records, tokens), or None with `states`.
+            states: What `enter` returned for `depth`.
+            depth: Layers that `states` has gone through.
+        """
+        if states is None:
+            encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+            states = encoded.last_hidden_state
+        else:
+            for layer in self.encoder.encoder.layer[depth:]:
+                states = layer(states, _attend(attention_mask))
+        weights = attention_mask.unsqueeze(-1).to(torch.float32)
+        mean = (states * weights).sum(1) / weights.sum(1)
+        logits: torch.Tensor = self.head(_EMBEDDING_SCALE * nn.functional.normalize(mean, dim=-1))
         return logits
+
+
+def frozen_depth(base: EncoderClassifier, adapter: Adapter) -> int:
+    """Returns how many of the first layers an adapter leaves as they are.
+
+    Their output never changes, so it is computed once for each record. An encoder that is not of
+    BERT's form counts as having none.
+    """
+    layers = getattr(getattr(base.encoder, "encoder", None), "layer", None)
+    if layers is None or not hasattr(base.encoder, "embeddings"):
+        return 0
+    if adapter.kind == "head":
+        return len(layers)
+    return min(adapter.layers) if adapter.layers else 0
+
+
+def _attend(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Returns which tokens may be looked at, bool (records, 1, 1, tokens)."""
+    return attention_mask[:, None, None, :].to(torch.bool)
 
 
 def load_base(path: Path, task: Task) -> EncoderClassifier:

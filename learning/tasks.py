@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,10 +11,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hortus.learning.datasets import Records
-from hortus.learning.models import EncoderClassifier
-from hortus.protocol.plan import Task
+from hortus.learning.models import EncoderClassifier, frozen_depth
+from hortus.protocol.plan import Adapter, Task
 
-_EMBEDDING_BATCH = 128
+_ENCODING_BATCH = 64
+_STATES_BYTES = 2**31  # of frozen layers' output kept in memory; what is beyond is computed anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Batch:
         index: int64 (records,), where the records stand in their dataset.
     """
 
-    inputs: dict[str, torch.Tensor]
+    inputs: dict[str, Any]
     labels: torch.Tensor
     index: NDArray[np.int64]
 
@@ -38,11 +40,17 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A dataset as tokens; with `embeddings`, float32 (n, hidden), where the encoder is frozen."""
+    """A dataset as tokens, and as what the frozen layers make of them where that is kept.
+
+    Attributes:
+        tokens: Token ids of each record.
+        labels: int64 (n,).
+        states: For each record float32 (tokens, hidden); or None.
+    """
 
     tokens: tuple[tuple[int, ...], ...]
     labels: torch.Tensor
-    embeddings: torch.Tensor | None = None
+    states: tuple[torch.Tensor, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -54,29 +62,41 @@ class TextClassification:
     Args:
         task: Columns, labels, length.
         tokenizer: The base model's own.
-        frozen: The model, where its encoder is not trained: embeddings are then made only once.
+        base: The model, whose first layers the adapter may leave frozen.
+        adapter: Says which.
     """
 
     def __init__(
-        self, task: Task, tokenizer: PreTrainedTokenizerBase, frozen: EncoderClassifier | None
+        self,
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        base: EncoderClassifier,
+        adapter: Adapter,
     ) -> None:
         self._task = task
         self._tokenizer = tokenizer
-        self._frozen = frozen
+        self._base = base
+        self._depth = frozen_depth(base, adapter)
 
     def encode(self, records: Records) -> Encoded:
-        """Tokenises records, and embeds them where the encoder is frozen."""
+        """Tokenises records, and runs them through the frozen layers."""
         tokens = self._tokenizer(
             list(records.texts), truncation=True, max_length=self._task.max_length
         )["input_ids"]
         encoded = Encoded(tuple(map(tuple, tokens)), torch.from_numpy(records.labels))
-        if self._frozen is None:
+        size = sum(map(len, tokens)) * int(self._base.config.hidden_size) * 4
+        if self._depth == 0 or size > _STATES_BYTES:
             return encoded
-        embeddings = torch.empty(len(encoded), self._frozen.width)
-        with torch.inference_mode():
-            for batch in self.batches(encoded, np.arange(len(encoded)), _EMBEDDING_BATCH):
-                embeddings[torch.from_numpy(batch.index)] = self._frozen.embed(**batch.inputs)
-        return Encoded(encoded.tokens, encoded.labels, embeddings)
+        states: dict[int, torch.Tensor] = {}
+        for batch in self.batches(encoded, np.arange(len(encoded)), _ENCODING_BATCH):
+            lengths = batch.inputs["attention_mask"].sum(1)
+            for index, row, length in zip(
+                batch.index, batch.inputs["states"], lengths, strict=True
+            ):
+                states[int(index)] = row[: int(length)].clone()
+        return Encoded(
+            encoded.tokens, encoded.labels, tuple(states[i] for i in range(len(encoded)))
+        )
 
     def batches(
         self, data: Encoded, indices: NDArray[np.int64], micro_batch: int
@@ -89,10 +109,17 @@ class TextClassification:
             labels = data.labels[torch.from_numpy(index)]
             yield Batch(self._inputs(data, index), labels, index)
 
-    def _inputs(self, data: Encoded, index: NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        if data.embeddings is not None:
-            return {"embeddings": data.embeddings[torch.from_numpy(index)]}
+    def _inputs(self, data: Encoded, index: NDArray[np.int64]) -> dict[str, Any]:
         padded = self._tokenizer.pad(
             {"input_ids": [list(data.tokens[i]) for i in index]}, return_tensors="pt"
         )
-        return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
+        mask = padded["attention_mask"]
+        if self._depth == 0:
+            return {"input_ids": padded["input_ids"], "attention_mask": mask}
+        if data.states is not None:
+            rows = [data.states[i] for i in index]
+            states = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        else:
+            with torch.no_grad():
+                states = self._base.enter(padded["input_ids"], mask, self._depth)
+        return {"states": states, "attention_mask": mask, "depth": self._depth}

@@ -62,7 +62,7 @@ class PerUnitGradients:
             # A record whose gradient overflows adds nothing: to fail on it would tell that it is there.
             finite = torch.isfinite(norms)
             for total, gradient in zip(totals, gradients, strict=True):
-                total += factors @ gradient if finite.all() else factors[finite] @ gradient[finite]
+                total.add_(factors[finite] @ gradient[finite])
         self._module.zero_grad(set_to_none=True)
         return torch.cat(totals).numpy()
 

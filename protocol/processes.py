@@ -1,7 +1,9 @@
 """Child processes that are watched while they run and that end with their parent."""
 
+import contextlib
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from hortus.protocol.errors import HortusError
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 10.0
+_ORPHAN_SECONDS = 3.0
 _TAIL_LINES = 15
 
 # Flower reports home, looks for updates and installs what an app asks for, unless told not to.
@@ -45,6 +48,8 @@ def flower_environment(home: Path) -> dict[str, str]:
 class ChildProcess:
     """A running program; leaving the `with` block ends it and everything that it started.
 
+    On Linux it also ends with the thread that started it, so start it from one that lasts.
+
     Args:
         command: Program and arguments.
         environment: The whole environment.
@@ -63,7 +68,7 @@ class ChildProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+                preexec_fn=_die_with_parent(),  # noqa: PLW1509
             )
 
     def __enter__(self) -> Self:
@@ -113,13 +118,22 @@ class ChildProcess:
             )
 
     def stop(self) -> None:
-        """Ends the program and its children: politely first, then for certain."""
+        """Ends the program and all that it started: politely first, then for certain."""
+        # The SuperLink's helpers leave its process group, and they outlive it while they wait.
+        started = _descendants(self._process.pid)
         for signal_number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(self._process.pid, signal_number)
                 self._process.wait(_GRACE_SECONDS)
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
+        deadline = time.monotonic() + _ORPHAN_SECONDS
+        for handle in started:
+            if not _ended(handle, max(0.0, deadline - time.monotonic())):
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                _ended(handle, _GRACE_SECONDS)
+            os.close(handle)
 
 
 def run_to_end(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> str:
@@ -156,5 +170,25 @@ def tail(log: Path) -> str:
     return "\n".join(text.splitlines()[-_TAIL_LINES:])
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _descendants(pid: int) -> list[int]:
+    """Opens a handle on each process below one; a handle, unlike a number, is never reused."""
+    handles: list[int] = []
+    if sys.platform == "linux":
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                for child in map(int, children.read_text(encoding="ascii").split()):
+                    handles += [*_descendants(child), os.pidfd_open(child)]
+    return handles
+
+
+def _ended(handle: int, seconds: float) -> bool:
+    """Waits for a process; its handle becomes readable when it has ended."""
+    return bool(select.select([handle], [], [], seconds)[0])
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """Returns what a new child is to call; the library is loaded here, before the fork."""
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    return lambda: library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

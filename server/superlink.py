@@ -21,6 +21,8 @@ _CONNECTION = "hortus"
 _START_SECONDS = 60.0
 _COMMAND_SECONDS = 90.0
 _ENDED = "finished"
+# An address to listen on, not one to dial: `flwr` on this machine dials loopback instead.
+_ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only where server.yaml says so
 
 
 class SuperLink:
@@ -28,19 +30,23 @@ class SuperLink:
 
     Args:
         directory: Its Flower home, app and log; made anew.
-        tls: The server's certificate, which must name the address.
-        address: Host and port that SuperNodes dial.
+        tls: The server's certificate, which must name the address and, where that is 0.0.0.0 or
+            [::], loopback.
+        address: Host and port to listen on; all of Flower's interfaces share them.
     """
 
     def __init__(self, directory: Path, tls: TlsFiles, address: str) -> None:
         self._directory = directory
         self._tls = tls
-        self._host, _, port = address.rpartition(":")
+        host, _, port = address.rpartition(":")
+        self._host = host.strip("[]")
+        self._dialled = _ANY_HOST.get(self._host, self._host)
         self._port = int(port)
         self._environment = flower_environment(directory / "home")
         self._child: ChildProcess | None = None
 
     def __enter__(self) -> Self:
+        self._require_free_port()
         shutil.rmtree(self._directory, ignore_errors=True)
         self._write_connection()
         command = [
@@ -107,17 +113,33 @@ class SuperLink:
     def _write_connection(self) -> None:
         home = self._directory / "home"
         home.mkdir(parents=True, mode=0o700)
+        host = f"[{self._dialled}]" if ":" in self._dialled else self._dialled
+        address = f"{host}:{self._port}"
         (home / "config.toml").write_text(
             f"[superlink]\ndefault = {json.dumps(_CONNECTION)}\n\n[superlink.{_CONNECTION}]\n"
-            f"address = {json.dumps(f'{self._host}:{self._port}')}\n"
+            f"address = {json.dumps(address)}\n"
             f"root-certificates = {json.dumps(str(self._tls.authority.resolve()))}\n",
             encoding="utf-8",
         )
 
+    def _require_free_port(self) -> None:
+        """Else another program's answer would pass for the SuperLink's."""
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        try:
+            socket.create_server((self._host, self._port), family=family).close()
+        except OSError as error:
+            raise HortusError(
+                f"the SuperLink cannot listen on port {self._port}: {error.strerror}",
+                where=self._host,
+                remedy="Stop what listens there, or change `superlink` in server.yaml.",
+            ) from error
+
     def _accepts(self) -> bool:
-        with socket.socket() as probe:
-            probe.settimeout(1.0)
-            return probe.connect_ex((self._host, self._port)) == 0
+        try:
+            socket.create_connection((self._dialled, self._port), timeout=1.0).close()
+        except OSError:
+            return False
+        return True
 
 
 def _write_app(

@@ -1,0 +1,204 @@
+"""Flower's own processes on loopback: one SuperLink, two registered SuperNodes and a stranger."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from hortus.client.supernode import start_supernode
+from hortus.protocol.consortium import Consortium, ServerConfig, create_consortium
+from hortus.protocol.errors import HortusError
+from hortus.protocol.policy import Budget, Policy
+from hortus.protocol.processes import ChildProcess
+from hortus.server.app import load_server_config
+from hortus.server.superlink import SuperLink
+
+SITES = ("ash", "birch")
+STRANGER = "cedar"
+PROBE = """
+import json
+import time
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+client = ClientApp()
+server = ServerApp()
+
+
+def answer(message, context):
+    asked = message.content.config_records["request"]["question"]
+    site = context.node_config["site"]
+    if asked == b"fail":
+        raise ValueError("no " + site)
+    record = ConfigRecord({"site": site, "echo": asked})
+    return Message(RecordDict({"answer": record}), reply_to=message)
+
+
+client.query()(answer)
+client.train()(answer)
+
+
+@server.main()
+def main(grid, context):
+    while len(nodes := list(grid.get_node_ids())) < 2:
+        time.sleep(0.2)
+    report = {}
+    for kind, question in (("query", b"q"), ("train", b"t"), ("train", b"fail")):
+        started = time.monotonic()
+        request = RecordDict({"request": ConfigRecord({"question": question})})
+        replies = list(grid.send_and_receive([Message(request, node, kind) for node in nodes]))
+        answers = [r.content.config_records["answer"] for r in replies if r.has_content()]
+        report[f"{kind} {question.decode()}"] = {
+            "sites": sorted(a["site"] for a in answers if a["echo"] == question),
+            "errors": sorted(r.error.reason for r in replies if r.has_error()),
+            "seconds": time.monotonic() - started,
+        }
+    Path(context.run_config["report"]).write_text(json.dumps(report))
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.1)
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process is gone, or only waits to be reaped."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.fixture
+def consortium(tmp_path: Path) -> Consortium:
+    """Keys and certificates of three sites and a server with a free port."""
+    sites = (*SITES, STRANGER)
+    return create_consortium(
+        tmp_path / "consortium",
+        dict.fromkeys(sites, tmp_path / "unused.csv"),
+        dict.fromkeys(sites, Policy(budget=Budget(epsilon=1.0, delta=1e-5))),
+        ServerConfig(aggregation="127.0.0.1:1", superlink=f"127.0.0.1:{free_port()}"),
+        datetime.now(UTC),
+    )
+
+
+@pytest.fixture
+def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module that Flower's processes can import, with a ServerApp and a ClientApp."""
+    directory = tmp_path / "probe"
+    directory.mkdir()
+    (directory / "hortus_probe.py").write_text(PROBE)
+    monkeypatch.setenv("PYTHONPATH", str(directory))
+    return "hortus_probe"
+
+
+def test_registered_nodes_answer_and_a_stranger_is_refused(
+    consortium: Consortium, probe: str, tmp_path: Path, record_property: Callable[..., None]
+) -> None:
+    address = load_server_config(consortium.server).superlink
+    report = tmp_path / "report.json"
+    with ExitStack() as stack:
+        superlink = stack.enter_context(
+            SuperLink(tmp_path / "flower", consortium.server.tls, address)
+        )
+        for site in SITES:
+            superlink.register(site, consortium.server.flower_key(site))
+        nodes = {
+            site: stack.enter_context(
+                start_supernode(consortium.site(site), address, {"site": site})
+            )
+            for site in (*SITES, STRANGER)
+        }
+        run = superlink.submit(f"{probe}:server", f"{probe}:client", {"report": str(report)})
+        wait_for(report.exists, 75)
+        wait_for(lambda: not superlink.is_running(run), 15)
+        assert not nodes[STRANGER].is_running
+        assert all(nodes[site].is_running for site in SITES)
+    log = consortium.site(STRANGER).directory / "flower" / "supernode.log"
+    assert "Failed to activate SuperNode" in log.read_text()
+    told = json.loads(report.read_text())
+    for exchange in ("query q", "train t"):
+        assert told[exchange]["sites"] == list(SITES)
+        assert not told[exchange]["errors"]
+    assert told["train fail"]["errors"] == [f"<class 'ValueError'>:<'no {s}'>" for s in SITES]
+    for exchange, result in told.items():
+        record_property(f"seconds of {exchange}", result["seconds"])
+
+
+def test_a_taken_port_is_named(consortium: Consortium, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        superlink = SuperLink(tmp_path / "flower", consortium.server.tls, address)
+        with pytest.raises(HortusError, match="cannot listen on port"), superlink:
+            pass
+
+
+def test_a_superlink_that_dies_is_explained_by_its_log(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    consortium.server.tls.key.write_text("no key")
+    superlink = SuperLink(
+        tmp_path / "flower", consortium.server.tls, load_server_config(consortium.server).superlink
+    )
+    with pytest.raises(HortusError, match="flower-superlink ended with exit code"), superlink:
+        pass
+
+
+# A program that starts another in a session of its own, as the SuperLink does, and waits.
+STARTER = """
+import pathlib, subprocess, sys, time
+child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+pathlib.Path(sys.argv[1]).write_text(str(child.pid))
+time.sleep(600)
+"""
+# A parent that watches a child, and is killed before it can stop it.
+PARENT = """
+import os, pathlib, sys, time
+from hortus.protocol.processes import ChildProcess
+child = ChildProcess(["sleep", "600"], dict(os.environ), pathlib.Path(sys.argv[1] + ".log"))
+pathlib.Path(sys.argv[1]).write_text(str(child._process.pid))
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="process handles are Linux's")
+def test_stopping_ends_what_left_the_process_group(tmp_path: Path) -> None:
+    number = tmp_path / "number"
+    command = [sys.executable, "-c", STARTER, str(number)]
+    with ChildProcess(command, dict(os.environ), tmp_path / "log") as child:
+        child.wait_until(lambda: number.exists() and bool(number.read_text()), 20)
+        grandchild = int(number.read_text())
+        assert not has_ended(grandchild)
+    assert has_ended(grandchild)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
+def test_a_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    number = tmp_path / "number"
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(number)]) as parent:
+        wait_for(lambda: number.exists() and bool(number.read_text()), 20)
+        child = int(number.read_text())
+        assert not has_ended(child)
+        parent.send_signal(signal.SIGKILL)
+    wait_for(lambda: has_ended(child), 5)
