@@ -42,5 +42,7 @@ def main() -> None:
     os.environ.update(
         HF_HUB_OFFLINE="1", FLWR_TELEMETRY_ENABLED="0", TOKENIZERS_PARALLELISM="false"
     )
-    warnings.filterwarnings("ignore", message="Full backward hook")  # Opacus's own, and harmless
+    # Opacus's own, and harmless: an unbounded search for the best Rényi order, hooks on inputs.
+    for message in ("Full backward hook", "Optimal order"):
+        warnings.filterwarnings("ignore", message=message)
     app()

@@ -1,0 +1,214 @@
+"""Bad input as a person meets it: one screen, where, what, a remedy, and the right exit code."""
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from hortus.cli.display import RoundsDisplay
+from hortus.cli.main import app
+from hortus.privacy.ledger import Ledger
+
+USAGE, REFUSED = 2, 3
+
+
+def hortus(*arguments: str) -> Result:
+    # A fixed width, so that no word that a test looks for is broken by the panel.
+    return CliRunner(env={"COLUMNS": "400", "TERM": "dumb"}).invoke(app, list(arguments))
+
+
+def edit(path: Path, old: str, new: str) -> Path:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
+
+
+def fails(result: Result, code: int, *words: str) -> None:
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    assert len(result.output.splitlines()) <= 25
+    for word in words:
+        assert word in result.output
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("privacy:", "privcy:", ("privcy", "privacy")),
+        ("sampling_rate:", "samplin_rate:", ("training.samplin_rate", "sampling_rate")),
+        ("noise: distributed", "noise: both", ("privacy.noise", "both", "distributed")),
+        ("sampling_rate: 0.5", "sampling_rate: 1.5", ("training.sampling_rate", "1.5")),
+        ("epsilon: 50.0", "epsilon: -1", ("privacy.epsilon", "-1")),
+        ("rounds: 2", "rounds: two", ("training.rounds", "two")),
+        ("minimum: 2", "minimum: 1", ("cohort.minimum",)),
+        ("name: tiny", "name: [tiny", ("line",)),
+        ("ash: ash.csv", "ash: nowhere.csv", ("nowhere.csv", "no such file")),
+    ],
+)
+def test_a_plan_that_is_wrong_names_the_place_and_the_remedy(
+    write_plan: Any, tmp_path: Path, old: str, new: str, words: tuple[str, ...]
+) -> None:
+    plan = edit(write_plan(), old, new)
+    fails(hortus("simulate", str(plan), "--out", str(tmp_path / "run")), USAGE, *words)
+
+
+def test_a_missing_plan_is_named(tmp_path: Path) -> None:
+    fails(hortus("simulate", str(tmp_path / "no.yaml")), USAGE, "no.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"text,label\n", ("no records",)),
+        (b"txt,label\nthe sky,cool\n", ("'text'", "Did you mean 'txt'")),
+        (b"text,label\nthe sky,cold\n", ("row 2", "'cold'", "Did you mean 'cool'")),
+        (b"text,label\nthe sky,cool\n  ,cool\n", ("row 3", "empty")),
+        (b"text,label\nthe sk\xff,cool\n", ("line 2", "0xff", "UTF-8")),
+        (b"text,label\nthe sky,cool,blue\n", ("line 2",)),
+    ],
+    ids=["empty site", "wrong column", "foreign label", "empty text", "not UTF-8", "ragged row"],
+)
+def test_data_that_is_wrong_names_file_and_row(
+    write_plan: Any, tmp_path: Path, content: bytes, words: tuple[str, ...]
+) -> None:
+    plan = write_plan()
+    (tmp_path / "birch.csv").write_bytes(content)
+    result = hortus("simulate", str(plan), "--out", str(tmp_path / "run"))
+    fails(result, USAGE, "birch.csv", *words)
+    assert "the sky" not in result.output, "a record's text must never be shown"
+
+
+def test_malformed_json_names_line_and_column(write_plan: Any, tmp_path: Path) -> None:
+    plan = edit(write_plan(), "birch.csv", "birch.jsonl")
+    (tmp_path / "birch.jsonl").write_text('{"text": "a", "label": "cool"}\n{"text": }\n')
+    fails(hortus("simulate", str(plan), "--out", str(tmp_path / "run")), USAGE, "line 2")
+
+
+def test_a_class_that_no_site_has_is_named(write_plan: Any, tmp_path: Path) -> None:
+    plan = write_plan(task={"labels": ["warm", "fresh", "cool", "mild"]})
+    fails(hortus("simulate", str(plan), "--out", str(tmp_path / "run")), USAGE, "'mild'")
+
+
+def test_a_class_that_one_site_lacks_is_no_error(write_plan: Any, tmp_path: Path) -> None:
+    plan = write_plan(training={"rounds": 1})
+    rows = [
+        row for row in csv.DictReader((tmp_path / "birch.csv").open()) if row["label"] != "cool"
+    ]
+    with (tmp_path / "birch.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ("text", "label"))
+        writer.writeheader()
+        writer.writerows(rows)
+    result = hortus("simulate", str(plan), "--out", str(tmp_path / "run"))
+    assert result.exit_code == 0, result.output
+
+
+def test_a_missing_model_says_that_no_hub_is_asked(write_plan: Any, tmp_path: Path) -> None:
+    plan = write_plan(model="bert-base-uncased")
+    fails(hortus("simulate", str(plan)), USAGE, "bert-base-uncased", "no hub")
+    plan = write_plan(model="package:no_such_package/model")
+    fails(hortus("simulate", str(plan)), USAGE, "pip install no-such-package")
+
+
+def test_a_cohort_below_the_minimum_is_refused_with_every_reason(
+    write_plan: Any, tmp_path: Path
+) -> None:
+    plan = write_plan(simulation={"budgets": {"ash": 0.001, "birch": 0.001}})
+    result = hortus("simulate", str(plan), "--out", str(tmp_path / "run"))
+    fails(result, REFUSED, "1 sites would take part", "ash:", "birch:", "budget is 0.001")
+
+
+def test_a_simulation_leaves_adapter_report_and_ledgers_and_the_audit_holds(
+    write_plan: Any, tmp_path: Path
+) -> None:
+    plan, out = write_plan(), tmp_path / "run"
+    result = hortus("simulate", str(plan), "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert (out / "adapter" / "adapter_model.safetensors").is_file()
+    assert (out / "metrics.jsonl").read_text().count("\n") == 2
+    assert "</html>" in (out / "report.html").read_text()
+    audit = hortus("audit", str(out))
+    assert audit.exit_code == 0, audit.output
+    assert audit.output.count("hold") == 3
+    one = hortus("audit", str(out / "consortium" / "sites" / "ash"))
+    assert one.exit_code == 0, one.output
+
+
+def test_an_audit_of_a_changed_ledger_fails_and_names_the_entry(
+    write_plan: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    hortus("simulate", str(write_plan()), "--out", str(out))
+    site = out / "consortium" / "sites"
+    # Birch's ledger in ash's place: whole in itself, but signed by another.
+    shutil.copy(site / "birch" / "ledger.sqlite", site / "ash" / "ledger.sqlite")
+    result = hortus("audit", str(site / "ash"))
+    assert result.exit_code == 1
+    assert "entry 1" in result.output
+
+
+def test_an_audit_of_nothing_is_explained(tmp_path: Path) -> None:
+    fails(hortus("audit", str(tmp_path)), USAGE, "no site")
+
+
+@pytest.mark.parametrize("item", ["ash", "ash=nowhere.csv"])
+def test_init_explains_a_site_without_data(tmp_path: Path, item: str) -> None:
+    fails(hortus("init", str(tmp_path / "c"), "--site", item), USAGE, "NAME=DATA")
+    assert not (tmp_path / "c").exists()
+
+
+def test_init_makes_a_consortium_that_only_its_owner_can_read(tmp_path: Path) -> None:
+    result = hortus("init", str(tmp_path / "c"))
+    assert result.exit_code == 0, result.output
+    keys = [*(tmp_path / "c").rglob("*.key"), *(tmp_path / "c").rglob("*.pem")]
+    assert len(keys) >= 12
+    assert all(path.stat().st_mode & 0o077 == 0 for path in keys)
+    plan = yaml.safe_load((tmp_path / "c" / "plan.yaml").read_text())
+    assert plan["cohort"]["minimum"] == 3
+    again = hortus("init", str(tmp_path / "c"))
+    fails(again, USAGE, "exists already")
+
+
+def test_a_defect_shows_no_traceback_unless_asked(
+    write_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a record's text")
+
+    monkeypatch.setattr(Ledger, "charge", broken)
+    plan = str(write_plan())
+    result = hortus("simulate", plan, "--out", str(tmp_path / "run"))
+    fails(result, 1, "a defect of Hortus")
+    assert "a record's text" not in result.output
+    assert isinstance(
+        hortus("--debug", "simulate", plan, "--out", str(tmp_path / "other")).exception,
+        RuntimeError,
+    )
+
+
+def test_an_interrupt_is_told_and_the_same_command_goes_on(
+    write_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    plan = str(write_plan())
+    with monkeypatch.context() as patch:
+        patch.setattr(RoundsDisplay, "add", interrupted)
+        result = hortus("simulate", plan, "--out", str(tmp_path / "run"))
+    assert result.exit_code == 130
+    assert "goes on" in result.output
+    assert hortus("simulate", plan, "--out", str(tmp_path / "run")).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "command", ["demo", "simulate", "init", "approve", "server", "client", "audit"]
+)
+def test_every_command_explains_itself(command: str) -> None:
+    result = hortus(command, "--help")
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 6
