@@ -179,12 +179,11 @@ class Session:
                 f"the server asked for step {go.step} attempt {go.attempt} after {last}, of "
                 f"{self._steps}"
             )
-        return StepView(
-            step=go.step,
-            attempt=go.attempt,
-            survivors=tuple(go.survivors),
-            adapter_digest=bytes.fromhex(go.adapter_digest),
-        )
+        try:
+            adapter_digest = bytes.fromhex(go.adapter_digest)
+        except ValueError as error:
+            raise ProtocolError("the adapter's hash is not hexadecimal") from error
+        return StepView(go.step, go.attempt, tuple(go.survivors), adapter_digest)
 
     def _fetch_adapter(self, view: StepView) -> None:
         wanted = view.adapter_digest.hex()

@@ -25,7 +25,7 @@ from hortus.simulation.report import report_run
 from hortus.simulation.simulate import SimulatedRun
 
 SITES = ("ash", "birch", "cedar", "dogwood")
-HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(1)> $\\frac{ & \'"'
+HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(1)> $\\frac{$ & \'"'
 METRICS = ({"accuracy": 0.5, "macro_f1": 0.4}, {"accuracy": 0.75, "macro_f1": 0.7})
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -83,6 +83,17 @@ class Page(HTMLParser):
 @pytest.fixture
 def make_run(tmp_path: Path) -> RunMaker:
     """Makes a finished run of two rounds without training anything."""
+    return _maker(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[SimulatedRun, str, Page]:
+    """A run with nothing special, and its page."""
+    run, plan = _maker(tmp_path_factory.mktemp("plain"))()
+    return run, *_written(run, plan)
+
+
+def _maker(directory: Path) -> RunMaker:
 
     def make(
         noise: str = "distributed",
@@ -104,7 +115,7 @@ def make_run(tmp_path: Path) -> RunMaker:
             }
         )
         contract = plan.contract(model_digest="c" * 64, noise_multiplier=None if bare else 2.0)
-        out = tmp_path / folder
+        out = directory / folder
         store = RunStore(out, contract)
         for number, values in enumerate(metrics):
             claim = None if bare else number + 1.0
@@ -170,8 +181,8 @@ def _spent(run: SimulatedRun, site: str) -> list[float]:
         return [entry.epsilon_after for entry in ledger.entries()]
 
 
-def test_nothing_is_loaded_from_elsewhere(make_run: RunMaker) -> None:
-    text, page = _written(*make_run())
+def test_nothing_is_loaded_from_elsewhere(plain: tuple[SimulatedRun, str, Page]) -> None:
+    _, text, page = plain
     assert not {"script", "link", "iframe", "object", "img"} & {tag for tag, _ in page.elements}
     assert "@import" not in text
     for _, attributes in page.elements:
@@ -180,9 +191,8 @@ def test_nothing_is_loaded_from_elsewhere(make_run: RunMaker) -> None:
     assert all(target.startswith("#") for target in re.findall(r"url\(\s*['\"]?([^)]+)", text))
 
 
-def test_both_plots_are_there_and_described(make_run: RunMaker) -> None:
-    run, plan = make_run()
-    text, page = _written(run, plan)
+def test_both_plots_are_there_and_described(plain: tuple[SimulatedRun, str, Page]) -> None:
+    run, text, page = plain
     assert len(page.named("svg")) == 2
     accuracy, epsilon = (a["aria-label"] for a in page.named("div") if a.get("role") == "img")
     assert accuracy == (
@@ -196,16 +206,17 @@ def test_both_plots_are_there_and_described(make_run: RunMaker) -> None:
     assert "#010203" not in text
 
 
-def test_ids_are_distinct_and_every_reference_is_met(make_run: RunMaker) -> None:
-    text, page = _written(*make_run())
+def test_ids_are_distinct_and_every_reference_is_met(plain: tuple[SimulatedRun, str, Page]) -> None:
+    _, text, page = plain
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', text)) <= set(ids)
 
 
-def test_tables_say_what_store_ledgers_and_policies_say(make_run: RunMaker) -> None:
-    run, plan = make_run()
-    _, page = _written(run, plan)
+def test_tables_say_what_store_ledgers_and_policies_say(
+    plain: tuple[SimulatedRun, str, Page],
+) -> None:
+    run, _, page = plain
     first, last = _spent(run, "ash")
     assert page.table("As the server saw")[1:] == [
         ["1", "50.0 %", "40.0 %", "4", "1 / 2", "1.000", "1.5"],
@@ -226,9 +237,17 @@ def test_tables_say_what_store_ledgers_and_policies_say(make_run: RunMaker) -> N
     assert {"hortus", "flwr", "torch", "dp-accounting", "cryptography"} <= versions
 
 
-def test_a_site_that_released_nothing_gets_no_ledger(make_run: RunMaker) -> None:
+def test_entries_of_other_runs_count_as_spent_but_are_not_drawn(make_run: RunMaker) -> None:
     run, plan = make_run()
-    _written(run, plan)
+    _release(run.consortium, "dogwood", run.contract, "f" * 32, 2)
+    _, page = _written(run, plan)
+    assert page.table("From each site's")[4][1] == f"{_spent(run, 'dogwood')[-1]:.3f}"
+    labels = [a["aria-label"] for a in page.named("div") if a.get("role") == "img"]
+    assert "dogwood" not in str(labels)
+
+
+def test_a_site_that_released_nothing_gets_no_ledger(plain: tuple[SimulatedRun, str, Page]) -> None:
+    run, _, _ = plain
     assert not run.consortium.site("dogwood").ledger.exists()
 
 

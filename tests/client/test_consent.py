@@ -1,0 +1,120 @@
+"""A site decides by its own policy, whatever the server sends."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hortus.client.consent import check_contract, check_descriptor
+from hortus.privacy.encoding import StepEncoding
+from hortus.protocol.descriptor import Descriptor
+from hortus.protocol.errors import Refused
+from hortus.protocol.plan import Contract, Plan
+from hortus.protocol.policy import Budget, Policy
+
+MODEL = "a" * 64
+SITES = ("ash", "birch", "cedar")
+
+
+@pytest.fixture
+def contract(plan: Plan) -> Contract:
+    return plan.contract(model_digest=MODEL, noise_multiplier=1.0)
+
+
+def policy(contract: Contract, **changes: Any) -> Policy:
+    fields = {
+        "budget": Budget(epsilon=1, delta=1e-5),
+        "min_cohort": 2,
+        "min_honest": 2,
+        "approved_plans": (contract.digest(),),
+    }
+    return Policy(**fields | changes)
+
+
+def test_an_approved_contract_is_accepted(contract: Contract) -> None:
+    check_contract(policy(contract), contract, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"approved_plans": ()}, "not approved"),
+        ({"approved_plans": ("0" * 64,)}, "not approved"),
+        ({"min_cohort": 3, "min_honest": 2}, "min_cohort"),
+        ({"min_cohort": 3, "min_honest": 3}, "min_"),
+    ],
+)
+def test_a_stricter_policy_refuses(
+    contract: Contract, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(Refused, match=message):
+        check_contract(policy(contract, **changes), contract, MODEL)
+
+
+@pytest.mark.parametrize("field", ["seed", "name", "model"])
+def test_any_change_of_an_approved_plan_is_another_plan(contract: Contract, field: str) -> None:
+    value = 99 if field == "seed" else "other"
+    changed = contract.model_copy(update={field: value})
+    with pytest.raises(Refused, match="not approved"):
+        check_contract(policy(contract), changed, MODEL)
+
+
+def test_another_base_model_is_refused(contract: Contract) -> None:
+    with pytest.raises(Refused, match="copy of the base model"):
+        check_contract(policy(contract), contract, "b" * 64)
+
+
+def test_no_noise_needs_a_policy_that_says_unsafe(plan: Plan) -> None:
+    fields = plan.model_dump()
+    fields["privacy"] |= {"noise": "unsafe_none", "epsilon": None}
+    open_contract = Plan(**fields).contract(model_digest=MODEL, noise_multiplier=None)
+    with pytest.raises(Refused, match="unsafe_no_privacy|no privacy"):
+        check_contract(policy(open_contract), open_contract, MODEL)
+    check_contract(policy(open_contract, unsafe_no_privacy=True), open_contract, MODEL)
+
+
+def descriptor(agreed: Contract, /, **changes: Any) -> Descriptor:
+    fields = {
+        "run": "1" * 32,
+        "session": "2" * 32,
+        "contract": agreed.digest(),
+        "cohort": SITES,
+        "first_round": 0,
+        "dimension": 10,
+        "scale": StepEncoding.of(agreed, 10, 3).scale,
+    }
+    return Descriptor(**fields | changes)
+
+
+def check(contract: Contract, session: Descriptor, site: str = "ash") -> None:
+    encoding = StepEncoding.of(contract, 10, len(session.cohort))
+    check_descriptor(contract, session, encoding, 10, site)
+
+
+def test_a_session_of_the_contract_is_accepted(contract: Contract) -> None:
+    check(contract, descriptor(contract))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"contract": "0" * 64}, "contract"),
+        ({"dimension": 11}, "dimension"),
+        ({"scale": 7}, "scale"),
+        ({"cohort": ("birch", "cedar", "oak")}, "not in the session"),
+        ({"first_round": 2}, "no round 2"),
+    ],
+)
+def test_a_session_that_lies_is_refused(
+    contract: Contract, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(Refused, match=message):
+        check(contract, descriptor(contract, **changes))
+
+
+def test_a_plan_file_and_its_contract_name_the_same_noise(plan: Plan, tmp_path: Path) -> None:
+    del tmp_path
+    contract = plan.contract(model_digest=MODEL, noise_multiplier=1.25)
+    assert contract.privacy.noise_multiplier == 1.25
+    assert contract.privacy.epsilon is None
+    assert Contract.model_validate_json(contract.model_dump_json()).digest() == contract.digest()

@@ -1,0 +1,282 @@
+"""A site against a server that lies: nothing is charged, masked or sent that should not be."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from hortus.client.session import Account, Session
+from hortus.privacy.encoding import StepEncoding
+from hortus.privacy.ledger import Ledger
+from hortus.protocol.descriptor import Descriptor
+from hortus.protocol.errors import HortusError, ProtocolError
+from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.plan import Contract, Plan
+from hortus.protocol.policy import Budget
+from hortus.protocol.vectors import split, vector_digest
+from hortus.protocol.wire import aggregation_pb2 as wire
+
+SITES = ("ash", "birch", "cedar")
+DIMENSION = 4000
+ADAPTER = np.zeros(DIMENSION, np.float32)
+DIGEST = vector_digest(ADAPTER)
+
+
+class Zeros:
+    """A trainer whose vectors are all zero: whatever is uploaded is mask alone."""
+
+    def vector(self, adapter: Any, step: int, attempt: int) -> Any:
+        return np.zeros(DIMENSION, np.int64)
+
+
+class World:
+    """Three sites' identities, and one session's descriptor."""
+
+    def __init__(self, contract: Contract, directory: Path) -> None:
+        self.contract = contract
+        self.directory = directory
+        self.identities = {site: SiteIdentity.generate(site) for site in SITES}
+        self.roster = Roster(sites={s: i.public_key_bytes for s, i in self.identities.items()})
+        self.encoding = StepEncoding.of(contract, DIMENSION, len(SITES))
+        self.descriptor = Descriptor(
+            run="1" * 32,
+            session="2" * 32,
+            contract=contract.digest(),
+            cohort=SITES,
+            first_round=0,
+            dimension=DIMENSION,
+            scale=self.encoding.scale,
+        )
+
+    def ledger(self, site: str) -> Ledger:
+        path = self.directory / f"{site}.sqlite"
+        return Ledger.open(path, self.identities[site], clock=lambda: 1.0)
+
+    def session(self, site: str, channel: Any) -> Session:
+        account = Account(self.ledger(site), "d" * 64, Budget(epsilon=1000, delta=1e-5))
+        return Session(
+            identity=self.identities[site],
+            roster=self.roster,
+            descriptor=self.descriptor,
+            encoding=self.encoding,
+            trainer=Zeros(),  # type: ignore[arg-type]
+            account=account,
+            channel=channel,
+            stopwatch=untimed,
+        )
+
+
+@contextmanager
+def untimed(_: str) -> Iterator[None]:
+    yield
+
+
+class Server:
+    """Relays keys honestly unless told otherwise, and gives each site the turns of a script."""
+
+    def __init__(self, script: Callable[[str], list[wire.Go]]) -> None:
+        self.script = {site: script(site) for site in SITES}
+        self.announced: dict[str, wire.Announcement] = {}
+        self.sealed: dict[str, wire.Encapsulations] = {}
+        self.received: dict[str, list[np.ndarray]] = {site: [] for site in SITES}
+        self.refusals: dict[str, list[str]] = {site: [] for site in SITES}
+        self.adapter = ADAPTER
+
+    def tamper(self, site: str, announcements: wire.Announcements) -> wire.Announcements:
+        return announcements
+
+
+class Channel:
+    """One site's view of the server; waits for the others as the real one does."""
+
+    def __init__(self, server: Server, site: str) -> None:
+        self.server = server
+        self.site = site
+
+    def announce(self, request: wire.Announcement) -> wire.Announcements:
+        self.server.announced[self.site] = request
+        while len(self.server.announced) < len(SITES):
+            pass
+        ordered = [self.server.announced[site] for site in SITES]
+        return self.server.tamper(self.site, wire.Announcements(announcements=ordered))
+
+    def encapsulate(self, request: wire.Encapsulations) -> wire.EncapsulationsOfAll:
+        self.server.sealed[self.site] = request
+        while len(self.server.sealed) < len(SITES):
+            pass
+        return wire.EncapsulationsOfAll(encapsulations=[self.server.sealed[s] for s in SITES])
+
+    def ready(self, request: wire.ReadyRequest) -> wire.Turn:
+        if request.refusal:
+            self.server.refusals[self.site].append(request.refusal)
+        script = self.server.script[self.site]
+        if request.refusal or not script:
+            return wire.Turn(finished=wire.Finished(reason="done"))
+        return wire.Turn(go=script.pop(0))
+
+    def adapter(self, request: wire.AdapterRequest) -> Iterator[wire.Chunk]:
+        return split(self.server.adapter)
+
+    def upload(self, parts: Iterator[wire.UploadPart]) -> wire.Receipt:
+        words = b"".join(part.chunk.words for part in parts)
+        self.server.received[self.site].append(np.frombuffer(words, "<u4"))
+        return wire.Receipt()
+
+
+@pytest.fixture
+def world(plan: Plan, tmp_path: Path) -> World:
+    contract = plan.contract(model_digest="a" * 64, noise_multiplier=5.0)
+    return World(contract, tmp_path)
+
+
+def go(
+    step: int = 0, attempt: int = 0, survivors: tuple[str, ...] = SITES, digest: str = DIGEST
+) -> wire.Go:
+    return wire.Go(step=step, attempt=attempt, survivors=survivors, adapter_digest=digest)
+
+
+def play(world: World, server: Server) -> dict[str, Any]:
+    """Runs all three sites; returns what each returned or raised."""
+
+    def run(site: str) -> Any:
+        try:
+            return world.session(site, Channel(server, site)).run()
+        except HortusError as error:
+            return error
+
+    with ThreadPoolExecutor(3) as pool:
+        return dict(zip(SITES, pool.map(run, SITES), strict=True))
+
+
+def charged(world: World, site: str) -> int:
+    return len(list(world.ledger(site).entries()))
+
+
+def total(server: Server, number: int = 0) -> np.ndarray:
+    return sum(server.received[site][number] for site in SITES)  # type: ignore[return-value]
+
+
+def test_honest_masks_cancel_and_every_upload_was_charged(world: World) -> None:
+    server = Server(lambda _: [go(0), go(1)])
+    outcomes = play(world, server)
+    assert {outcome[0] for outcome in outcomes.values()} == {2}
+    assert not total(server).any()
+    assert not total(server, 1).any()
+    assert [charged(world, site) for site in SITES] == [2, 2, 2]
+
+
+def test_what_the_server_holds_of_one_site_is_uniform(world: World) -> None:
+    """χ² on bytes, false-failure rate 1e-9 for each of the six vectors."""
+    server = Server(lambda _: [go(0), go(1)])
+    play(world, server)
+    for vectors in server.received.values():
+        for vector in vectors:
+            counts = np.bincount(vector.view(np.uint8), minlength=256)
+            assert chisquare(counts).pvalue > 1e-9
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lambda site: go(survivors=SITES if site != "ash" else ("ash", "birch")),
+        lambda site: go(attempt=1 if site == "ash" else 0),
+        lambda site: go(step=1 if site == "ash" else 0),
+    ],
+    ids=["cohort", "attempt", "step"],
+)
+def test_split_views_give_the_server_noise(world: World, lie: Callable[[str], wire.Go]) -> None:
+    server = Server(lambda site: [lie(site)])
+    play(world, server)
+    counts = np.bincount(total(server).astype(np.uint32).view(np.uint8), minlength=256)
+    assert chisquare(counts).pvalue > 1e-9
+    assert np.count_nonzero(total(server)) > 0.99 * DIMENSION
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [go(survivors=("ash",))],
+        [go(survivors=("birch", "cedar"))],
+        [go(survivors=("ash", "birch", "oak"))],
+        [go(survivors=("birch", "ash", "cedar"))],
+        [go(step=99)],
+        [go(digest="0" * 64)],
+        [go(digest="xyz")],
+    ],
+    ids=["too few", "without itself", "a stranger", "unsorted", "no such step", "adapter", "hex"],
+)
+def test_a_malformed_go_is_refused_before_anything_is_charged_or_sent(
+    world: World, turns: list[wire.Go]
+) -> None:
+    server = Server(lambda site: list(turns) if site == "ash" else [])
+    outcomes = play(world, server)
+    assert isinstance(outcomes["ash"], HortusError)
+    assert charged(world, "ash") == 0
+    assert not server.received["ash"]
+    assert server.refusals["ash"], "the others are told"
+
+
+def test_a_replayed_go_is_refused(world: World) -> None:
+    server = Server(lambda site: [go(0), go(0)] if site == "ash" else [go(0)])
+    outcomes = play(world, server)
+    assert isinstance(outcomes["ash"], ProtocolError)
+    assert charged(world, "ash") == 1
+    assert len(server.received["ash"]) == 1
+
+
+def test_a_replay_after_a_restart_is_refused_by_the_ledger(world: World) -> None:
+    play(world, Server(lambda _: [go(0)]))
+    server = Server(lambda _: [go(0)])
+    outcomes = play(world, server)
+    assert all(charged(world, site) == 1 for site in SITES)
+    assert not any(server.received.values())
+    assert "used" in str(outcomes["ash"])
+
+
+def test_a_new_attempt_is_charged_anew_for_distributed_noise(world: World) -> None:
+    play(world, Server(lambda _: [go(0, 0), go(0, 1, ("ash", "birch", "cedar"))]))
+    assert charged(world, "ash") == 2
+
+
+def test_a_vector_with_its_own_noise_is_sent_again_without_a_charge(
+    plan: Plan, tmp_path: Path
+) -> None:
+    fields = plan.model_dump()
+    fields["privacy"] |= {"noise": "local"}
+    contract = Plan(**fields).contract(model_digest="a" * 64, noise_multiplier=5.0)
+    world = World(contract, tmp_path)
+    server = Server(lambda _: [go(0, 0), go(0, 1)])
+    play(world, server)
+    assert charged(world, "ash") == 1
+    first, second = server.received["ash"]
+    assert np.count_nonzero(first != second) > 0.99 * DIMENSION, "under fresh masks"
+
+
+def test_an_adapter_that_is_not_finite_is_refused(world: World) -> None:
+    poisoned = np.full(DIMENSION, np.nan, np.float32)
+    server = Server(lambda site: [go(digest=vector_digest(poisoned))] if site == "ash" else [])
+    server.adapter = poisoned
+    assert isinstance(play(world, server)["ash"], ProtocolError)
+    assert charged(world, "ash") == 0
+
+
+def test_a_server_that_puts_its_own_key_in_is_found_out(world: World) -> None:
+    class Impostor(Server):
+        def tamper(self, site: str, announcements: wire.Announcements) -> wire.Announcements:
+            if site == "ash":
+                announcements.announcements[1].x25519 = bytes(31) + b"\x09"
+            return announcements
+
+    server = Impostor(lambda _: [go(0)])
+    # The others wait for ash's ciphertexts for ever, so ash plays alone against recorded keys.
+    recorded = Server(lambda _: [])
+    play(world, recorded)
+    server.announced = dict(recorded.announced)
+    with pytest.raises(ProtocolError):
+        world.session("ash", Channel(server, "ash")).run()
+    assert charged(world, "ash") == 0
