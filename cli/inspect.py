@@ -11,21 +11,40 @@ from hortus.privacy.audit import Audit, Severity, audit_ledger
 from hortus.protocol.consortium import Consortium, SiteFiles
 from hortus.protocol.errors import UsageError
 from hortus.protocol.identity import Roster
+from hortus.protocol.plan import Contract
+from hortus.server.run_store import RunStore
 
 
 def audit(
-    directory: Annotated[Path, typer.Argument(help="A site's folder, or a simulated run's.")],
+    directory: Annotated[Path, typer.Argument(help="A site's folder, or a run's.")],
 ) -> None:
     """Verify ledgers and recompute every ε with a second accountant.
 
-    Exit code 0 only if every entry holds.
+    A deployed server's run holds no ledgers; what it claims is shown instead. Exit code 0 only if
+    every entry holds.
     """
     console = Console()
+    if (directory / "contract.json").exists() and not (directory / "consortium").exists():
+        _show_claims(console, directory)
+        return
     audits = [_audit(files) for files in _sites(directory)]
     for result in audits:
         _show(console, result)
     if any(result.first_broken for result in audits):
         raise typer.Exit(1)
+
+
+def _show_claims(console: Console, directory: Path) -> None:
+    contract = Contract.model_validate_json((directory / "contract.json").read_bytes())
+    table = Table("round", "sites", "attempts", "ε claimed", box=None, title=contract.name)
+    for record in RunStore(directory, contract).rounds:
+        claim = "∞" if record.epsilon is None else f"{record.epsilon:.3f}"
+        table.add_row(str(record.round + 1), ", ".join(record.sites), str(record.attempts), claim)
+    console.print(table)
+    console.print(
+        f"The server's claim at δ = {contract.privacy.delta:g}, for {contract.digest()}. Proof is in "
+        "the sites' own ledgers: hortus audit SITE_DIR"
+    )
 
 
 def _sites(directory: Path) -> list[SiteFiles]:
@@ -38,8 +57,7 @@ def _sites(directory: Path) -> list[SiteFiles]:
         raise UsageError(
             "there is no site in this folder",
             where=str(directory),
-            remedy="Name a site's folder (with site.yaml) or the folder of a simulated run. A "
-            "deployed server holds no ledgers: each site audits its own.",
+            remedy="Name a site's folder (with site.yaml) or the folder of a run.",
         )
     return [consortium.site(name) for name in consortium.sites]
 

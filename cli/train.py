@@ -79,19 +79,18 @@ def _line(alone: Alone) -> str:
 def _comparison(
     plan: Plan, private: SimulatedRun, open_run: SimulatedRun, alone: list[Alone]
 ) -> Table:
-    best = max(alone, key=lambda site: site.metrics["accuracy"])
-    table = Table("model", "accuracy", "macro F1", "what anybody learns of one record", box=None)
-    rows = (
+    best = max(alone, key=lambda site: site.metrics.get("accuracy", 0.0))
+    claim = private.store.rounds[-1].epsilon
+    bound = "no bound" if claim is None else f"ε = {claim:.2f}, δ = {plan.privacy.delta:g}"
+    table = Table("model", "accuracy", "macro F1", "bound on what a record gives away", box=None)
+    for name, metrics, promise in (
         (f"best single site alone ({best.site})", best.metrics, "no bound"),
-        (
-            "federated, private",
-            private.store.rounds[-1].metrics,
-            f"at most ε = {private.store.rounds[-1].epsilon:.2f}, δ = {plan.privacy.delta:g}",
-        ),
+        ("federated, private", private.store.rounds[-1].metrics, bound),
         ("federated, without privacy", open_run.store.rounds[-1].metrics, "no bound"),
-    )
-    for name, metrics, bound in rows:
-        table.add_row(name, percent(metrics["accuracy"]), percent(metrics["macro_f1"]), bound)
+    ):
+        table.add_row(
+            name, percent(metrics.get("accuracy")), percent(metrics.get("macro_f1")), promise
+        )
     return table
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from hortus.protocol.errors import UsageError
@@ -26,6 +27,12 @@ def load_plan(path: Path) -> Plan:
         return Plan.model_validate(fields)
     except ValidationError as error:
         raise validation_error(path, error, Plan) from error
+
+
+def dump_plan(plan: Plan) -> bytes:
+    """Returns a plan as a file that loads to the same plan, whatever folder it is in."""
+    fields = plan.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).encode()
 
 
 def _make_absolute(fields: dict[str, Any], folder: Path) -> None:

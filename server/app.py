@@ -4,6 +4,7 @@ Flower starts it in a process of its own under the SuperLink; `hortus server` ha
 in the run configuration and follows it through the run's own database.
 """
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from hortus.server.federation import Federation
 from hortus.server.run_store import RunStore
 from hortus.server.service import Hub, serving
 
-FAILURE = "failure.txt"
+FAILURE = "failure.json"
 _POLL_SECONDS = 0.5
 logger = logging.getLogger(__name__)
 app = ServerApp()
@@ -37,7 +38,8 @@ def main(grid: Grid, context: Context) -> None:
     try:
         run_deployed(grid, out, ServerFiles(home), plan_path)
     except HortusError as error:
-        write_atomic(out / FAILURE, str(error).encode())
+        told = {"exit_code": error.exit_code, "problem": error.problem, "where": error.where}
+        write_atomic(out / FAILURE, json.dumps(told | {"remedy": error.remedy}).encode())
         raise
 
 

@@ -1,13 +1,16 @@
 """`hortus server`: Flower's SuperLink, the sites' registration, and one run to its end."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from hortus.protocol.consortium import ServerFiles
-from hortus.protocol.errors import HortusError
+from hortus.protocol.errors import CohortTooSmall, HortusError
+from hortus.protocol.files import write_atomic
 from hortus.protocol.identity import Roster
 from hortus.protocol.plan import Contract, Plan
+from hortus.protocol.plan_file import dump_plan
 from hortus.protocol.processes import tail
 from hortus.server.app import FAILURE, load_server_config
 from hortus.server.prepare import prepare
@@ -38,6 +41,7 @@ def run_server(
     """
     contract, _ = prepare(plan, plan_path.resolve().parent)
     store = RunStore(out, contract)
+    write_atomic(out / "plan.yaml", dump_plan(plan))
     (out / FAILURE).unlink(missing_ok=True)
     address = load_server_config(files).superlink
     told = store.next_round
@@ -68,10 +72,12 @@ def _check_finished(store: RunStore, contract: Contract, out: Path) -> None:
     if store.next_round == contract.training.rounds and (out / "adapter").is_dir():
         return
     failure = out / FAILURE
+    if failure.exists():
+        told = json.loads(failure.read_bytes())
+        kind = CohortTooSmall if told["exit_code"] == CohortTooSmall.exit_code else HortusError
+        raise kind(told["problem"], where=told["where"], remedy=told["remedy"])
     raise HortusError(
-        failure.read_text(encoding="utf-8")
-        if failure.exists()
-        else "the run ended before its time",
+        "the run ended before its time",
         where=str(out),
         remedy="Finished rounds are kept: the same command goes on. Flower's log ends with:\n"
         + tail(out / "flower" / "superlink.log"),

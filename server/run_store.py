@@ -1,7 +1,7 @@
 """A run's durable state: what is needed to resume it, and to tell afterwards what happened.
 
     RUN_DIR/contract.json      the binding plan
-    RUN_DIR/plan.yaml          as the operator wrote it
+    RUN_DIR/plan.yaml          the plan, its labels and paths resolved
     RUN_DIR/run.sqlite         rounds, refusals; the truth about how far the run has come
     RUN_DIR/checkpoints/       adapter and optimiser after each of the last two rounds
     RUN_DIR/metrics.jsonl      the rounds once more, for other tools

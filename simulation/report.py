@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jinja2
 import matplotlib as mpl
-import yaml
 from cycler import cycler
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -25,6 +24,7 @@ from hortus.protocol.consortium import SiteFiles
 from hortus.protocol.files import write_atomic
 from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.plan import Plan
+from hortus.protocol.plan_file import dump_plan
 from hortus.protocol.policy import Policy
 from hortus.simulation.demo import Alone
 from hortus.simulation.simulate import SimulatedRun
@@ -130,7 +130,7 @@ def report_run(
     )
     page = environment.get_template("report.html").render(
         plan=plan,
-        plan_yaml=_plan_yaml(plan),
+        plan_yaml=dump_plan(plan).decode(),
         contract=run.contract,
         digest=run.contract.digest(),
         rounds=run.store.rounds,
@@ -147,11 +147,6 @@ def report_run(
     )
     write_atomic(path, page.encode())
     return path
-
-
-def _plan_yaml(plan: Plan) -> str:
-    fields = plan.model_dump(mode="json", exclude_none=True)
-    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
 
 
 def _site(run: SimulatedRun, name: str) -> _Site:

@@ -26,6 +26,7 @@ from hortus.protocol.consortium import Consortium, ServerConfig, create_consorti
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic
 from hortus.protocol.plan import Contract, Noise, Plan
+from hortus.protocol.plan_file import dump_plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.transport import AggregationChannel
 from hortus.server.evaluation import Evaluator
@@ -79,6 +80,7 @@ def simulate(plan: Plan, folder: Path, out: Path, on_round: OnRound) -> Simulate
     """
     contract, model_path = prepare(plan, folder)
     store = RunStore(out, contract)
+    write_atomic(out / "plan.yaml", dump_plan(plan))
     workbench = Workbench(contract, model_path)
     consortium = _lay_out(plan, contract, workbench.space.dimension, out)
     evaluator = Evaluator(contract, model_path, plan.evaluation)

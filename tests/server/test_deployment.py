@@ -57,11 +57,11 @@ def allow_repeatable_noise(consortium: Consortium) -> None:
         policy.model_copy(update={"unsafe_seeded_noise": True}).save(files.policy)
 
 
-def make_consortium(plan: Path, directory: Path) -> Consortium:
+def make_consortium(plan: Path, directory: Path, epsilon: int = 50) -> Consortium:
     """`hortus init` with the plan's sites, and a budget for it."""
     data = [f"--site={site}={plan.parent / site}.csv" for site in SITES]
     ports = [f"--{name}=127.0.0.1:{free_port()}" for name in ("aggregation", "superlink")]
-    hortus("init", str(directory), *data, *ports, "--epsilon=50", "--delta=0.001")
+    hortus("init", str(directory), *data, *ports, f"--epsilon={epsilon}", "--delta=0.001")
     return Consortium(directory)
 
 
@@ -92,3 +92,38 @@ def test_a_deployed_run_gives_the_bits_of_the_simulated_one(
     assert saved[0].read_bytes() == saved[1].read_bytes()
     for site in SITES:
         hortus("audit", str(consortium.site(site).directory))
+
+
+def is_served(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def test_an_interrupted_server_ends_all_it_started_and_goes_on_to_the_same_bits(
+    write_plan: Any, tmp_path: Path
+) -> None:
+    path = write_plan(cohort={"minimum": 3}, training={"rounds": 40}, privacy={"epsilon": 300.0})
+    simulated = simulate(load_plan(path), path.parent, tmp_path / "simulated", lambda *_: None)
+    consortium = make_consortium(path, tmp_path / "consortium", epsilon=400)
+    allow_repeatable_noise(consortium)
+    for site in SITES:
+        hortus("approve", str(consortium.site(site).directory), str(path))
+    home, out = consortium.server.directory, tmp_path / "run"
+    arguments = ["server", str(path), "--home", str(home), "--out", str(out)]
+    with clients(consortium):
+        with (tmp_path / "server.log").open("w") as log:
+            first = subprocess.Popen([HORTUS, *arguments], stdout=log, stderr=log)
+        while not (out / "metrics.jsonl").exists():
+            assert first.poll() is None, (tmp_path / "server.log").read_text()
+            time.sleep(0.05)
+        first.send_signal(signal.SIGINT)
+        assert first.wait(60) == 130
+        config = yaml.safe_load(consortium.server.config.read_text())
+        assert not any(is_served(address) for address in config.values())
+        interrupted = (out / "metrics.jsonl").read_text().count("\n")
+        hortus(*arguments)
+    assert 1 <= interrupted < 40
+    assert "40" in hortus("audit", str(out))
+    deployed = load_file(out / "checkpoints" / "round-00039.safetensors")["adapter"]
+    assert deployed.tobytes() == simulated.adapter.tobytes()

@@ -1,0 +1,52 @@
+"""What the documentation shows is what works."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from hortus.cli.main import app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = set(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_named_is_one(page: Path) -> None:
+    named = re.findall(r"(?:`|^\s*)hortus (?:--debug )?([a-z]+)", page.read_text(), re.MULTILINE)
+    assert set(named) <= COMMANDS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_quickstart_works_as_it_stands(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "quickstart.md"
+    script = "set -e\n" + "\n".join(blocks(page, "bash"))
+    scripts = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.count("every ε hold") == 3
+    (python,) = blocks(page, "python")
+    subprocess.run([sys.executable, "-c", python], cwd=tmp_path, check=True, timeout=120)
