@@ -1,5 +1,6 @@
 """Adapters: the parameters that are trained, as PEFT modules and as one flat vector."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -98,6 +99,10 @@ class AdapterSpace:
 
     def write(self, model: nn.Module, vector: NDArray[np.float32]) -> None:
         """Puts an adapter, float32[d], into the model."""
+        if vector.shape != (self.dimension,) or vector.dtype != np.float32:
+            raise ValueError(
+                f"an adapter is float32[{self.dimension}], not {vector.dtype}{list(vector.shape)}"
+            )
         start = 0
         with torch.no_grad():
             for _, parameter in _trainable(model):
@@ -111,6 +116,13 @@ def save_adapter(directory: Path, model: PeftModel) -> None:
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial, safe_serialization=True)
+    # PEFT's model card is a blank form that names this machine's folders.
+    (partial / "README.md").unlink(missing_ok=True)
+    config = partial / "adapter_config.json"
+    fields = json.loads(config.read_text(encoding="utf-8"))
+    if isinstance(fields["target_modules"], list):
+        fields["target_modules"].sort()  # a set in PEFT: another order in every process
+    config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
 

@@ -2,9 +2,14 @@
 
 import csv
 import difflib
+import hashlib
+import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +23,31 @@ from hortus.protocol.plan import Task
 
 Row = tuple[int, dict[str, Any]]
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Texts with their labels; `labels` is int64[n], indices into the task's list."""
+    """Texts with their labels.
+
+    Attributes:
+        texts: The texts.
+        labels: int64[n], indices into the task's list.
+        rows: SHA-256 of each record's whole row in its file, all columns; empty without a file.
+    """
 
     texts: tuple[str, ...]
     labels: NDArray[np.int64]
+    rows: tuple[bytes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, indices: NDArray[np.int64]) -> "Records":
         """Returns some of the records."""
-        return Records(tuple(self.texts[i] for i in indices), self.labels[indices])
+        texts = tuple(self.texts[i] for i in indices)
+        rows = tuple(self.rows[i] for i in indices) if self.rows else ()
+        return Records(texts, self.labels[indices], rows)
 
 
 def read_records(path: Path, task: Task) -> Records:
@@ -42,12 +58,18 @@ def read_records(path: Path, task: Task) -> Records:
             quoted.
     """
     known = {label: index for index, label in enumerate(task.labels)}
-    texts, labels = [], []
+    texts, labels, rows = [], [], []
     for number, row in _read_rows(path, (task.text, task.label)):
         text, label = row[task.text], row[task.label]
         if not isinstance(text, str) or not text.strip():
             raise UsageError(
                 "the text is empty", where=f"{path}, row {number}, column {task.text!r}"
+            )
+        if _SURROGATE.search(text):
+            raise UsageError(
+                "the text holds half a surrogate pair",
+                where=f"{path}, row {number}, column {task.text!r}",
+                remedy="Write the file anew with whole characters.",
             )
         if str(label) not in known:
             near = difflib.get_close_matches(str(label), task.labels, n=1)
@@ -60,9 +82,10 @@ def read_records(path: Path, task: Task) -> Records:
             )
         texts.append(text)
         labels.append(known[str(label)])
+        rows.append(hashlib.sha256(_canonical(row)).digest())
     if not texts:
         raise UsageError("there are no records in it", where=str(path))
-    return Records(tuple(texts), np.array(labels, np.int64))
+    return Records(tuple(texts), np.array(labels, np.int64), tuple(rows))
 
 
 def read_column(path: Path, column: str) -> list[str]:
@@ -75,9 +98,20 @@ def read_column(path: Path, column: str) -> list[str]:
 
 
 def record_bytes(records: Records) -> Iterator[bytes]:
-    """Yields each record in one canonical form, for a fingerprint of the dataset."""
-    for text, label in zip(records.texts, records.labels, strict=True):
-        yield json.dumps([text, int(label)], ensure_ascii=False).encode()
+    """Yields each record in one canonical form, for a fingerprint of the dataset.
+
+    A budget goes by this fingerprint, so it is of whole rows: a plan that lists its labels in
+    another order, or reads another column, finds the budget spent all the same.
+    """
+    assert len(records.rows) == len(records), "these records come from no file"  # noqa: S101
+    yield from records.rows
+
+
+def _canonical(row: dict[str, Any]) -> bytes:
+    def plain(value: bytes | date | time | timedelta | Decimal) -> str:
+        return value.hex() if isinstance(value, bytes) else str(value)
+
+    return json.dumps(row, sort_keys=True, default=plain).encode()
 
 
 def _read_rows(path: Path, needed: Sequence[str]) -> Iterator[Row]:
@@ -108,11 +142,12 @@ def _read_rows(path: Path, needed: Sequence[str]) -> Iterator[Row]:
         yield number, row
 
 
-def _read_lines(path: Path) -> Iterable[str]:
+def _read_text(path: Path) -> str:
+    content = path.read_bytes()
     try:
-        return path.read_bytes().decode("utf-8-sig").splitlines(keepends=True)
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = content[: error.start].count(b"\n") + 1
         raise UsageError(
             f"byte 0x{error.object[error.start]:02x} is not UTF-8",
             where=f"{path}, line {line}",
@@ -121,12 +156,17 @@ def _read_lines(path: Path) -> Iterable[str]:
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
-    reader = csv.DictReader(_read_lines(path))
+    # Not splitlines: U+2028 and its like are characters of a text, not ends of a row.
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
     try:
+        header = reader.fieldnames or ()
+        if len(set(header)) != len(header):
+            twice = next(name for name in header if header.count(name) > 1)
+            raise UsageError(f"the column {twice!r} comes twice", where=f"{path}, line 1")
         for row in reader:
             if None in row.values() or None in row:
                 raise UsageError(
-                    f"the row has not {len(reader.fieldnames or ())} fields, as the header has",
+                    f"the row has not {len(header)} fields, as the header has",
                     where=f"{path}, line {reader.line_num}",
                 )
             yield reader.line_num, row
@@ -137,7 +177,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
 
 
 def _read_json_lines(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(_read_lines(path), start=1):
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -145,6 +185,10 @@ def _read_json_lines(path: Path) -> Iterator[Row]:
         except json.JSONDecodeError as error:
             where = f"{path}, line {number}, column {error.colno}"
             raise UsageError(f"malformed JSON: {error.msg}", where=where) from None
+        except (ValueError, RecursionError):
+            raise UsageError(
+                "a number is too long, or the nesting too deep", where=f"{path}, line {number}"
+            ) from None
         if not isinstance(row, dict):
             raise UsageError("the line is not a JSON object", where=f"{path}, line {number}")
         yield number, row
@@ -155,12 +199,21 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise UsageError(f"malformed Parquet: {type(error).__name__}", where=str(path)) from None
-    yield from enumerate(table.to_pylist(), start=1)
+    yield from enumerate(_table_rows(path, table), start=1)
+
+
+def _table_rows(path: Path, table: pyarrow.Table) -> list[dict[str, Any]]:
+    try:
+        table.validate(full=True)
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:
+        raise UsageError(f"malformed values: {type(error).__name__}", where=str(path)) from None
+    return rows
 
 
 def _read_datasets(path: Path) -> Iterator[Row]:
     try:
-        from datasets import load_from_disk  # noqa: PLC0415 - an optional extra
+        from datasets import ClassLabel, DatasetDict, load_from_disk  # noqa: PLC0415 - an extra
     except ImportError:
         raise UsageError(
             "reading a folder needs the datasets library",
@@ -175,4 +228,21 @@ def _read_datasets(path: Path) -> Iterator[Row]:
             where=str(path),
             remedy="Make it with Dataset.save_to_disk.",
         ) from None
-    yield from enumerate(dataset, start=1)
+    if isinstance(dataset, DatasetDict):
+        raise UsageError(
+            f"the folder holds several datasets: {', '.join(dataset)}",
+            where=str(path),
+            remedy=f"Name one of them: {path / next(iter(dataset), '')}",
+        )
+    named = {
+        column: feature.names
+        for column, feature in dataset.features.items()
+        if isinstance(feature, ClassLabel)
+    }
+    # As Arrow: nothing is decoded, images and sound least of all.
+    table = dataset.with_format("arrow")[:]
+    for number, row in enumerate(_table_rows(path, table), start=1):
+        for column, names in named.items():
+            if row[column] is not None and row[column] >= 0:  # -1 is the library's "unknown"
+                row[column] = names[row[column]]
+        yield number, row

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import logging as transformers_logging
 
 from hortus.protocol.errors import UsageError
@@ -21,6 +24,9 @@ from hortus.protocol.plan import Adapter, Task
 # Logits are this many times the cosine-like products of unit embeddings and the head's rows.
 _EMBEDDING_SCALE = 8.0
 _CONTENT = ("*.json", "*.safetensors", "vocab.txt", "merges.txt", "*.model")
+# Encoders that are embeddings and then `encoder.layer`, each layer a function of states and mask.
+_LAYERED = ("bert", "roberta", "xlm-roberta", "camembert")
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 _NO_HUB = "Hortus contacts no hub: give a folder, or package:NAME/FOLDER for an installed package."
 
 
@@ -65,8 +71,15 @@ def model_digest(path: Path) -> str:
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """Reads a model's own tokenizer."""
-    return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    """Reads a model's own tokenizer.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except _UNREADABLE as error:
+        raise _unreadable(path, "tokenizer", error) from error
 
 
 class EncoderClassifier(nn.Module):
@@ -85,6 +98,16 @@ class EncoderClassifier(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Returns what the head is given, float32 (records, hidden).
+
+        Args:
+            input_ids: int64 (records, tokens).
+            attention_mask: int64 (records, tokens), 0 where padded.
+        """
+        encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        return _pool(encoded.last_hidden_state, attention_mask)
+
     def enter(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, depth: int
     ) -> torch.Tensor:
@@ -93,67 +116,120 @@ class EncoderClassifier(nn.Module):
         Args:
             input_ids: int64 (records, tokens).
             attention_mask: int64 (records, tokens), 0 where padded.
-            depth: Layers to go through, on an encoder of BERT's form; 0 gives its embeddings.
+            depth: Layers to go through, at most `frozen_depth`.
         """
         states: torch.Tensor = self.encoder.embeddings(input_ids=input_ids)
-        for layer in self.encoder.encoder.layer[:depth]:
-            states = layer(states, _attend(attention_mask))
-        return states
+        return self._run(states, attention_mask, slice(depth))
 
     def forward(
         self,
-        attention_mask: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         states: torch.Tensor | None = None,
         depth: int = 0,
+        embeddings: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Returns logits, float32 (records, classes).
+        """Returns logits, float32 (records, classes), of tokens, of states or of embeddings.
 
         Args:
-            attention_mask: int64 (records, tokens), 0 where padded.
-            input_ids: int64 (records, tokens), or None with `states`.
+            attention_mask: int64 (records, tokens), 0 where padded; not with `embeddings`.
+            input_ids: int64 (records, tokens).
             states: What `enter` returned for `depth`.
             depth: Layers that `states` has gone through.
+            embeddings: What `embed` returned.
         """
-        if states is None:
-            encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-            states = encoded.last_hidden_state
-        else:
-            for layer in self.encoder.encoder.layer[depth:]:
-                states = layer(states, _attend(attention_mask))
-        weights = attention_mask.unsqueeze(-1).to(torch.float32)
-        mean = (states * weights).sum(1) / weights.sum(1)
-        logits: torch.Tensor = self.head(_EMBEDDING_SCALE * nn.functional.normalize(mean, dim=-1))
+        if embeddings is None:
+            assert attention_mask is not None  # noqa: S101 - goes with tokens and states
+            if states is not None:
+                states = self._run(states, attention_mask, slice(depth, None))
+                embeddings = _pool(states, attention_mask)
+            else:
+                assert input_ids is not None  # noqa: S101 - one of the three is given
+                embeddings = self.embed(input_ids, attention_mask)
+        logits: torch.Tensor = self.head(embeddings)
         return logits
+
+    def _run(
+        self, states: torch.Tensor, attention_mask: torch.Tensor, layers: slice
+    ) -> torch.Tensor:
+        """Sends hidden states through some layers, with the mask that the encoder itself makes."""
+        mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=states, attention_mask=attention_mask
+        )
+        for layer in self.encoder.encoder.layer[layers]:
+            states = layer(states, mask)
+        return states
+
+
+def _pool(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Returns the mean over real tokens, as a vector of one length, float32 (records, hidden)."""
+    weights = attention_mask.unsqueeze(-1).to(torch.float32)
+    mean = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+    return _EMBEDDING_SCALE * nn.functional.normalize(mean, dim=-1)
 
 
 def frozen_depth(base: EncoderClassifier, adapter: Adapter) -> int:
-    """Returns how many of the first layers an adapter leaves as they are.
+    """Returns how many layers come before the first adapted one.
 
-    Their output never changes, so it is computed once for each record. An encoder that is not of
-    BERT's form counts as having none.
+    Their output never changes, so it is computed once for each record. An architecture whose
+    layers are not known to be functions of states and mask counts as having none.
     """
-    layers = getattr(getattr(base.encoder, "encoder", None), "layer", None)
-    if layers is None or not hasattr(base.encoder, "embeddings"):
+    if base.config.model_type not in _LAYERED:
         return 0
     if adapter.kind == "head":
-        return len(layers)
+        return len(base.encoder.encoder.layer)
     return min(adapter.layers) if adapter.layers else 0
 
 
-def _attend(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Returns which tokens may be looked at, bool (records, 1, 1, tokens)."""
-    return attention_mask[:, None, None, :].to(torch.bool)
-
-
 def load_base(path: Path, task: Task) -> EncoderClassifier:
-    """Reads a base model and puts the task's head on it; without dropout, so that steps repeat."""
+    """Reads a base model and puts the task's head on it; without dropout, so that steps repeat.
+
+    Raises:
+        UsageError: The model cannot be read, or not as many tokens at once as the task says.
+    """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    encoder = AutoModel.from_pretrained(
-        path, local_files_only=True, trust_remote_code=False, use_safetensors=True
-    )
-    for module in encoder.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        for name, value in vars(config).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(config, name, 0.0)
+        encoder = AutoModel.from_pretrained(
+            path,
+            config=config,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+        )
+    except _UNREADABLE as error:
+        raise _unreadable(path, "model", error) from error
+    # The pooler is made for another pooling than ours.
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    _check_length(encoder, task)
     return EncoderClassifier(encoder, len(task.labels))
+
+
+def _check_length(encoder: PreTrainedModel, task: Task) -> None:
+    """A text longer than the position table would end the run in the middle, at one site."""
+    for name, module in encoder.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa's positions start after the padding index.
+            longest = module.num_embeddings - (
+                0 if module.padding_idx is None else module.padding_idx + 1
+            )
+            if task.max_length > longest:
+                raise UsageError(
+                    f"the model reads {longest} tokens at most, not {task.max_length}",
+                    where="task.max_length",
+                )
+
+
+def _unreadable(path: Path, what: str, error: Exception) -> UsageError:
+    reason = str(error).partition("\n")[0][:200]
+    return UsageError(
+        f"the {what} cannot be read ({type(error).__name__}: {reason})",
+        where=str(path),
+        remedy="Hortus reads encoders that transformers has the code for, from safetensors files.",
+    )

@@ -69,19 +69,18 @@ def _dirichlet(
 
 
 def _by_column(records: Records, values: Sequence[str]) -> dict[str, Records]:
-    names = [_site_name(value) for value in values]
-    clashes = {
-        name
-        for name in names
-        if len({v for v, n in zip(values, names, strict=True) if n == name}) > 1
+    named: dict[str, str] = {}
+    for value in values:
+        name = _site_name(value)
+        if named.setdefault(name, value) != value:
+            raise UsageError(
+                f"{named[name]!r} and {value!r} would both be called {name!r}",
+                where="simulation.partition.column",
+            )
+    array = np.array(values)
+    return {
+        name: records.take(np.flatnonzero(array == value)) for name, value in sorted(named.items())
     }
-    if clashes:
-        raise UsageError(
-            f"several values of the column would be called {min(clashes)!r}",
-            where="simulation.partition.column",
-        )
-    array = np.array(names)
-    return {name: records.take(np.flatnonzero(array == name)) for name in sorted(set(names))}
 
 
 def _site_name(value: str) -> str:

@@ -1,13 +1,14 @@
 """Tasks: from records to tokens, batches and per-record losses."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from hortus.learning.datasets import Records
@@ -45,12 +46,14 @@ class Encoded:
     Attributes:
         tokens: Token ids of each record.
         labels: int64 (n,).
-        states: For each record float32 (tokens, hidden); or None.
+        states: For each record what enters the first trained layer, float32 (tokens, hidden).
+        embeddings: What the head is given where nothing else is trained, float32 (n, hidden).
     """
 
     tokens: tuple[tuple[int, ...], ...]
     labels: torch.Tensor
     states: tuple[torch.Tensor, ...] | None = None
+    embeddings: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -76,7 +79,8 @@ class TextClassification:
         self._task = task
         self._tokenizer = tokenizer
         self._base = base
-        self._depth = frozen_depth(base, adapter)
+        self._head_only = adapter.kind == "head"
+        self._depth = 0 if self._head_only else frozen_depth(base, adapter)
 
     def encode(self, records: Records) -> Encoded:
         """Tokenises records, and runs them through the frozen layers."""
@@ -85,18 +89,28 @@ class TextClassification:
         )["input_ids"]
         encoded = Encoded(tuple(map(tuple, tokens)), torch.from_numpy(records.labels))
         size = sum(map(len, tokens)) * int(self._base.config.hidden_size) * 4
+        if self._head_only:
+            return replace(encoded, embeddings=self._embeddings(encoded))
         if self._depth == 0 or size > _STATES_BYTES:
             return encoded
-        states: dict[int, torch.Tensor] = {}
+        return replace(encoded, states=self._states(encoded))
+
+    def _embeddings(self, encoded: Encoded) -> torch.Tensor:
+        embeddings = torch.empty(len(encoded), int(self._base.config.hidden_size))
+        with torch.no_grad():
+            for batch in self.batches(encoded, np.arange(len(encoded)), _ENCODING_BATCH):
+                embeddings[torch.from_numpy(batch.index)] = self._base.embed(**batch.inputs)
+        return embeddings
+
+    def _states(self, encoded: Encoded) -> tuple[torch.Tensor, ...]:
+        lengths = [len(tokens) for tokens in encoded.tokens]
+        width = int(self._base.config.hidden_size)
+        states: tuple[torch.Tensor, ...] = torch.empty(sum(lengths), width).split(lengths)  # type: ignore[no-untyped-call]
         for batch in self.batches(encoded, np.arange(len(encoded)), _ENCODING_BATCH):
-            lengths = batch.inputs["attention_mask"].sum(1)
-            for index, row, length in zip(
-                batch.index, batch.inputs["states"], lengths, strict=True
-            ):
-                states[int(index)] = row[: int(length)].clone()
-        return Encoded(
-            encoded.tokens, encoded.labels, tuple(states[i] for i in range(len(encoded)))
-        )
+            real = batch.inputs["attention_mask"].bool()
+            for index, row, kept in zip(batch.index, batch.inputs["states"], real, strict=True):
+                states[index].copy_(row[kept])
+        return states
 
     def batches(
         self, data: Encoded, indices: NDArray[np.int64], micro_batch: int
@@ -110,16 +124,22 @@ class TextClassification:
             yield Batch(self._inputs(data, index), labels, index)
 
     def _inputs(self, data: Encoded, index: NDArray[np.int64]) -> dict[str, Any]:
+        if data.embeddings is not None:
+            return {"embeddings": data.embeddings[torch.from_numpy(index)]}
+        if data.states is not None:
+            rows = [data.states[i] for i in index]
+            ones = [torch.ones(len(row), dtype=torch.int64) for row in rows]
+            states, mask = (
+                pad_sequence(rows, batch_first=True),
+                pad_sequence(ones, batch_first=True),
+            )
+            return {"states": states, "attention_mask": mask, "depth": self._depth}
         padded = self._tokenizer.pad(
             {"input_ids": [list(data.tokens[i]) for i in index]}, return_tensors="pt"
         )
-        mask = padded["attention_mask"]
+        tokens, mask = padded["input_ids"], padded["attention_mask"]
         if self._depth == 0:
-            return {"input_ids": padded["input_ids"], "attention_mask": mask}
-        if data.states is not None:
-            rows = [data.states[i] for i in index]
-            states = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        else:
-            with torch.no_grad():
-                states = self._base.enter(padded["input_ids"], mask, self._depth)
+            return {"input_ids": tokens, "attention_mask": mask}
+        with torch.no_grad():
+            states = self._base.enter(tokens, mask, self._depth)
         return {"states": states, "attention_mask": mask, "depth": self._depth}

@@ -1,0 +1,186 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import MPNetConfig, MPNetModel
+
+from hortus.learning import tasks
+from hortus.learning.adapters import AdapterSpace, attach
+from hortus.learning.datasets import Records
+from hortus.learning.metrics import evaluate
+from hortus.learning.models import frozen_depth, load_base, load_tokenizer
+from hortus.learning.tasks import Encoded, TextClassification
+from hortus.privacy.gradients import PerUnitGradients
+from hortus.protocol.plan import Adapter, Task
+
+TASK = Task(labels=("warm", "fresh", "cool"), max_length=8)
+TEXTS = ("the sky is blue", "grass", "a red rose is a red rose is a red rose", "ice", "sea sea sea")
+RECORDS = Records(TEXTS, np.arange(len(TEXTS)) % 3)
+ALL = np.arange(len(TEXTS))
+LAST = Adapter(rank=2, layers=(1,))
+EVERYWHERE = Adapter(rank=2)  # nothing frozen to run ahead
+
+
+class Bench:
+    """A model away from zero, and its task with and without the frozen part run ahead."""
+
+    def __init__(self, path: Path, adapter: Adapter) -> None:
+        self.base = load_base(path, TASK)
+        self.model = attach(self.base, adapter, 1)
+        space = AdapterSpace(self.model)
+        vector = np.random.default_rng(0).normal(0, 0.3, space.dimension)
+        space.write(self.model, vector.astype(np.float32))
+        tokenizer = load_tokenizer(path)
+        self.plain = TextClassification(TASK, tokenizer, self.base, EVERYWHERE)
+        self.ahead = TextClassification(TASK, tokenizer, self.base, adapter)
+
+
+def kinds(data: Encoded) -> tuple[bool, bool]:
+    return data.states is not None, data.embeddings is not None
+
+
+def test_texts_become_tokens_cut_to_length(tiny_model: Path) -> None:
+    data = Bench(tiny_model, LAST).plain.encode(RECORDS)
+    assert [len(tokens) for tokens in data.tokens] == [6, 3, 8, 3, 5]
+    assert data.labels.dtype == torch.int64
+    assert data.labels.tolist() == [0, 1, 2, 0, 1]
+    assert len(data) == 5
+
+
+@pytest.mark.parametrize("adapter", [LAST, Adapter(kind="head")], ids=["last layer", "head"])
+def test_batches_hold_each_record_once_and_little_padding(
+    tiny_model: Path, adapter: Adapter
+) -> None:
+    bench = Bench(tiny_model, adapter)
+    for task in (bench.plain, bench.ahead):
+        data = task.encode(RECORDS)
+        batches = list(task.batches(data, np.array([4, 2, 0, 3]), 2))
+        assert [batch.index.tolist() for batch in batches] == [[3, 4], [0, 2]]
+        assert [batch.labels.tolist() for batch in batches] == [[0, 1], [0, 2]]
+        masks = [batch.inputs.get("attention_mask") for batch in batches]
+        widths = [mask.shape[1] for mask in masks if mask is not None]
+        assert widths in ([5, 8], [])
+    assert list(bench.plain.batches(bench.plain.encode(RECORDS), np.array([], np.int64), 2)) == []
+
+
+@pytest.mark.parametrize(
+    ("adapter", "kept"),
+    [
+        (EVERYWHERE, (False, False)),
+        (Adapter(layers=(0, 1)), (False, False)),
+        (LAST, (True, False)),
+        (Adapter(kind="head"), (False, True)),
+    ],
+    ids=["all layers", "all layers by number", "last layer", "head"],
+)
+def test_the_frozen_part_is_run_ahead(
+    tiny_model: Path, adapter: Adapter, kept: tuple[bool, bool]
+) -> None:
+    assert kinds(Bench(tiny_model, adapter).ahead.encode(RECORDS)) == kept
+
+
+def test_an_encoder_of_another_form_is_trained_without_running_ahead(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """MPNet's layers take a position bias too, which only its own encoder knows to make."""
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    config = MPNetConfig(
+        vocab_size=30,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=20,
+    )
+    MPNetModel(config).save_pretrained(tmp_path)
+    for adapter in (Adapter(targets=("q",), layers=(1,)), Adapter(kind="head")):
+        bench = Bench(tmp_path, adapter)
+        engine = PerUnitGradients(bench.model)
+        plain, ahead = (
+            engine.clipped_sum(task.batches(task.encode(RECORDS), ALL, 5), 0.1)
+            for task in (bench.plain, bench.ahead)
+        )
+        assert np.array_equal(plain, ahead)
+        assert plain.any()
+
+
+@pytest.mark.parametrize("adapter", [LAST, Adapter(kind="head")], ids=["last layer", "head"])
+def test_running_ahead_changes_no_bit_of_the_same_batch(tiny_model: Path, adapter: Adapter) -> None:
+    """One batch of all records: the same padding in both, so the same arithmetic."""
+    bench = Bench(tiny_model, adapter)
+    losses = []
+    for task in (bench.plain, bench.ahead):
+        (batch,) = task.batches(task.encode(RECORDS), ALL, 5)
+        losses.append(batch.losses(bench.model).detach())
+    engine = PerUnitGradients(bench.model)
+    gradients = [
+        engine.clipped_sum(task.batches(task.encode(RECORDS), ALL, 5), 0.1)
+        for task in (bench.plain, bench.ahead)
+    ]
+    assert losses[0].shape == (5,)
+    assert torch.equal(losses[0], losses[1])
+    assert np.array_equal(gradients[0], gradients[1])
+    assert gradients[0].any()
+
+
+def test_running_ahead_agrees_in_other_batches(tiny_model: Path) -> None:
+    bench = Bench(tiny_model, LAST)
+    engine = PerUnitGradients(bench.model)
+    plain, ahead = bench.plain.encode(RECORDS), bench.ahead.encode(RECORDS)
+    reference = engine.clipped_sum(bench.plain.batches(plain, ALL, 1), 0.1)
+    for size in (1, 2, 3):
+        other = engine.clipped_sum(bench.ahead.batches(ahead, ALL, size), 0.1)
+        assert np.allclose(other, reference, rtol=1e-4, atol=1e-6)
+
+
+def test_what_was_run_ahead_does_not_depend_on_the_adapter(tiny_model: Path) -> None:
+    bench = Bench(tiny_model, LAST)
+    before = bench.ahead.encode(RECORDS).states
+    space = AdapterSpace(bench.model)
+    space.write(bench.model, np.ones(space.dimension, np.float32))
+    after = bench.ahead.encode(RECORDS).states
+    assert before is not None
+    assert after is not None
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_states_too_large_for_the_memory_are_made_anew(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tiny_model, LAST)
+    size = 4 * 32 * sum(len(tokens) for tokens in bench.plain.encode(RECORDS).tokens)
+    sums = []
+    for limit, kept in ((size, True), (size - 1, False)):
+        monkeypatch.setattr(tasks, "_STATES_BYTES", limit)
+        data = bench.ahead.encode(RECORDS)
+        assert kinds(data) == (kept, False)
+        (batch,) = bench.ahead.batches(data, ALL, 5)
+        sums.append(batch.losses(bench.model).detach())
+    assert torch.equal(sums[0], sums[1])
+
+
+def test_the_packaged_encoder_runs_ahead_bit_for_bit(minilm: Path) -> None:
+    bench = Bench(minilm, Adapter(layers=(4, 5)))
+    assert frozen_depth(bench.base, Adapter(layers=(4, 5))) == 4
+    losses = []
+    for task in (bench.plain, bench.ahead):
+        (batch,) = task.batches(task.encode(RECORDS), ALL, 5)
+        losses.append(batch.losses(bench.model).detach())
+    assert torch.equal(losses[0], losses[1])
+
+
+def test_evaluation_is_that_of_one_record_at_a_time(tiny_model: Path) -> None:
+    bench = Bench(tiny_model, LAST)
+    data = bench.plain.encode(RECORDS)
+    losses, predicted = [], []
+    with torch.no_grad():
+        for index in ALL:
+            (batch,) = bench.plain.batches(data, np.array([index]), 1)
+            losses.append(float(batch.losses(bench.model)))
+            predicted.append(int(bench.model(**batch.inputs).argmax()))
+    for task in (bench.plain, bench.ahead):
+        metrics = evaluate(bench.model, task, task.encode(RECORDS), 2)
+        assert metrics.accuracy == np.mean(np.array(predicted) == RECORDS.labels)
+        assert metrics.loss == pytest.approx(np.mean(losses), rel=1e-5)
