@@ -1,7 +1,7 @@
 """The Flower ClientApp: passes the server's questions to the site agent, and its answers back.
 
-Flower runs this in a process of its own for every message. It holds nothing: no data, no key. A
-hostile server could ship another app; that one could ask the agent the same questions, no more.
+Flower runs this in a process of its own for every message. It holds nothing: no data, no key. The
+SuperNode of `hortus client` runs this app whatever app the server ships (pinned_clientapp.py).
 """
 
 from collections.abc import Callable, Iterator

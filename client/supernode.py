@@ -1,8 +1,11 @@
 """Flower's SuperNode as a supervised child; it dials out and listens on loopback only."""
 
 import json
+import shlex
 import socket
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from hortus.protocol.consortium import SiteFiles
 from hortus.protocol.processes import ChildProcess, flower_environment, installed_script
@@ -28,7 +31,21 @@ def start_supernode(
         *("--node-config", " ".join(f"{k}={json.dumps(v)}" for k, v in node_config.items())),
     ]
     environment = flower_environment(directory / "home")
+    environment["PATH"] = str(_write_programs(directory / "bin"))
     return ChildProcess(command, environment, directory / "supernode.log")
+
+
+def _write_programs(directory: Path) -> Path:
+    """Writes all that a SuperNode can start by name: its helper, and our own `flwr-clientapp`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, command in (
+        ("flower-superexec", [installed_script("flower-superexec")]),
+        ("flwr-clientapp", [sys.executable, "-m", "hortus.client.pinned_clientapp"]),
+    ):
+        program = directory / name
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
+        program.chmod(0o700)
+    return directory
 
 
 def _free_port() -> int:

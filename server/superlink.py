@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -50,7 +51,7 @@ class SuperLink:
         shutil.rmtree(self._directory, ignore_errors=True)
         self._write_connection()
         command = [
-            installed_script("flower-superlink"),
+            *(sys.executable, "-m", "hortus.server.guarded_superlink"),
             *("--ssl-ca-certfile", str(self._tls.authority)),
             *("--ssl-certfile", str(self._tls.certificate)),
             *("--ssl-keyfile", str(self._tls.key)),

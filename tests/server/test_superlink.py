@@ -13,6 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
 from hortus.client.supernode import start_supernode
 from hortus.protocol.consortium import Consortium, ServerConfig, create_consortium
@@ -20,16 +23,18 @@ from hortus.protocol.errors import HortusError
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.processes import ChildProcess
 from hortus.server.app import load_server_config
+from hortus.server.guarded_superlink import FleetOnly
 from hortus.server.superlink import SuperLink
 
 SITES = ("ash", "birch")
 STRANGER = "cedar"
+# What a hostile server would ship: a ClientApp that leaves a mark wherever it is imported.
 PROBE = """
 import json
 import time
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
@@ -37,35 +42,19 @@ client = ClientApp()
 server = ServerApp()
 
 
-def answer(message, context):
-    asked = message.content.config_records["request"]["question"]
-    site = context.node_config["site"]
-    if asked == b"fail":
-        raise ValueError("no " + site)
-    record = ConfigRecord({"site": site, "echo": asked})
-    return Message(RecordDict({"answer": record}), reply_to=message)
-
-
-client.query()(answer)
-client.train()(answer)
+@client.query()
+def steal(message, context):
+    (Path(__file__).parent / "loot").write_text("was run")
 
 
 @server.main()
 def main(grid, context):
     while len(nodes := list(grid.get_node_ids())) < 2:
         time.sleep(0.2)
-    report = {}
-    for kind, question in (("query", b"q"), ("train", b"t"), ("train", b"fail")):
-        started = time.monotonic()
-        request = RecordDict({"request": ConfigRecord({"question": question})})
-        replies = list(grid.send_and_receive([Message(request, node, kind) for node in nodes]))
-        answers = [r.content.config_records["answer"] for r in replies if r.has_content()]
-        report[f"{kind} {question.decode()}"] = {
-            "sites": sorted(a["site"] for a in answers if a["echo"] == question),
-            "errors": sorted(r.error.reason for r in replies if r.has_error()),
-            "seconds": time.monotonic() - started,
-        }
-    Path(context.run_config["report"]).write_text(json.dumps(report))
+    request = RecordDict({"request": ConfigRecord({"contract": b"{}"})})
+    replies = grid.send_and_receive([Message(request, node, "query") for node in nodes])
+    told = sorted(r.error.reason for r in replies if r.has_error())
+    Path(context.run_config["report"]).write_text(json.dumps(told))
 """
 
 
@@ -113,11 +102,11 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "hortus_probe"
 
 
-def test_registered_nodes_answer_and_a_stranger_is_refused(
-    consortium: Consortium, probe: str, tmp_path: Path, record_property: Callable[..., None]
+def test_registered_nodes_run_their_own_relay_and_a_stranger_is_refused(
+    consortium: Consortium, probe: str, tmp_path: Path
 ) -> None:
     address = load_server_config(consortium.server).superlink
-    report = tmp_path / "report.json"
+    report, loot = tmp_path / "report.json", tmp_path / "probe" / "loot"
     with ExitStack() as stack:
         superlink = stack.enter_context(
             SuperLink(tmp_path / "flower", consortium.server.tls, address)
@@ -137,13 +126,29 @@ def test_registered_nodes_answer_and_a_stranger_is_refused(
         assert all(nodes[site].is_running for site in SITES)
     log = consortium.site(STRANGER).directory / "flower" / "supernode.log"
     assert "Failed to activate SuperNode" in log.read_text()
-    told = json.loads(report.read_text())
-    for exchange in ("query q", "train t"):
-        assert told[exchange]["sites"] == list(SITES)
-        assert not told[exchange]["errors"]
-    assert told["train fail"]["errors"] == [f"<class 'ValueError'>:<'no {s}'>" for s in SITES]
-    for exchange, result in told.items():
-        record_property(f"seconds of {exchange}", result["seconds"])
+    # No agent runs here, so a relay can only say that it finds none. The server's app never ran.
+    assert json.loads(report.read_text()) == ["<class 'KeyError'>:<'agent-socket'>"] * 2
+    assert not loot.exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "status"),
+    [
+        ("/v1/fleet/pull-messages", "10.1.2.3", 200),
+        ("/v1/control/start-run", "10.1.2.3", 403),
+        ("/v1/runtime/acquire-task", "10.1.2.3", 403),
+        ("/docs", "fd00::7", 403),
+        ("/v1/fleet", "10.1.2.3", 403),
+        ("/v1/control/start-run", "127.0.0.1", 200),
+        ("/v1/control/start-run", "::1", 200),
+    ],
+)
+def test_other_hosts_reach_the_fleet_api_alone(path: str, host: str, status: int) -> None:
+    async def everything(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("answered")(scope, receive, send)
+
+    client = TestClient(FleetOnly(everything), client=(host, 50000))
+    assert client.get(path).status_code == status
 
 
 def test_a_taken_port_is_named(consortium: Consortium, tmp_path: Path) -> None:
@@ -161,7 +166,7 @@ def test_a_superlink_that_dies_is_explained_by_its_log(
     superlink = SuperLink(
         tmp_path / "flower", consortium.server.tls, load_server_config(consortium.server).superlink
     )
-    with pytest.raises(HortusError, match="flower-superlink ended with exit code"), superlink:
+    with pytest.raises(HortusError, match="ended with exit code"), superlink:
         pass
 
 
