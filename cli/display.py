@@ -57,12 +57,12 @@ class RoundsDisplay:
         for name in ("round", "accuracy", "macro F1", "ε spent, per site", "sites", "seconds"):
             table.add_column(name, justify="right")
         for record, spent in self._records[-_ROWS_SHOWN:]:
-            claimed = "∞" if record.epsilon is None else f"{record.epsilon:.3f}"
+            claimed = "" if record.epsilon is None else spent or f"{record.epsilon:.3f}"
             table.add_row(
                 str(record.round + 1),
                 percent(record.metrics.get("accuracy")),
                 percent(record.metrics.get("macro_f1")),
-                spent or claimed,
+                claimed or "∞",
                 str(len(record.sites)),
                 f"{record.seconds:.1f}",
             )

@@ -82,7 +82,8 @@ def _comparison(
     best = max(alone, key=lambda site: site.metrics.get("accuracy", 0.0))
     claim = private.store.rounds[-1].epsilon
     bound = "no bound" if claim is None else f"ε = {claim:.2f}, δ = {plan.privacy.delta:g}"
-    table = Table("model", "accuracy", "macro F1", "bound on what a record gives away", box=None)
+    table = Table("model", "accuracy", "macro F1", "bound for one record", box=None)
+    table.caption = "No site alone has records of every class: that is much of what they gain."
     for name, metrics, promise in (
         (f"best single site alone ({best.site})", best.metrics, "no bound"),
         ("federated, private", private.store.rounds[-1].metrics, bound),

@@ -127,7 +127,7 @@ def test_registered_nodes_run_their_own_relay_and_a_stranger_is_refused(
     log = consortium.site(STRANGER).directory / "flower" / "supernode.log"
     assert "Failed to activate SuperNode" in log.read_text()
     # No agent runs here, so a relay can only say that it finds none. The server's app never ran.
-    assert json.loads(report.read_text()) == ["<class 'KeyError'>:<'agent-socket'>"] * 2
+    assert json.loads(report.read_text()) == ["<class 'KeyError'>:<''agent-socket''>"] * 2
     assert not loot.exists()
 
 
