@@ -12,7 +12,8 @@ demo: $(VENV)/demo
 	$(BIN)/hortus demo
 
 test: check
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not processes"
+	$(BIN)/pytest -m processes
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check

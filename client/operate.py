@@ -1,5 +1,6 @@
 """`hortus client`: the site agent, its local socket, and the SuperNode that relays to it."""
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from hortus.client.workbench import Workbench
 from hortus.protocol.plan import Contract
 
 _POLL_SECONDS = 1.0
+_RETRY_SECONDS = 3.0
 
 
 def run_site(directory: Path, stop: Callable[[], bool]) -> None:
@@ -35,10 +37,30 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
         with listening(agent, directory / "run") as socket:
             node_config = {"site": site.name, "agent-socket": str(socket.resolve())}
             while not stop():
-                # A SuperNode gives up when the SuperLink is not there, or does not know it yet.
+                if not _answers(config.superlink):
+                    time.sleep(_POLL_SECONDS)
+                    continue
+                # A SuperNode gives up when the SuperLink does not know it yet.
                 with start_supernode(site.files, config.superlink, node_config) as supernode:
                     while supernode.is_running and not stop():
                         time.sleep(_POLL_SECONDS)
+                _pause(_RETRY_SECONDS, stop)
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens there: cheaper to ask than to start a SuperNode in vain."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_POLL_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def _pause(seconds: float, stop: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not stop():
+        time.sleep(_POLL_SECONDS)
 
 
 class WarmWorkbench:

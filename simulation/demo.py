@@ -85,7 +85,7 @@ def write_example(directory: Path) -> tuple[dict[str, Path], str]:
     fields["task"]["labels"] = f"../{data.name}/labels.txt"
     fields["evaluation"] = f"../{data.name}/test.csv"
     fields["cohort"]["minimum"] = _EXAMPLE_SITES
-    fields["training"] |= {"rounds": 6, "steps_per_round": 4}
+    fields["training"] |= {"rounds": 3, "steps_per_round": 4}
     del fields["simulation"]
     plan = "# An example plan.\n" + yaml.safe_dump(fields, sort_keys=False)
     return {site: (data / f"{site}.csv").resolve() for site in sites}, plan

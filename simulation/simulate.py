@@ -25,8 +25,8 @@ from hortus.privacy.encoding import StepEncoding
 from hortus.protocol.consortium import Consortium, ServerConfig, create_consortium
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic
-from hortus.protocol.plan import Contract, Noise, Plan
-from hortus.protocol.plan_file import dump_plan
+from hortus.protocol.plan import Contract, Noise, Plan, Simulation
+from hortus.protocol.plan_file import dump_plan, load_plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.transport import AggregationChannel
 from hortus.server.evaluation import Evaluator
@@ -80,6 +80,7 @@ def simulate(plan: Plan, folder: Path, out: Path, on_round: OnRound) -> Simulate
     """
     contract, model_path = prepare(plan, folder)
     store = RunStore(out, contract)
+    _check_same_sites(plan, out)
     write_atomic(out / "plan.yaml", dump_plan(plan))
     workbench = Workbench(contract, model_path)
     consortium = _lay_out(plan, contract, workbench.space.dimension, out)
@@ -146,6 +147,23 @@ def read_site_records(plan: Plan) -> dict[str, Records]:
             remedy="Nobody could learn them: remove them from the list, or check the data.",
         )
     return records
+
+
+def _check_same_sites(plan: Plan, out: Path) -> None:
+    """Refuses to go on with sites that another `simulation` section made."""
+    if not (out / "plan.yaml").exists() or plan.simulation is None:
+        return
+    before = load_plan(out / "plan.yaml").simulation
+    if before is None or _sites_of(before) != _sites_of(plan.simulation):
+        raise UsageError(
+            "the sites in this folder were made from another `simulation` section",
+            where=str(out),
+            remedy="Choose another folder with --out, or remove this one to start anew.",
+        )
+
+
+def _sites_of(simulation: Simulation) -> Simulation:
+    return simulation.model_copy(update={"transport": "memory"})
 
 
 def _lay_out(plan: Plan, contract: Contract, dimension: int, out: Path) -> Consortium:

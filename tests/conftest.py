@@ -94,7 +94,7 @@ def write_plan(tmp_path: Path, tiny_model: Path) -> PlanWriter:
                 "server_optimizer": {"name": "Adam", "learning_rate": 0.05},
             },
             "privacy": {"noise": "distributed", "epsilon": 50.0, "delta": 1e-3},
-            "cohort": {"minimum": 2, "join_deadline": 60, "step_deadline": 60},
+            "cohort": {"minimum": 2, "join_deadline": 150, "step_deadline": 60},
             "evaluation": "test.csv",
             "simulation": {"sites": {s: f"{s}.csv" for s in ("ash", "birch", "cedar")}},
         }

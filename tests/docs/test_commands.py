@@ -11,6 +11,8 @@ from typer.main import get_command
 
 from hortus.cli.main import app
 
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = set(get_command(app).commands)  # type: ignore[attr-defined]
@@ -43,7 +45,7 @@ def test_the_quickstart_works_as_it_stands(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 from safetensors.numpy import load_file
 
@@ -18,6 +19,8 @@ from hortus.protocol.consortium import Consortium
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Policy
 from hortus.simulation.simulate import simulate
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 
 HORTUS = str(Path(sys.executable).with_name("hortus"))
 SITES = ("ash", "birch", "cedar")
@@ -31,7 +34,7 @@ def free_port() -> int:
 
 def hortus(*arguments: str) -> str:
     done = subprocess.run(
-        [HORTUS, *arguments], capture_output=True, text=True, timeout=240, check=False
+        [HORTUS, *arguments], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -38,6 +38,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
+
 client = ClientApp()
 server = ServerApp()
 

@@ -87,6 +87,15 @@ def test_a_folder_of_another_plan_is_refused(write_plan: Any, tmp_path: Path) ->
         run(write_plan(seed=9), tmp_path / "run")
 
 
+def test_a_folder_of_other_sites_is_refused_but_another_transport_goes_on(
+    write_plan: Any, tmp_path: Path
+) -> None:
+    run(write_plan(), tmp_path / "run")
+    with pytest.raises(UsageError, match="another `simulation` section"):
+        run(write_plan(simulation={"budgets": {"ash": 9.0}}), tmp_path / "run")
+    run(write_plan(simulation={"transport": "grpc"}), tmp_path / "run")
+
+
 def test_every_release_is_in_the_ledger_and_the_audit_agrees(
     write_plan: Any, tmp_path: Path
 ) -> None:
