@@ -7,10 +7,10 @@ import grpc
 
 from hortus.protocol.consortium import TlsFiles
 from hortus.protocol.errors import ProtocolError
+from hortus.protocol.transport import MAX_MESSAGE_BYTES
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 
-MAX_MESSAGE_BYTES = 8 * 2**20
 CONNECT_SECONDS = 30.0
 
 

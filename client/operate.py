@@ -2,8 +2,7 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from hortus.client.agent import SiteAgent
@@ -11,6 +10,7 @@ from hortus.client.agent_service import listening
 from hortus.client.channel import dialling
 from hortus.client.site import Site
 from hortus.client.supernode import start_supernode
+from hortus.client.trainer import untimed
 from hortus.client.workbench import Workbench
 from hortus.protocol.plan import Contract
 
@@ -31,9 +31,7 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
     with Site(directory, clock=time.time) as site:
         warm = WarmWorkbench(site)
         config = site.config
-        agent = SiteAgent(
-            site, warm, lambda: dialling(config.aggregation, site.files.tls), _untimed
-        )
+        agent = SiteAgent(site, warm, lambda: dialling(config.aggregation, site.files.tls), untimed)
         with listening(agent, directory / "run") as socket:
             node_config = {"site": site.name, "agent-socket": str(socket.resolve())}
             while not stop():
@@ -80,8 +78,3 @@ class WarmWorkbench:
             path = self._site.model_path(contract)
             self._last = (contract.digest(), Workbench(contract, path))
         return self._last[1]
-
-
-@contextmanager
-def _untimed(_: str) -> Iterator[None]:
-    yield

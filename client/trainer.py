@@ -1,7 +1,7 @@
 """What a site computes in a step: the vector that will be masked and summed."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -16,6 +16,11 @@ from hortus.protocol.plan import Update
 from hortus.strategies.server_optimizer import build_optimizer
 
 Stopwatch = Callable[[str], AbstractContextManager[None]]
+
+
+def untimed(_phase: str) -> AbstractContextManager[None]:
+    """A stopwatch that measures nothing."""
+    return nullcontext()
 
 
 class Trainer:

@@ -5,6 +5,8 @@ from typing import Protocol
 
 from hortus.protocol.wire import aggregation_pb2 as wire
 
+MAX_MESSAGE_BYTES = 8 * 2**20
+
 
 class AggregationChannel(Protocol):
     """A site's authenticated connection to the aggregation service (aggregation.proto)."""

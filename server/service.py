@@ -10,11 +10,10 @@ import grpc
 
 from hortus.protocol.consortium import TlsFiles
 from hortus.protocol.errors import HortusError, ProtocolError
+from hortus.protocol.transport import MAX_MESSAGE_BYTES
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 from hortus.server.aggregator import Aggregator
-
-MAX_MESSAGE_BYTES = 8 * 2**20
 
 
 class Hub:

@@ -1,12 +1,10 @@
 """What a site reaches alone, without privacy: the model that federation has to beat."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from hortus.client.trainer import Trainer
+from hortus.client.trainer import Trainer, untimed
 from hortus.client.workbench import Workbench
 from hortus.learning.datasets import Records
 from hortus.privacy.encoding import StepEncoding, sums_per_round
@@ -45,15 +43,10 @@ def train_alone(
     contract, _ = prepare(without_privacy(plan), folder)
     encoding = StepEncoding.of(contract, workbench.space.dimension, cohort=1)
     randomness = UnsafeSeededRandomness(plan.seed, name)
-    trainer = Trainer(encoding, workbench, workbench.task.encode(records), randomness, _untimed)
+    trainer = Trainer(encoding, workbench, workbench.task.encode(records), randomness, untimed)
     adapter = evaluator.initial_adapter
     optimizer = ServerOptimizer(plan.training.server_optimizer, adapter)
     for step in range(plan.training.rounds * sums_per_round(plan)):
         vector = trainer.vector(adapter, step, attempt=0).astype(np.uint32)
         adapter = optimizer.step(encoding.server_gradient(vector, sites=1))
     return evaluator.measure(adapter)
-
-
-@contextmanager
-def _untimed(_: str) -> Iterator[None]:
-    yield
