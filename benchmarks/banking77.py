@@ -1,6 +1,6 @@
 """Accuracy against ε on Banking77, ten sites, both noise modes, three seeds.
 
-    python benchmarks/banking77.py
+    python benchmarks/banking77.py [SEED ...]
 
 Runs examples/banking77/plan.yaml with other noise, ε and seeds, by the simulator as it is. Finished
 runs are kept in benchmarks/results/banking77.csv and not repeated.
@@ -10,6 +10,7 @@ import csv
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -64,7 +65,7 @@ def main() -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     rows = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
     done = {(row["noise"], row["epsilon"], row["seed"]) for row in rows}
-    for seed in (1, 2, 3):
+    for seed in map(int, sys.argv[1:] or (1, 2, 3)):
         for noise, epsilon in SETTINGS:
             if (noise, str(epsilon or "inf"), str(seed)) in done:
                 continue
