@@ -7,7 +7,7 @@ DIR/sites/SITE/      site.yaml, policy.yaml, roster.yaml, keys/ (0600), tls/, le
 
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -177,7 +177,7 @@ def create_consortium(
     consortium = Consortium(partial)
     authority = partial / "authority"
     create_authority(authority, now)
-    _provide(consortium.server.tls, authority, "server", now, server=True)
+    _provide(consortium.server.tls, authority, "server", now, hosts=_hosts(server))
     _write_yaml(consortium.server.config, server)
     identities = {
         site: SiteIdentity.create(site, consortium.site(site).identity) for site in sorted(data)
@@ -187,7 +187,7 @@ def create_consortium(
     for site, records in data.items():
         files = consortium.site(site)
         roster.save(files.roster)
-        _provide(files.tls, authority, site, now, server=False)
+        _provide(files.tls, authority, site, now, hosts=())
         write_private(files.dataset_key, secrets.token_bytes(32))
         public = create_flower_key(files.flower_key)
         consortium.server.flower_key(site).parent.mkdir(exist_ok=True)
@@ -201,8 +201,19 @@ def create_consortium(
     return Consortium(directory)
 
 
-def _provide(files: TlsFiles, authority: Path, name: str, now: datetime, *, server: bool) -> None:
-    issue(authority, name, files.certificate, files.key, now, server=server)
+def _hosts(server: ServerConfig) -> tuple[str, ...]:
+    """Returns what the server is dialled at, from this machine and from others."""
+    addresses = (server.aggregation, server.superlink)
+    told = {address.rpartition(":")[0].strip("[]") for address in addresses}
+    return tuple(sorted(told | {"localhost", "127.0.0.1", "::1"}))
+
+
+def _provide(
+    files: TlsFiles, authority: Path, name: str, now: datetime, *, hosts: Sequence[str]
+) -> None:
+    """Issues a certificate, a server's where there are hosts, and puts the authority's beside it."""
+    is_server = bool(hosts)
+    issue(authority, name, files.certificate, files.key, now, server=is_server, hosts=hosts)
     shutil.copy(authority / "ca.crt", files.authority)
 
 
