@@ -26,6 +26,8 @@ from hortus.server.app import load_server_config
 from hortus.server.guarded_superlink import FleetOnly
 from hortus.server.superlink import SuperLink
 
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
+
 SITES = ("ash", "birch")
 STRANGER = "cedar"
 # What a hostile server would ship: a ClientApp that leaves a mark wherever it is imported.
@@ -37,8 +39,6 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
-
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 
 client = ClientApp()
 server = ServerApp()
