@@ -2,8 +2,10 @@
 
 Neighbouring datasets differ by one unit added or removed. A step is a Poisson-subsampled Gaussian;
 its privacy loss distribution is composed numerically (Koskela et al. 2020; Doroshenko et al. 2022,
-whose connect-the-dots discretisation makes the result an upper bound). Rényi DP (Mironov et al.
-2019) stands beside it as a second upper bound.
+whose connect-the-dots discretisation makes the result an upper bound), for adding and for removing
+apart, since subsampling makes the two differ. Rényi DP (Mironov et al. 2019) stands beside it as a
+second upper bound. ε is the smaller of the two. Opacus's PRV accountant is a cross-check only: it
+prices one of the two directions.
 """
 
 import math
@@ -11,15 +13,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+from dp_accounting import NeighboringRelation
 from dp_accounting.pld import privacy_loss_distribution as pld
 from opacus.accountants import PRVAccountant
 from opacus.accountants.analysis import rdp
 
 from hortus.protocol.errors import UsageError
 
-_INTERVAL = 1e-3
+# Width of a privacy loss cell, and the ε below which it is too coarse for 0.1 %. Each divides the
+# one before, so that a finer grid never gives a larger bound.
+_INTERVALS = ((1e-3, 0.5), (1e-4, 0.02), (1e-5, 0.0))
 _RDP_ORDERS = tuple(1 + x / 10 for x in range(1, 100)) + tuple(range(11, 64)) + (80, 128, 256, 512)
 _LARGEST_MULTIPLIER = 1e5
+_MOST_STEPS = 2**20
+_WIDEST = 200.0  # a loss distribution wider than this takes long, and nobody would spend it
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,39 +48,75 @@ class GaussianEvent:
 
 
 History = Mapping[GaussianEvent, int]
+_Multiset = tuple[tuple[GaussianEvent, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What three accountants say of one history.
+
+    Attributes:
+        pld: Upper bound by privacy loss distributions; infinite where too wide to be worth it.
+        rdp: Upper bound by Rényi DP.
+        prv: Opacus's PRV estimate; NaN where `pld` is infinite.
+    """
+
+    pld: float
+    rdp: float
+    prv: float
+
+    @property
+    def epsilon(self) -> float:
+        """The tightest bound that holds for both directions of the neighbouring relation."""
+        return min(self.pld, self.rdp)
 
 
 def epsilon(history: History, delta: float) -> float:
-    """Returns the smaller of the two upper bounds on ε(δ); 0 for an empty history."""
-    return _epsilon(tuple(sorted(item for item in history.items() if item[1])), delta)
+    """Returns the smaller of the two upper bounds on ε(δ); 0 for an empty history.
+
+    Raises:
+        UsageError: δ is not in (0, 1), or a count is negative.
+    """
+    multiset = _multiset(history, delta)
+    return min(_epsilon_pld(multiset, delta), _epsilon_rdp(multiset, delta))
 
 
 def epsilon_rdp(history: History, delta: float) -> float:
-    """Returns the Rényi bound on ε(δ)."""
-    if not any(history.values()):
-        return 0.0
-    total = sum(
-        count
-        * rdp.compute_rdp(
-            q=event.sampling_rate,
-            noise_multiplier=event.noise_multiplier,
-            steps=1,
-            orders=_RDP_ORDERS,
-        )
-        for event, count in history.items()
-    )
-    return float(rdp.get_privacy_spent(orders=_RDP_ORDERS, rdp=total, delta=delta)[0])
+    """Returns the Rényi bound on ε(δ), converted by Balle et al. (2020), Theorem 21.
+
+    Raises:
+        UsageError: δ is not in (0, 1), or a count is negative.
+    """
+    return _epsilon_rdp(_multiset(history, delta), delta)
 
 
 def epsilon_prv(history: History, delta: float) -> float:
-    """Returns Opacus's PRV upper estimate of ε(δ) (Gopi et al. 2021)."""
-    if not any(history.values()):
+    """Returns Opacus's PRV upper estimate of ε(δ) (Gopi et al. 2021), 0.01 above its own middle.
+
+    Raises:
+        UsageError: δ is not in (0, 1), or a count is negative.
+    """
+    multiset = _multiset(history, delta)
+    if not multiset:
         return 0.0
     accountant = PRVAccountant()
     accountant.history = [
-        (event.noise_multiplier, event.sampling_rate, count) for event, count in history.items()
+        (event.noise_multiplier, event.sampling_rate, count) for event, count in multiset
     ]
-    return float(accountant.get_epsilon(delta))
+    with np.errstate(divide="ignore"):  # log(1 − q) at q = 1
+        return max(0.0, float(accountant.get_epsilon(delta)))
+
+
+def report(history: History, delta: float) -> Report:
+    """Returns what every accountant says of ε(δ).
+
+    Raises:
+        UsageError: δ is not in (0, 1), or a count is negative.
+    """
+    multiset = _multiset(history, delta)
+    bound = _epsilon_pld(multiset, delta)
+    prv = epsilon_prv(history, delta) if math.isfinite(bound) else math.nan
+    return Report(pld=bound, rdp=_epsilon_rdp(multiset, delta), prv=prv)
 
 
 def calibrate_noise_multiplier(
@@ -80,9 +124,17 @@ def calibrate_noise_multiplier(
 ) -> float:
     """Returns the smallest noise multiplier, to four decimals, that spends at most ε.
 
+    Args:
+        target: ε, positive and finite.
+        delta: δ in (0, 1).
+        sampling_rate: q in (0, 1].
+        steps: Releases, at least one.
+
     Raises:
-        UsageError: No multiplier below 10⁵ does.
+        UsageError: An argument is out of range, or no multiplier up to 10⁵ does.
     """
+    if not 0 < target < math.inf or steps < 1:
+        raise UsageError(f"no noise can be chosen for ε = {target:g} and {steps} steps")
 
     def spent(ten_thousandths: int) -> float:
         return epsilon({GaussianEvent(sampling_rate, ten_thousandths / 1e4): steps}, delta)
@@ -99,25 +151,91 @@ def calibrate_noise_multiplier(
     return high / 1e4
 
 
+def affordable_steps(
+    history: History, event: GaussianEvent, budget_epsilon: float, delta: float
+) -> int:
+    """Returns how many more releases a budget covers: at most 2²⁰, and 0 if none.
+
+    Args:
+        history: What has been released.
+        event: What would be released again and again.
+        budget_epsilon: The largest ε(δ) that history and releases may reach together.
+        delta: δ in (0, 1).
+
+    Raises:
+        UsageError: δ is not in (0, 1), or a count is negative.
+    """
+
+    def fits(steps: int) -> bool:
+        after = dict(history) | {event: history.get(event, 0) + steps}
+        return epsilon(after, delta) <= budget_epsilon
+
+    low, high = 0, 1
+    while high <= _MOST_STEPS and fits(high):
+        low, high = high, 2 * high
+    high = min(high, _MOST_STEPS + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _multiset(history: History, delta: float) -> _Multiset:
+    """Checks a history and a δ; returns what has been released, in an order of its own."""
+    if not 0 < delta < 1:
+        raise UsageError(f"δ is {delta}, not between 0 and 1")
+    if any(count < 0 for count in history.values()):
+        raise UsageError("a history counts fewer than no releases")
+    return tuple(sorted(item for item in history.items() if item[1]))
+
+
 @lru_cache(maxsize=65536)
-def _epsilon(history: tuple[tuple[GaussianEvent, int], ...], delta: float) -> float:
-    if not history:
+def _epsilon_rdp(multiset: _Multiset, delta: float) -> float:
+    if not multiset:
         return 0.0
-    bound = epsilon_rdp(dict(history), delta)
-    if bound > 200:  # a loss distribution this wide takes long, and nobody would spend it
-        return bound
-    composed = None
-    for event, count in history:
-        own = _distribution(event).self_compose(count)
-        composed = own if composed is None else composed.compose(own)
-    assert composed is not None  # noqa: S101 - the history is not empty
-    return min(bound, float(composed.get_epsilon_for_delta(delta)))
+    total = sum(
+        count
+        * rdp.compute_rdp(
+            q=event.sampling_rate,
+            noise_multiplier=event.noise_multiplier,
+            steps=1,
+            orders=_RDP_ORDERS,
+        )
+        for event, count in multiset
+    )
+    orders = np.array(_RDP_ORDERS)
+    bounds = total - (math.log(delta) + np.log(orders)) / (orders - 1) + np.log1p(-1 / orders)
+    # An order that overflows to no number bounds nothing; another order may.
+    return max(0.0, float(np.nan_to_num(bounds, nan=math.inf, posinf=math.inf).min()))
+
+
+@lru_cache(maxsize=65536)
+def _epsilon_pld(multiset: _Multiset, delta: float) -> float:
+    if not multiset:
+        return 0.0
+    if _epsilon_rdp(multiset, delta) > _WIDEST:
+        return math.inf
+    bound = math.inf
+    for interval, fine_from in _INTERVALS:
+        bound = min(bound, _composed(multiset, interval, delta))
+        if bound >= fine_from:
+            break
+    return bound
+
+
+def _composed(multiset: _Multiset, interval: float, delta: float) -> float:
+    (first, count), *others = multiset
+    composed = _distribution(first, interval).self_compose(count)
+    for event, more in others:
+        composed = composed.compose(_distribution(event, interval).self_compose(more))
+    return float(composed.get_epsilon_for_delta(delta))
 
 
 @lru_cache(maxsize=256)
-def _distribution(event: GaussianEvent) -> pld.PrivacyLossDistribution:
+def _distribution(event: GaussianEvent, interval: float) -> pld.PrivacyLossDistribution:
     return pld.from_gaussian_mechanism(
         event.noise_multiplier,
         sampling_prob=event.sampling_rate,
-        value_discretization_interval=_INTERVAL,
+        value_discretization_interval=interval,
+        neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
     )

@@ -11,7 +11,7 @@ Noise. A discrete Gaussian N_Z(0, s²) added to integers is, up to a likelihood 
 1 ± 4e^(−2π²τ²) for each coordinate, post-processing of the continuous Gaussian of variance s² − τ²;
 with τ = 3 that factor is 1 ± e^(−176). So the privacy loss of the continuous, Poisson-subsampled
 Gaussian bounds ours in any dimension (docs/mathematics.md has the proof), at an effective noise
-multiplier of √(shares·s² − 9·shares)/sensitivity.
+multiplier of √(shares·(s² − 9))/sensitivity.
 """
 
 import math
@@ -28,6 +28,7 @@ _RING = 2**32
 _SMOOTHING_VARIANCE = 9  # τ²
 _TAIL = 12  # standard deviations; a wrap is less likely than 4e-33 for each coordinate
 _MAX_INFLATION = 0.1
+_EXACT = 2.0**53  # float64 holds every integer up to here
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,17 @@ class FixedPoint:
     scale: int
     bound: float
 
+    def __post_init__(self) -> None:
+        if not (_is_power_of_two(self.scale) and 0 < self.bound < math.inf):
+            raise UsageError(f"no such encoding: {self}")
+
     @classmethod
     def for_magnitude(cls, bound: float, cohort: int) -> "FixedPoint":
-        """Chooses the largest power of two with which so many vectors cannot wrap the ring."""
+        """Chooses the largest power of two with which so many vectors cannot wrap the ring.
+
+        Raises:
+            UsageError: They wrap it whatever the scale.
+        """
         return cls(_largest_power_of_two(_RING / 2 / (cohort * (bound + 1))), bound)
 
     def encode(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -75,6 +84,12 @@ class Mechanism:
     scale: int
     shares: int
 
+    def __post_init__(self) -> None:
+        real = 0 < self.clipping_norm < math.inf and 0 < self.noise_multiplier < math.inf
+        whole = min(self.dimension, self.shares) >= 1 and _is_power_of_two(self.scale)
+        if not (real and whole):
+            raise UsageError(f"no such mechanism: {self}")
+
     @classmethod
     def design(
         cls,
@@ -96,7 +111,8 @@ class Mechanism:
             max_batch: Units that a site may sample in a step.
 
         Raises:
-            UsageError: Rounding would cost more than a tenth of the sensitivity.
+            UsageError: The ring has no room, or rounding would cost more than a tenth of the
+                sensitivity.
         """
         spread = _TAIL * noise_multiplier * clipping_norm * (1 + _MAX_INFLATION)
         room = _RING / 2 - _TAIL * cohort * (_SMOOTHING_VARIANCE + 2)
@@ -140,12 +156,12 @@ class Mechanism:
             int64[d], in ring units.
 
         Raises:
-            ValueError: Wrong shape or dtype, or not finite.
+            ValueError: Wrong shape or dtype, not finite, or too large for float64 to round.
         """
         if clipped_sum.shape != (self.dimension,) or clipped_sum.dtype != np.float64:
             raise ValueError(f"expected float64[{self.dimension}]")
-        if not np.isfinite(clipped_sum).all():
-            raise ValueError("the clipped sum is not finite")
+        if not (np.abs(clipped_sum) < _EXACT / self.scale).all():
+            raise ValueError("the clipped sum is not finite, or too large to round")
         dither = stream.uniform53(self.dimension)
         rounded = np.floor(clipped_sum * self.scale + dither).astype(np.int64)
         return rounded + discrete_gaussian.sample(self.share_std, self.dimension, stream)
@@ -156,4 +172,14 @@ class Mechanism:
 
 
 def _largest_power_of_two(limit: float) -> int:
-    return 1 << max(0, math.floor(math.log2(limit)))
+    if not limit >= 1:
+        raise UsageError(
+            "the ring has no room for the sum, however coarse it is rounded",
+            where="training",
+            remedy="Lower nominal_units, sampling_rate, clipping_norm or the number of sites.",
+        )
+    return 1 << math.floor(math.log2(limit))
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number >= 1 and number & (number - 1) == 0

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from hortus.privacy.discrete_gaussian import sample
 from hortus.privacy.mechanism import FixedPoint, Mechanism
-from hortus.privacy.randomness import UnsafeSeededRandomness
+from hortus.privacy.randomness import Stream, UnsafeSeededRandomness
 from hortus.protocol.errors import UsageError
 
 C = 0.7
@@ -62,23 +63,59 @@ def test_rounding_alone_can_move_more_than_the_scaled_norm() -> None:
     assert scale * C < moved <= scale * C + math.sqrt(dimension)
 
 
+@given(st.integers(2, 20), st.integers(0, 2**32 - 1))
+def test_the_ring_sum_of_releases_decodes_to_the_sum_of_the_integers(sites: int, seed: int) -> None:
+    this = mechanism(8, sites)
+    sums = np.random.default_rng(seed).uniform(-C, C, (sites, 8))
+    uploads = [this.release(row, stream(seed + i)) for i, row in enumerate(sums)]
+    total = np.zeros(8, np.uint32)
+    for upload in uploads:
+        total += upload.astype(np.uint32)
+    assert np.array_equal(this.decode(total), np.sum(uploads, axis=0) / this.scale)
+
+
+def stream(seed: int) -> Stream:
+    return UnsafeSeededRandomness(seed, "a").stream("noise")
+
+
 def released(this: Mechanism, seed: int) -> NDArray[np.int64]:
-    stream = UnsafeSeededRandomness(seed, "a").stream("noise")
-    return this.release(np.zeros(this.dimension), stream)
+    return this.release(np.zeros(this.dimension), stream(seed))
+
+
+def carries_the_noise(total: NDArray[np.int64], this: Mechanism, multiplier: float) -> bool:
+    """Whether the variance is the asked one, within 5 standard errors."""
+    asked = (multiplier * this.sensitivity) ** 2
+    return bool(abs(np.var(total) / asked - 1) < 5 * math.sqrt(2 / this.dimension))
 
 
 @pytest.mark.parametrize("shares", [1, 4, 10])
 def test_the_shares_together_carry_the_noise_that_is_accounted(shares: int) -> None:
-    """Variance within 5 standard errors; it would not hold for σ/shares or for whole shares."""
     this = mechanism(100_000, shares, multiplier=1.3)
-    total = sum(released(this, seed) for seed in range(shares))
-    variance = float(np.var(total))
-    claimed = (this.effective_noise_multiplier * this.sensitivity) ** 2
-    tolerance = 5 * math.sqrt(2 / this.dimension)
-    assert variance >= claimed * (1 - tolerance)
-    assert variance <= claimed * (1 + tolerance)
-    assert this.effective_noise_multiplier >= 1.3
-    assert this.effective_noise_multiplier < 1.3 * 1.001
+    total = sum((released(this, i) for i in range(shares)), np.zeros(this.dimension, np.int64))
+    assert carries_the_noise(total, this, 1.3)
+    assert 1.3 <= this.effective_noise_multiplier < 1.3 * 1.001
+
+
+def test_a_wrong_share_of_the_noise_is_caught() -> None:
+    """Planted: half a share; σ/n for σ/√n; the whole of σ at each site; one site too few."""
+    shares = 4
+    this = mechanism(100_000, shares, multiplier=1.3)
+    deviation = 1.3 * this.sensitivity
+    for wrong in (this.share_std // 2, round(deviation / shares), round(deviation)):
+        draws = [sample(wrong, this.dimension, stream(i)) for i in range(shares)]
+        assert not carries_the_noise(np.sum(draws, axis=0), this, 1.3)
+    too_few = np.sum([released(this, i) for i in range(shares - 1)], axis=0)
+    assert not carries_the_noise(too_few, this, 1.3)
+
+
+@given(st.floats(0.001, 50), st.integers(1, 60), st.integers(1, 10**7), st.floats(1e-3, 1e3))
+def test_the_noise_is_the_least_that_reaches_the_multiplier(
+    multiplier: float, shares: int, dimension: int, norm: float
+) -> None:
+    this = Mechanism(norm, multiplier, dimension, 2**16, shares)
+    assert this.effective_noise_multiplier >= multiplier
+    less = shares * ((this.share_std - 1) ** 2 - 9)
+    assert math.sqrt(max(0, less)) < multiplier * this.sensitivity * (1 + 1e-9)
 
 
 def test_the_released_vector_is_unbiased_and_decodes() -> None:
@@ -102,9 +139,50 @@ def test_the_ring_never_wraps_within_the_stated_tails(
     assert worst < 2**31
 
 
-def test_a_ring_too_small_for_the_plan_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("norm", "dimension", "cohort", "batch"),
+    [
+        (1.0, 10_000_000, 100, 1_000_000),  # rounding would cost too much
+        (1e12, 4, 3, 100),  # even whole numbers would wrap
+        (1.0, 4, 2**25, 1),  # the smoothing of so many sites alone would wrap
+    ],
+)
+def test_a_ring_too_small_for_the_plan_is_refused(
+    norm: float, dimension: int, cohort: int, batch: int
+) -> None:
     with pytest.raises(UsageError, match="no room"):
-        Mechanism.design(1.0, 1.0, 10_000_000, 1, cohort=100, max_batch=1_000_000)
+        Mechanism.design(norm, 1.0, dimension, 1, cohort=cohort, max_batch=batch)
+
+
+def test_a_ring_too_small_for_so_many_plain_vectors_is_refused() -> None:
+    with pytest.raises(UsageError, match="no room"):
+        FixedPoint.for_magnitude(16.0, 200_000_000)
+
+
+@pytest.mark.parametrize(
+    ("norm", "multiplier", "dimension", "scale", "shares"),
+    [
+        (0.0, 1.0, 1, 1, 1),
+        (math.inf, 1.0, 1, 1, 1),
+        (1.0, 0.0, 1, 1, 1),
+        (1.0, math.nan, 1, 1, 1),
+        (1.0, 1.0, 0, 1, 1),
+        (1.0, 1.0, 1, 3, 1),
+        (1.0, 1.0, 1, 0, 1),
+        (1.0, 1.0, 1, 1, 0),
+    ],
+)
+def test_an_impossible_mechanism_cannot_exist(
+    norm: float, multiplier: float, dimension: int, scale: int, shares: int
+) -> None:
+    with pytest.raises(UsageError, match="no such mechanism"):
+        Mechanism(norm, multiplier, dimension, scale, shares)
+
+
+@pytest.mark.parametrize(("scale", "bound"), [(0, 1.0), (3, 1.0), (4, 0.0), (4, math.inf)])
+def test_an_impossible_encoding_cannot_exist(scale: int, bound: float) -> None:
+    with pytest.raises(UsageError, match="no such encoding"):
+        FixedPoint(scale, bound)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +192,7 @@ def test_a_ring_too_small_for_the_plan_is_refused() -> None:
         np.zeros(4, np.float32),
         np.array([0, 0, 0, np.nan]),
         np.array([0, 0, 0, np.inf]),
+        np.array([0, 0, 0, 1e300]),  # beyond int64: its rounding would be anything at all
     ],
 )
 def test_a_sum_that_is_not_one_is_not_released(bad: NDArray[np.float64]) -> None:

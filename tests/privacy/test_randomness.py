@@ -50,3 +50,10 @@ def test_coins_have_the_asked_probability_and_never_more() -> None:
         hits = int(stream.bernoulli(probability, 200_000).sum())
         low, high = binom.ppf([1e-6, 1 - 1e-6], 200_000, probability)
         assert low <= hits <= high
+
+
+def test_an_empty_draw_takes_nothing_from_the_stream() -> None:
+    source = UnsafeSeededRandomness(1, "a")
+    stream = source.stream("x")
+    assert stream.uint64(0).shape == stream.bernoulli(0.5, 0).shape == (0,)
+    assert np.array_equal(stream.uint64(4), source.stream("x").uint64(4))
