@@ -2,14 +2,15 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from hortus.server.run_store import Departure, RoundRecord
+if TYPE_CHECKING:
+    from hortus.server.run_store import Departure, RoundRecord
 
 _ROWS_SHOWN = 12
 
@@ -25,7 +26,7 @@ class RoundsDisplay:
     """
 
     def __init__(
-        self, console: Console, title: str, rounds: int, finished: Sequence[RoundRecord] = ()
+        self, console: Console, title: str, rounds: int, finished: Sequence["RoundRecord"] = ()
     ) -> None:
         self._records = [(record, "") for record in finished]
         self._progress = Progress(
@@ -47,7 +48,7 @@ class RoundsDisplay:
         self._live.refresh()
         self._live.__exit__(kind, error, trace)
 
-    def add(self, record: RoundRecord, spent: Mapping[str, float]) -> None:
+    def add(self, record: "RoundRecord", spent: Mapping[str, float]) -> None:
         """Shows a finished round; `spent` is ε by site, as their own ledgers have it."""
         self._records.append((record, _range(spent.values()) if spent else ""))
         self._progress.update(self._task, completed=record.round + 1)
@@ -69,7 +70,7 @@ class RoundsDisplay:
         return Group(table, self._progress)
 
 
-def departures_table(departures: Sequence[Departure]) -> Table:
+def departures_table(departures: Sequence["Departure"]) -> Table:
     """A table of the sites that refused or left, and why."""
     table = Table("from round", "site", "why", title="Sites that did not take part", box=None)
     for departure in departures:

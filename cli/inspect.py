@@ -1,18 +1,19 @@
 """`hortus audit`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from hortus.privacy.audit import Audit, Severity, audit_ledger
 from hortus.protocol.consortium import Consortium, SiteFiles
 from hortus.protocol.errors import UsageError
 from hortus.protocol.identity import Roster
 from hortus.protocol.plan import Contract
-from hortus.server.run_store import RunStore
+
+if TYPE_CHECKING:
+    from hortus.privacy.audit import Audit
 
 
 def audit(
@@ -35,6 +36,8 @@ def audit(
 
 
 def _show_claims(console: Console, directory: Path) -> None:
+    from hortus.server.run_store import RunStore
+
     contract = Contract.model_validate_json((directory / "contract.json").read_bytes())
     table = Table("round", "sites", "attempts", "ε claimed", box=None, title=contract.name)
     for record in RunStore(directory, contract).rounds:
@@ -62,7 +65,9 @@ def _sites(directory: Path) -> list[SiteFiles]:
     return [consortium.site(name) for name in consortium.sites]
 
 
-def _audit(files: SiteFiles) -> Audit:
+def _audit(files: SiteFiles) -> "Audit":
+    from hortus.privacy.audit import audit_ledger
+
     site = files.directory.resolve().name
     keys = Roster.load(files.roster).sites
     if site not in keys:
@@ -72,7 +77,9 @@ def _audit(files: SiteFiles) -> Audit:
     return audit_ledger(files.ledger, keys[site], site)
 
 
-def _show(console: Console, result: Audit) -> None:
+def _show(console: Console, result: "Audit") -> None:
+    from hortus.privacy.audit import Severity
+
     table = Table(box=None, pad_edge=False, title=f"{result.site}: {result.entries} entries")
     for name in ("run", "round", "noise", "q", "σ/C", "C", "releases", "ε alone", "ε so far", "δ"):
         table.add_column(name, justify="right")

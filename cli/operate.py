@@ -9,16 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from hortus.cli.display import RoundsDisplay, departures_table
-from hortus.client.operate import run_site
 from hortus.protocol.consortium import Consortium, ServerConfig, ServerFiles, SiteFiles
 from hortus.protocol.consortium import create_consortium as create
 from hortus.protocol.errors import UsageError
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
-from hortus.server.operate import run_server
-from hortus.server.prepare import prepare
-from hortus.simulation.demo import write_example
 
 PlanFile = Annotated[Path, typer.Argument(help="The plan file.")]
 SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
@@ -43,6 +38,8 @@ def init(
 
     Everything on one machine, to try it out: each sites/NAME folder then moves to its site.
     """
+    from hortus.simulation.demo import write_example
+
     console = Console()
     data = dict(_parse_site(item) for item in site or ())
     policy = Policy(budget=Budget(epsilon=epsilon, delta=delta))
@@ -56,6 +53,8 @@ def init(
 
 def approve(site: SiteFolder, plan: PlanFile) -> None:
     """Approve a plan at a site: its contract's hash goes into policy.yaml."""
+    from hortus.server.prepare import prepare
+
     contract, _ = prepare(load_plan(plan), plan.resolve().parent)
     files = SiteFiles(site)
     policy = Policy.load(files.policy)
@@ -77,6 +76,9 @@ def server(
 
     Started again, it goes on after the last finished round.
     """
+    from hortus.cli.display import RoundsDisplay, departures_table
+    from hortus.server.operate import run_server
+
     console = Console()
     loaded = load_plan(plan)
     files = ServerFiles(home or plan.parent / "server")
@@ -90,6 +92,8 @@ def server(
 
 def client(site: SiteFolder) -> None:
     """Run a site: it answers the server until it is told to stop (Ctrl-C or SIGTERM)."""
+    from hortus.client.operate import run_site
+
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())

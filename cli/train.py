@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,12 +11,11 @@ from rich.table import Table
 from hortus.cli.display import RoundsDisplay, departures_table, percent
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import load_plan
-from hortus.server.run_store import RoundRecord
-from hortus.simulation.alone import without_privacy
-from hortus.simulation.demo import Alone, train_each_alone, write_demo_folder
-from hortus.simulation.report import report_run
-from hortus.simulation.simulate import SimulatedRun
-from hortus.simulation.simulate import simulate as run_simulation
+
+if TYPE_CHECKING:
+    from hortus.server.run_store import RoundRecord
+    from hortus.simulation.demo import Alone
+    from hortus.simulation.simulate import SimulatedRun
 
 PlanFile = Annotated[Path, typer.Argument(help="A plan file with a `simulation` section.")]
 Out = Annotated[
@@ -31,6 +30,10 @@ def demo(
 
     Uses a synthetic corpus made here. Takes a few minutes; started again, it goes on where it was.
     """
+    from hortus.simulation.alone import without_privacy
+    from hortus.simulation.demo import train_each_alone, write_demo_folder
+    from hortus.simulation.report import report_run
+
     console = Console()
     plan_path = write_demo_folder(out)
     plan = load_plan(plan_path)
@@ -53,6 +56,8 @@ def simulate(plan: PlanFile, out: Out = None) -> None:
 
     Started again with the same plan and folder, it goes on after the last finished round.
     """
+    from hortus.simulation.report import report_run
+
     console = Console()
     loaded = load_plan(plan)
     folder = out or plan.parent / "runs" / loaded.name
@@ -63,21 +68,23 @@ def simulate(plan: PlanFile, out: Out = None) -> None:
     _tell_where(console, run, report)
 
 
-def _simulate(console: Console, plan: Plan, path: Path, out: Path, title: str) -> SimulatedRun:
+def _simulate(console: Console, plan: Plan, path: Path, out: Path, title: str) -> "SimulatedRun":
+    from hortus.simulation.simulate import simulate
+
     with RoundsDisplay(console, title, plan.training.rounds) as display:
 
-        def show(record: RoundRecord, spent: Mapping[str, float]) -> None:
+        def show(record: "RoundRecord", spent: Mapping[str, float]) -> None:
             display.add(record, spent)
 
-        return run_simulation(plan, path.resolve().parent, out, show)
+        return simulate(plan, path.resolve().parent, out, show)
 
 
-def _line(alone: Alone) -> str:
+def _line(alone: "Alone") -> str:
     return f"  {alone.site} alone: {percent(alone.metrics.get('accuracy'))}"
 
 
 def _comparison(
-    plan: Plan, private: SimulatedRun, open_run: SimulatedRun, alone: list[Alone]
+    plan: Plan, private: "SimulatedRun", open_run: "SimulatedRun", alone: "list[Alone]"
 ) -> Table:
     best = max(alone, key=lambda site: site.metrics.get("accuracy", 0.0))
     claim = private.store.rounds[-1].epsilon
@@ -95,7 +102,7 @@ def _comparison(
     return table
 
 
-def _tell_where(console: Console, run: SimulatedRun, report: Path) -> None:
+def _tell_where(console: Console, run: "SimulatedRun", report: Path) -> None:
     console.print(f"adapter (PEFT)  {run.directory / 'adapter'}")
     console.print(f"ledgers         {run.consortium.directory / 'sites'}/*/ledger.sqlite")
     console.print(f"report          {report}")
