@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hortus.cli.groups import FallbackGroup
 from hortus.protocol.consortium import Consortium, SiteFiles
 from hortus.protocol.errors import UsageError
 from hortus.protocol.identity import Roster
@@ -15,8 +16,16 @@ from hortus.protocol.plan import Contract
 if TYPE_CHECKING:
     from hortus.privacy.audit import Audit
 
+audit = typer.Typer(
+    name="audit",
+    cls=FallbackGroup,
+    no_args_is_help=True,
+    help="Check what was spent: hortus audit DIRECTORY verifies the ledgers in it.",
+)
 
-def audit(
+
+@audit.command()
+def ledger(
     directory: Annotated[Path, typer.Argument(help="A site's folder, or a run's.")],
 ) -> None:
     """Verify ledgers and recompute every ε with a second accountant.

@@ -24,7 +24,7 @@ app.command()(operate.init)
 app.command()(operate.approve)
 app.command()(operate.server)
 app.command()(operate.client)
-app.command()(inspect.audit)
+app.add_typer(inspect.audit)
 
 
 @app.callback()
