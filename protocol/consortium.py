@@ -1,7 +1,7 @@
 """The folders of a consortium: what lies where, and how they are first made.
 
 DIR/authority/       ca.key, ca.crt: signs TLS certificates, nothing else
-DIR/server/          server.yaml, roster.yaml, tls/, flower/SITE.pub
+DIR/server/          server.yaml, roster.yaml, keys/ (0600), tls/, flower/SITE.pub
 DIR/sites/SITE/      site.yaml, policy.yaml, roster.yaml, keys/ (0600), tls/, ledger.sqlite
 """
 
@@ -18,7 +18,7 @@ from pydantic import Field
 from hortus.protocol.certificates import create_authority, create_flower_key, issue
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic, write_private
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import SERVER, Roster, SiteIdentity
 from hortus.protocol.plan import Schema
 from hortus.protocol.policy import Policy
 
@@ -55,7 +55,7 @@ class SiteFiles:
 
     @property
     def roster(self) -> Path:
-        """The pinned public keys of all sites."""
+        """The pinned public keys of the server and all sites."""
         return self.directory / "roster.yaml"
 
     @property
@@ -97,8 +97,13 @@ class ServerFiles:
 
     @property
     def roster(self) -> Path:
-        """Names of the sites."""
+        """Names and public keys of the sites."""
         return self.directory / "roster.yaml"
+
+    @property
+    def identity(self) -> Path:
+        """Ed25519 signing key; every site's roster has its public half."""
+        return self.directory / "keys" / "identity.pem"
 
     @property
     def tls(self) -> TlsFiles:
@@ -179,10 +184,12 @@ def create_consortium(
     create_authority(authority, now)
     _provide(consortium.server.tls, authority, "server", now, hosts=_hosts(server))
     _write_yaml(consortium.server.config, server)
-    identities = {
-        site: SiteIdentity.create(site, consortium.site(site).identity) for site in sorted(data)
+    own = SiteIdentity.create(SERVER, consortium.server.identity)
+    keys = {
+        site: SiteIdentity.create(site, consortium.site(site).identity).public_key_bytes
+        for site in sorted(data)
     }
-    roster = Roster(sites={site: key.public_key_bytes for site, key in identities.items()})
+    roster = Roster(sites=keys, server=own.public_key_bytes)
     roster.save(consortium.server.roster)
     for site, records in data.items():
         files = consortium.site(site)

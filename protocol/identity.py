@@ -1,4 +1,4 @@
-"""Who speaks: a site's Ed25519 signing key, and the roster of the keys that a site has pinned."""
+"""Who speaks: Ed25519 signing keys, a site's or the server's, and the roster of pinned public keys."""
 
 import re
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ from hortus.protocol.errors import ProtocolError, UsageError
 from hortus.protocol.files import load_yaml, write_atomic, write_private
 
 KEY_BYTES = 32
+SERVER = "server"
 SIGNATURE_BYTES = 64
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -41,7 +42,7 @@ def _separated(context: str, message: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class SiteIdentity:
-    """A site's name and signing key.
+    """A name and its signing key: a site's, or the server's under the name `SERVER`.
 
     Attributes:
         site: The name that the roster has for the key.
@@ -119,17 +120,21 @@ def is_signed(public_key: bytes, context: str, message: bytes, signature: bytes)
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """The consortium as one site has pinned it; only the site's operator changes it.
+    """The consortium as one party has pinned it; only that party's operator changes it.
 
     Attributes:
         sites: Raw Ed25519 public key of each site, 32 bytes, by name.
+        server: The server's. It vouches for what the server says, never for a site.
     """
 
     sites: Mapping[str, bytes]
+    server: bytes
 
     def __post_init__(self) -> None:
+        if SERVER in self.sites:
+            raise UsageError("a site cannot have the server's name", where=SERVER)
         owners: dict[bytes, str] = {}
-        for site, key in self.sites.items():
+        for site, key in {SERVER: self.server, **self.sites}.items():
             check_site_name(site)
             if len(key) != KEY_BYTES:
                 raise UsageError(f"a public key has {KEY_BYTES} bytes, not {len(key)}", where=site)
@@ -141,18 +146,22 @@ class Roster:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads `sites: {name: 64 hexadecimal digits}`.
+        """Reads `server: KEY` and `sites: {name: KEY}`, a key being 64 hexadecimal digits.
 
         Raises:
             UsageError: The file is not that; it names the site.
         """
         content = load_yaml(path)
         sites = content.get("sites")
-        if set(content) != {"sites"} or not isinstance(sites, dict):
-            raise UsageError("a roster holds one key, `sites`, with a name a line", where=str(path))
-        keys = {site: _parse_key(path, site, key) for site, key in sites.items()}
+        if set(content) != {SERVER, "sites"} or not isinstance(sites, dict):
+            raise UsageError(
+                "a roster holds `server`, with a key, and `sites`, with a name and a key a line",
+                where=str(path),
+            )
+        keys = {site: _parse_key(path, f"sites.{site}", key) for site, key in sites.items()}
+        server = _parse_key(path, SERVER, content[SERVER])
         try:
-            return cls(keys)
+            return cls(keys, server)
         except UsageError as error:
             where = f"{path}: {error.where}" if error.where else str(path)
             raise UsageError(error.problem, where=where, remedy=error.remedy) from error
@@ -160,7 +169,7 @@ class Roster:
     def save(self, path: Path) -> None:
         """Writes the file that `load` reads."""
         sites = {site: key.hex() for site, key in self.sites.items()}
-        write_atomic(path, yaml.safe_dump({"sites": sites}).encode())
+        write_atomic(path, yaml.safe_dump({SERVER: self.server.hex(), "sites": sites}).encode())
 
     def verify(self, site: str, context: str, message: bytes, signature: bytes) -> None:
         """Checks a signature against the pinned key.
@@ -180,11 +189,23 @@ class Roster:
                 where=site,
             )
 
+    def verify_server(self, context: str, message: bytes, signature: bytes) -> None:
+        """Checks a signature against the server's pinned key.
 
-def _parse_key(path: Path, site: str, value: object) -> bytes:
+        Raises:
+            ProtocolError: The server did not sign this for this purpose.
+        """
+        if not is_signed(self.server, context, message, signature):
+            raise ProtocolError(
+                f"its signature of the {context} does not fit the key in the pinned roster",
+                where=SERVER,
+            )
+
+
+def _parse_key(path: Path, field: str, value: object) -> bytes:
     if isinstance(value, str) and re.fullmatch(r"[0-9a-fA-F]{64}", value):
         return bytes.fromhex(value)
     raise UsageError(
         f"the public key is {str(value)[:70]!r}, not 64 hexadecimal digits in quotes",
-        where=f"{path}: sites.{site}",
+        where=f"{path}: {field}",
     )

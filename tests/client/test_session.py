@@ -15,7 +15,7 @@ from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import HortusError, ProtocolError
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import SERVER, Roster, SiteIdentity
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget
 from hortus.protocol.vectors import split, vector_digest
@@ -41,7 +41,9 @@ class World:
         self.contract = contract
         self.directory = directory
         self.identities = {site: SiteIdentity.generate(site) for site in SITES}
-        self.roster = Roster(sites={s: i.public_key_bytes for s, i in self.identities.items()})
+        self.server = SiteIdentity.generate(SERVER)
+        keys = {site: identity.public_key_bytes for site, identity in self.identities.items()}
+        self.roster = Roster(keys, self.server.public_key_bytes)
         self.encoding = StepEncoding.of(contract, DIMENSION, len(SITES))
         self.descriptor = Descriptor(
             run="1" * 32,

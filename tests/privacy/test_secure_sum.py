@@ -28,11 +28,12 @@ from hortus.privacy.secure_sum import (
     sum_ring,
 )
 from hortus.protocol.errors import ProtocolError, Refused, UsageError
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import SERVER, Roster, SiteIdentity
 
 NAMES = tuple(f"site-{letter}" for letter in "abcdefgh")
 IDENTITIES = {name: SiteIdentity.generate(name) for name in NAMES}
-ROSTER = Roster({name: one.public_key_bytes for name, one in IDENTITIES.items()})
+SERVER_KEY = SiteIdentity.generate(SERVER).public_key_bytes
+ROSTER = Roster({name: one.public_key_bytes for name, one in IDENTITIES.items()}, SERVER_KEY)
 DIGEST, OTHER_DIGEST = bytes(range(32)), bytes(range(1, 33))
 WORDS = 2**16
 CHI2_LIMIT = float(chi2.isf(1e-7, 255))
@@ -209,7 +210,7 @@ VICTIM, PEER, LAST = COHORT
 def _forge(site: str, signer: str, digest: bytes = DIGEST) -> Announcement:
     """Returns a fresh announcement in the name of `site`, signed by `signer`."""
     identity = SiteIdentity(site, IDENTITIES[signer]._key)
-    roster = Roster({site: identity.public_key_bytes})
+    roster = Roster({site: identity.public_key_bytes}, SERVER_KEY)
     return KeyExchange.announce(identity, roster, (site,), digest).announcement
 
 

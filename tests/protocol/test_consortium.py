@@ -1,11 +1,14 @@
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from hortus.protocol.consortium import ServerConfig, create_consortium
+from hortus.protocol.consortium import Consortium, ServerConfig, create_consortium
 from hortus.protocol.errors import UsageError
+from hortus.protocol.identity import SERVER as SERVER_NAME
+from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.policy import Budget, Policy
 
 SITES = ("ash", "birch", "cedar")
@@ -26,6 +29,15 @@ def test_the_servers_certificate_names_what_sites_dial(tmp_path: Path) -> None:
     assert "sums.example.org" in names.get_values_for_type(x509.DNSName)
     addresses = {str(a) for a in names.get_values_for_type(x509.IPAddress)}
     assert addresses == {"fd00::1", "127.0.0.1", "::1"}
+
+
+def test_every_roster_pins_the_servers_key_and_the_server_alone_holds_it(tmp_path: Path) -> None:
+    make(tmp_path / "c")
+    consortium = Consortium(tmp_path / "c")
+    server = SiteIdentity.load(consortium.server.identity, SERVER_NAME)
+    assert stat.S_IMODE(consortium.server.identity.stat().st_mode) == 0o600
+    rosters = [consortium.server.roster, *(consortium.site(site).roster for site in SITES)]
+    assert {Roster.load(path).server for path in rosters} == {server.public_key_bytes}
 
 
 def test_a_folder_that_exists_is_left_alone(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from hortus.protocol.errors import HortusError, ProtocolError, UsageError
 from hortus.protocol.files import write_atomic, write_private
-from hortus.protocol.identity import Roster, SiteIdentity, is_signed
+from hortus.protocol.identity import SERVER, Roster, SiteIdentity, is_signed
 
 
 def test_a_written_identity_is_private_and_reads_back(tmp_path: Path) -> None:
@@ -64,9 +64,12 @@ def test_a_signature_holds_for_its_context_message_and_key_alone() -> None:
     assert not is_signed(b"short", "ledger", b"head", signature)
 
 
+SERVER_KEY = SiteIdentity.generate(SERVER).public_key_bytes
+
+
 def test_the_roster_says_whose_signature_does_not_fit() -> None:
     a, b = SiteIdentity.generate("a"), SiteIdentity.generate("b")
-    roster = Roster({"a": a.public_key_bytes, "b": b.public_key_bytes})
+    roster = Roster({"a": a.public_key_bytes, "b": b.public_key_bytes}, SERVER_KEY)
     roster.verify("a", "x", b"m", a.sign("x", b"m"))
     with pytest.raises(ProtocolError, match=r"^b: its signature of the x"):
         roster.verify("b", "x", b"m", a.sign("x", b"m"))
@@ -76,19 +79,39 @@ def test_the_roster_says_whose_signature_does_not_fit() -> None:
 
 def test_a_roster_reads_back(tmp_path: Path) -> None:
     roster = Roster(
-        {name: SiteIdentity.generate(name).public_key_bytes for name in ("a", "b", "no")}
+        {name: SiteIdentity.generate(name).public_key_bytes for name in ("a", "b", "no")},
+        SERVER_KEY,
     )
     roster.save(tmp_path / "roster.yaml")
     assert Roster.load(tmp_path / "roster.yaml") == roster
 
 
 def test_a_key_of_digits_alone_reads_back_as_text(tmp_path: Path) -> None:
-    roster = Roster({"a": b"\x12" * 32})
+    roster = Roster({"a": b"\x12" * 32}, b"\x34" * 32)
     roster.save(tmp_path / "roster.yaml")
     assert Roster.load(tmp_path / "roster.yaml") == roster
 
 
+def test_the_servers_signature_is_checked_against_its_own_key() -> None:
+    server, site = SiteIdentity.generate(SERVER), SiteIdentity.generate("a")
+    roster = Roster({"a": site.public_key_bytes}, server.public_key_bytes)
+    roster.verify_server("x", b"m", server.sign("x", b"m"))
+    with pytest.raises(ProtocolError, match=r"^server: its signature of the x"):
+        roster.verify_server("x", b"m", site.sign("x", b"m"))
+    with pytest.raises(ProtocolError, match="not in the pinned roster"):
+        roster.verify(SERVER, "x", b"m", server.sign("x", b"m"))
+
+
+def test_the_server_is_no_site_and_no_site_the_server() -> None:
+    key = SiteIdentity.generate("a").public_key_bytes
+    with pytest.raises(UsageError, match="the server's name"):
+        Roster({SERVER: key}, SERVER_KEY)
+    with pytest.raises(UsageError, match="a: the key is server's as well"):
+        Roster({"a": key}, key)
+
+
 KEY_A, KEY_B = "aa" * 32, "bb" * 32
+TOP = "server: " + "cc" * 32 + "\n"
 
 
 @pytest.mark.parametrize(
@@ -98,12 +121,14 @@ KEY_A, KEY_B = "aa" * 32, "bb" * 32
         ("- a", "is a list"),
         ("sites: [a", "line 1: this is not YAML"),
         ("sites:\n  a: " + KEY_A + "\n  a: " + KEY_B, "line 3: .*comes twice"),
-        ("sites:\n  a: " + KEY_A + "\n  b: " + KEY_A, "b: the key is a's as well"),
-        ("sites:\n  a: abcd", "sites.a: the public key is 'abcd'"),
-        ("sites:\n  a: " + "12" * 32, "in quotes"),
-        ("sites:\n  A: " + KEY_A, "'A' cannot name a site"),
+        (TOP + "sites:\n  a: " + KEY_A + "\n  b: " + KEY_A, "b: the key is a's as well"),
+        (TOP + "sites:\n  a: abcd", "sites.a: the public key is 'abcd'"),
+        (TOP + "sites:\n  a: " + "12" * 32, "in quotes"),
+        (TOP + "sites:\n  A: " + KEY_A, "'A' cannot name a site"),
         ("sites:\n  1: " + KEY_A, "line 2: .*put it in quotes"),
-        ("sites: {}\nmore: 1", "one key, `sites`"),
+        ("server: abcd\nsites:\n  a: " + KEY_A, "server: the public key is 'abcd'"),
+        (TOP + "sites: {}\nmore: 1", "a roster holds `server`"),
+        ("sites:\n  a: " + KEY_A, "a roster holds `server`"),
         ("x: \x07", "line 1: this is not YAML"),
     ],
 )
