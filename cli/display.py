@@ -8,6 +8,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from hortus.server.run_store import Departure, RoundRecord
@@ -74,7 +75,8 @@ def departures_table(departures: Sequence["Departure"]) -> Table:
     """A table of the sites that refused or left, and why."""
     table = Table("from round", "site", "why", title="Sites that did not take part", box=None)
     for departure in departures:
-        table.add_row(str(departure.round + 1), departure.site, departure.reason)
+        # A site's own words are no markup.
+        table.add_row(str(departure.round + 1), Text(departure.site), Text(departure.reason))
     return table
 
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 
 from pydantic import ValidationError
 
-from hortus.client.consent import check_contract, check_descriptor
+from hortus.client.consent import check_contract, check_descriptor, check_model
 from hortus.client.session import Account, Session
 from hortus.client.site import Site
 from hortus.client.trainer import Stopwatch, Trainer
@@ -18,8 +18,8 @@ from hortus.client.workbench import Workbench
 from hortus.privacy.encoding import StepEncoding, releases_per_sum
 from hortus.privacy.randomness import RandomSource, SystemRandomness, UnsafeSeededRandomness
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.errors import HortusError, Refused
-from hortus.protocol.plan import Contract
+from hortus.protocol.errors import HortusError, Refused, in_one_line
+from hortus.protocol.plan import Cohort, Contract
 from hortus.protocol.transport import AggregationChannel
 from hortus.protocol.wire import aggregation_pb2 as wire
 
@@ -32,7 +32,7 @@ class SiteAgent:
     Args:
         site: The opened site folder.
         workbench: Gives the warm model of a contract.
-        connect: Dials the aggregation service that site.yaml names.
+        connect: Dials the aggregation service that site.yaml names, with a plan's deadlines.
         stopwatch: Times phases.
     """
 
@@ -40,7 +40,7 @@ class SiteAgent:
         self,
         site: Site,
         workbench: Callable[[Contract], Workbench],
-        connect: Callable[[], AbstractContextManager[AggregationChannel]],
+        connect: Callable[[Cohort], AbstractContextManager[AggregationChannel]],
         stopwatch: Stopwatch,
     ) -> None:
         self._site = site
@@ -51,12 +51,11 @@ class SiteAgent:
     def consider(self, request: wire.ConsiderRequest) -> wire.ConsiderReply:
         """Says whether this site would take part, and if not, why."""
         try:
-            contract = _parse_contract(request.contract)
-            check_contract(self._site.policy, contract, self._site.model_digest(contract))
+            contract = self._approved(request.contract)
             self._check_budget(contract)
             self._site.records(contract)
         except HortusError as error:
-            logger.warning("refused to take part: %s", error)
+            logger.warning("refused to take part: %s", in_one_line(str(error)))
             return wire.ConsiderReply(site=self._site.name, refusal=_public(error))
         return wire.ConsiderReply(site=self._site.name)
 
@@ -65,14 +64,12 @@ class SiteAgent:
         try:
             steps, reason = self._take_part(request)
         except HortusError as error:
-            logger.warning("left the session: %s", error)
+            logger.warning("left the session: %s", in_one_line(str(error)))
             return wire.TakePartReply(reason=_public(error))
         return wire.TakePartReply(steps=steps, reason=reason)
 
     def _take_part(self, request: wire.TakePartRequest) -> tuple[int, str]:
-        contract = _parse_contract(request.contract)
-        site = self._site
-        check_contract(site.policy, contract, site.model_digest(contract))
+        site, contract = self._site, self._approved(request.contract)
         try:
             descriptor = Descriptor.model_validate_json(request.descriptor)
         except ValidationError as error:
@@ -87,7 +84,7 @@ class SiteAgent:
         encoded = workbench.task.encode(records)
         randomness = self._randomness(contract)
         trainer = Trainer(encoding, workbench, encoded, randomness, self._stopwatch)
-        with self._connect() as channel:
+        with self._connect(contract.cohort) as channel:
             return Session(
                 identity=site.identity,
                 roster=site.roster,
@@ -98,6 +95,13 @@ class SiteAgent:
                 channel=channel,
                 stopwatch=self._stopwatch,
             ).run()
+
+    def _approved(self, encoded: bytes) -> Contract:
+        """Reads a contract; the policy decides first, since the contract names a folder to read."""
+        contract = _parse_contract(encoded)
+        check_contract(self._site.policy, contract)
+        check_model(contract, self._site.model_digest(contract))
+        return contract
 
     def _check_budget(self, contract: Contract) -> None:
         """Refuses a plan of which not even one step can be paid, before a session counts on it."""
@@ -131,5 +135,5 @@ def _parse_contract(encoded: bytes) -> Contract:
 def _public(error: HortusError) -> str:
     """What the server may read: a policy's answer, but no word about a data file."""
     if isinstance(error, Refused):
-        return str(error)
+        return in_one_line(str(error))
     return f"{type(error).__name__}: see this site's own log"

@@ -7,7 +7,8 @@ import grpc
 
 from hortus.protocol.consortium import TlsFiles
 from hortus.protocol.errors import ProtocolError
-from hortus.protocol.transport import MAX_MESSAGE_BYTES
+from hortus.protocol.plan import Cohort
+from hortus.protocol.transport import MAX_MESSAGE_BYTES, keepalive_options
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 
@@ -15,44 +16,65 @@ CONNECT_SECONDS = 30.0
 
 
 class GrpcChannel:
-    """An `AggregationChannel` over gRPC."""
+    """An `AggregationChannel` over gRPC, on which no call waits for ever.
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    Args:
+        channel: To the aggregation service.
+        rules: The plan's deadlines, which bound what an honest server may take.
+    """
+
+    def __init__(self, channel: grpc.Channel, rules: Cohort) -> None:
         self._stub = rpc.AggregationStub(channel)  # type: ignore[no-untyped-call]
+        # The others may come as late as the deadline, and the session has been open for a while.
+        self._join = 2 * rules.join_deadline
+        self._transfer = rules.step_deadline
+        # Between two turns lie the others' uploads, their next Ready, and an evaluation.
+        self._turn = rules.join_deadline + 3 * rules.step_deadline
+        self._farewell = min(rules.join_deadline, rules.step_deadline)
 
     def announce(self, request: wire.Announcement) -> wire.Announcements:
         """See `AggregationChannel`."""
-        with _explained():
-            reply: wire.Announcements = self._stub.Announce(request)
+        with _explained(self._join):
+            reply: wire.Announcements = self._stub.Announce(request, timeout=self._join)
             return reply
 
     def encapsulate(self, request: wire.Encapsulations) -> wire.EncapsulationsOfAll:
         """See `AggregationChannel`."""
-        with _explained():
-            reply: wire.EncapsulationsOfAll = self._stub.Encapsulate(request)
+        with _explained(self._join):
+            reply: wire.EncapsulationsOfAll = self._stub.Encapsulate(request, timeout=self._join)
             return reply
 
     def ready(self, request: wire.ReadyRequest) -> wire.Turn:
         """See `AggregationChannel`."""
-        with _explained():
-            reply: wire.Turn = self._stub.Ready(request)
+        seconds = self._farewell if request.refusal else self._turn
+        with _explained(seconds):
+            reply: wire.Turn = self._stub.Ready(request, timeout=seconds)
             return reply
 
     def adapter(self, request: wire.AdapterRequest) -> Iterator[wire.Chunk]:
         """See `AggregationChannel`."""
-        with _explained():
-            yield from self._stub.Adapter(request)
+        with _explained(self._transfer):
+            call = self._stub.Adapter(request, timeout=self._transfer)
+            try:
+                yield from call
+            finally:
+                call.cancel()
 
     def upload(self, parts: Iterator[wire.UploadPart]) -> wire.Receipt:
         """See `AggregationChannel`."""
-        with _explained():
-            receipt: wire.Receipt = self._stub.Upload(parts)
+        with _explained(self._transfer):
+            receipt: wire.Receipt = self._stub.Upload(parts, timeout=self._transfer)
             return receipt
 
 
 @contextmanager
-def dialling(address: str, tls: TlsFiles) -> Iterator[GrpcChannel]:
+def dialling(address: str, tls: TlsFiles, rules: Cohort) -> Iterator[GrpcChannel]:
     """Connects to the aggregation service; the authority in `tls` alone vouches for the server.
+
+    Args:
+        address: Host and port.
+        tls: This site's certificate, and the authority.
+        rules: The plan's deadlines.
 
     Raises:
         ProtocolError: Nobody answers there, or with a certificate of another authority.
@@ -62,30 +84,30 @@ def dialling(address: str, tls: TlsFiles) -> Iterator[GrpcChannel]:
         private_key=tls.key.read_bytes(),
         certificate_chain=tls.certificate.read_bytes(),
     )
-    options = [
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-    ]
+    options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), *keepalive_options()]
     with grpc.secure_channel(address, credentials, options=options) as channel:
         try:
-            grpc.channel_ready_future(channel).result(timeout=CONNECT_SECONDS)
+            patience = min(CONNECT_SECONDS, rules.join_deadline)
+            grpc.channel_ready_future(channel).result(timeout=patience)
         except grpc.FutureTimeoutError as error:
             raise ProtocolError(
                 "the aggregation service cannot be reached, or shows a foreign certificate",
                 where=address,
                 remedy="Check `aggregation` in site.yaml, tls/ca.crt and the firewall (sites dial out).",
             ) from error
-        yield GrpcChannel(channel)
+        yield GrpcChannel(channel, rules)
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explained(seconds: float) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
         code, details = (
-            (error.code(), error.details()) if isinstance(error, grpc.Call) else ("", "")
+            (error.code(), error.details()) if isinstance(error, grpc.Call) else (None, "")
         )
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise ProtocolError(
+                f"the aggregation service did not answer within {seconds:g} s"
+            ) from error
         raise ProtocolError(f"the aggregation service answered {code}: {details}") from error

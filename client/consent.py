@@ -7,8 +7,8 @@ from hortus.protocol.plan import Contract, Noise
 from hortus.protocol.policy import Policy
 
 
-def check_contract(policy: Policy, contract: Contract, model_digest: str) -> None:
-    """Checks a contract against the site's policy and its own copy of the base model.
+def check_contract(policy: Policy, contract: Contract) -> None:
+    """Checks a contract against the site's policy; comes before anything that it names is touched.
 
     Raises:
         Refused: With the policy's field, its value, and what the contract asks.
@@ -19,12 +19,6 @@ def check_contract(policy: Policy, contract: Contract, model_digest: str) -> Non
             f"the plan {contract.name!r} with hash {fingerprint} is not approved here",
             where="policy.yaml: approved_plans",
             remedy="Read it with its operator, then: hortus approve SITE_DIR PLAN.yaml",
-        )
-    if model_digest != contract.model_digest:
-        raise Refused(
-            f"this site's copy of the base model has hash {model_digest[:16]}…, the plan asks for "
-            f"{contract.model_digest[:16]}…",
-            where=contract.model,
         )
     if contract.privacy.noise is Noise.UNSAFE_NONE and not policy.unsafe_no_privacy:
         raise Refused("the plan has no privacy", where="policy.yaml: unsafe_no_privacy")
@@ -39,6 +33,21 @@ def check_contract(policy: Policy, contract: Contract, model_digest: str) -> Non
             f"the plan counts on {contract.cohort.min_honest} honest sites, this site asks for "
             f"{policy.min_honest}",
             where="policy.yaml: min_honest",
+        )
+
+
+def check_model(contract: Contract, model_digest: str) -> None:
+    """Checks this site's own copy of the base model, by its hash.
+
+    Raises:
+        Refused: It is another model.
+    """
+    if model_digest != contract.model_digest:
+        # The server is not told the hash of a file that it may have named itself.
+        raise Refused(
+            f"this site's copy of the base model is not the plan's, {contract.model_digest[:16]}…",
+            where=contract.model,
+            remedy="Compare the files, or name another folder in site.yaml: model.",
         )
 
 

@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from hortus.client.agent import SiteAgent
@@ -31,7 +32,8 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
     with Site(directory, clock=time.time) as site:
         warm = WarmWorkbench(site)
         config = site.config
-        agent = SiteAgent(site, warm, lambda: dialling(config.aggregation, site.files.tls), untimed)
+        connect = partial(dialling, config.aggregation, site.files.tls)
+        agent = SiteAgent(site, warm, connect, untimed)
         with listening(agent, directory / "run") as socket:
             node_config = {"site": site.name, "agent-socket": str(socket.resolve())}
             while not stop():

@@ -21,7 +21,7 @@ from hortus.privacy.secure_sum import (
     StepView,
 )
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.errors import ProtocolError, Refused
+from hortus.protocol.errors import ProtocolError, Refused, in_one_line
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.plan import Noise
 from hortus.protocol.policy import Budget
@@ -110,7 +110,7 @@ class Session:
                     wire.ReadyRequest(session=self._descriptor.session, refusal=refusal)
                 )
             if turn.WhichOneof("kind") != "go":
-                return sent, refusal or turn.finished.reason
+                return sent, refusal or in_one_line(turn.finished.reason)
             view = self._check(turn.go, last)
             masks.check(view)
             self._fetch_adapter(view)

@@ -1,5 +1,13 @@
 """Every error that a person sees: what is wrong, where, and what to do about it."""
 
+_LINE_CHARACTERS = 500
+
+
+def in_one_line(text: str) -> str:
+    """Makes what another party wrote fit for a log: no line of its own, no escape sequence."""
+    cut = text if len(text) <= _LINE_CHARACTERS else text[: _LINE_CHARACTERS - 1] + "…"
+    return "".join(c if c.isprintable() else " " for c in cut)
+
 
 class HortusError(Exception):
     """A failure with an explanation that fits on one screen.

@@ -11,6 +11,7 @@ from hortus.protocol.canonical import digest
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Deadline = Annotated[float, Field(gt=0, le=86_400)]
 Scalar = bool | int | float
 
 
@@ -155,8 +156,8 @@ class Cohort(Schema):
         description="Sites that may conspire with the server; the noise of the others "
         "alone carries the promise.",
     )
-    join_deadline: Positive = Field(120.0, description="Seconds that sites have to join.")
-    step_deadline: Positive = Field(600.0, description="Seconds that sites have for one step.")
+    join_deadline: Deadline = Field(120.0, description="Seconds that sites have to join.")
+    step_deadline: Deadline = Field(600.0, description="Seconds that sites have for one step.")
 
     @property
     def min_honest(self) -> int:

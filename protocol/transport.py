@@ -7,6 +7,23 @@ from hortus.protocol.wire import aggregation_pb2 as wire
 
 MAX_MESSAGE_BYTES = 8 * 2**20
 
+# A peer that a cut network hides is noticed after KEEPALIVE + KEEPALIVE_TIMEOUT. A gRPC server
+# hangs up on who pings more often than every five minutes, unless it allows it.
+KEEPALIVE_SECONDS = 30.0
+KEEPALIVE_TIMEOUT_SECONDS = 20.0
+
+
+def keepalive_options() -> list[tuple[str, int]]:
+    """Returns the gRPC options of both ends: a call may wait for hours, but not on a dead peer."""
+    every, patience = int(1000 * KEEPALIVE_SECONDS), int(1000 * KEEPALIVE_TIMEOUT_SECONDS)
+    return [
+        ("grpc.keepalive_time_ms", every),
+        ("grpc.keepalive_timeout_ms", patience),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", every // 2),
+    ]
+
 
 class AggregationChannel(Protocol):
     """A site's authenticated connection to the aggregation service (aggregation.proto)."""

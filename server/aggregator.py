@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.errors import CohortTooSmall, ProtocolError
+from hortus.protocol.errors import CohortTooSmall, ProtocolError, in_one_line
 from hortus.protocol.plan import Cohort
 from hortus.protocol.vectors import join, split, vector_digest
 from hortus.protocol.wire import aggregation_pb2 as wire
@@ -51,7 +51,7 @@ class Aggregator:
 
     def __init__(self, descriptor: Descriptor, rules: Cohort) -> None:
         self.descriptor = descriptor
-        self._rules = rules
+        self.rules = rules
         self._changed = threading.Condition()
         self._live = set(descriptor.cohort)
         self._announcements: dict[str, wire.Announcement] = {}
@@ -71,6 +71,11 @@ class Aggregator:
 
     # What sites call. `site` is the name that the transport has authenticated.
 
+    def check_member(self, site: str) -> None:
+        """Raises ProtocolError unless the site is in the session's cohort."""
+        if site not in self.descriptor.cohort:
+            raise ProtocolError("no such session for this site", where=site)
+
     def announce(self, site: str, request: wire.Announcement) -> wire.Announcements:
         """Takes a site's ephemeral keys; returns the cohort's, sorted by site."""
         self._gather(self._announcements, site, request.session, request.site, request)
@@ -88,7 +93,7 @@ class Aggregator:
         with self._changed:
             self._admit(site, request.session)
             if request.refusal:
-                self._leave(site, request.refusal[:500])
+                self._leave(site, in_one_line(request.refusal))
             if site not in self._live:
                 return _finished(self._refusals.get(site, "not in this session any more"))
             self._waiting.add(site)
@@ -137,7 +142,7 @@ class Aggregator:
             return spoilt or self._waiting | set(self._refusals) >= cohort
 
         with self._changed:
-            in_time = self._changed.wait_for(settled, timeout=self._rules.join_deadline)
+            in_time = self._changed.wait_for(settled, timeout=self.rules.join_deadline)
             for site in set() if in_time else cohort - self._waiting - set(self._refusals):
                 self._leave(site, "did not join in time")
             if len(self._encapsulations) < len(cohort):
@@ -157,7 +162,7 @@ class Aggregator:
             self._adapter, self._adapter_digest = adapter, vector_digest(adapter)
         attempt = 0
         while True:
-            self._await(lambda: self._waiting >= self._live, self._rules.step_deadline)
+            self._await(lambda: self._waiting >= self._live, self.rules.step_deadline)
             current = self._start(step, attempt)
             self._collect(current)
             if current.arrived == current.sites:
@@ -180,9 +185,9 @@ class Aggregator:
         with self._changed:
             for site in self._live - self._waiting:
                 self._leave(site, f"was not ready for step {step} in time")
-            if len(self._live) < self._rules.minimum:
+            if len(self._live) < self.rules.minimum:
                 raise CohortTooSmall(
-                    f"{len(self._live)} of at least {self._rules.minimum} sites are left: "
+                    f"{len(self._live)} of at least {self.rules.minimum} sites are left: "
                     + self._describe_departures()
                 )
             survivors = sorted(self._live)
@@ -200,7 +205,7 @@ class Aggregator:
         """Waits for an attempt's uploads and closes it: what comes later is not added."""
         self._await(
             lambda: attempt.arrived | set(self._refusals) >= attempt.sites,
-            self._rules.step_deadline,
+            self.rules.step_deadline,
         )
         with self._changed:
             self._attempt = None
@@ -229,7 +234,8 @@ class Aggregator:
         self._changed.notify_all()
 
     def _admit(self, site: str, session: str) -> None:
-        if session != self.descriptor.session or site not in self.descriptor.cohort:
+        self.check_member(site)
+        if session != self.descriptor.session:
             raise ProtocolError("no such session for this site", where=site)
 
     def _gather(

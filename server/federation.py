@@ -20,7 +20,7 @@ from hortus.privacy.accounting import epsilon
 from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_round
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.errors import CohortTooSmall
+from hortus.protocol.errors import CohortTooSmall, in_one_line
 from hortus.protocol.plan import Contract
 from hortus.server.aggregator import Aggregator
 from hortus.server.evaluation import Evaluator
@@ -147,7 +147,7 @@ class Federation:
             if reply.has_error():
                 continue
             answer = reply.content.config_records["answer"]
-            site, refusal = str(answer["site"]), str(answer["refusal"])
+            site, refusal = str(answer["site"]), in_one_line(str(answer["refusal"]))
             if refusal:
                 refusals[site] = refusal
                 self.store.note_departure(Departure(number, site, refusal))

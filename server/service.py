@@ -1,6 +1,7 @@
 """The aggregation service over gRPC with mutual TLS: authenticates, then calls the aggregator."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,10 +11,14 @@ import grpc
 
 from hortus.protocol.consortium import TlsFiles
 from hortus.protocol.errors import HortusError, ProtocolError
-from hortus.protocol.transport import MAX_MESSAGE_BYTES
+from hortus.protocol.transport import MAX_MESSAGE_BYTES, keepalive_options
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 from hortus.server.aggregator import Aggregator
+
+# An honest site has one call open at a time, and perhaps one that its lost connection left behind.
+_CALLS_PER_SITE = 4
+_SPARE_THREADS = 8
 
 
 class Hub:
@@ -43,28 +48,32 @@ class _Servicer(rpc.AggregationServicer):
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        self._open_calls: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     def Announce(
         self, request: wire.Announcement, context: grpc.ServicerContext
     ) -> wire.Announcements:
-        with _answering(context) as site:
-            return self._hub.current.announce(site, request)
+        with self._answering(context) as (site, session):
+            return session.announce(site, request)
 
     def Encapsulate(
         self, request: wire.Encapsulations, context: grpc.ServicerContext
     ) -> wire.EncapsulationsOfAll:
-        with _answering(context) as site:
-            return self._hub.current.encapsulate(site, request)
+        with self._answering(context) as (site, session):
+            return session.encapsulate(site, request)
 
     def Ready(self, request: wire.ReadyRequest, context: grpc.ServicerContext) -> wire.Turn:
-        with _answering(context) as site:
-            session, answered = self._hub.current, threading.Event()
+        with self._answering(context) as (site, session):
+            answered = threading.Event()
 
             def ended() -> None:
                 if not answered.is_set():
                     session.drop(site, "its connection was lost")
 
-            context.add_callback(ended)
+            # The farewell of an older session says nothing about this one.
+            if request.session == session.descriptor.session:
+                context.add_callback(ended)
             turn = session.ready(site, request)
             answered.set()
             return turn
@@ -72,27 +81,57 @@ class _Servicer(rpc.AggregationServicer):
     def Adapter(
         self, request: wire.AdapterRequest, context: grpc.ServicerContext
     ) -> Iterator[wire.Chunk]:
-        with _answering(context) as site:
-            yield from self._hub.current.adapter(site, request)
+        with self._answering(context) as (site, session), _limited(context, session):
+            yield from session.adapter(site, request)
 
     def Upload(
         self, request_iterator: Iterator[wire.UploadPart], context: grpc.ServicerContext
     ) -> wire.Receipt:
-        with _answering(context) as site:
-            return self._hub.current.upload(site, request_iterator)
+        with self._answering(context) as (site, session), _limited(context, session):
+            return session.upload(site, request_iterator)
+
+    @contextmanager
+    def _answering(self, context: grpc.ServicerContext) -> Iterator[tuple[str, Aggregator]]:
+        """Yields the authenticated site and its session; turns our errors into gRPC statuses.
+
+        A site may hold a few threads and no more, so that none can keep the others out.
+        """
+        # A property of the peer's certificate is a list of values, whatever the type stubs say.
+        names = cast("Sequence[bytes]", context.auth_context().get("x509_common_name", ()))
+        if len(names) != 1:
+            context.abort(
+                grpc.StatusCode.UNAUTHENTICATED, "a client certificate must name the site"
+            )
+        site = names[0].decode(errors="replace")
+        with self._lock:
+            self._open_calls[site] += 1
+            busy = self._open_calls[site] > _CALLS_PER_SITE
+        try:
+            if busy:
+                context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"{site} has {_CALLS_PER_SITE} calls open already",
+                )
+            session = self._hub.current
+            session.check_member(site)
+            yield site, session
+        except HortusError as error:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        finally:
+            with self._lock:
+                self._open_calls[site] -= 1
 
 
 @contextmanager
-def _answering(context: grpc.ServicerContext) -> Iterator[str]:
-    """Yields the authenticated site; turns our errors into gRPC statuses."""
-    # A property of the peer's certificate is a list of values, whatever the type stubs say.
-    names = cast("Sequence[bytes]", context.auth_context().get("x509_common_name", ()))
-    if len(names) != 1:
-        context.abort(grpc.StatusCode.UNAUTHENTICATED, "a client certificate must name the site")
+def _limited(context: grpc.ServicerContext, session: Aggregator) -> Iterator[None]:
+    """Ends a transfer that takes longer than a step may."""
+    timer = threading.Timer(session.rules.step_deadline, context.cancel)
+    timer.daemon = True
+    timer.start()
     try:
-        yield names[0].decode()
-    except HortusError as error:
-        context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager
@@ -103,16 +142,19 @@ def serving(hub: Hub, tls: TlsFiles, address: str, sites: int) -> Iterator[int]:
         hub: Holds the current session.
         tls: The server's certificate, and the authority that clients' are checked against.
         address: Host and port; port 0 takes a free one.
-        sites: Sites expected; each may hold one blocking call and a second beside it.
+        sites: Sites expected; each may hold a few calls open.
 
     Raises:
         HortusError: The address cannot be bound.
     """
     server = grpc.server(
-        ThreadPoolExecutor(max_workers=2 * sites + 8, thread_name_prefix="aggregation"),
+        ThreadPoolExecutor(
+            max_workers=_CALLS_PER_SITE * sites + _SPARE_THREADS, thread_name_prefix="aggregation"
+        ),
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.so_reuseport", 0),
+            *keepalive_options(),
         ],
     )
     rpc.add_AggregationServicer_to_server(_Servicer(hub), server)  # type: ignore[no-untyped-call]

@@ -25,7 +25,7 @@ from hortus.privacy.encoding import StepEncoding
 from hortus.protocol.consortium import Consortium, ServerConfig, create_consortium
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic
-from hortus.protocol.plan import Contract, Noise, Plan, Simulation
+from hortus.protocol.plan import Cohort, Contract, Noise, Plan, Simulation
 from hortus.protocol.plan_file import dump_plan, load_plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.transport import AggregationChannel
@@ -213,10 +213,12 @@ def _policies(
     }
 
 
-def _connect(hub: Hub, site: Site, port: int | None) -> AbstractContextManager[AggregationChannel]:
+def _connect(
+    hub: Hub, site: Site, port: int | None, rules: Cohort
+) -> AbstractContextManager[AggregationChannel]:
     if port is None:
         return nullcontext(MemoryChannel(hub, site.name))
-    return dialling(f"127.0.0.1:{port}", site.files.tls)
+    return dialling(f"127.0.0.1:{port}", site.files.tls, rules)
 
 
 def _reach(agent: SiteAgent, _: Context) -> AbstractContextManager[Agent]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hortus.client.consent import check_contract, check_descriptor
+from hortus.client.consent import check_contract, check_descriptor, check_model
 from hortus.privacy.encoding import StepEncoding
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import Refused
@@ -32,7 +32,7 @@ def policy(contract: Contract, **changes: Any) -> Policy:
 
 
 def test_an_approved_contract_is_accepted(contract: Contract) -> None:
-    check_contract(policy(contract), contract, MODEL)
+    check_contract(policy(contract), contract)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_stricter_policy_refuses(
     contract: Contract, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(Refused, match=message):
-        check_contract(policy(contract, **changes), contract, MODEL)
+        check_contract(policy(contract, **changes), contract)
 
 
 @pytest.mark.parametrize("field", ["seed", "name", "model"])
@@ -56,12 +56,12 @@ def test_any_change_of_an_approved_plan_is_another_plan(contract: Contract, fiel
     value = 99 if field == "seed" else "other"
     changed = contract.model_copy(update={field: value})
     with pytest.raises(Refused, match="not approved"):
-        check_contract(policy(contract), changed, MODEL)
+        check_contract(policy(contract), changed)
 
 
 def test_another_base_model_is_refused(contract: Contract) -> None:
     with pytest.raises(Refused, match="copy of the base model"):
-        check_contract(policy(contract), contract, "b" * 64)
+        check_model(contract, "b" * 64)
 
 
 def test_no_noise_needs_a_policy_that_says_unsafe(plan: Plan) -> None:
@@ -69,8 +69,8 @@ def test_no_noise_needs_a_policy_that_says_unsafe(plan: Plan) -> None:
     fields["privacy"] |= {"noise": "unsafe_none", "epsilon": None}
     open_contract = Plan(**fields).contract(model_digest=MODEL, noise_multiplier=None)
     with pytest.raises(Refused, match="unsafe_no_privacy|no privacy"):
-        check_contract(policy(open_contract), open_contract, MODEL)
-    check_contract(policy(open_contract, unsafe_no_privacy=True), open_contract, MODEL)
+        check_contract(policy(open_contract), open_contract)
+    check_contract(policy(open_contract, unsafe_no_privacy=True), open_contract)
 
 
 def descriptor(agreed: Contract, /, **changes: Any) -> Descriptor:
