@@ -19,6 +19,7 @@ from hortus.privacy.encoding import StepEncoding, releases_per_sum
 from hortus.privacy.randomness import RandomSource, SystemRandomness, UnsafeSeededRandomness
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import HortusError, Refused, in_one_line
+from hortus.protocol.limits import check_version, checked
 from hortus.protocol.plan import Cohort, Contract
 from hortus.protocol.transport import AggregationChannel
 from hortus.protocol.wire import aggregation_pb2 as wire
@@ -51,6 +52,7 @@ class SiteAgent:
     def consider(self, request: wire.ConsiderRequest) -> wire.ConsiderReply:
         """Says whether this site would take part, and if not, why."""
         try:
+            check_version(checked(request).protocol)
             contract = self._approved(request.contract)
             self._check_budget(contract)
             self._site.records(contract)
@@ -69,6 +71,7 @@ class SiteAgent:
         return wire.TakePartReply(steps=steps, reason=reason)
 
     def _take_part(self, request: wire.TakePartRequest) -> tuple[int, str]:
+        check_version(checked(request).protocol)
         site, contract = self._site, self._approved(request.contract)
         try:
             descriptor = Descriptor.model_validate_json(request.descriptor)

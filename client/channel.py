@@ -7,8 +7,9 @@ import grpc
 
 from hortus.protocol.consortium import TlsFiles
 from hortus.protocol.errors import ProtocolError
+from hortus.protocol.limits import MAX_MESSAGE_BYTES
 from hortus.protocol.plan import Cohort
-from hortus.protocol.transport import MAX_MESSAGE_BYTES, keepalive_options
+from hortus.protocol.transport import keepalive_options
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 
@@ -38,10 +39,10 @@ class GrpcChannel:
             reply: wire.Announcements = self._stub.Announce(request, timeout=self._join)
             return reply
 
-    def encapsulate(self, request: wire.Encapsulations) -> wire.EncapsulationsOfAll:
+    def encapsulate(self, request: wire.Encapsulations) -> wire.Encapsulations:
         """See `AggregationChannel`."""
         with _explained(self._join):
-            reply: wire.EncapsulationsOfAll = self._stub.Encapsulate(request, timeout=self._join)
+            reply: wire.Encapsulations = self._stub.Encapsulate(request, timeout=self._join)
             return reply
 
     def ready(self, request: wire.ReadyRequest) -> wire.Turn:

@@ -36,7 +36,11 @@ def make_app(reach: Callable[[Context], AbstractContextManager[Agent]]) -> Clien
     def query(message: Message, context: Context) -> Message:
         request = message.content.config_records["request"]
         with reach(context) as agent:
-            reply = agent.consider(wire.ConsiderRequest(contract=_bytes(request, "contract")))
+            reply = agent.consider(
+                wire.ConsiderRequest(
+                    protocol=_version(request), contract=_bytes(request, "contract")
+                )
+            )
         answer = ConfigRecord({"site": reply.site, "refusal": reply.refusal})
         return Message(RecordDict({"answer": answer}), reply_to=message)
 
@@ -46,7 +50,9 @@ def make_app(reach: Callable[[Context], AbstractContextManager[Agent]]) -> Clien
         with reach(context) as agent:
             reply = agent.take_part(
                 wire.TakePartRequest(
-                    contract=_bytes(request, "contract"), descriptor=_bytes(request, "descriptor")
+                    protocol=_version(request),
+                    contract=_bytes(request, "contract"),
+                    descriptor=_bytes(request, "descriptor"),
                 )
             )
         answer = ConfigRecord({"steps": reply.steps, "reason": reply.reason})
@@ -81,6 +87,12 @@ def _bytes(record: ConfigRecord, name: str) -> bytes:
     if not isinstance(value, bytes):
         raise TypeError(f"the server's {name} is not bytes")
     return value
+
+
+def _version(record: ConfigRecord) -> int:
+    """What the server says that it speaks; 0 when it says nothing, which no agent accepts."""
+    told = record.get("protocol", 0)
+    return told if isinstance(told, int) and 0 <= told < 2**32 else 0
 
 
 app = make_app(_over_socket)

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_rou
 from hortus.privacy.ledger import Charge, Ledger
 from hortus.privacy.secure_sum import (
     Announcement,
-    Encapsulations,
+    Encapsulation,
     KeyExchange,
     MaskGenerator,
     StepView,
@@ -23,6 +23,7 @@ from hortus.privacy.secure_sum import (
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import ProtocolError, Refused, in_one_line
 from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.limits import PROTOCOL_VERSION, check_version, checked
 from hortus.protocol.plan import Noise
 from hortus.protocol.policy import Budget
 from hortus.protocol.transport import AggregationChannel
@@ -109,7 +110,7 @@ class Session:
                 turn = self._channel.ready(
                     wire.ReadyRequest(session=self._descriptor.session, refusal=refusal)
                 )
-            if turn.WhichOneof("kind") != "go":
+            if checked(turn).WhichOneof("kind") != "go":
                 return sent, refusal or in_one_line(turn.finished.reason)
             view = self._check(turn.go, last)
             masks.check(view)
@@ -130,6 +131,7 @@ class Session:
         own = exchange.announcement
         everybody = self._channel.announce(
             wire.Announcement(
+                protocol=PROTOCOL_VERSION,
                 session=session,
                 site=own.site,
                 x25519=own.x25519,
@@ -137,6 +139,7 @@ class Session:
                 signature=own.signature,
             )
         )
+        check_version(checked(everybody).protocol)
         sealed = exchange.encapsulate(
             [
                 Announcement(site=a.site, x25519=a.x25519, mlkem=a.mlkem, signature=a.signature)
@@ -146,15 +149,13 @@ class Session:
         ciphertexts = self._channel.encapsulate(
             wire.Encapsulations(
                 session=session,
-                site=sealed.site,
-                ciphertexts=dict(sealed.ciphertexts),
-                signature=sealed.signature,
+                encapsulations=[wire.Encapsulation(**asdict(one)) for one in sealed],
             )
         )
         return exchange.agree(
             [
-                Encapsulations(site=e.site, ciphertexts=dict(e.ciphertexts), signature=e.signature)
-                for e in ciphertexts.encapsulations
+                Encapsulation(e.sender, e.receiver, e.ciphertext, e.signature)
+                for e in checked(ciphertexts).encapsulations
             ],
             min_cohort=self._encoding.contract.cohort.minimum,
         )
@@ -263,5 +264,6 @@ class Session:
             logger.warning("step %d attempt %d was not taken: %s", view.step, view.attempt, error)
 
     def _leave(self, reason: str) -> str:
-        self._channel.ready(wire.ReadyRequest(session=self._descriptor.session, refusal=reason))
+        refusal = in_one_line(reason)
+        self._channel.ready(wire.ReadyRequest(session=self._descriptor.session, refusal=refusal))
         return reason

@@ -9,11 +9,10 @@ A pair's secret comes from X25519 and ML-KEM-768 (FIPS 203) together: it holds a
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from types import MappingProxyType
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
@@ -25,14 +24,12 @@ from numpy.typing import NDArray
 
 from hortus.protocol.errors import ProtocolError, Refused, UsageError
 from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.limits import MLKEM_CIPHERTEXT_BYTES, MLKEM_PUBLIC_BYTES, X25519_BYTES
 
-X25519_BYTES = 32
-MLKEM_PUBLIC_BYTES = 1184
-MLKEM_CIPHERTEXT_BYTES = 1088
 DIGEST_BYTES = 32
 
 _ANNOUNCEMENT = "secure-sum announcement"
-_ENCAPSULATIONS = "secure-sum encapsulations"
+_ENCAPSULATION = "secure-sum encapsulation"
 _PAIR_INFO = b"hortus/v1/secure-sum pair"
 _STEP_INFO = b"hortus/v1/secure-sum step"
 _CHUNK_WORDS = 2**16  # 256 KiB: a chunk and its keystream stay in a core's cache
@@ -57,17 +54,20 @@ class Announcement:
 
 
 @dataclass(frozen=True, slots=True)
-class Encapsulations:
-    """A site's ML-KEM ciphertexts for the sites after it in the sorted cohort, signed.
+class Encapsulation:
+    """What one site says to one other about a session's keys, signed.
 
     Attributes:
-        site: Who.
-        ciphertexts: 1088 bytes for each later site.
-        signature: Ed25519, over the descriptor's digest, all announcements and the ciphertexts.
+        sender: Who.
+        receiver: To whom.
+        ciphertext: ML-KEM-768, 1088 bytes, when the sender sorts before the receiver; else empty.
+        signature: Ed25519, over the descriptor's digest, both sites, all announcements that the
+            sender saw and the ciphertext.
     """
 
-    site: str
-    ciphertexts: Mapping[str, bytes]
+    sender: str
+    receiver: str
+    ciphertext: bytes
     signature: bytes
 
 
@@ -120,8 +120,8 @@ class KeyExchange:
         self._mlkem = MLKEM768PrivateKey.generate()
         self._state = _State.ANNOUNCED
         self._announcements: dict[str, Announcement] = {}
-        self._encapsulated: dict[str, bytes] = {}
-        self._own: Encapsulations | None = None
+        self._announced = b""
+        self._encapsulated: dict[str, tuple[bytes, bytes]] = {}
         x25519 = self._x25519.public_key().public_bytes_raw()
         mlkem = self._mlkem.public_key().public_bytes_raw()
         signed = _signed_announcement(descriptor_digest, identity.site, x25519, mlkem)
@@ -155,42 +155,34 @@ class KeyExchange:
             raise UsageError("the roster has another key for this site", where=identity.site)
         return cls(identity, roster, cohort, descriptor_digest)
 
-    def encapsulate(self, announcements: Iterable[Announcement]) -> Encapsulations:
+    def encapsulate(self, announcements: Iterable[Announcement]) -> tuple[Encapsulation, ...]:
         """Checks what everybody announced and sends each later site a fresh secret.
 
         Args:
             announcements: The whole cohort's, this site's among them.
 
+        Returns:
+            One for each other site.
+
         Raises:
             ProtocolError: One is missing, foreign, repeated, altered or not signed by its site.
         """
         self._advance(_State.ANNOUNCED)
-        self._announcements = self._by_site(announcements)
+        self._announcements = _by_site(announcements, lambda one: one.site, self._cohort)
         if self._announcements[self._identity.site] != self.announcement:
             raise ProtocolError("its own announcement came back altered", where=self._identity.site)
         for announcement in self._announcements.values():
             self._verify_announcement(announcement)
-        ciphertexts: dict[str, bytes] = {}
-        for peer in self._later(self._identity.site):
-            try:
-                key = MLKEM768PublicKey.from_public_bytes(self._announcements[peer].mlkem)
-            except ValueError as error:
-                raise ProtocolError("its ML-KEM public key is malformed", where=peer) from error
-            self._encapsulated[peer], ciphertexts[peer] = key.encapsulate()
-        signature = self._identity.sign(
-            _ENCAPSULATIONS, self._signed_encapsulations(self._identity.site, ciphertexts)
-        )
-        self._own = Encapsulations(self._identity.site, MappingProxyType(ciphertexts), signature)
+        self._announced = _hash(*(_encoded(one) for one in self._announcements.values()))
+        sent = tuple(self._encapsulate_to(peer) for peer in self._peers())
         self._state = _State.ENCAPSULATED
-        return self._own
+        return sent
 
-    def agree(
-        self, encapsulations: Iterable[Encapsulations], *, min_cohort: int
-    ) -> "MaskGenerator":
+    def agree(self, encapsulations: Iterable[Encapsulation], *, min_cohort: int) -> "MaskGenerator":
         """Checks what everybody encapsulated and derives a secret with each peer.
 
         Args:
-            encapsulations: The whole cohort's, this site's among them.
+            encapsulations: What all others sent to this site.
             min_cohort: Fewest sites that this site will ever mask for.
 
         Raises:
@@ -198,23 +190,14 @@ class KeyExchange:
                 made for other announcements than this site saw.
         """
         self._advance(_State.ENCAPSULATED)
-        received = self._by_site(encapsulations)
-        if self._own is None or received[self._identity.site] != self._own:
-            raise ProtocolError(
-                "its own encapsulations came back altered", where=self._identity.site
-            )
+        received = _by_site(encapsulations, lambda one: one.sender, self._peers())
         for one in received.values():
-            self._verify_encapsulations(one)
-        secrets = {
-            peer: self._pair_secret(peer, received)
-            for peer in self._cohort
-            if peer != self._identity.site
-        }
+            self._verify_encapsulation(one)
         return MaskGenerator(
             site=self._identity.site,
             cohort=self._cohort,
             descriptor_digest=self._descriptor_digest,
-            secrets=secrets,
+            secrets={peer: self._pair_secret(peer, one) for peer, one in received.items()},
             min_cohort=min_cohort,
         )
 
@@ -224,21 +207,8 @@ class KeyExchange:
             raise RuntimeError(f"the key exchange is {self._state.value}, not {due.value}")
         self._state = _State.FINISHED
 
-    def _by_site(self, messages: Iterable["_MessageT"]) -> dict[str, "_MessageT"]:
-        found: dict[str, _MessageT] = {}
-        for message in messages:
-            if message.site not in self._cohort:
-                raise ProtocolError("this site is not in the session's cohort", where=message.site)
-            if message.site in found:
-                raise ProtocolError("this site's message came twice", where=message.site)
-            found[message.site] = message
-        for site in self._cohort:
-            if site not in found:
-                raise ProtocolError("this site's message is missing", where=site)
-        return {site: found[site] for site in self._cohort}
-
-    def _later(self, site: str) -> tuple[str, ...]:
-        return self._cohort[self._cohort.index(site) + 1 :]
+    def _peers(self) -> tuple[str, ...]:
+        return tuple(site for site in self._cohort if site != self._identity.site)
 
     def _verify_announcement(self, one: Announcement) -> None:
         if len(one.x25519) != X25519_BYTES or len(one.mlkem) != MLKEM_PUBLIC_BYTES:
@@ -246,33 +216,49 @@ class KeyExchange:
         signed = _signed_announcement(self._descriptor_digest, one.site, one.x25519, one.mlkem)
         self._roster.verify(one.site, _ANNOUNCEMENT, signed, one.signature)
 
-    def _verify_encapsulations(self, one: Encapsulations) -> None:
-        if set(one.ciphertexts) != set(self._later(one.site)):
-            raise ProtocolError("its ciphertexts are not for the sites after it", where=one.site)
-        if any(len(c) != MLKEM_CIPHERTEXT_BYTES for c in one.ciphertexts.values()):
-            raise ProtocolError("a ciphertext has a wrong length", where=one.site)
-        signed = self._signed_encapsulations(one.site, one.ciphertexts)
-        self._roster.verify(one.site, _ENCAPSULATIONS, signed, one.signature)
+    def _encapsulate_to(self, peer: str) -> Encapsulation:
+        site, ciphertext = self._identity.site, b""
+        if site < peer:
+            try:
+                key = MLKEM768PublicKey.from_public_bytes(self._announcements[peer].mlkem)
+            except ValueError as error:
+                raise ProtocolError("its ML-KEM public key is malformed", where=peer) from error
+            secret, ciphertext = key.encapsulate()
+            self._encapsulated[peer] = secret, ciphertext
+        signed = self._signed_encapsulation(site, peer, ciphertext)
+        signature = self._identity.sign(_ENCAPSULATION, signed)
+        return Encapsulation(site, peer, ciphertext, signature)
 
-    def _signed_encapsulations(self, site: str, ciphertexts: Mapping[str, bytes]) -> bytes:
-        announced = [_encoded(one) for one in self._announcements.values()]
-        pairs = [
-            part for peer in sorted(ciphertexts) for part in (peer.encode(), ciphertexts[peer])
-        ]
-        return _frame(self._descriptor_digest, site.encode(), _hash(*announced), _frame(*pairs))
+    def _verify_encapsulation(self, one: Encapsulation) -> None:
+        if one.receiver != self._identity.site:
+            raise ProtocolError("its encapsulation is for another site", where=one.sender)
+        due = MLKEM_CIPHERTEXT_BYTES if one.sender < one.receiver else 0
+        if len(one.ciphertext) != due:
+            raise ProtocolError("its ciphertext has a wrong length", where=one.sender)
+        signed = self._signed_encapsulation(one.sender, one.receiver, one.ciphertext)
+        self._roster.verify(one.sender, _ENCAPSULATION, signed, one.signature)
 
-    def _pair_secret(self, peer: str, received: Mapping[str, Encapsulations]) -> bytes:
-        first, second = sorted((self._identity.site, peer))
-        ciphertext = received[first].ciphertexts[second]
+    def _signed_encapsulation(self, sender: str, receiver: str, ciphertext: bytes) -> bytes:
+        return _frame(
+            self._descriptor_digest,
+            sender.encode(),
+            receiver.encode(),
+            self._announced,
+            ciphertext,
+        )
+
+    def _pair_secret(self, peer: str, received: Encapsulation) -> bytes:
         if peer in self._encapsulated:
-            kem = self._encapsulated[peer]
+            kem, ciphertext = self._encapsulated[peer]
         else:
+            ciphertext = received.ciphertext
             kem = self._mlkem.decapsulate(ciphertext)
         public = X25519PublicKey.from_public_bytes(self._announcements[peer].x25519)
         try:
             shared = self._x25519.exchange(public)
         except ValueError as error:  # an all-zero secret (RFC 7748, section 6.1)
             raise ProtocolError("its X25519 public key has a small order", where=peer) from error
+        first, second = sorted((self._identity.site, peer))
         transcript = _hash(
             self._descriptor_digest,
             _encoded(self._announcements[first]),
@@ -402,12 +388,25 @@ def sum_ring(vectors: Iterable[NDArray[np.uint32]]) -> NDArray[np.uint32]:
     return total
 
 
-class _Message(Protocol):
-    @property
-    def site(self) -> str: ...
+_Message = TypeVar("_Message", Announcement, Encapsulation)
 
 
-_MessageT = TypeVar("_MessageT", bound=_Message)
+def _by_site(
+    messages: Iterable[_Message], sender: Callable[[_Message], str], due: tuple[str, ...]
+) -> dict[str, _Message]:
+    """Returns exactly one message from each site that is due one, in that order."""
+    found: dict[str, _Message] = {}
+    for message in messages:
+        site = sender(message)
+        if site not in due:
+            raise ProtocolError("no message of this site is due", where=site)
+        if site in found:
+            raise ProtocolError("this site's message came twice", where=site)
+        found[site] = message
+    for site in due:
+        if site not in found:
+            raise ProtocolError("this site's message is missing", where=site)
+    return {site: found[site] for site in due}
 
 
 def _signed_announcement(digest: bytes, site: str, x25519: bytes, mlkem: bytes) -> bytes:

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hortus.protocol.canonical import digest
+from hortus.protocol.limits import MAX_SITES, MAX_WORDS, PROTOCOL_VERSION
 from hortus.protocol.plan import Schema
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -17,15 +18,22 @@ class Descriptor(Schema):
     The contract's hash covers the base model, the noise mode and the minimum cohort.
     """
 
-    protocol: Literal[1] = 1
+    protocol: int = PROTOCOL_VERSION
     run: Identifier
     session: Identifier
     contract: Digest
-    cohort: tuple[str, ...] = Field(min_length=2, max_length=10_000)
+    cohort: tuple[str, ...] = Field(min_length=2, max_length=MAX_SITES)
     first_round: int = Field(ge=0)
-    dimension: int = Field(ge=1, le=2**31 - 1)
+    dimension: int = Field(ge=1, le=MAX_WORDS)
     ring_bits: Literal[32] = 32
     scale: int = Field(ge=1, lt=2**31, description="Ring units for 1.0.")
+
+    @field_validator("protocol")
+    @classmethod
+    def _protocol_is_known(cls, told: int) -> int:
+        if told != PROTOCOL_VERSION:
+            raise ValueError(f"it is of protocol {told}, this program speaks {PROTOCOL_VERSION}")
+        return told
 
     @model_validator(mode="after")
     def _cohort_is_sorted(self) -> Self:

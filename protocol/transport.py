@@ -5,8 +5,6 @@ from typing import Protocol
 
 from hortus.protocol.wire import aggregation_pb2 as wire
 
-MAX_MESSAGE_BYTES = 8 * 2**20
-
 # A peer that a cut network hides is noticed after KEEPALIVE + KEEPALIVE_TIMEOUT. A gRPC server
 # hangs up on who pings more often than every five minutes, unless it allows it.
 KEEPALIVE_SECONDS = 30.0
@@ -32,8 +30,8 @@ class AggregationChannel(Protocol):
         """Leaves this site's ephemeral keys and waits for everybody's."""
         ...
 
-    def encapsulate(self, request: wire.Encapsulations) -> wire.EncapsulationsOfAll:
-        """Leaves this site's ciphertexts and waits for everybody's."""
+    def encapsulate(self, request: wire.Encapsulations) -> wire.Encapsulations:
+        """Leaves this site's ciphertexts for the others and waits for theirs."""
         ...
 
     def ready(self, request: wire.ReadyRequest) -> wire.Turn:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import CohortTooSmall, ProtocolError, in_one_line
+from hortus.protocol.limits import PROTOCOL_VERSION, check_version, checked
 from hortus.protocol.plan import Cohort
 from hortus.protocol.vectors import join, split, vector_digest
 from hortus.protocol.wire import aggregation_pb2 as wire
@@ -78,20 +79,23 @@ class Aggregator:
 
     def announce(self, site: str, request: wire.Announcement) -> wire.Announcements:
         """Takes a site's ephemeral keys; returns the cohort's, sorted by site."""
-        self._gather(self._announcements, site, request.session, request.site, request)
+        check_version(checked(request).protocol)
+        self._gather(self._announcements, site, request.session, {request.site}, request)
         ordered = [self._announcements[name] for name in self.descriptor.cohort]
-        return wire.Announcements(announcements=ordered)
+        return wire.Announcements(protocol=PROTOCOL_VERSION, announcements=ordered)
 
-    def encapsulate(self, site: str, request: wire.Encapsulations) -> wire.EncapsulationsOfAll:
-        """Takes a site's ciphertexts; returns the cohort's, sorted by site."""
-        self._gather(self._encapsulations, site, request.session, request.site, request)
-        ordered = [self._encapsulations[name] for name in self.descriptor.cohort]
-        return wire.EncapsulationsOfAll(encapsulations=ordered)
+    def encapsulate(self, site: str, request: wire.Encapsulations) -> wire.Encapsulations:
+        """Takes a site's ciphertexts for the others; returns theirs for it, sorted by sender."""
+        claimed = {one.sender for one in checked(request).encapsulations}
+        self._gather(self._encapsulations, site, request.session, claimed, request)
+        sent = (self._encapsulations[name].encapsulations for name in self.descriptor.cohort)
+        own = [one for encapsulations in sent for one in encapsulations if one.receiver == site]
+        return wire.Encapsulations(session=request.session, encapsulations=own)
 
     def ready(self, site: str, request: wire.ReadyRequest) -> wire.Turn:
         """Notes that a site is ready, or why it leaves; returns what it does next."""
         with self._changed:
-            self._admit(site, request.session)
+            self._admit(site, checked(request).session)
             if request.refusal:
                 self._leave(site, in_one_line(request.refusal))
             if site not in self._live:
@@ -105,7 +109,7 @@ class Aggregator:
     def adapter(self, site: str, request: wire.AdapterRequest) -> Iterator[wire.Chunk]:
         """Streams the adapter that the current step starts from."""
         with self._changed:
-            self._admit(site, request.session)
+            self._admit(site, checked(request).session)
             if self._adapter is None or request.digest != self._adapter_digest:
                 raise ProtocolError("the adapter asked for is not the current one", where=site)
             adapter = self._adapter
@@ -113,7 +117,7 @@ class Aggregator:
 
     def upload(self, site: str, parts: Iterator[wire.UploadPart]) -> wire.Receipt:
         """Adds a site's masked vector to the open attempt; a late or second one is refused."""
-        header = next(parts, wire.UploadPart()).header
+        header = checked(next(parts, wire.UploadPart()).header)
         with self._changed:
             self._admit(site, header.session)
             attempt = self._open_attempt(site, header)
@@ -239,11 +243,11 @@ class Aggregator:
             raise ProtocolError("no such session for this site", where=site)
 
     def _gather(
-        self, into: dict[str, Message], site: str, session: str, claimed: str, message: Message
+        self, into: dict[str, Message], site: str, session: str, claimed: set[str], message: Message
     ) -> None:
         with self._changed:
             self._admit(site, session)
-            if claimed != site or site in into:
+            if claimed != {site} or site in into:
                 raise ProtocolError("the message is another site's, or came twice", where=site)
             into[site] = message
             self._changed.notify_all()
@@ -261,4 +265,4 @@ class Aggregator:
 
 
 def _finished(reason: str) -> wire.Turn:
-    return wire.Turn(finished=wire.Finished(reason=reason))
+    return wire.Turn(finished=wire.Finished(reason=in_one_line(reason)))

@@ -21,6 +21,7 @@ from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_rou
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import CohortTooSmall, in_one_line
+from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.plan import Contract
 from hortus.server.aggregator import Aggregator
 from hortus.server.evaluation import Evaluator
@@ -164,8 +165,9 @@ class Federation:
 
     def _messages(self, kind: str, descriptor: Descriptor | None) -> list[Message]:
         """One message for each connected node: the contract, and the session if there is one."""
-        request: dict[str, bytes] = {
-            "contract": canonical_json(self.contract.model_dump(mode="json"))
+        request: dict[str, bytes | int] = {
+            "protocol": PROTOCOL_VERSION,
+            "contract": canonical_json(self.contract.model_dump(mode="json")),
         }
         if descriptor is not None:
             request["descriptor"] = canonical_json(descriptor.model_dump(mode="json"))

@@ -10,8 +10,9 @@ from typing import cast
 import grpc
 
 from hortus.protocol.consortium import TlsFiles
-from hortus.protocol.errors import HortusError, ProtocolError
-from hortus.protocol.transport import MAX_MESSAGE_BYTES, keepalive_options
+from hortus.protocol.errors import HortusError, ProtocolError, in_one_line
+from hortus.protocol.limits import MAX_MESSAGE_BYTES
+from hortus.protocol.transport import keepalive_options
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 from hortus.server.aggregator import Aggregator
@@ -59,7 +60,7 @@ class _Servicer(rpc.AggregationServicer):
 
     def Encapsulate(
         self, request: wire.Encapsulations, context: grpc.ServicerContext
-    ) -> wire.EncapsulationsOfAll:
+    ) -> wire.Encapsulations:
         with self._answering(context) as (site, session):
             return session.encapsulate(site, request)
 
@@ -116,7 +117,7 @@ class _Servicer(rpc.AggregationServicer):
             session.check_member(site)
             yield site, session
         except HortusError as error:
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, in_one_line(str(error)))
         finally:
             with self._lock:
                 self._open_calls[site] -= 1

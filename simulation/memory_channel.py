@@ -22,7 +22,7 @@ class MemoryChannel:
         """See `AggregationChannel`."""
         return self._hub.current.announce(self._site, request)
 
-    def encapsulate(self, request: wire.Encapsulations) -> wire.EncapsulationsOfAll:
+    def encapsulate(self, request: wire.Encapsulations) -> wire.Encapsulations:
         """See `AggregationChannel`."""
         return self._hub.current.encapsulate(self._site, request)
 

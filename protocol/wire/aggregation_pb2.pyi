@@ -7,49 +7,48 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Announcement(_message.Message):
-    __slots__ = ("session", "site", "x25519", "mlkem", "signature")
+    __slots__ = ("protocol", "session", "site", "x25519", "mlkem", "signature")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SITE_FIELD_NUMBER: _ClassVar[int]
     X25519_FIELD_NUMBER: _ClassVar[int]
     MLKEM_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
     session: str
     site: str
     x25519: bytes
     mlkem: bytes
     signature: bytes
-    def __init__(self, session: _Optional[str] = ..., site: _Optional[str] = ..., x25519: _Optional[bytes] = ..., mlkem: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, protocol: _Optional[int] = ..., session: _Optional[str] = ..., site: _Optional[str] = ..., x25519: _Optional[bytes] = ..., mlkem: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Announcements(_message.Message):
-    __slots__ = ("announcements",)
+    __slots__ = ("protocol", "announcements")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCEMENTS_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
     announcements: _containers.RepeatedCompositeFieldContainer[Announcement]
-    def __init__(self, announcements: _Optional[_Iterable[_Union[Announcement, _Mapping]]] = ...) -> None: ...
+    def __init__(self, protocol: _Optional[int] = ..., announcements: _Optional[_Iterable[_Union[Announcement, _Mapping]]] = ...) -> None: ...
+
+class Encapsulation(_message.Message):
+    __slots__ = ("sender", "receiver", "ciphertext", "signature")
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    CIPHERTEXT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    sender: str
+    receiver: str
+    ciphertext: bytes
+    signature: bytes
+    def __init__(self, sender: _Optional[str] = ..., receiver: _Optional[str] = ..., ciphertext: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Encapsulations(_message.Message):
-    __slots__ = ("session", "site", "ciphertexts", "signature")
-    class CiphertextsEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: bytes
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    __slots__ = ("session", "encapsulations")
     SESSION_FIELD_NUMBER: _ClassVar[int]
-    SITE_FIELD_NUMBER: _ClassVar[int]
-    CIPHERTEXTS_FIELD_NUMBER: _ClassVar[int]
-    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
-    session: str
-    site: str
-    ciphertexts: _containers.ScalarMap[str, bytes]
-    signature: bytes
-    def __init__(self, session: _Optional[str] = ..., site: _Optional[str] = ..., ciphertexts: _Optional[_Mapping[str, bytes]] = ..., signature: _Optional[bytes] = ...) -> None: ...
-
-class EncapsulationsOfAll(_message.Message):
-    __slots__ = ("encapsulations",)
     ENCAPSULATIONS_FIELD_NUMBER: _ClassVar[int]
-    encapsulations: _containers.RepeatedCompositeFieldContainer[Encapsulations]
-    def __init__(self, encapsulations: _Optional[_Iterable[_Union[Encapsulations, _Mapping]]] = ...) -> None: ...
+    session: str
+    encapsulations: _containers.RepeatedCompositeFieldContainer[Encapsulation]
+    def __init__(self, session: _Optional[str] = ..., encapsulations: _Optional[_Iterable[_Union[Encapsulation, _Mapping]]] = ...) -> None: ...
 
 class ReadyRequest(_message.Message):
     __slots__ = ("session", "refusal")
@@ -94,24 +93,26 @@ class AdapterRequest(_message.Message):
     def __init__(self, session: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("sequence", "words", "crc32")
+    __slots__ = ("sequence", "words", "checksum")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     WORDS_FIELD_NUMBER: _ClassVar[int]
-    CRC32_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     words: bytes
-    crc32: int
-    def __init__(self, sequence: _Optional[int] = ..., words: _Optional[bytes] = ..., crc32: _Optional[int] = ...) -> None: ...
+    checksum: int
+    def __init__(self, sequence: _Optional[int] = ..., words: _Optional[bytes] = ..., checksum: _Optional[int] = ...) -> None: ...
 
 class UploadHeader(_message.Message):
-    __slots__ = ("session", "step", "attempt")
+    __slots__ = ("session", "step", "attempt", "first_sequence")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     session: str
     step: int
     attempt: int
-    def __init__(self, session: _Optional[str] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+    first_sequence: int
+    def __init__(self, session: _Optional[str] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ..., first_sequence: _Optional[int] = ...) -> None: ...
 
 class UploadPart(_message.Message):
     __slots__ = ("header", "chunk")
@@ -125,11 +126,19 @@ class Receipt(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class UploadProgress(_message.Message):
+    __slots__ = ("next_sequence",)
+    NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    next_sequence: int
+    def __init__(self, next_sequence: _Optional[int] = ...) -> None: ...
+
 class ConsiderRequest(_message.Message):
-    __slots__ = ("contract",)
+    __slots__ = ("protocol", "contract")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
     contract: bytes
-    def __init__(self, contract: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, protocol: _Optional[int] = ..., contract: _Optional[bytes] = ...) -> None: ...
 
 class ConsiderReply(_message.Message):
     __slots__ = ("site", "refusal")
@@ -140,12 +149,14 @@ class ConsiderReply(_message.Message):
     def __init__(self, site: _Optional[str] = ..., refusal: _Optional[str] = ...) -> None: ...
 
 class TakePartRequest(_message.Message):
-    __slots__ = ("contract", "descriptor")
+    __slots__ = ("protocol", "contract", "descriptor")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTOR_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
     contract: bytes
     descriptor: bytes
-    def __init__(self, contract: _Optional[bytes] = ..., descriptor: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, protocol: _Optional[int] = ..., contract: _Optional[bytes] = ..., descriptor: _Optional[bytes] = ...) -> None: ...
 
 class TakePartReply(_message.Message):
     __slots__ = ("steps", "reason")

@@ -42,7 +42,7 @@ class AggregationStub:
         self.Encapsulate = channel.unary_unary(
                 '/hortus.v1.Aggregation/Encapsulate',
                 request_serializer=hortus_dot_protocol_dot_wire_dot_aggregation__pb2.Encapsulations.SerializeToString,
-                response_deserializer=hortus_dot_protocol_dot_wire_dot_aggregation__pb2.EncapsulationsOfAll.FromString,
+                response_deserializer=hortus_dot_protocol_dot_wire_dot_aggregation__pb2.Encapsulations.FromString,
                 _registered_method=True)
         self.Ready = channel.unary_unary(
                 '/hortus.v1.Aggregation/Ready',
@@ -58,6 +58,11 @@ class AggregationStub:
                 '/hortus.v1.Aggregation/Upload',
                 request_serializer=hortus_dot_protocol_dot_wire_dot_aggregation__pb2.UploadPart.SerializeToString,
                 response_deserializer=hortus_dot_protocol_dot_wire_dot_aggregation__pb2.Receipt.FromString,
+                _registered_method=True)
+        self.Progress = channel.unary_unary(
+                '/hortus.v1.Aggregation/Progress',
+                request_serializer=hortus_dot_protocol_dot_wire_dot_aggregation__pb2.UploadHeader.SerializeToString,
+                response_deserializer=hortus_dot_protocol_dot_wire_dot_aggregation__pb2.UploadProgress.FromString,
                 _registered_method=True)
 
 
@@ -96,6 +101,13 @@ class AggregationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Progress(self, request, context):
+        """After a broken connection: where the upload goes on. No earlier stream of it is read any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AggregationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -107,7 +119,7 @@ def add_AggregationServicer_to_server(servicer, server):
             'Encapsulate': grpc.unary_unary_rpc_method_handler(
                     servicer.Encapsulate,
                     request_deserializer=hortus_dot_protocol_dot_wire_dot_aggregation__pb2.Encapsulations.FromString,
-                    response_serializer=hortus_dot_protocol_dot_wire_dot_aggregation__pb2.EncapsulationsOfAll.SerializeToString,
+                    response_serializer=hortus_dot_protocol_dot_wire_dot_aggregation__pb2.Encapsulations.SerializeToString,
             ),
             'Ready': grpc.unary_unary_rpc_method_handler(
                     servicer.Ready,
@@ -123,6 +135,11 @@ def add_AggregationServicer_to_server(servicer, server):
                     servicer.Upload,
                     request_deserializer=hortus_dot_protocol_dot_wire_dot_aggregation__pb2.UploadPart.FromString,
                     response_serializer=hortus_dot_protocol_dot_wire_dot_aggregation__pb2.Receipt.SerializeToString,
+            ),
+            'Progress': grpc.unary_unary_rpc_method_handler(
+                    servicer.Progress,
+                    request_deserializer=hortus_dot_protocol_dot_wire_dot_aggregation__pb2.UploadHeader.FromString,
+                    response_serializer=hortus_dot_protocol_dot_wire_dot_aggregation__pb2.UploadProgress.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,7 +195,7 @@ class Aggregation:
             target,
             '/hortus.v1.Aggregation/Encapsulate',
             hortus_dot_protocol_dot_wire_dot_aggregation__pb2.Encapsulations.SerializeToString,
-            hortus_dot_protocol_dot_wire_dot_aggregation__pb2.EncapsulationsOfAll.FromString,
+            hortus_dot_protocol_dot_wire_dot_aggregation__pb2.Encapsulations.FromString,
             options,
             channel_credentials,
             insecure,
@@ -260,6 +277,33 @@ class Aggregation:
             '/hortus.v1.Aggregation/Upload',
             hortus_dot_protocol_dot_wire_dot_aggregation__pb2.UploadPart.SerializeToString,
             hortus_dot_protocol_dot_wire_dot_aggregation__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Progress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hortus.v1.Aggregation/Progress',
+            hortus_dot_protocol_dot_wire_dot_aggregation__pb2.UploadHeader.SerializeToString,
+            hortus_dot_protocol_dot_wire_dot_aggregation__pb2.UploadProgress.FromString,
             options,
             channel_credentials,
             insecure,

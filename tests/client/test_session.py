@@ -105,13 +105,14 @@ class Channel:
         while len(self.server.announced) < len(SITES):
             pass
         ordered = [self.server.announced[site] for site in SITES]
-        return self.server.tamper(self.site, wire.Announcements(announcements=ordered))
+        return self.server.tamper(self.site, wire.Announcements(protocol=1, announcements=ordered))
 
-    def encapsulate(self, request: wire.Encapsulations) -> wire.EncapsulationsOfAll:
+    def encapsulate(self, request: wire.Encapsulations) -> wire.Encapsulations:
         self.server.sealed[self.site] = request
         while len(self.server.sealed) < len(SITES):
             pass
-        return wire.EncapsulationsOfAll(encapsulations=[self.server.sealed[s] for s in SITES])
+        sent = [one for s in SITES for one in self.server.sealed[s].encapsulations]
+        return wire.Encapsulations(encapsulations=[e for e in sent if e.receiver == self.site])
 
     def ready(self, request: wire.ReadyRequest) -> wire.Turn:
         if request.refusal:
@@ -264,6 +265,27 @@ def test_an_adapter_that_is_not_finite_is_refused(world: World) -> None:
     server = Server(lambda site: [go(digest=vector_digest(poisoned))] if site == "ash" else [])
     server.adapter = poisoned
     assert isinstance(play(world, server)["ash"], ProtocolError)
+    assert charged(world, "ash") == 0
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_server_of_another_version_is_refused_before_anything_is_charged(
+    world: World, version: int
+) -> None:
+    class Other(Server):
+        def tamper(self, site: str, announcements: wire.Announcements) -> wire.Announcements:
+            announcements.protocol = version
+            return announcements
+
+    outcomes = play(world, Other(lambda _: [go(0)]))
+    assert all(f"speaks protocol {version}" in str(error) for error in outcomes.values())
+    assert charged(world, "ash") == 0
+
+
+def test_a_turn_beyond_its_limits_is_refused(world: World) -> None:
+    server = Server(lambda _: [go(survivors=("ash", "b" * 64, "cedar"))])
+    outcomes = play(world, server)
+    assert "Go.survivors has 64 bytes" in str(outcomes["ash"])
     assert charged(world, "ash") == 0
 
 

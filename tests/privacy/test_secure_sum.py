@@ -20,7 +20,7 @@ from scipy.stats import chi2
 
 from hortus.privacy.secure_sum import (
     Announcement,
-    Encapsulations,
+    Encapsulation,
     KeyExchange,
     MaskGenerator,
     StepView,
@@ -54,13 +54,23 @@ def _announced(exchanges: Mapping[str, KeyExchange]) -> dict[str, Announcement]:
     return {name: one.announcement for name, one in exchanges.items()}
 
 
+Mail = dict[tuple[str, str], Encapsulation]  # by sender and receiver
+
+
+def _encapsulate(exchanges: Mapping[str, KeyExchange]) -> Mail:
+    announcements = list(_announced(exchanges).values())
+    sent = [one for e in exchanges.values() for one in e.encapsulate(announcements)]
+    return {(one.sender, one.receiver): one for one in sent}
+
+
+def _inbox(sent: Mail, site: str) -> list[Encapsulation]:
+    return [one for (_, receiver), one in sent.items() if receiver == site]
+
+
 def _generators(count: int, min_cohort: int = 2) -> dict[str, MaskGenerator]:
     exchanges = _announce(NAMES[:count])
-    announcements = list(_announced(exchanges).values())
-    sent = [one.encapsulate(announcements) for one in exchanges.values()]
-    # As the wire gives them back: equal, but other objects.
-    received = [Encapsulations(e.site, dict(e.ciphertexts), e.signature) for e in sent]
-    return {n: e.agree(received, min_cohort=min_cohort) for n, e in exchanges.items()}
+    sent = _encapsulate(exchanges)
+    return {n: e.agree(_inbox(sent, n), min_cohort=min_cohort) for n, e in exchanges.items()}
 
 
 def _view(survivors: tuple[str, ...], step: int = 0, attempt: int = 0) -> StepView:
@@ -231,7 +241,7 @@ class TestAnnouncements:
             ({"x25519": b""}, "length"),
             ({"mlkem": b""}, "length"),
             ({"site": LAST}, "came twice"),
-            ({"site": NAMES[5]}, "not in the session's cohort"),
+            ({"site": NAMES[5]}, "no message of this site is due"),
         ],
     )
     def test_altered_keys_of_a_peer_are_refused(self, change: dict[str, object], text: str) -> None:
@@ -301,89 +311,89 @@ class TestAnnouncements:
         signed = _signed_announcement(DIGEST, PEER, zero, signer.announcement.mlkem)
         signature = IDENTITIES[PEER].sign("secure-sum announcement", signed)
         signer.announcement = replace(signer.announcement, x25519=zero, signature=signature)
-        announced = list(_announced(exchanges).values())
-        sent = [one.encapsulate(announced) for one in exchanges.values()]
+        sent = _encapsulate(exchanges)
         with pytest.raises(ProtocolError, match=f"{PEER}: .*small order"):
-            exchanges[VICTIM].agree(sent, min_cohort=2)
+            exchanges[VICTIM].agree(_inbox(sent, VICTIM), min_cohort=2)
 
 
 class TestEncapsulations:
-    def _sent(self) -> tuple[dict[str, KeyExchange], dict[str, Encapsulations]]:
+    def _sent(self) -> tuple[dict[str, KeyExchange], Mail]:
         exchanges = _announce(COHORT)
-        announced = list(_announced(exchanges).values())
-        return exchanges, {n: e.encapsulate(announced) for n, e in exchanges.items()}
+        return exchanges, _encapsulate(exchanges)
 
-    def _refuse(self, exchange: KeyExchange, sent: dict[str, Encapsulations], text: str) -> None:
+    def _refuse(self, exchange: KeyExchange, received: list[Encapsulation], text: str) -> None:
         with pytest.raises(ProtocolError, match=text):
-            exchange.agree(list(sent.values()), min_cohort=2)
+            exchange.agree(received, min_cohort=2)
         with pytest.raises(RuntimeError, match="finished"):
-            exchange.agree(list(sent.values()), min_cohort=2)
+            exchange.agree(received, min_cohort=2)
 
-    def test_an_altered_ciphertext_is_refused(self) -> None:
+    @pytest.mark.parametrize("bit", [0, 1087 * 8])
+    def test_an_altered_ciphertext_is_refused(self, bit: int) -> None:
         exchanges, sent = self._sent()
-        ciphertexts = dict(sent[VICTIM].ciphertexts)
-        ciphertexts[LAST] = bytes([ciphertexts[LAST][0] ^ 1]) + ciphertexts[LAST][1:]
-        sent[VICTIM] = replace(sent[VICTIM], ciphertexts=ciphertexts)
-        self._refuse(exchanges[LAST], sent, f"{VICTIM}: its signature")
+        one = sent[VICTIM, LAST]
+        flipped = bytearray(one.ciphertext)
+        flipped[bit // 8] ^= 1
+        sent[VICTIM, LAST] = replace(one, ciphertext=bytes(flipped))
+        self._refuse(exchanges[LAST], _inbox(sent, LAST), f"{VICTIM}: its signature")
 
     def test_a_ciphertext_altered_by_its_own_sender_gives_noise(self) -> None:
         exchanges, sent = self._sent()
-        ciphertexts = dict(sent[VICTIM].ciphertexts)
-        ciphertexts[LAST] = bytes(1088)
-        signed = exchanges[VICTIM]._signed_encapsulations(VICTIM, ciphertexts)
-        signature = IDENTITIES[VICTIM].sign("secure-sum encapsulations", signed)
-        lie = sent | {VICTIM: Encapsulations(VICTIM, ciphertexts, signature)}
-        generators = {
-            name: exchange.agree(list((sent if name == VICTIM else lie).values()), min_cohort=2)
-            for name, exchange in exchanges.items()
-        }
+        signed = exchanges[VICTIM]._signed_encapsulation(VICTIM, LAST, bytes(1088))
+        signature = IDENTITIES[VICTIM].sign("secure-sum encapsulation", signed)
+        sent[VICTIM, LAST] = Encapsulation(VICTIM, LAST, bytes(1088), signature)
+        generators = {n: e.agree(_inbox(sent, n), min_cohort=2) for n, e in exchanges.items()}
         zeros = np.zeros(WORDS, np.int64)
         assert _is_uniform(sum_ring(g.mask(zeros, _view(COHORT)) for g in generators.values()))
 
-    @pytest.mark.parametrize("recipients", [(), (PEER,), (PEER, LAST, VICTIM)])
-    def test_ciphertexts_for_the_wrong_sites_are_refused(self, recipients: tuple[str, ...]) -> None:
+    def test_a_ciphertext_for_another_site_is_refused(self) -> None:
         exchanges, sent = self._sent()
-        lie = dict.fromkeys(recipients, bytes(1088))
-        sent[VICTIM] = replace(sent[VICTIM], ciphertexts=lie)
-        self._refuse(exchanges[LAST], sent, f"{VICTIM}: its ciphertexts are not for")
+        misled = [sent[VICTIM, LAST], sent[LAST, PEER]]
+        self._refuse(exchanges[PEER], misled, f"{VICTIM}: .*for another site")
+        exchanges, sent = self._sent()
+        misled = [replace(sent[VICTIM, LAST], receiver=PEER), sent[LAST, PEER]]
+        self._refuse(exchanges[PEER], misled, f"{VICTIM}: its signature")
 
-    def test_a_ciphertext_of_wrong_length_is_refused(self) -> None:
+    @pytest.mark.parametrize(
+        ("sender", "receiver", "length"),
+        [(VICTIM, LAST, 0), (VICTIM, LAST, 1087), (LAST, VICTIM, 1088), (LAST, VICTIM, 1)],
+    )
+    def test_a_ciphertext_of_wrong_length_is_refused(
+        self, sender: str, receiver: str, length: int
+    ) -> None:
         exchanges, sent = self._sent()
-        lie = dict(sent[VICTIM].ciphertexts) | {LAST: b""}
-        sent[VICTIM] = replace(sent[VICTIM], ciphertexts=lie)
-        self._refuse(exchanges[LAST], sent, "wrong length")
+        sent[sender, receiver] = replace(sent[sender, receiver], ciphertext=bytes(length))
+        self._refuse(exchanges[receiver], _inbox(sent, receiver), f"{sender}: .*wrong length")
 
     def test_missing_repeated_and_foreign_ones_are_refused(self) -> None:
         exchanges, sent = self._sent()
-        self._refuse(exchanges[LAST], {n: s for n, s in sent.items() if n != PEER}, "missing")
+        self._refuse(exchanges[LAST], [sent[VICTIM, LAST]], f"{PEER}: .*missing")
         exchanges, sent = self._sent()
-        self._refuse(exchanges[LAST], sent | {"again": sent[PEER]}, "came twice")
+        received = _inbox(sent, LAST)
+        self._refuse(exchanges[LAST], [*received, received[0]], f"{VICTIM}: .*came twice")
         exchanges, sent = self._sent()
-        stranger = replace(sent[PEER], site="stranger")
-        self._refuse(exchanges[LAST], sent | {"stranger": stranger}, "not in the session's cohort")
-
-    def test_the_own_ones_must_come_back_as_sent(self) -> None:
-        exchanges, sent = self._sent()
-        sent[PEER] = replace(sent[PEER], signature=bytes(64))
-        self._refuse(exchanges[PEER], sent, "came back altered")
+        stranger = replace(sent[PEER, LAST], sender="stranger")
+        self._refuse(exchanges[LAST], [*_inbox(sent, LAST), stranger], "no message of this site")
 
     def test_ciphertexts_of_another_session_are_refused(self) -> None:
         _, old = self._sent()
         exchanges, sent = self._sent()
-        sent[PEER] = old[PEER]
-        self._refuse(exchanges[VICTIM], sent, f"{PEER}: its signature")
+        sent[PEER, VICTIM] = old[PEER, VICTIM]
+        self._refuse(exchanges[VICTIM], _inbox(sent, VICTIM), f"{PEER}: its signature")
 
-    def test_a_site_that_announced_two_sets_of_keys_is_noticed(self) -> None:
-        """A colluding site shows one peer other keys: the encapsulations cover what each saw."""
+    @pytest.mark.parametrize("deceived", [VICTIM, PEER])
+    def test_a_site_that_announced_two_sets_of_keys_is_noticed(self, deceived: str) -> None:
+        """A colluding site shows one peer other keys: what they say to each other covers all
+        announcements, whichever of the two sends the ciphertext."""
         exchanges = _announce(COHORT)
         announced = _announced(exchanges)
         other = announced | {LAST: _forge(LAST, LAST)}
-        sent = {
-            VICTIM: exchanges[VICTIM].encapsulate(list(other.values())),
-            PEER: exchanges[PEER].encapsulate(list(announced.values())),
-            LAST: exchanges[LAST].encapsulate(list(announced.values())),
-        }
-        self._refuse(exchanges[PEER], sent, f"{VICTIM}: its signature")
+        sent = {}
+        for name, exchange in exchanges.items():
+            seen = other if name == deceived else announced
+            for one in exchange.encapsulate(list(seen.values())):
+                sent[one.sender, one.receiver] = one
+        for name in (VICTIM, PEER):
+            self._refuse(exchanges[name], _inbox(sent, name), "its signature")
 
 
 def test_the_verbs_come_once_and_in_order() -> None:

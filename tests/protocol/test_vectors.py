@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hortus.protocol.errors import ProtocolError
-from hortus.protocol.vectors import CHUNK_WORDS, join, split, vector_digest
+from hortus.protocol.limits import CHUNK_WORDS
+from hortus.protocol.vectors import join, pack, split, vector_digest
 from hortus.protocol.wire import aggregation_pb2 as wire
 
 LENGTHS = (1, 5, CHUNK_WORDS - 1, CHUNK_WORDS, CHUNK_WORDS + 1, 2 * CHUNK_WORDS + 3)
@@ -29,14 +30,16 @@ def damaged(name: str) -> list[wire.Chunk]:
     flipped = wire.Chunk()
     flipped.CopyFrom(second)
     flipped.words = bytes([second.words[0] ^ 1]) + second.words[1:]
-    ragged = wire.Chunk(sequence=1, words=b"abc", crc32=0)
+    ragged = pack(1, b"abc")
+    short = pack(0, first.words[:4])
     return {
         "missing": [first],
         "repeated": [first, first],
         "reordered": [second, first],
         "flipped": [first, flipped],
         "ragged": [first, ragged],
-        "endless": [first, second, *chunks()],
+        "short": [short, second],
+        "endless": [first, second, pack(2, b"word")],
         "empty": [wire.Chunk(sequence=0)],
         "none": [],
     }[name]
@@ -44,7 +47,7 @@ def damaged(name: str) -> list[wire.Chunk]:
 
 @pytest.mark.parametrize(
     "name",
-    ["missing", "repeated", "reordered", "flipped", "ragged", "endless", "empty", "none"],
+    ["missing", "repeated", "reordered", "flipped", "ragged", "short", "endless", "empty", "none"],
 )
 def test_a_damaged_stream_is_refused(name: str) -> None:
     with pytest.raises(ProtocolError):

@@ -55,8 +55,13 @@ def parts(
 
 
 def join_session(session: Aggregator, site: str) -> None:
-    session.announce(site, wire.Announcement(session=SESSION, site=site))
-    session.encapsulate(site, wire.Encapsulations(session=SESSION, site=site))
+    session.announce(site, wire.Announcement(protocol=1, session=SESSION, site=site))
+    sealed = [wire.Encapsulation(sender=site, receiver=peer) for peer in SITES if peer != site]
+    received = session.encapsulate(
+        site, wire.Encapsulations(session=SESSION, encapsulations=sealed)
+    )
+    assert [e.sender for e in received.encapsulations] == [s for s in SITES if s != site]
+    assert {e.receiver for e in received.encapsulations} == {site}
 
 
 def ready(session: Aggregator, site: str, refusal: str = "") -> wire.Turn:
@@ -217,7 +222,7 @@ def test_a_second_vector_or_anothers_name_is_refused(pool: ThreadPoolExecutor) -
         session.upload("a", parts("a", go))
 
     with pytest.raises(ProtocolError, match="another site's"):
-        session.announce("a", wire.Announcement(session=SESSION, site="b"))
+        session.announce("a", wire.Announcement(protocol=1, session=SESSION, site="b"))
     with pytest.raises(ProtocolError, match="no such session"):
         ready(session, "eve")
     player = pool.submit(twice)
@@ -226,6 +231,22 @@ def test_a_second_vector_or_anothers_name_is_refused(pool: ThreadPoolExecutor) -
     with pytest.raises(ProtocolError):
         player.result()
     session.close("done")
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_site_of_another_version_is_refused_at_the_door(version: int) -> None:
+    session = make()
+    message = wire.Announcement(protocol=version, session=SESSION, site="a")
+    with pytest.raises(ProtocolError, match=f"protocol {version}, this program 1"):
+        session.announce("a", message)
+
+
+def test_a_message_beyond_its_limits_is_refused() -> None:
+    session = make()
+    with pytest.raises(ProtocolError, match=r"ReadyRequest\.refusal"):
+        ready(session, "a", "x" * 2001)
+    with pytest.raises(ProtocolError, match=r"UploadHeader\.session"):
+        session.upload("a", iter([wire.UploadPart(header=wire.UploadHeader(session="5" * 33))]))
 
 
 def test_only_the_current_adapter_is_given_out(pool: ThreadPoolExecutor) -> None:
