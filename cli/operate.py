@@ -12,6 +12,7 @@ from rich.console import Console
 from hortus.protocol.consortium import Consortium, ServerConfig, ServerFiles, SiteFiles
 from hortus.protocol.consortium import create_consortium as create
 from hortus.protocol.errors import UsageError
+from hortus.protocol.plan import RECORD
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
 
@@ -27,6 +28,9 @@ def init(
     ] = None,
     epsilon: Annotated[float, typer.Option(help="Every site's budget ε.")] = 8.0,
     delta: Annotated[float, typer.Option(help="The δ at which ε is stated.")] = 1e-5,
+    unit: Annotated[
+        str, typer.Option(help="Whom it protects: a record, or a column such as patient_id.")
+    ] = RECORD,
     aggregation: Annotated[
         str, typer.Option(help="Host and port of the aggregation service.")
     ] = "127.0.0.1:9443",
@@ -42,7 +46,7 @@ def init(
 
     console = Console()
     data = dict(_parse_site(item) for item in site or ())
-    policy = Policy(budget=Budget(epsilon=epsilon, delta=delta))
+    policy = Policy(budget=Budget(epsilon=epsilon, delta=delta, unit=unit))
     addresses = ServerConfig(aggregation=aggregation, superlink=superlink)
     data, plan = (data, None) if data else write_example(directory)
     consortium = create(directory, data, dict.fromkeys(data, policy), addresses, datetime.now(UTC))

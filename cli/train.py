@@ -89,7 +89,7 @@ def _comparison(
     best = max(alone, key=lambda site: site.metrics.get("accuracy", 0.0))
     claim = private.store.rounds[-1].epsilon
     bound = "no bound" if claim is None else f"ε = {claim:.2f}, δ = {plan.privacy.delta:g}"
-    table = Table("model", "accuracy", "macro F1", "bound for one record", box=None)
+    table = Table("model", "accuracy", "macro F1", f"bound for one {plan.privacy.unit}", box=None)
     table.caption = "No site alone has records of every class: that is much of what they gain."
     for name, metrics, promise in (
         (f"best single site alone ({best.site})", best.metrics, "no bound"),

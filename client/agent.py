@@ -114,6 +114,7 @@ class SiteAgent:
             return
         site = self._site
         account = Account(site.ledger, site.fingerprint(site.records(contract)), site.policy.budget)
+        site.ledger.check_unit(account.dataset, contract.privacy.unit)
         after = account.epsilon_after(encoding.event, releases_per_sum(contract))
         if after > account.budget.epsilon:
             raise Refused(

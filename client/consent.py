@@ -22,6 +22,12 @@ def check_contract(policy: Policy, contract: Contract) -> None:
         )
     if contract.privacy.noise is Noise.UNSAFE_NONE and not policy.unsafe_no_privacy:
         raise Refused("the plan has no privacy", where="policy.yaml: unsafe_no_privacy")
+    if contract.privacy.unit != policy.budget.unit:
+        raise Refused(
+            f"the plan protects a {contract.privacy.unit}, this site's budget a "
+            f"{policy.budget.unit}: losses by different units cannot be added up",
+            where="policy.yaml: budget.unit",
+        )
     if contract.cohort.minimum < policy.min_cohort:
         raise Refused(
             f"the plan sums over {contract.cohort.minimum} sites or more, this site asks for "

@@ -35,7 +35,7 @@ class Site:
         self.roster = Roster.load(self.files.roster)
         self.identity = SiteIdentity.load(self.files.identity, self.name)
         self.ledger = Ledger.open(self.files.ledger, self.identity, clock)
-        self._records: dict[str, Records] = {}
+        self._records: dict[tuple[str, str | None], Records] = {}
         self._digests: dict[Path, str] = {}
 
     def __enter__(self) -> Self:
@@ -56,10 +56,12 @@ class Site:
         return self._digests[path]
 
     def records(self, plan: Agreement) -> Records:
-        """Reads the records with the plan's columns and labels; read once for each task."""
-        key = plan.task.model_dump_json()
+        """Reads the records with the plan's columns, labels and unit; read once for each of them."""
+        unit = plan.privacy.unit_column
+        key = (plan.task.model_dump_json(), unit)
         if key not in self._records:
-            self._records[key] = read_records(self.files.directory / self.config.data, plan.task)
+            path = self.files.directory / self.config.data
+            self._records[key] = read_records(path, plan.task, unit)
         return self._records[key]
 
     def fingerprint(self, records: Records) -> str:

@@ -12,6 +12,7 @@ from hortus.learning.tasks import Encoded
 from hortus.privacy.encoding import StepEncoding, nominal_batch
 from hortus.privacy.gradients import LossBatch
 from hortus.privacy.randomness import RandomSource
+from hortus.privacy.sampling import sample_records
 from hortus.protocol.plan import Update
 from hortus.strategies.server_optimizer import build_optimizer
 
@@ -96,8 +97,12 @@ class Trainer:
 
     def _clipped_sum(self, step: int, attempt: int, number: int) -> NDArray[np.float64]:
         training, privacy = self._plan.training, self._plan.privacy
-        sampling = self._randomness.stream("sample", step, attempt, number)
-        chosen = np.flatnonzero(sampling.bernoulli(training.sampling_rate, len(self._records)))
+        chosen = sample_records(
+            self._records.units,
+            training.sampling_rate,
+            privacy.max_records_per_unit,
+            self._randomness.stream("sample", step, attempt, number),
+        )
         bound = np.inf if self._encoding.mechanism is None else privacy.clipping_norm
         with self._stopwatch("gradients"):
             return self._workbench.gradients.clipped_sum(self._batches(chosen), bound)

@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,11 +35,13 @@ class Records:
         texts: The texts.
         labels: int64[n], indices into the task's list.
         rows: SHA-256 of each record's whole row in its file, all columns; empty without a file.
+        units: Id of the privacy unit that each record belongs to; empty where each is one itself.
     """
 
     texts: tuple[str, ...]
     labels: NDArray[np.int64]
     rows: tuple[bytes, ...] = ()
+    units: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -47,19 +50,32 @@ class Records:
         """Returns some of the records."""
         texts = tuple(self.texts[i] for i in indices)
         rows = tuple(self.rows[i] for i in indices) if self.rows else ()
-        return Records(texts, self.labels[indices], rows)
+        units = tuple(self.units[i] for i in indices) if self.units else ()
+        return Records(texts, self.labels[indices], rows, units)
+
+    def unit_index(self) -> NDArray[np.int64]:
+        """Returns the number of each record's unit, int64[n], from 0 in the order of the ids."""
+        if not self.units:
+            return np.arange(len(self), dtype=np.int64)
+        return np.unique(np.array(self.units), return_inverse=True)[1].astype(np.int64)
 
 
-def read_records(path: Path, task: Task) -> Records:
+def read_records(path: Path, task: Task, unit_column: str | None = None) -> Records:
     """Reads a file of labelled texts.
 
+    Args:
+        path: The file.
+        task: Columns and labels.
+        unit_column: Column of the privacy unit's id; None: each record is a unit of its own.
+
     Raises:
-        UsageError: It names the file, the row or column, the value, and a remedy. Texts are never
-            quoted.
+        UsageError: It names the file, the row or column, the value, and a remedy. Texts and ids of
+            units are never quoted.
     """
     known = {label: index for index, label in enumerate(task.labels)}
-    texts, labels, rows = [], [], []
-    for number, row in _read_rows(path, (task.text, task.label)):
+    needed = (task.text, task.label, *([unit_column] if unit_column else []))
+    texts, labels, rows, units = [], [], [], []
+    for number, row in _read_rows(path, needed):
         text, label = row[task.text], row[task.label]
         if not isinstance(text, str) or not text.strip():
             raise UsageError(
@@ -83,9 +99,13 @@ def read_records(path: Path, task: Task) -> Records:
         texts.append(text)
         labels.append(known[str(label)])
         rows.append(hashlib.sha256(_canonical(row)).digest())
+        if unit_column:
+            units.append(
+                _unit_id(row[unit_column], f"{path}, row {number}, column {unit_column!r}")
+            )
     if not texts:
         raise UsageError("there are no records in it", where=str(path))
-    return Records(tuple(texts), np.array(labels, np.int64), tuple(rows))
+    return Records(tuple(texts), np.array(labels, np.int64), tuple(rows), tuple(units))
 
 
 def read_column(path: Path, column: str) -> list[str]:
@@ -105,6 +125,25 @@ def record_bytes(records: Records) -> Iterator[bytes]:
     """
     assert len(records.rows) == len(records), "these records come from no file"  # noqa: S101
     yield from records.rows
+
+
+def _unit_id(value: Any, where: str) -> str:  # noqa: ANN401 - whatever a file holds
+    """Returns an id as text: 7, 7.0 and " 7 " are one patient, however a file came to hold them."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of whole numbers with a gap in it is read as floats
+    if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
+        raise UsageError(
+            "the id of the privacy unit is empty",
+            where=where,
+            remedy="Say whose the record is. Where nobody knows, give it an id of its own.",
+        )
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise UsageError(
+            f"a {type(value).__name__} is no id of a privacy unit",
+            where=where,
+            remedy="Write ids as text or as whole numbers.",
+        )
+    return str(value).strip()
 
 
 def _canonical(row: dict[str, Any]) -> bytes:

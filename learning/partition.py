@@ -16,7 +16,7 @@ _TRIES = 100
 def partition(
     records: Records, how: Partition, seed: int, column_values: Sequence[str] | None = None
 ) -> dict[str, Records]:
-    """Cuts records into sites, the same for the same seed.
+    """Cuts records into sites, the same for the same seed; no unit of privacy is at two of them.
 
     Args:
         records: All records.
@@ -25,31 +25,53 @@ def partition(
         column_values: For `kind: column`, each record's value.
 
     Raises:
-        UsageError: A site would have no records.
+        UsageError: A site would have no records, or a unit would be at two sites.
     """
     if how.kind == "column":
         return _by_column(records, column_values or ())
     count = how.sites or 0
-    if len(records) < count:
+    unit = records.unit_index()
+    labels = _main_labels(unit, records.labels)
+    if len(labels) < count:
+        noun = "units" if records.units else "records"
         raise UsageError(
-            f"{len(records)} records cannot fill {count} sites", where="simulation.partition.sites"
+            f"{len(labels)} {noun} cannot fill {count} sites", where="simulation.partition.sites"
         )
     generator = np.random.default_rng(seed)
     if how.kind == "iid":
-        parts = np.array_split(generator.permutation(len(records)), count)
+        parts = np.array_split(generator.permutation(len(labels)), count)
     else:
-        parts = _dirichlet(records.labels, count, how.alpha, generator)
+        parts = _dirichlet(labels, count, how.alpha, generator)
     width = len(str(count))
     return {
-        f"site-{number:0{width}}": records.take(np.sort(part))
+        f"site-{number:0{width}}": records.take(np.flatnonzero(np.isin(unit, part)))
         for number, part in enumerate(parts, start=1)
     }
+
+
+def _main_labels(unit: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns each unit's most frequent label, int64 (units,); the smallest of equals."""
+    pairs, counts = np.unique(np.stack([unit, labels]), axis=1, return_counts=True)
+    order = np.lexsort((pairs[1], -counts, pairs[0]))
+    _, first = np.unique(pairs[0][order], return_index=True)
+    main: NDArray[np.int64] = pairs[1][order][first]
+    return main
 
 
 def _dirichlet(
     labels: NDArray[np.int64], sites: int, alpha: float, generator: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    """Draws each label's shares from Dirichlet(α) (Hsu et al. 2019), anew if a site stays empty."""
+    """Draws each label's shares from Dirichlet(α) (Hsu et al. 2019), anew if a site stays empty.
+
+    Args:
+        labels: int64 (units,), each unit's main label.
+        sites: Number of sites.
+        alpha: α.
+        generator: Draws.
+
+    Returns:
+        For each site the numbers of its units.
+    """
     for _ in range(_TRIES):
         parts: list[list[NDArray[np.int64]]] = [[] for _ in range(sites)]
         for label in np.unique(labels):
@@ -78,6 +100,15 @@ def _by_column(records: Records, values: Sequence[str]) -> dict[str, Records]:
                 where="simulation.partition.column",
             )
     array = np.array(values)
+    unit = records.unit_index()
+    _, first = np.unique(unit, return_index=True)
+    if (array != array[first][unit]).any():
+        raise UsageError(
+            "a unit has records at several sites",
+            where="simulation.partition.column",
+            remedy="Each site protects its own units: cut by a column that is the same for all "
+            "records of a unit.",
+        )
     return {
         name: records.take(np.flatnonzero(array == value)) for name, value in sorted(named.items())
     }

@@ -27,16 +27,22 @@ class Batch:
         inputs: The model's arguments.
         labels: int64 (records,).
         index: int64 (records,), where the records stand in their dataset.
+        units: int64 (records,), number of each record's privacy unit within the batch, from 0; a
+            unit's records are all in one batch.
+        weights: float32 (records,), one over the number of the unit's records.
     """
 
     inputs: dict[str, Any]
     labels: torch.Tensor
     index: NDArray[np.int64]
+    units: torch.Tensor
+    weights: torch.Tensor
 
     def losses(self, model: nn.Module) -> torch.Tensor:
-        """Returns each record's cross-entropy, float32 (records,)."""
+        """Returns each record's share of its unit's mean cross-entropy, float32 (records,)."""
         logits = model(**self.inputs)
-        return nn.functional.cross_entropy(logits, self.labels, reduction="none")
+        losses = nn.functional.cross_entropy(logits, self.labels, reduction="none")
+        return losses * self.weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +52,14 @@ class Encoded:
     Attributes:
         tokens: Token ids of each record.
         labels: int64 (n,).
+        units: int64 (n,), number of each record's privacy unit, from 0.
         states: For each record what enters the first trained layer, float32 (tokens, hidden).
         embeddings: What the head is given where nothing else is trained, float32 (n, hidden).
     """
 
     tokens: tuple[tuple[int, ...], ...]
     labels: torch.Tensor
+    units: NDArray[np.int64]
     states: tuple[torch.Tensor, ...] | None = None
     embeddings: torch.Tensor | None = None
 
@@ -87,7 +95,8 @@ class TextClassification:
         tokens = self._tokenizer(
             list(records.texts), truncation=True, max_length=self._task.max_length
         )["input_ids"]
-        encoded = Encoded(tuple(map(tuple, tokens)), torch.from_numpy(records.labels))
+        labels = torch.from_numpy(records.labels)
+        encoded = Encoded(tuple(map(tuple, tokens)), labels, records.unit_index())
         size = sum(map(len, tokens)) * int(self._base.config.hidden_size) * 4
         if self._head_only:
             return replace(encoded, embeddings=self._embeddings(encoded))
@@ -115,13 +124,23 @@ class TextClassification:
     def batches(
         self, data: Encoded, indices: NDArray[np.int64], micro_batch: int
     ) -> Iterator[Batch]:
-        """Yields the records at `indices`, int64 (m,), shortest first so that little is padded."""
+        """Yields the records at `indices`, int64 (m,), shortest first so that little is padded.
+
+        Units stay whole: a batch has more than `micro_batch` records only where a single unit does.
+        """
         lengths = np.array([len(data.tokens[i]) for i in indices], np.int64)
-        ordered = indices[np.argsort(lengths, kind="stable")]
-        for start in range(0, len(ordered), micro_batch):
-            index = ordered[start : start + micro_batch]
-            labels = data.labels[torch.from_numpy(index)]
-            yield Batch(self._inputs(data, index), labels, index)
+        for members in _whole_units(data.units[indices], lengths, micro_batch):
+            index = indices[members]
+            units, counts = np.unique(data.units[index], return_inverse=True, return_counts=True)[
+                1:
+            ]
+            yield Batch(
+                self._inputs(data, index),
+                data.labels[torch.from_numpy(index)],
+                index,
+                torch.from_numpy(units),
+                torch.from_numpy((1 / counts).astype(np.float32)[units]),
+            )
 
     def _inputs(self, data: Encoded, index: NDArray[np.int64]) -> dict[str, Any]:
         if data.embeddings is not None:
@@ -143,3 +162,26 @@ class TextClassification:
         with torch.no_grad():
             states = self._base.enter(tokens, mask, self._depth)
         return {"states": states, "attention_mask": mask, "depth": self._depth}
+
+
+def _whole_units(
+    units: NDArray[np.int64], lengths: NDArray[np.int64], most: int
+) -> Iterator[NDArray[np.int64]]:
+    """Yields positions of records, int64 (members,): whole units, shortest first, few at a time.
+
+    Args:
+        units: int64 (m,), each record's unit.
+        lengths: int64 (m,), its tokens.
+        most: Records in a part, if no single unit has more.
+    """
+    _, first, unit = np.unique(units, return_index=True, return_inverse=True)
+    longest = np.zeros(len(first), np.int64)
+    np.maximum.at(longest, unit, lengths)
+    ordered = np.lexsort((lengths, first[unit], longest[unit]))
+    ends = np.flatnonzero(np.diff(unit[ordered], append=-1)) + 1  # of units, in this order
+    start = 0
+    while start < len(ordered):
+        next_unit, last_that_fits = np.searchsorted(ends, [start, start + most], side="right")
+        end = int(ends[max(next_unit, last_that_fits - 1)])
+        yield ordered[start:end]
+        start = end

@@ -253,7 +253,8 @@ class Ledger:
             budget_delta: The δ that ε is computed at: the charge's.
 
         Raises:
-            Refused: The budget does not cover it, or this attempt was charged or used before.
+            Refused: The budget does not cover it, it protects another unit than earlier releases, or
+                this attempt was charged or used before.
             HortusError: The file cannot be written.
         """
         if charge.delta != budget_delta:
@@ -261,6 +262,7 @@ class Ledger:
         with self._transaction():
             now = self._clock()
             self._insert_use(charge.session, charge.step, charge.attempt, now)
+            self.check_unit(charge.dataset, charge.unit)
             spent = self.spent(charge.dataset, charge.delta)
             after = self._epsilon_after(charge, spent)
             if after > budget_epsilon:
@@ -271,6 +273,27 @@ class Ledger:
             entry = Entry(head + 1, now, charge, after, previous_hash, hash_, signature)
             self._insert(entry)
         return entry
+
+    def check_unit(self, dataset: str, unit: str) -> None:
+        """Checks that everything released from a dataset so far protects the same kind of unit.
+
+        Losses by different units do not compose: a record more or less can change a patient's
+        contribution by up to 2C, where a patient's own coming or going is accounted with C.
+
+        Raises:
+            Refused: It does not.
+        """
+        with self._lock, explained(self._path):
+            other = self._connection.execute(
+                "SELECT unit FROM entries WHERE dataset = ? AND unit != ? LIMIT 1", (dataset, unit)
+            ).fetchone()
+        if other:
+            raise Refused(
+                f"dataset {dataset[:16]}… has had releases that protect a {other[0]}: their loss "
+                f"cannot be added to one that protects a {unit}",
+                where=str(self._path),
+                remedy=f"Take part in plans with privacy.unit: {other[0]}.",
+            )
 
     def record_use(self, session: str, step: int, attempt: int) -> None:
         """Notes, on disk, that a vector already charged is sent again under new masks.

@@ -13,6 +13,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Deadline = Annotated[float, Field(gt=0, le=86_400)]
 Scalar = bool | int | float
+RECORD = "record"  # the privacy unit that is no column
 
 
 class Schema(BaseModel):
@@ -124,10 +125,17 @@ class Privacy(Schema):
         description="`distributed`: each site adds a share and only the sum is private. `local`: "
         "each site's own release is private. `unsafe_none`: no privacy, research only.",
     )
-    unit: Literal["record"] = Field(
-        "record",
-        description="What one unit of privacy is: two datasets are neighbours when one "
-        "has one unit more.",
+    unit: str = Field(
+        RECORD,
+        min_length=1,
+        description="Whom the promise protects: `record`, or the column that says whose a record "
+        "is, such as `patient_id`. Two datasets are neighbours when one has one unit more, with "
+        "all its records.",
+    )
+    max_records_per_unit: Count | None = Field(
+        None,
+        description="Most records of a unit in one step, drawn anew for each; a unit's gradient is "
+        "the mean over them. Belongs to a `unit` that is a column, and is needed there.",
     )
     epsilon: Positive | None = Field(
         None, description="ε that a site spends on the whole plan; the noise is derived from it."
@@ -135,6 +143,19 @@ class Privacy(Schema):
     delta: float = Field(1e-5, gt=0, lt=1, description="δ at which ε is stated.")
     noise_multiplier: Positive | None = Field(None, description="σ / C of a step, instead of ε.")
     clipping_norm: Positive = Field(1.0, description="C: the L2 norm a unit's gradient is cut to.")
+
+    @property
+    def unit_column(self) -> str | None:
+        """Column of the unit's id; None where each record is a unit."""
+        return None if self.unit == RECORD else self.unit
+
+    @model_validator(mode="after")
+    def _cap_of_a_column(self) -> Self:
+        if (self.unit_column is None) != (self.max_records_per_unit is None):
+            raise ValueError(
+                "max_records_per_unit belongs to a unit that is a column, and is needed there"
+            )
+        return self
 
     @model_validator(mode="after")
     def _budget_or_noise(self) -> Self:
@@ -202,6 +223,11 @@ class Agreement(Schema):
         if delta != (self.training.local_optimizer is not None):
             raise ValueError(
                 "training.local_optimizer belongs to update: delta, and is needed there"
+            )
+        if (self.privacy.max_records_per_unit or 0) > self.training.micro_batch:
+            raise ValueError(
+                "privacy.max_records_per_unit is more than training.micro_batch, but the records of "
+                "a unit go through the model together"
             )
         return self
 

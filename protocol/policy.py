@@ -7,7 +7,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from hortus.protocol.files import load_yaml, validation_error, write_atomic
-from hortus.protocol.plan import Schema
+from hortus.protocol.plan import RECORD, Schema
 
 PlanHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -17,6 +17,12 @@ class Budget(Schema):
 
     epsilon: float = Field(gt=0, allow_inf_nan=False, description="Largest ε, over all plans.")
     delta: float = Field(gt=0, lt=1, description="The δ at which ε is computed.")
+    unit: str = Field(
+        RECORD,
+        min_length=1,
+        description="Whom it protects, as in a plan's `privacy.unit`; plans with another unit are "
+        "refused, since their losses cannot be added up.",
+    )
 
 
 class Policy(Schema):

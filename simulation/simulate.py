@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -129,13 +129,16 @@ def read_site_records(plan: Plan) -> dict[str, Records]:
             remedy="Add `simulation:` with `sites:` or with `train:` and `partition:`.",
         )
     if source.sites is not None:
-        records = {site: read_records(path, plan.task) for site, path in source.sites.items()}
+        records = {
+            site: read_records(path, plan.task, plan.privacy.unit_column)
+            for site, path in source.sites.items()
+        }
     else:
         assert source.train is not None  # noqa: S101 - the schema says so
         assert source.partition is not None  # noqa: S101 - the schema says so
         column = source.partition.column
         values = read_column(source.train, column) if column else None
-        whole = read_records(source.train, plan.task)
+        whole = read_records(source.train, plan.task, plan.privacy.unit_column)
         records = partition(whole, source.partition, plan.seed, values)
     seen = set(np.concatenate([site.labels for site in records.values()]).tolist())
     unseen = [label for index, label in enumerate(plan.task.labels) if index not in seen]
@@ -179,13 +182,16 @@ def _lay_out(plan: Plan, contract: Contract, dimension: int, out: Path) -> Conso
         )
     files = {site: (out / "records" / f"{site}.jsonl").resolve() for site in records}
     for site, own in records.items():
-        lines = (
-            json.dumps({plan.task.text: text, plan.task.label: plan.task.labels[label]})
-            for text, label in zip(own.texts, own.labels, strict=True)
-        )
-        write_atomic(files[site], "".join(f"{line}\n" for line in lines).encode())
+        lines = (json.dumps(row) + "\n" for row in _rows(plan, own))
+        write_atomic(files[site], "".join(lines).encode())
     policies = _policies(plan, contract, dimension, sorted(records))
     return create_consortium(consortium.directory, files, policies, _LOOPBACK, datetime.now(UTC))
+
+
+def _rows(plan: Plan, records: Records) -> Iterator[dict[str, str]]:
+    for number, (text, label) in enumerate(zip(records.texts, records.labels, strict=True)):
+        unit = {plan.privacy.unit: records.units[number]} if records.units else {}
+        yield unit | {plan.task.text: text, plan.task.label: plan.task.labels[label]}
 
 
 def _policies(
@@ -202,7 +208,7 @@ def _policies(
         )
     return {
         site: Policy(
-            budget=Budget(epsilon=budget, delta=plan.privacy.delta),
+            budget=Budget(epsilon=budget, delta=plan.privacy.delta, unit=plan.privacy.unit),
             min_cohort=plan.cohort.minimum,
             min_honest=plan.cohort.min_honest,
             approve_any_plan_within_limits=True,

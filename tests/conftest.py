@@ -1,6 +1,7 @@
 """The smallest real things: a two-layer BERT with its own tokenizer, and records for three sites."""
 
 import csv
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -61,14 +62,14 @@ def shared_data() -> Path:
 
 
 def write_records(path: Path, count: int, offset: int = 0) -> Path:
-    """Writes a CSV of separable records: the colour decides the label."""
+    """Writes a CSV of separable records: the colour decides the label; a patient has one to five."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["text", "label"])
+        writer.writerow(["text", "label", "patient"])
         for i in range(offset, offset + count):
             kind = i % len(COLOURS)
             words = (WORDS[i % 9], "is", COLOURS[kind], WORDS[(i * 5 + 2) % 9])
-            writer.writerow([" ".join(words), LABELS[kind]])
+            writer.writerow([" ".join(words), LABELS[kind], f"p{math.isqrt(5 * i)}"])
     return path
 
 

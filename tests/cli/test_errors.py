@@ -44,6 +44,13 @@ def fails(result: Result, code: int, *words: str) -> None:
         ("noise: distributed", "noise: both", ("privacy.noise", "both", "distributed")),
         ("sampling_rate: 0.5", "sampling_rate: 1.5", ("training.sampling_rate", "1.5")),
         ("epsilon: 50.0", "epsilon: -1", ("privacy.epsilon", "-1")),
+        ("privacy:", "privacy:\n  unit: patient", ("privacy", "max_records_per_unit")),
+        ("privacy:", "privacy:\n  max_records_per_unit: 3", ("privacy", "max_records_per_unit")),
+        (
+            "privacy:",
+            "privacy:\n  unit: patient\n  max_records_per_unit: 999",
+            ("max_records_per_unit is more than training.micro_batch",),
+        ),
         ("rounds: 2", "rounds: two", ("training.rounds", "two")),
         ("minimum: 2", "minimum: 1", ("cohort.minimum",)),
         ("name: tiny", "name: [tiny", ("line",)),
@@ -100,7 +107,7 @@ def test_a_class_that_one_site_lacks_is_no_error(write_plan: Any, tmp_path: Path
         row for row in csv.DictReader((tmp_path / "birch.csv").open()) if row["label"] != "cool"
     ]
     with (tmp_path / "birch.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ("text", "label"))
+        writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
     result = hortus("simulate", str(plan), "--out", str(tmp_path / "run"))

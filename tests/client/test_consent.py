@@ -41,6 +41,7 @@ def test_an_approved_contract_is_accepted(contract: Contract) -> None:
         ({"approved_plans": ()}, "not approved"),
         ({"approved_plans": ("0" * 64,)}, "not approved"),
         ({"min_cohort": 3, "min_honest": 2}, "min_cohort"),
+        ({"budget": Budget(epsilon=1, delta=1e-5, unit="patient")}, "budget.unit"),
         ({"min_cohort": 3, "min_honest": 3}, "min_"),
     ],
 )

@@ -27,14 +27,18 @@ class Task:
         parts = [order[start : start + size].copy() for start in range(0, len(order), size)]
         return [
             Batch(
-                {"logits": self._logits[torch.from_numpy(p)]}, data.labels[torch.from_numpy(p)], p
+                {"logits": self._logits[torch.from_numpy(p)]},
+                data.labels[torch.from_numpy(p)],
+                p,
+                torch.arange(len(p)),
+                torch.ones(len(p)),
             )
             for p in parts
         ]
 
 
 def measured(labels: list[int], predicted: list[int]) -> tuple[float, float]:
-    data = Encoded(tuple((0,) for _ in labels), torch.tensor(labels))
+    data = Encoded(tuple((0,) for _ in labels), torch.tensor(labels), np.arange(len(labels)))
     logits = 9.0 * nn.functional.one_hot(torch.tensor(predicted), 4)
     metrics = evaluate(Told(), Task(logits), data, 2)  # type: ignore[arg-type]
     return metrics.accuracy, metrics.macro_f1

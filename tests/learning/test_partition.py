@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,3 +60,38 @@ def test_values_that_cannot_name_sites_are_refused(values: list[str]) -> None:
 def test_more_sites_than_records_are_refused() -> None:
     with pytest.raises(UsageError, match="cannot fill"):
         partition(RECORDS.take(np.arange(3)), Partition(kind="iid", sites=4), 0)
+
+
+OWNED = replace(RECORDS, units=tuple(f"p{i * i % 37}" for i in range(300)))
+
+
+@given(st.sampled_from(["iid", "dirichlet"]), st.integers(2, 6), st.integers(0, 99))
+def test_no_unit_is_at_two_sites(kind: str, sites: int, seed: int) -> None:
+    how = Partition(kind=kind, sites=sites, alpha=1.0)  # type: ignore[arg-type]
+    parts = partition(OWNED, how, seed)
+    homes = [unit for part in parts.values() for unit in set(part.units)]
+    assert len(homes) == len(set(homes))
+    assert sum(map(len, parts.values())) == len(OWNED)
+
+
+def test_units_each_of_one_record_are_cut_as_records_are() -> None:
+    alone = replace(RECORDS, units=tuple(f"{i:03}" for i in range(300)))
+    for kind in ("iid", "dirichlet"):
+        how = Partition(kind=kind, sites=4)  # type: ignore[arg-type]
+        first, second = partition(RECORDS, how, 1), partition(alone, how, 1)
+        assert [p.texts for p in first.values()] == [p.texts for p in second.values()]
+
+
+def test_a_column_that_would_split_a_unit_is_refused() -> None:
+    how = Partition(kind="column", column="ward")
+    owned = OWNED.take(np.flatnonzero([u in {"p0", "p1"} for u in OWNED.units]))
+    assert len(partition(owned, how, 0, list(owned.units))) == 2
+    split = ["east" if i % 2 else "west" for i in range(len(owned))]
+    with pytest.raises(UsageError, match="several sites"):
+        partition(owned, how, 0, split)
+
+
+def test_more_sites_than_units_are_refused() -> None:
+    owned = replace(RECORDS, units=("p",) * 150 + ("q",) * 150)
+    with pytest.raises(UsageError, match="2 units cannot fill 3"):
+        partition(owned, Partition(kind="iid", sites=3), 0)

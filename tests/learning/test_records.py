@@ -242,6 +242,46 @@ def test_a_column_is_read_as_strings(tmp_path: Path) -> None:
         read_column(tmp_path / "records.csv", "site")
 
 
+def test_units_are_read_whatever_form_their_ids_have(tmp_path: Path) -> None:
+    ids: list[Any] = ["7", 7, 7.0, " 7\t", "8", "Anna"]
+    rows = [{"text": "a", "label": "billing", "patient": i} for i in ids]
+    records = read_records(write_jsonl(tmp_path, rows), TASK, "patient")
+    assert records.units == ("7", "7", "7", "7", "8", "Anna")
+    assert records.unit_index().tolist() == [0, 0, 0, 0, 1, 2]
+    assert records.take(np.array([5, 0, 1])).unit_index().tolist() == [1, 0, 0]
+    alone = read_records(tmp_path / "records.jsonl", TASK)
+    assert alone.unit_index().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (None, "is empty"),
+        ("", "is empty"),
+        (" \t", "is empty"),
+        (float("nan"), "is empty"),
+        (True, "a bool is no id"),
+        (1.5, "a float is no id"),
+        (["Anna"], "a list is no id"),
+    ],
+)
+def test_an_id_that_is_none_is_named_by_row_and_not_quoted(
+    tmp_path: Path, value: Any, told: str
+) -> None:
+    rows = [{"text": "a", "label": "billing", "patient": i} for i in ("Anna", value)]
+    path = write_jsonl(tmp_path, rows)
+    with pytest.raises(UsageError, match=told) as caught:
+        read_records(path, TASK, "patient")
+    assert "row 2, column 'patient'" in str(caught.value)
+    assert "Anna" not in str(caught.value)
+
+
+def test_a_missing_unit_column_is_named(tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": "billing", "patient": "1"}]
+    with pytest.raises(UsageError, match="no column 'patient_id'.*Did you mean 'patient'?"):
+        read_records(write_jsonl(tmp_path, rows), TASK, "patient_id")
+
+
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 
 

@@ -1,9 +1,12 @@
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import MPNetConfig, MPNetModel
 
 from hortus.learning import tasks
@@ -63,6 +66,24 @@ def test_batches_hold_each_record_once_and_little_padding(
         widths = [mask.shape[1] for mask in masks if mask is not None]
         assert widths in ([5, 8], [])
     assert list(bench.plain.batches(bench.plain.encode(RECORDS), np.array([], np.int64), 2)) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9)), max_size=30), st.integers(1, 8))
+def test_units_stay_whole_and_batches_are_as_full_as_that_allows(
+    records: list[tuple[int, int]], most: int
+) -> None:
+    units = np.array([unit for unit, _ in records], np.int64)
+    lengths = np.array([length for _, length in records], np.int64)
+    parts = list(tasks._whole_units(units, lengths, most))
+    order = np.concatenate([np.zeros(0, np.int64), *parts])
+    assert np.array_equal(np.sort(order), np.arange(len(records)))
+    homes = [unit for part in parts for unit in set(units[part].tolist())]
+    assert len(homes) == len(set(homes))
+    longest = [max(lengths[units == unit]) for unit in dict.fromkeys(units[order].tolist())]
+    assert longest == sorted(longest)
+    for part, following in pairwise(parts):
+        assert len(part) <= most or len(set(units[part].tolist())) == 1
+        assert len(part) + np.sum(units == units[following[0]]) > most
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The clipped sum against plain autograd, one record at a time, and what each planted bug would do."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -100,6 +101,7 @@ def test_a_record_with_an_overflowing_gradient_adds_nothing(
     class Overflowing:
         def __init__(self, inner: object) -> None:
             self.inner = inner
+            self.units = inner.units  # type: ignore[attr-defined]
 
         def losses(self, model: torch.nn.Module) -> torch.Tensor:
             losses = self.inner.losses(model)  # type: ignore[attr-defined]
@@ -109,6 +111,37 @@ def test_a_record_with_an_overflowing_gradient_adds_nothing(
     total = workbench.gradients.clipped_sum([Overflowing(batch)], C)
     assert np.isfinite(total).all()
     assert np.linalg.norm(total) <= 2 * C
+
+
+UNITS = np.array([0, 1, 0, 2, 1])
+
+
+def in_units(encoded: Encoded) -> Encoded:
+    return replace(encoded, units=UNITS)
+
+
+def unit_means(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each unit's gradient: the mean of its records'."""
+    return np.stack([rows[unit == UNITS].mean(0) for unit in range(3)])
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 5])
+@pytest.mark.parametrize("bound", [C, 100.0, np.inf])
+def test_a_units_records_give_one_gradient_clipped_once(
+    workbench: Workbench, encoded: Encoded, micro_batch: int, bound: float
+) -> None:
+    batches = workbench.task.batches(in_units(encoded), np.arange(len(encoded)), micro_batch)
+    total = workbench.gradients.clipped_sum(batches, bound)
+    rows = one_by_one(workbench, encoded)
+    assert np.allclose(total, clipped(unit_means(rows), bound), rtol=2e-4, atol=1e-6)
+
+
+def test_clipping_records_one_by_one_would_be_seen(workbench: Workbench, encoded: Encoded) -> None:
+    """Planted: each record is a unit to the engine, so a unit's two records may add up to 2C."""
+    (batch,) = workbench.task.batches(in_units(encoded), np.array([0, 0]), 5)
+    assert np.linalg.norm(workbench.gradients.clipped_sum([batch], C)) <= C
+    apart = replace(batch, units=torch.arange(2))
+    assert np.linalg.norm(workbench.gradients.clipped_sum([apart], C)) > 1.9 * C
 
 
 @settings(max_examples=15, deadline=None)

@@ -118,6 +118,14 @@ def test_another_dataset_has_its_own_budget(ledger: Ledger) -> None:
     assert ledger.spent("unknown", DELTA) == 0.0
 
 
+def test_losses_by_different_units_are_not_added_up(ledger: Ledger) -> None:
+    _charge(ledger)
+    with pytest.raises(Refused, match="protect a record.*protects a patient_id"):
+        _charge(ledger, step=1, unit="patient_id")
+    assert [entry.charge.unit for entry in ledger.entries()] == ["record"]
+    _charge(ledger, step=1, unit="patient_id", dataset="c" * 64)
+
+
 def test_an_attempt_is_charged_and_used_once(ledger: Ledger) -> None:
     _charge(ledger)
     ledger.record_use(CHARGE.session, 0, 1)

@@ -1,6 +1,7 @@
 """The whole path, with a tiny model and everything else real."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ from peft import PeftModel
 
 from hortus.learning.models import load_base
 from hortus.privacy.audit import audit_ledger
+from hortus.privacy.ledger import Ledger
 from hortus.protocol.errors import CohortTooSmall, UsageError
-from hortus.protocol.identity import Roster
+from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.plan_file import load_plan
 from hortus.server.run_store import RoundRecord
 from hortus.simulation.simulate import SimulatedRun, simulate
 
 LOCAL = {"noise": "local", "epsilon": 50.0, "delta": 1e-3}
+PATIENT = {"unit": "patient", "max_records_per_unit": 2}
 DELTA = {
     "rounds": 2,
     "steps_per_round": 3,
@@ -43,8 +46,9 @@ def run(path: Path, out: Path, stop_after: int | None = None) -> SimulatedRun:
         {"privacy": LOCAL, "training": DELTA},
         {"privacy": {"noise": "unsafe_none", "epsilon": None}},
         {"adapter": {"kind": "head"}},
+        {"privacy": PATIENT},
     ],
-    ids=["distributed", "local", "local deltas", "no privacy", "head"],
+    ids=["distributed", "local", "local deltas", "no privacy", "head", "patients"],
 )
 def test_memory_and_grpc_give_the_same_bits(
     write_plan: Any, tmp_path: Path, changes: dict[str, Any]
@@ -109,6 +113,28 @@ def test_every_release_is_in_the_ledger_and_the_audit_agrees(
             result.store.rounds[-1].epsilon, abs=1e-9
         )
         assert audit.rounds[-1].epsilon_so_far <= 50
+
+
+def test_a_run_for_patients_is_recorded_as_one(write_plan: Any, tmp_path: Path) -> None:
+    result = run(write_plan(privacy=PATIENT), tmp_path / "run")
+    assert "max_records_per_unit" in (tmp_path / "run" / "plan.yaml").read_text()
+    files = result.consortium.site("ash")
+    identity = SiteIdentity.load(files.identity, "ash")
+    with closing(Ledger.open(files.ledger, identity, lambda: 0.0)) as ledger:
+        assert {entry.charge.unit for entry in ledger.entries()} == {"patient"}
+
+
+def test_patients_of_one_record_each_are_records(write_plan: Any, tmp_path: Path) -> None:
+    """Record by record: the same coins, noise and adapter."""
+    adapters = []
+    for name, privacy in (("records", {}), ("patients", PATIENT)):
+        path = write_plan(privacy=privacy)
+        for site in ("ash", "birch", "cedar"):
+            rows = (tmp_path / f"{site}.csv").read_text().splitlines()
+            own = [f"{row.rpartition(',')[0]},{i:03}" for i, row in enumerate(rows[1:])]
+            (tmp_path / f"{site}.csv").write_text("\n".join([rows[0], *own]))
+        adapters.append(run(path, tmp_path / name).adapter)
+    assert adapters[0].tobytes() == adapters[1].tobytes()
 
 
 def test_a_site_whose_budget_is_spent_refuses_and_the_others_go_on(
@@ -178,6 +204,7 @@ def test_federation_learns_with_a_real_encoder(
         ({"adapter": {"kind": "lora", "targets": ["qkv"]}}, "no linear layer 'qkv'"),
         ({"adapter": {"kind": "lora", "layers": [7]}}, "no layer 7"),
         ({"model": "no/such/model"}, "no config.json"),
+        ({"privacy": {"unit": "patients", "max_records_per_unit": 2}}, "no column 'patients'"),
         ({"simulation": None}, "whose records"),
     ],
 )
