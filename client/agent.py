@@ -15,6 +15,7 @@ from hortus.client.session import Account, Session
 from hortus.client.site import Site
 from hortus.client.trainer import Stopwatch, Trainer
 from hortus.client.workbench import Workbench
+from hortus.learning.tasks import Encoded
 from hortus.privacy.encoding import StepEncoding, releases_per_sum
 from hortus.privacy.randomness import RandomSource, SystemRandomness, UnsafeSeededRandomness
 from hortus.protocol.descriptor import Descriptor
@@ -48,6 +49,7 @@ class SiteAgent:
         self._workbench = workbench
         self._connect = connect
         self._stopwatch = stopwatch
+        self._encoded: tuple[str, Encoded] | None = None
 
     def consider(self, request: wire.ConsiderRequest) -> wire.ConsiderReply:
         """Says whether this site would take part, and if not, why."""
@@ -55,7 +57,7 @@ class SiteAgent:
             check_version(checked(request).protocol)
             contract = self._approved(request.contract)
             self._check_budget(contract)
-            self._site.records(contract)
+            self._encode(contract)
         except HortusError as error:
             logger.warning("refused to take part: %s", in_one_line(str(error)))
             return wire.ConsiderReply(site=self._site.name, refusal=_public(error))
@@ -84,9 +86,8 @@ class SiteAgent:
         encoding = StepEncoding.of(contract, dimension, len(descriptor.cohort))
         check_descriptor(contract, descriptor, encoding, dimension, site.name)
         records = site.records(contract)
-        encoded = workbench.task.encode(records)
         randomness = self._randomness(contract)
-        trainer = Trainer(encoding, workbench, encoded, randomness, self._stopwatch)
+        trainer = Trainer(encoding, workbench, self._encode(contract), randomness, self._stopwatch)
         with self._connect(contract.cohort) as channel:
             return Session(
                 identity=site.identity,
@@ -122,6 +123,13 @@ class SiteAgent:
                 f"{account.budget.epsilon:g} (δ = {account.budget.delta:g})",
                 where="policy.yaml: budget",
             )
+
+    def _encode(self, contract: Contract) -> Encoded:
+        """Prepares the records once for a contract, before others wait for this site to join."""
+        if self._encoded is None or self._encoded[0] != contract.digest():
+            task, records = self._workbench(contract).task, self._site.records(contract)
+            self._encoded = (contract.digest(), task.encode(records))
+        return self._encoded[1]
 
     def _randomness(self, contract: Contract) -> RandomSource:
         if self._site.policy.unsafe_seeded_noise:

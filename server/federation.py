@@ -8,7 +8,7 @@ service, where the server sees masked vectors only.
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,12 +62,12 @@ class Federation:
         """
         initial = self.evaluator.initial_adapter
         optimizer = self._resumed(initial)
-        absent: set[str] = set()
+        absent: dict[str, str] = {}
         while (first := self.store.next_round) < self.contract.training.rounds:
             cohort = self._volunteers(first, absent)
             departed = self._run_session(first, cohort, optimizer)
             # Who spoilt a session that finished no round is left out of the next one.
-            absent = set() if self.store.next_round > first else absent | departed
+            absent = {} if self.store.next_round > first else absent | departed
             optimizer = self._resumed(initial)
         return optimizer.adapter
 
@@ -80,8 +80,8 @@ class Federation:
 
     def _run_session(
         self, first: int, cohort: tuple[str, ...], optimizer: ServerOptimizer
-    ) -> set[str]:
-        """Opens a session for all missing rounds; returns the sites that it lost on the way."""
+    ) -> dict[str, str]:
+        """Opens a session for all missing rounds; returns whom it lost on the way, and why."""
         encoding = StepEncoding.of(self.contract, len(optimizer.adapter), len(cohort))
         descriptor = Descriptor(
             run=self.store.run,
@@ -106,7 +106,7 @@ class Federation:
             for site, reason in session.departures.items():
                 self.store.note_departure(Departure(self.store.next_round, site, reason))
         self._drain(set(sent))
-        return set(session.departures)
+        return dict(session.departures)
 
     def _run_round(
         self, number: int, session: Aggregator, encoding: StepEncoding, optimizer: ServerOptimizer
@@ -139,11 +139,11 @@ class Federation:
         steps = rounds * sums_per_round(self.contract) * releases_per_sum(self.contract)
         return epsilon({encoding.event: steps}, self.contract.privacy.delta)
 
-    def _volunteers(self, number: int, absent: set[str]) -> tuple[str, ...]:
+    def _volunteers(self, number: int, absent: Mapping[str, str]) -> tuple[str, ...]:
         """Asks every site; returns the sorted names of those that would take part."""
         cohort = self.contract.cohort
         messages = self._messages(MessageType.QUERY, None)
-        willing, refusals = set(), dict.fromkeys(absent, "left the session before")
+        willing, refusals = set(), dict(absent)
         for reply in self.grid.send_and_receive(messages, timeout=cohort.join_deadline):
             if reply.has_error():
                 continue
@@ -159,7 +159,8 @@ class Federation:
                 f"{len(willing)} sites would take part, the plan needs {cohort.minimum}. "
                 + " ".join(f"{site}: {why}." for site, why in sorted(refusals.items())),
                 where=f"round {number}",
-                remedy="Finished rounds are kept; the same command goes on when enough sites would.",
+                remedy="Finished rounds are kept; the same command goes on when enough sites would. "
+                "Sites that are only slow need a longer cohort.join_deadline.",
             )
         return tuple(sorted(willing))
 
