@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hortus.client.workbench import Workbench
 from hortus.learning.tasks import Encoded
+from hortus.privacy.clipping import FlatClipping
 from hortus.privacy.encoding import StepEncoding, nominal_batch
 from hortus.privacy.gradients import LossBatch
 from hortus.privacy.randomness import RandomSource
@@ -105,7 +106,8 @@ class Trainer:
         )
         bound = np.inf if self._encoding.mechanism is None else privacy.clipping_norm
         with self._stopwatch("gradients"):
-            return self._workbench.gradients.clipped_sum(self._batches(chosen), bound)
+            clipping = FlatClipping(bound)
+            return self._workbench.gradients.clipped_sum(self._batches(chosen), clipping).total
 
     def _batches(self, chosen: NDArray[np.int64]) -> Iterator[LossBatch]:
         task, size = self._workbench.task, self._plan.training.micro_batch

@@ -1,21 +1,26 @@
-"""Per-unit clipped gradient sums, with Opacus's per-sample gradients as the engine.
+"""Clipped sums of per-unit gradients, in one backward pass.
 
 DP-SGD (Abadi et al. 2016, Algorithm 1): each unit's gradient g over all trainable parameters
-together is scaled by min(1, C / ‖g‖₂) before the sum. A unit's gradient is the sum of its records'.
-Opacus computes those in float32; their float64 sum *is* g, and its norm, the factor and the sum
-over units are float64, so that the bound ‖·‖₂ ≤ C holds for what is summed.
+together is scaled by min(1, C / ‖g‖₂) before the sum; other rules are other `Clipping`s. A batch
+is run forward and backward once. Each layer's per-unit gradients are formed where they are small, as
+those of low-rank adapters are, or kept as activations and output gradients until the norms
+of all layers are known (`privacy.contributions`). Gradients are float32; their norms, the factors and
+the sum are float64, so that ‖·‖₂ ≤ C holds for what is summed.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus import GradSampleModule
+from torch import nn
 
-# A float64 norm of d terms is off by less than d·2⁻⁵³ relative; for d < 10⁷ this covers it.
-_ROUNDING_MARGIN = 1 - 2e-9
+from hortus.privacy.clipping import Clipping
+from hortus.privacy.contributions import Contribution
+from hortus.privacy.tracking import Recorder, tracking
+from hortus.protocol.errors import UsageError
 
 
 class LossBatch(Protocol):
@@ -26,55 +31,113 @@ class LossBatch(Protocol):
         """Number of each record's unit within the batch, int64 (records,), from 0 without gaps."""
         ...
 
-    def losses(self, model: torch.nn.Module) -> torch.Tensor:
+    def losses(self, model: nn.Module) -> torch.Tensor:
         """Returns each record's loss, shape (records,)."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class ClippedSum:
+    """What a step needs of its units.
+
+    Attributes:
+        total: Σ of the clipped gradients, float64[d], parameters in the order of their sorted names.
+        norms: float64 (groups, units), each unit's norm before clipping, by the groups of the
+            clipping rule; infinite for a unit that was left out. As private as the records.
+    """
+
+    total: NDArray[np.float64]
+    norms: NDArray[np.float64]
 
 
 class PerUnitGradients:
     """Clipped sums of per-unit gradients of a model's trainable parameters.
 
+    Records may meet in no layer: the first dimension of all activations is the record. Gradient
+    checkpointing and half-precision activations are fine, a parameter may be used more than once.
+
     Args:
-        model: Has trainable parameters only in layers whose per-sample gradients Opacus knows.
+        model: Which parameters are trainable is read once, here.
+
+    Raises:
+        UsageError: No parameter is trainable, or a layer mixes records.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._module = GradSampleModule(model, batch_first=True, loss_reduction="sum")
-        self._parameters = [
-            parameter
-            for _, parameter in sorted(model.named_parameters())
-            if parameter.requires_grad
-        ]
-        self.dimension = sum(parameter.numel() for parameter in self._parameters)
+    def __init__(self, model: nn.Module) -> None:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                raise UsageError(
+                    f"{type(module).__name__} mixes records, so that no gradient is one unit's",
+                    where=name,
+                    remedy="Use a model with layer normalisation.",
+                )
+        self._model = model
+        named = sorted(model.named_parameters(), key=lambda item: item[0])
+        self._parameters = {name: p for name, p in named if p.requires_grad}
+        if not self._parameters:
+            raise UsageError("the model has no trainable parameter")
+        self.dimension = sum(parameter.numel() for parameter in self._parameters.values())
+        # Float64 sums of d squares, a root, a quotient and a product are off by less than this.
+        self._rounding = 1 + (self.dimension + 64) * 2.0**-52
 
-    def clipped_sum(
-        self, batches: Iterable[LossBatch], clipping_norm: float
-    ) -> NDArray[np.float64]:
-        """Returns Σ gᵤ·min(1, C/‖gᵤ‖₂) over all units, float64[d]; zeros for no records.
+    def clipped_sum(self, batches: Iterable[LossBatch], clipping: Clipping) -> ClippedSum:
+        """Returns Σ gᵤ·factorᵤ over all units; zeros for no units.
+
+        A unit whose gradient overflows adds nothing: to fail on it would tell that it is there.
 
         Args:
-            batches: The sampled records; how they are batched bounds memory only.
-            clipping_norm: C, or infinity for the plain sum.
+            batches: The sampled units; how they are batched bounds memory only.
+            clipping: Gives the factors.
+
+        Raises:
+            UsageError: A parameter's gradients cannot be told apart by unit.
         """
-        self._module.train()
-        totals = [torch.zeros(p.numel(), dtype=torch.float64) for p in self._parameters]
+        self._model.train()
+        device = next(iter(self._parameters.values())).device
+        totals = [
+            torch.zeros(p.numel(), dtype=torch.float64, device=device)
+            for p in self._parameters.values()
+        ]
+        groups = torch.tensor(clipping.groups(list(self._parameters)), device=device)
+        norms = [torch.zeros(int(groups.max()) + 1, 0, dtype=torch.float64, device=device)]
         for batch in batches:
-            self._module.zero_grad(set_to_none=True)
-            batch.losses(self._module).sum().backward()  # type: ignore[no-untyped-call]
-            gradients = [_per_unit(parameter, batch.units) for parameter in self._parameters]
-            norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in gradients]).norm(dim=0)
-            factors = torch.clamp(clipping_norm * _ROUNDING_MARGIN / norms, max=1.0)
-            # A unit whose gradient overflows adds nothing: to fail on it would tell that it is there.
-            finite = torch.isfinite(norms)
-            for total, gradient in zip(totals, gradients, strict=True):
-                total.add_(factors[finite] @ gradient[finite])
-        self._module.zero_grad(set_to_none=True)
-        return torch.cat(totals).numpy()
+            if len(batch.units) == 0:
+                continue
+            contributions = self._contributions(batch)
+            squared = torch.stack([c.squared_norms() for c in contributions])  # (parameters, units)
+            grouped = squared.new_zeros(len(norms[0]), squared.shape[1])
+            norm = grouped.index_add_(0, groups, squared).sqrt_().mul_(self._rounding)
+            finite = torch.isfinite(norm).all(0)
+            norm = torch.where(finite, norm, torch.inf)
+            factors = torch.where(finite, clipping.factors(norm), 0.0)  # (groups, units)
+            for total, contribution, factor in zip(
+                totals, contributions, factors[groups], strict=True
+            ):
+                contribution.add_to(total, factor)
+            norms.append(norm)
+        return ClippedSum(torch.cat(totals).cpu().numpy(), torch.cat(norms, 1).cpu().numpy())
 
-
-def _per_unit(parameter: torch.nn.Parameter, units: torch.Tensor) -> torch.Tensor:
-    """Returns a parameter's gradients, one for each unit: the sum over its records, float64 (units, p)."""
-    sample: torch.Tensor = parameter.grad_sample  # type: ignore[attr-defined]
-    records = sample.reshape(len(sample), -1).to(torch.float64)
-    gradients = records.new_zeros(int(units.max()) + 1, records.shape[1])
-    return gradients.index_add_(0, units, records)
+    def _contributions(self, batch: LossBatch) -> list[Contribution]:
+        """Runs a batch forward and backward."""
+        device = next(iter(self._parameters.values())).device
+        unit = batch.units.to(device)
+        recorder = Recorder(unit, int(unit.max()) + 1)
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        with tracking(self._model, list(self._parameters), recorder):
+            losses = batch.losses(self._model)
+            if losses.shape != unit.shape:
+                raise ValueError(f"{len(unit)} records have losses {list(losses.shape)}")
+            if losses.requires_grad:
+                losses.sum(dtype=torch.promote_types(losses.dtype, torch.float32)).backward()  # type: ignore[no-untyped-call]
+        for name, parameter in self._parameters.items():
+            # One that was fetched before tracking began, as recurrent layers do, has a grad.
+            if name not in recorder.contributions or parameter.grad is not None:
+                parameter.grad = None
+                raise UsageError(
+                    "its gradient for one unit is not known, since the loss does not depend on it "
+                    "in a way that can be followed",
+                    where=name,
+                    remedy="Freeze the parameter, or use it in the forward pass as it is.",
+                )
+        return [recorder.contributions[name] for name in self._parameters]

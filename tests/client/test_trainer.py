@@ -15,7 +15,9 @@ from hortus.client.trainer import Trainer, untimed
 from hortus.client.workbench import Workbench
 from hortus.learning.datasets import Records
 from hortus.learning.tasks import Batch
+from hortus.privacy.clipping import Clipping
 from hortus.privacy.encoding import StepEncoding
+from hortus.privacy.gradients import ClippedSum
 from hortus.privacy.randomness import UnsafeSeededRandomness
 from hortus.privacy.sampling import sample_records
 from hortus.protocol.plan import Contract
@@ -40,13 +42,14 @@ class Bench:
         self.one_by_one = False
         summed = self.workbench.gradients.clipped_sum
 
-        def watched(batches: Iterable[Batch], bound: float) -> NDArray[np.float64]:
+        def watched(batches: Iterable[Batch], clipping: Clipping) -> ClippedSum:
             own = list(batches)
             self.batches = own
             if self.one_by_one:
                 own = [replace(b, units=torch.arange(len(b.labels))) for b in own]
-            self.sums.append(summed(own, bound))
-            return self.sums[-1]
+            result = summed(own, clipping)
+            self.sums.append(result.total)
+            return result
 
         monkeypatch.setattr(self.workbench.gradients, "clipped_sum", watched)
 

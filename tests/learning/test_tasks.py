@@ -15,6 +15,7 @@ from hortus.learning.datasets import Records
 from hortus.learning.metrics import evaluate
 from hortus.learning.models import frozen_depth, load_base, load_tokenizer
 from hortus.learning.tasks import Encoded, TextClassification
+from hortus.privacy.clipping import FlatClipping
 from hortus.privacy.gradients import PerUnitGradients
 from hortus.protocol.plan import Adapter, Task
 
@@ -120,7 +121,7 @@ def test_an_encoder_of_another_form_is_trained_without_running_ahead(
         bench = Bench(tmp_path, adapter)
         engine = PerUnitGradients(bench.model)
         plain, ahead = (
-            engine.clipped_sum(task.batches(task.encode(RECORDS), ALL, 5), 0.1)
+            engine.clipped_sum(task.batches(task.encode(RECORDS), ALL, 5), FlatClipping(0.1)).total
             for task in (bench.plain, bench.ahead)
         )
         assert np.array_equal(plain, ahead)
@@ -137,7 +138,7 @@ def test_running_ahead_changes_no_bit_of_the_same_batch(tiny_model: Path, adapte
         losses.append(batch.losses(bench.model).detach())
     engine = PerUnitGradients(bench.model)
     gradients = [
-        engine.clipped_sum(task.batches(task.encode(RECORDS), ALL, 5), 0.1)
+        engine.clipped_sum(task.batches(task.encode(RECORDS), ALL, 5), FlatClipping(0.1)).total
         for task in (bench.plain, bench.ahead)
     ]
     assert losses[0].shape == (5,)
@@ -150,9 +151,9 @@ def test_running_ahead_agrees_in_other_batches(tiny_model: Path) -> None:
     bench = Bench(tiny_model, LAST)
     engine = PerUnitGradients(bench.model)
     plain, ahead = bench.plain.encode(RECORDS), bench.ahead.encode(RECORDS)
-    reference = engine.clipped_sum(bench.plain.batches(plain, ALL, 1), 0.1)
+    reference = engine.clipped_sum(bench.plain.batches(plain, ALL, 1), FlatClipping(0.1)).total
     for size in (1, 2, 3):
-        other = engine.clipped_sum(bench.ahead.batches(ahead, ALL, size), 0.1)
+        other = engine.clipped_sum(bench.ahead.batches(ahead, ALL, size), FlatClipping(0.1)).total
         assert np.allclose(other, reference, rtol=1e-4, atol=1e-6)
 
 

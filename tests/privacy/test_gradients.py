@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hortus.client.workbench import Workbench
 from hortus.learning.datasets import Records
 from hortus.learning.tasks import Encoded
+from hortus.privacy.clipping import FlatClipping
 from hortus.protocol.plan import Plan
 
 TEXTS = ("the sky is blue", "grass is green", "a red rose", "ice", "leaf leaf leaf leaf leaf tree")
@@ -60,7 +61,7 @@ def test_the_sum_is_that_of_single_records(
     workbench: Workbench, encoded: Encoded, micro_batch: int, bound: float
 ) -> None:
     batches = workbench.task.batches(encoded, np.arange(len(encoded)), micro_batch)
-    total = workbench.gradients.clipped_sum(batches, bound)
+    total = workbench.gradients.clipped_sum(batches, FlatClipping(bound)).total
     reference = clipped(one_by_one(workbench, encoded), bound)
     assert total.dtype == np.float64
     assert np.allclose(total, reference, rtol=2e-4, atol=1e-6)
@@ -71,7 +72,7 @@ def test_every_record_is_within_the_bound_in_exact_arithmetic(
 ) -> None:
     for index in range(len(encoded)):
         batch = workbench.task.batches(encoded, np.array([index]), 1)
-        alone = workbench.gradients.clipped_sum(batch, C)
+        alone = workbench.gradients.clipped_sum(batch, FlatClipping(C)).total
         # Fractions, not floats: the bound is on the real vector that the floats stand for.
         squared = sum(Fraction(float(x)) ** 2 for x in alone)
         assert squared <= Fraction(C) ** 2
@@ -86,11 +87,11 @@ def test_the_head_counts_in_the_norm(workbench: Workbench, encoded: Encoded) -> 
     without = rows * np.minimum(1, C / np.linalg.norm(rows[:, ~head], axis=1, keepdims=True))
     assert np.linalg.norm(without, axis=1).max() > C * 1.01
     batch = workbench.task.batches(encoded, np.array([0]), 1)
-    assert np.linalg.norm(workbench.gradients.clipped_sum(batch, C)) <= C
+    assert np.linalg.norm(workbench.gradients.clipped_sum(batch, FlatClipping(C)).total) <= C
 
 
 def test_no_records_give_zeros(workbench: Workbench) -> None:
-    total = workbench.gradients.clipped_sum([], C)
+    total = workbench.gradients.clipped_sum([], FlatClipping(C)).total
     assert total.shape == (workbench.space.dimension,)
     assert not total.any()
 
@@ -108,7 +109,7 @@ def test_a_record_with_an_overflowing_gradient_adds_nothing(
             return losses * torch.tensor([float("inf")] + [1.0] * (len(losses) - 1))
 
     (batch,) = workbench.task.batches(encoded, np.arange(3), 3)
-    total = workbench.gradients.clipped_sum([Overflowing(batch)], C)
+    total = workbench.gradients.clipped_sum([Overflowing(batch)], FlatClipping(C)).total
     assert np.isfinite(total).all()
     assert np.linalg.norm(total) <= 2 * C
 
@@ -131,7 +132,7 @@ def test_a_units_records_give_one_gradient_clipped_once(
     workbench: Workbench, encoded: Encoded, micro_batch: int, bound: float
 ) -> None:
     batches = workbench.task.batches(in_units(encoded), np.arange(len(encoded)), micro_batch)
-    total = workbench.gradients.clipped_sum(batches, bound)
+    total = workbench.gradients.clipped_sum(batches, FlatClipping(bound)).total
     rows = one_by_one(workbench, encoded)
     assert np.allclose(total, clipped(unit_means(rows), bound), rtol=2e-4, atol=1e-6)
 
@@ -139,9 +140,9 @@ def test_a_units_records_give_one_gradient_clipped_once(
 def test_clipping_records_one_by_one_would_be_seen(workbench: Workbench, encoded: Encoded) -> None:
     """Planted: each record is a unit to the engine, so a unit's two records may add up to 2C."""
     (batch,) = workbench.task.batches(in_units(encoded), np.array([0, 0]), 5)
-    assert np.linalg.norm(workbench.gradients.clipped_sum([batch], C)) <= C
+    assert np.linalg.norm(workbench.gradients.clipped_sum([batch], FlatClipping(C)).total) <= C
     apart = replace(batch, units=torch.arange(2))
-    assert np.linalg.norm(workbench.gradients.clipped_sum([apart], C)) > 1.9 * C
+    assert np.linalg.norm(workbench.gradients.clipped_sum([apart], FlatClipping(C)).total) > 1.9 * C
 
 
 @settings(max_examples=15, deadline=None)
@@ -151,7 +152,7 @@ def test_a_sum_over_any_records_is_bounded_by_their_number(
 ) -> None:
     workbench, encoded = plan_bench
     batches = workbench.task.batches(encoded, np.array(indices), 3)
-    total = workbench.gradients.clipped_sum(batches, bound)
+    total = workbench.gradients.clipped_sum(batches, FlatClipping(bound)).total
     assert np.linalg.norm(total) <= len(indices) * bound * (1 + 1e-12)
 
 
