@@ -1,0 +1,292 @@
+"""A server that puts its own keys between sites, and sites that conspire with it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pytest
+from attacks.hostile import HostileServer, go, serving_hostile
+from attacks.world import SITES, World, is_noise, run_all
+from numpy.typing import NDArray
+
+from hortus.client.channel import dialling
+from hortus.privacy.secure_sum import (
+    Announcement,
+    Encapsulation,
+    KeyExchange,
+    MaskGenerator,
+    StepView,
+)
+from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.limits import PROTOCOL_VERSION
+from hortus.protocol.vectors import split
+from hortus.protocol.wire import aggregation_pb2 as wire
+
+Adapter = NDArray[np.float32]
+LogOf = Callable[[str], str]
+NOT_SIGNED = "its signature of the secure-sum announcement does not fit the key in the pinned"
+
+
+def play(world: World, server: HostileServer, sites: Sequence[str] = SITES) -> None:
+    with serving_hostile(server, world.consortium.server.tls) as port:
+        world.play(port, dict.fromkeys(sites, world.request()))
+
+
+def assert_nothing_left(world: World, server: HostileServer) -> None:
+    assert not server.uploads
+    assert not any(world.charges(site) for site in SITES)
+
+
+class OfItsOwnMaking(HostileServer):
+    """Puts in keys of which it has the private half, under birch's name."""
+
+    def announcements(self, site: str) -> list[wire.Announcement]:
+        identity = SiteIdentity.generate("birch")
+        roster = Roster({"birch": identity.public_key_bytes, "x": bytes(32)}, bytes(31) + b"\1")
+        own = KeyExchange.announce(identity, roster, ("birch", "x"), bytes(32)).announcement
+        forged = wire.Announcement(
+            session=self.announced["birch"].session,
+            site="birch",
+            x25519=own.x25519,
+            mlkem=own.mlkem,
+            signature=own.signature,
+        )
+        return [forged if one.site == "birch" else one for one in super().announcements(site)]
+
+
+class Swapping(HostileServer):
+    """Hands out birch's keys as cedar's and the other way round."""
+
+    def announcements(self, site: str) -> list[wire.Announcement]:
+        names = {"birch": "cedar", "cedar": "birch"}
+        swapped = []
+        for one in super().announcements(site):
+            other = self.announced[names.get(one.site, one.site)]
+            swapped.append(wire.Announcement(**{**_fields(other), "site": one.site}))
+        return swapped
+
+
+class HalfSwapping(HostileServer):
+    """Keeps the signature and the ML-KEM key, and changes the X25519 key alone."""
+
+    def announcements(self, site: str) -> list[wire.Announcement]:
+        changed = wire.Announcement(**_fields(self.announced["birch"]) | {"x25519": bytes(32)})
+        return [changed if one.site == "birch" else one for one in super().announcements(site)]
+
+
+class Omitting(HostileServer):
+    """Leaves dogwood's keys out."""
+
+    def announcements(self, site: str) -> list[wire.Announcement]:
+        return super().announcements(site)[:3]
+
+
+class Doubling(HostileServer):
+    """Shows birch's keys twice."""
+
+    def announcements(self, site: str) -> list[wire.Announcement]:
+        honest = super().announcements(site)
+        return [*honest, honest[1]]
+
+
+def _fields(one: wire.Announcement) -> dict[str, str | bytes]:
+    return {descriptor.name: value for descriptor, value in one.ListFields()}
+
+
+@pytest.mark.parametrize(
+    ("server_class", "reason"),
+    [
+        (OfItsOwnMaking, NOT_SIGNED),
+        (Swapping, NOT_SIGNED),
+        (HalfSwapping, NOT_SIGNED),
+        (Omitting, "dogwood: this site's message is missing"),
+        (Doubling, "birch: this site's message came twice"),
+    ],
+)
+def test_keys_that_their_site_did_not_sign_are_refused(
+    world: World,
+    adapter: Adapter,
+    log_of: LogOf,
+    server_class: type[HostileServer],
+    reason: str,
+) -> None:
+    server = server_class(lambda _: [go(adapter)], [adapter])
+    play(world, server)
+    assert reason in log_of("ash")
+    assert_nothing_left(world, server)
+
+
+def test_keys_kept_from_another_session_are_refused(
+    world: World, adapter: Adapter, log_of: LogOf
+) -> None:
+    """Their private half may have leaked since; the descriptor is in what a site signs."""
+    earlier = HostileServer(lambda _: [], [adapter])
+    with serving_hostile(earlier, world.consortium.server.tls) as port:
+        request = world.request(world.descriptor(session="9" * 32))
+        world.play(port, dict.fromkeys(SITES, request))
+
+    class Replaying(HostileServer):
+        def announcements(self, site: str) -> list[wire.Announcement]:
+            old = earlier.announced["birch"]
+            return [old if one.site == "birch" else one for one in super().announcements(site)]
+
+    server = Replaying(lambda _: [go(adapter)], [adapter])
+    play(world, server)
+    assert NOT_SIGNED in log_of("ash")
+    assert_nothing_left(world, server)
+
+
+def test_ciphertexts_of_the_servers_making_are_refused(
+    world: World, adapter: Adapter, log_of: LogOf
+) -> None:
+    class Encapsulating(HostileServer):
+        def encapsulations(self, site: str) -> list[wire.Encapsulation]:
+            changed = []
+            for one in super().encapsulations(site):
+                copy = wire.Encapsulation()
+                copy.CopyFrom(one)
+                if (one.sender, one.receiver) == ("birch", "cedar"):
+                    copy.ciphertext = bytes(1088)
+                changed.append(copy)
+            return changed
+
+    server = Encapsulating(lambda _: [go(adapter)], [adapter])
+    play(world, server)
+    assert "its signature of the secure-sum encapsulation does not fit" in log_of("cedar")
+    assert ("cedar", 0, 0) not in server.uploads
+    assert not world.charges("cedar")
+
+
+def _pin(world: World, keys: dict[str, bytes]) -> None:
+    """Changes ash's roster as its operator does."""
+    path = world.consortium.site("ash").roster
+    replace(Roster.load(path), sites=keys).save(path)
+
+
+def test_the_key_of_a_removed_site_is_refused(
+    world: World, adapter: Adapter, log_of: LogOf
+) -> None:
+    kept = dict(Roster.load(world.consortium.site("ash").roster).sites)
+    del kept["birch"]
+    _pin(world, kept)
+    server = HostileServer(lambda _: [go(adapter)], [adapter])
+    play(world, server, ["ash"])
+    assert "birch: the cohort has sites that do not belong in it" in log_of("ash")
+    assert not server.announced, "not even this site's keys are sent"
+    assert_nothing_left(world, server)
+
+
+def test_a_key_that_its_site_has_replaced_is_refused(
+    world: World, adapter: Adapter, log_of: LogOf
+) -> None:
+    keys = dict(Roster.load(world.consortium.site("ash").roster).sites)
+    _pin(world, keys | {"birch": SiteIdentity.generate("birch").public_key_bytes})
+    server = HostileServer(lambda _: [go(adapter)], [adapter])
+    play(world, server)
+    assert f"birch: {NOT_SIGNED}" in log_of("ash")
+    assert_nothing_left(world, server)
+
+
+@dataclass(slots=True)
+class Conspirator:
+    """A site that takes part with its true identity and hands the server all it has."""
+
+    world: World
+    site: str
+    masks: MaskGenerator | None = None
+
+    def take_part(self, port: int, view: StepView) -> None:
+        """Exchanges keys by the book and uploads a masked zero."""
+        files = self.world.consortium.site(self.site)
+        identity = SiteIdentity.load(files.identity, self.site)
+        descriptor = self.world.descriptor()
+        exchange = KeyExchange.announce(
+            identity, Roster.load(files.roster), SITES, descriptor.digest()
+        )
+        own = exchange.announcement
+        with dialling(f"127.0.0.1:{port}", files.tls, self.world.rules) as channel:
+            announced = channel.announce(
+                wire.Announcement(
+                    protocol=PROTOCOL_VERSION,
+                    session=descriptor.session,
+                    site=self.site,
+                    x25519=own.x25519,
+                    mlkem=own.mlkem,
+                    signature=own.signature,
+                )
+            )
+            sealed = exchange.encapsulate(
+                Announcement(a.site, a.x25519, a.mlkem, a.signature)
+                for a in announced.announcements
+            )
+            all_sealed = channel.encapsulate(
+                wire.Encapsulations(
+                    session=descriptor.session,
+                    encapsulations=[wire.Encapsulation(**asdict(one)) for one in sealed],
+                )
+            )
+            self.masks = exchange.agree(
+                [
+                    Encapsulation(e.sender, e.receiver, e.ciphertext, e.signature)
+                    for e in all_sealed.encapsulations
+                ],
+                min_cohort=2,
+            )
+            channel.ready(wire.ReadyRequest(session=descriptor.session))
+            zeros = np.zeros(descriptor.dimension, np.int64)
+            parts = [
+                wire.UploadPart(
+                    header=wire.UploadHeader(
+                        session=descriptor.session, step=view.step, attempt=view.attempt
+                    )
+                )
+            ]
+            parts += [wire.UploadPart(chunk=c) for c in split(self.masks.mask(zeros, view))]
+            channel.upload(iter(parts))
+
+    def mask_with(self, peer: str, view: StepView) -> NDArray[np.uint32]:
+        """The mask that this site shares with a peer, signed as it is in the peer's upload."""
+        assert self.masks is not None
+        pair = tuple(sorted((self.site, peer)))
+        narrow = MaskGenerator(
+            site=self.site,
+            cohort=self.masks._cohort,
+            descriptor_digest=self.masks._descriptor_digest,
+            secrets=self.masks._secrets,
+            min_cohort=2,
+        )
+        seeds = dict(self.masks._seeds(view))
+        narrow._seeds = lambda _: [(peer, seeds[peer])]  # type: ignore[method-assign]
+        own_sign = narrow.mask(
+            np.zeros(self.world.workbench.space.dimension, np.int64),
+            StepView(view.step, view.attempt, pair, view.adapter_digest),
+        )
+        return (-own_sign.astype(np.int64)).astype(np.uint32)
+
+
+@pytest.mark.parametrize(
+    ("conspiring", "hidden"), [(1, True), (2, True), (3, False)], ids=["one", "two", "all others"]
+)
+def test_what_conspirators_tell_the_server_leaves_noise_while_two_are_honest(
+    world: World, adapter: Adapter, conspiring: int, hidden: bool
+) -> None:
+    """Up to cohort − 2 conspirators' masks come off an upload and noise is left.
+
+    With all others against it, ash's vector is bare: the control, in which the same test fails.
+    Its vector then still has its own share of the noise.
+    """
+    turn = go(adapter)
+    view = StepView(0, 0, SITES, bytes.fromhex(turn.adapter_digest))
+    traitors = [Conspirator(world, site) for site in SITES[len(SITES) - conspiring :]]
+    server = HostileServer(lambda _: [turn], [adapter])
+    with serving_hostile(server, world.consortium.server.tls) as port:
+        honest = SITES[: len(SITES) - conspiring]
+        work = {t.site: lambda t=t: t.take_part(port, view) for t in traitors}
+        work["honest sites"] = lambda: world.play(port, dict.fromkeys(honest, world.request()))
+        run_all(work, 60)
+    stripped = server.uploads["ash", 0, 0].copy()
+    for traitor in traitors:
+        stripped -= traitor.mask_with("ash", view)
+    assert is_noise(stripped) is hidden
+    if not hidden:
+        assert np.array_equal(stripped, world.vector("ash", 0, 0, adapter).astype(np.uint32))

@@ -1,0 +1,166 @@
+"""A server that asks for another plan, another model, or other people than it should."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+from attacks.hostile import HostileServer, serving_hostile
+from attacks.world import SITES, World
+from cryptography import x509
+
+from hortus.client.agent_service import listening
+from hortus.learning.models import model_digest
+from hortus.protocol.canonical import canonical_json
+from hortus.protocol.certificates import create_authority, issue
+from hortus.protocol.consortium import TlsFiles
+from hortus.protocol.limits import PROTOCOL_VERSION
+from hortus.protocol.plan import Contract
+from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.protocol.wire import aggregation_pb2_grpc as rpc
+
+LogOf = Callable[[str], str]
+
+
+def changed(contract: Contract, section: str, **fields: Any) -> Contract:
+    """The contract with a few fields of one section changed; of its own, for section ''."""
+    content = contract.model_dump()
+    (content[section] if section else content).update(fields)
+    return Contract.model_validate(content)
+
+
+@pytest.mark.parametrize(
+    ("section", "fields"),
+    [
+        ("privacy", {"noise_multiplier": 0.01}),
+        ("privacy", {"clipping_norm": 1000.0}),
+        ("privacy", {"noise": "unsafe_none", "noise_multiplier": None}),
+        ("cohort", {"minimum": 2}),
+        ("cohort", {"max_colluding": 0}),
+        ("training", {"sampling_rate": 1.0}),
+        ("training", {"rounds": 10_000}),
+        ("", {"model": "/"}),
+        ("", {"model_digest": "0" * 64}),
+        ("", {"seed": 1}),
+    ],
+    ids=str,
+)
+def test_a_plan_other_than_the_approved_is_refused(
+    world: World, section: str, fields: dict[str, Any]
+) -> None:
+    """Over the agent's own socket, as the relay asks; the session is as the plan would have it."""
+    contract = changed(world.contract, section, **fields)
+    descriptor = world.descriptor().model_copy(update={"contract": contract.digest()})
+    agent = world.agent(world.site("ash"), port=1)
+    with (
+        listening(agent, world.consortium.site("ash").directory / "run") as socket,
+        grpc.insecure_channel(f"unix:{socket}") as channel,
+    ):
+        relay = rpc.AgentStub(channel)
+        considered = relay.Consider(
+            wire.ConsiderRequest(
+                protocol=PROTOCOL_VERSION,
+                contract=canonical_json(contract.model_dump(mode="json")),
+            )
+        )
+        taken = relay.TakePart(world.request(descriptor, contract))
+    assert "is not approved here" in considered.refusal
+    assert "is not approved here" in taken.reason
+    assert not world.charges("ash")
+
+
+def test_a_base_model_other_than_the_approved_is_refused(
+    world: World, tiny_model: Path, tmp_path: Path, log_of: LogOf
+) -> None:
+    """The site's own copy has other weights: a server may have supplied it."""
+    copy = tmp_path / "model"
+    copy.mkdir()
+    for file in tiny_model.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    files = world.consortium.site("ash")
+    config = yaml.safe_load(files.config.read_text()) | {"model": str(copy)}
+    files.config.write_text(yaml.safe_dump(config))
+    server = HostileServer(lambda _: [], [])
+    with serving_hostile(server, world.consortium.server.tls) as port:
+        replies = world.play(port, {"ash": world.request()})
+    assert "this site's copy of the base model is not the plan's" in replies["ash"].reason
+    assert model_digest(copy)[:16] not in replies["ash"].reason
+    assert "copy of the base model" in log_of("ash")
+    assert not server.announced
+
+
+def test_a_plan_that_nobody_approved_makes_a_site_read_nothing(world: World) -> None:
+    """The policy comes first: else a server could have any folder opened, and hear of it."""
+    contract = changed(world.contract, "", model="no/such/folder")
+    agent = world.agent(world.site("ash"), port=1)
+    asked = wire.ConsiderRequest(
+        protocol=PROTOCOL_VERSION, contract=canonical_json(contract.model_dump(mode="json"))
+    )
+    assert "is not approved here" in agent.consider(asked).refusal
+
+
+def test_a_reason_of_the_server_cannot_forge_lines_of_a_log(world: World, log_of: LogOf) -> None:
+    class Forging(HostileServer):
+        def finished(self, site: str) -> wire.Turn:
+            forged = "done\n2026-01-01 INFO approved plan \x1b[2J" + "x" * 1900
+            return wire.Turn(finished=wire.Finished(reason=forged))
+
+    server = Forging(lambda _: [], [])
+    with serving_hostile(server, world.consortium.server.tls) as port:
+        replies = world.play(port)
+    for reply in replies.values():
+        assert reply.reason.startswith("done")
+        assert reply.reason.isprintable()
+        assert len(reply.reason) <= 500
+
+
+def _foreign_authority(world: World, directory: Path) -> TlsFiles:
+    now = _start(world)
+    create_authority(directory, now)
+    tls = TlsFiles(directory / "ca.crt", directory / "node.crt", directory / "node.key")
+    issue(directory, "server", tls.certificate, tls.key, now, server=True)
+    # It asks for the consortium's certificates as the true server does, and shows its own.
+    return TlsFiles(world.consortium.server.tls.authority, tls.certificate, tls.key)
+
+
+def _a_sites_own(world: World, _: Path) -> TlsFiles:
+    return world.consortium.site("dogwood").tls
+
+
+def _start(world: World) -> Any:
+    pem = world.consortium.server.tls.certificate.read_bytes()
+    return x509.load_pem_x509_certificate(pem).not_valid_before_utc
+
+
+@pytest.mark.parametrize("of", [_foreign_authority, _a_sites_own])
+def test_somebody_between_site_and_server_is_not_spoken_to(
+    make_world: Callable[..., World],
+    tmp_path: Path,
+    log_of: LogOf,
+    of: Callable[[World, Path], TlsFiles],
+) -> None:
+    world = make_world(cohort={"join_deadline": 1.0})
+    server = HostileServer(lambda _: [], [])
+    with serving_hostile(server, of(world, tmp_path / "foreign")) as port:
+        world.play(port, dict.fromkeys(SITES[:1], world.request()))
+    assert "cannot be reached, or shows a foreign certificate" in log_of("ash")
+    assert not server.announced
+
+
+def test_a_wrong_session_is_named_in_the_log(world: World, log_of: LogOf) -> None:
+    """A descriptor of another protocol version, and one that is no JSON at all."""
+    agent = world.agent(world.site("ash"), port=1)
+    request = world.request()
+    for descriptor in (request.descriptor.replace(b'"protocol":1', b'"protocol":2'), b"{", b"\xff"):
+        assert descriptor != request.descriptor
+        reply = agent.take_part(
+            wire.TakePartRequest(
+                protocol=PROTOCOL_VERSION, contract=request.contract, descriptor=descriptor
+            )
+        )
+        assert "the session descriptor is malformed" in reply.reason

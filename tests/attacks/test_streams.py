@@ -1,0 +1,222 @@
+"""A server whose streams are oversize, cut, shuffled, repeated, damaged, slow or without end."""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from attacks.hostile import HostileServer, go, serving_hostile
+from attacks.world import SITES, World
+from numpy.typing import NDArray
+
+from hortus.protocol.limits import CHUNK_WORDS, MAX_MESSAGE_BYTES
+from hortus.protocol.vectors import pack, split
+from hortus.protocol.wire import aggregation_pb2 as wire
+
+Adapter = NDArray[np.float32]
+LogOf = Callable[[str], str]
+
+# Every attack here is over within a few seconds, or the site hangs.
+SECONDS = 30.0
+SHORT = {"join_deadline": 2.0, "step_deadline": 1.0}
+
+
+@pytest.fixture
+def impatient(make_world: Callable[..., World]) -> World:
+    """A world whose plan has deadlines of a second or two."""
+    return make_world(cohort=SHORT)
+
+
+def play_one(world: World, server: HostileServer) -> float:
+    """Lets ash take part beside honest others; returns the seconds until the last has left."""
+    started = time.monotonic()
+    with serving_hostile(server, world.consortium.server.tls) as port:
+        world.play(port, seconds=SECONDS)
+    return time.monotonic() - started
+
+
+def _whole(adapter: Adapter) -> wire.Chunk:
+    """The adapter in its one chunk."""
+    return next(split(adapter))
+
+
+def _oversize(_: Adapter) -> Iterator[wire.Chunk]:
+    yield _whole(np.zeros(CHUNK_WORDS, np.float32))
+
+
+def _too_many_bytes(_: Adapter) -> Iterator[wire.Chunk]:
+    yield wire.Chunk(words=bytes(MAX_MESSAGE_BYTES + 1))
+
+
+def _empty(_: Adapter) -> Iterator[wire.Chunk]:
+    yield from ()
+
+
+def _truncated(adapter: Adapter) -> Iterator[wire.Chunk]:
+    yield _whole(adapter[:-1])
+
+
+def _cut_word(adapter: Adapter) -> Iterator[wire.Chunk]:
+    yield pack(0, _whole(adapter).words[:-1])
+
+
+def _reordered(adapter: Adapter) -> Iterator[wire.Chunk]:
+    yield pack(1, _whole(adapter).words)
+    yield pack(0, _whole(adapter).words)
+
+
+def _duplicated(adapter: Adapter) -> Iterator[wire.Chunk]:
+    yield _whole(adapter)
+    yield _whole(adapter)
+
+
+def _damaged(adapter: Adapter) -> Iterator[wire.Chunk]:
+    chunk = _whole(adapter)
+    chunk.checksum ^= 1
+    yield chunk
+
+
+def _endless(adapter: Adapter) -> Iterator[wire.Chunk]:
+    for number in count():
+        yield pack(number, _whole(adapter).words)
+
+
+def _endless_nothing(_: Adapter) -> Iterator[wire.Chunk]:
+    for number in count():
+        yield pack(number, b"")
+
+
+def _other(adapter: Adapter) -> Iterator[wire.Chunk]:
+    yield from split(adapter + 1)
+
+
+@pytest.mark.parametrize(
+    ("stream", "reason"),
+    [
+        (_oversize, "chunk 0 has 1048576 bytes, not 16780"),
+        (_too_many_bytes, "RESOURCE_EXHAUSTED"),
+        (_empty, "the vector ended after 0 of its 1 chunks"),
+        (_truncated, "chunk 0 has 16776 bytes, not 16780"),
+        (_cut_word, "chunk 0 has 16779 bytes, not 16780"),
+        (_reordered, "chunk 1 came where 0 was due"),
+        (_duplicated, "a chunk came after the 4195 words"),
+        (_damaged, "chunk 0 is damaged"),
+        (_endless, "a chunk came after the 4195 words"),
+        (_endless_nothing, "chunk 0 has 0 bytes"),
+        (_other, "the adapter received is not the one announced"),
+    ],
+)
+def test_a_malformed_adapter_is_refused_before_anything_is_paid_or_sent(
+    world: World,
+    adapter: Adapter,
+    log_of: LogOf,
+    stream: Callable[[Adapter], Iterator[wire.Chunk]],
+    reason: str,
+) -> None:
+    class Streaming(HostileServer):
+        def chunks(self, site: str, digest: str) -> Iterator[wire.Chunk]:
+            return stream(adapter)
+
+    server = Streaming(lambda site: [go(adapter)] if site == "ash" else [], [adapter])
+    play_one(world, server)
+    assert reason in log_of("ash")
+    assert not server.uploads
+    assert not world.charges("ash")
+
+
+def test_an_adapter_that_is_not_finite_is_refused(world: World, log_of: LogOf) -> None:
+    """It would turn every gradient, and so every message, into the same constant."""
+    poisoned = np.full(world.workbench.space.dimension, np.inf, np.float32)
+    server = HostileServer(lambda site: [go(poisoned)] if site == "ash" else [], [poisoned])
+    play_one(world, server)
+    assert "not finite" in log_of("ash")
+    assert not world.charges("ash")
+
+
+class _Waiting(HostileServer):
+    """Waits, for as long as the site holds on."""
+
+    def wait(self, context: Any) -> None:
+        while context.is_active():
+            time.sleep(0.05)
+
+
+class SilentAnnounce(_Waiting):
+    def Announce(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.wait(context)
+
+
+class SilentEncapsulate(_Waiting):
+    def Encapsulate(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.wait(context)
+
+
+class SilentReady(_Waiting):
+    def Ready(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.wait(context)
+
+
+class SlowAdapter(_Waiting):
+    def Adapter(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.wait(context)
+        yield wire.Chunk()
+
+
+@pytest.mark.parametrize(
+    ("server_class", "seconds"),
+    [(SilentAnnounce, 4), (SilentEncapsulate, 4), (SilentReady, 5), (SlowAdapter, 1)],
+)
+def test_a_server_that_keeps_a_site_waiting_is_left(
+    impatient: World,
+    log_of: LogOf,
+    server_class: type[HostileServer],
+    seconds: int,
+) -> None:
+    adapter = np.zeros(impatient.workbench.space.dimension, np.float32)
+    server = server_class(lambda _: [go(adapter)], [adapter])
+    play_one(impatient, server)
+    for site in SITES:
+        assert f"the aggregation service did not answer within {seconds} s" in log_of(site)
+        assert not impatient.charges(site)
+
+
+def test_a_server_that_does_not_read_an_upload_is_left(impatient: World, log_of: LogOf) -> None:
+    """The vector is charged by then; it is never sent a second time."""
+
+    class Unread(_Waiting):
+        def Upload(self, parts: Any, context: Any) -> Any:  # noqa: N802
+            self.wait(context)
+
+    adapter = np.zeros(impatient.workbench.space.dimension, np.float32)
+    server = Unread(lambda _: [go(adapter), go(adapter)], [adapter])
+    play_one(impatient, server)
+    for site in SITES:
+        assert "step 0 attempt 0 was not taken" in log_of(site)
+        assert "asked for step 0 attempt 0 after (0, 0)" in log_of(site)
+        assert len(impatient.charges(site)) == 1
+
+
+def test_oversize_messages_are_refused(world: World, log_of: LogOf) -> None:
+    class Oversize(HostileServer):
+        def announcements(self, site: str) -> list[wire.Announcement]:
+            large = wire.Announcement(site="birch", mlkem=bytes(MAX_MESSAGE_BYTES))
+            return [*super().announcements(site), large]
+
+    server = Oversize(lambda _: [], [])
+    play_one(world, server)
+    assert "RESOURCE_EXHAUSTED" in log_of("ash")
+
+
+def test_a_status_of_the_servers_making_is_logged_on_one_line(world: World, log_of: LogOf) -> None:
+    class Aborting(HostileServer):
+        def Announce(self, request: Any, context: Any) -> Any:  # noqa: N802
+            context.abort(grpc.StatusCode.INTERNAL, "no\nWARNING approved \x1b[31m" + "y" * 5000)
+
+    server = Aborting(lambda _: [], [])
+    play_one(world, server)
+    (line,) = [line for line in log_of("ash").splitlines() if "INTERNAL" in line]
+    assert line.isprintable()
+    assert len(line) < 600
