@@ -10,8 +10,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import (
+    CertificatePublicKeyTypes,
+    PublicKeyTypes,
+)
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -53,36 +58,80 @@ def create_authority(directory: Path, now: datetime) -> None:
     write_atomic(directory / "ca.crt", certificate.public_bytes(Encoding.PEM))
 
 
-def issue(
+def create_request(common_name: str, key: Path) -> str:
+    """Makes a TLS key (EC P-256) and asks for a certificate of it.
+
+    Args:
+        common_name: The site's name, which the server sees as the caller; or the server's.
+        key: Where to write the private key, PKCS #8 PEM, mode 0600; it never goes anywhere else.
+
+    Returns:
+        The certificate signing request, PEM.
+    """
+    private = ec.generate_private_key(ec.SECP256R1())
+    write_private(key, _pem(private))
+    return renew_request(common_name, key)
+
+
+def renew_request(common_name: str, key: Path) -> str:
+    """Returns a certificate signing request, PEM, for a key that `create_request` made.
+
+    Raises:
+        UsageError: The file is no such key.
+    """
+    try:
+        private = load_pem_private_key(key.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError("this is no private key in PEM", where=str(key)) from error
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        raise UsageError("this is a private key, but no elliptic curve one", where=str(key))
+    builder = x509.CertificateSigningRequestBuilder().subject_name(_name(common_name))
+    return builder.sign(private, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+def check_request(request: str, common_name: str) -> bytes:
+    """Checks that a request is whole, and signed with the key that it is for.
+
+    Returns:
+        The public key that asks, DER.
+
+    Raises:
+        UsageError: It is not, or asks for another name.
+    """
+    return _public_der(_requested_key(request, common_name))
+
+
+def certify(
     authority_dir: Path,
+    request: str,
     common_name: str,
-    certificate: Path,
-    key: Path,
     now: datetime,
     *,
-    server: bool,
-    hosts: Sequence[str] = ("localhost", "127.0.0.1", "::1"),
-) -> None:
-    """Issues a certificate and its key (EC P-256, 825 days).
+    hosts: Sequence[str] = (),
+) -> bytes:
+    """Issues a certificate for 825 days. Of the request, only name and key are taken over.
 
     Args:
         authority_dir: Where `create_authority` wrote.
-        common_name: The site's name, which the server sees as the caller; or the server's.
-        certificate: Where to write the certificate, PEM.
-        key: Where to write the private key, PKCS #8 PEM, mode 0600.
+        request: A certificate signing request, PEM.
+        common_name: The name that it must ask for.
         now: The time, with its zone.
-        server: Whether it proves a server. A site's certificate cannot, and the other way round.
-        hosts: DNS names and IP addresses that a server is dialled at; a site needs none.
+        hosts: DNS names and IP addresses that a server is dialled at. A certificate with any
+            proves a server, one without proves a site, and neither does the other's work.
+
+    Returns:
+        The certificate, PEM.
 
     Raises:
-        UsageError: There is no usable authority in `authority_dir`, or a host is no host name.
+        UsageError: There is no usable authority in `authority_dir`, the request is not what it
+            should be, or a host is no host name.
     """
     authority, signing_key = _load_authority(authority_dir)
-    private = ec.generate_private_key(ec.SECP256R1())
-    usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
-    names = [_host(host) for host in (hosts if server else [common_name])]
+    public = _requested_key(request, common_name)
+    usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
+    names = [_host(host) for host in hosts or [common_name]]
     builder = (
-        _builder(authority.subject, _name(common_name), private.public_key(), now, _LIFETIME)
+        _builder(authority.subject, _name(common_name), public, now, _LIFETIME)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(authority=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -92,8 +141,34 @@ def issue(
         )
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
     )
-    write_private(key, _pem(private))
-    write_atomic(certificate, builder.sign(signing_key, hashes.SHA384()).public_bytes(Encoding.PEM))
+    return builder.sign(signing_key, hashes.SHA384()).public_bytes(Encoding.PEM)
+
+
+def is_certificate_of(certificate: bytes, key: Path) -> bool:
+    """Returns whether a certificate, PEM, is for the private key in a file."""
+    try:
+        private = load_pem_private_key(key.read_bytes(), password=None)
+        public = load_certificate(certificate, str(key)).public_key()
+    except (OSError, ValueError, TypeError, UsageError):
+        return False
+    return _public_der(public) == _public_der(private.public_key())
+
+
+def load_certificate(certificate: bytes, where: str) -> x509.Certificate:
+    """Reads a certificate, PEM.
+
+    Raises:
+        UsageError: It is none.
+    """
+    try:
+        return x509.load_pem_x509_certificate(certificate)
+    except ValueError as error:
+        raise UsageError("this is no certificate in PEM", where=where) from error
+
+
+def certified_key(certificate: bytes, where: str) -> bytes:
+    """Returns the public key, DER, of a certificate, PEM."""
+    return _public_der(load_certificate(certificate, where).public_key())
 
 
 def create_flower_key(path: Path) -> Path:
@@ -110,6 +185,28 @@ def create_flower_key(path: Path) -> Path:
     write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
     write_atomic(public, key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
     return public
+
+
+def _requested_key(request: str, common_name: str) -> ec.EllipticCurvePublicKey:
+    try:
+        loaded = x509.load_pem_x509_csr(request.encode())
+        key = loaded.public_key()
+        is_signed = loaded.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UsageError(
+            "this is no certificate signing request in PEM", where=common_name
+        ) from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not is_signed:
+        raise UsageError(
+            "its certificate signing request is not signed by the key that it is for",
+            where=common_name,
+        )
+    if loaded.subject != _name(common_name):
+        raise UsageError(
+            f"its certificate signing request is for {loaded.subject.rfc4514_string()!r}",
+            where=common_name,
+        )
+    return key
 
 
 def _load_authority(
@@ -164,6 +261,10 @@ def _host(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
     except ValueError as error:
         raise UsageError(f"{host!r} is no host name and no IP address") from error
+
+
+def _public_der(key: CertificatePublicKeyTypes | PublicKeyTypes) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _key_usage(*, authority: bool) -> x509.KeyUsage:

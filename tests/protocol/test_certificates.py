@@ -1,5 +1,6 @@
 """Certificates of the consortium: two ends shake hands, and no certificate does another's work."""
 
+import base64
 import socket
 import ssl
 import stat
@@ -9,9 +10,22 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    load_ssh_private_key,
+    load_ssh_public_key,
+)
+from cryptography.x509.oid import NameOID
 
-from hortus.protocol.certificates import create_authority, create_flower_key, issue
+from hortus.protocol.certificates import (
+    certify,
+    create_authority,
+    create_flower_key,
+    create_request,
+    is_certificate_of,
+)
 from hortus.protocol.errors import UsageError
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -23,6 +37,11 @@ def authority(tmp_path: Path) -> Path:
     return tmp_path / "authority"
 
 
+def pem(kind: str, der: bytes | bytearray) -> str:
+    text = base64.encodebytes(bytes(der)).decode()
+    return f"-----BEGIN {kind}-----\n{text}-----END {kind}-----\n"
+
+
 def _context(purpose: ssl.Purpose, authority: Path, node: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(purpose, cafile=str(authority / "ca.crt"))
     context.load_cert_chain(node / "node.crt", node / "node.key")
@@ -32,7 +51,11 @@ def _context(purpose: ssl.Purpose, authority: Path, node: Path) -> ssl.SSLContex
 
 def _issue(authority: Path, name: str, *, server: bool) -> Path:
     node = authority.parent / name
-    issue(authority, name, node / "node.crt", node / "node.key", NOW, server=server)
+    request = create_request(name, node / "node.key")
+    hosts = ("localhost", "127.0.0.1") if server else ()
+    certificate = certify(authority, request, name, NOW, hosts=hosts)
+    (node / "node.crt").write_bytes(certificate)
+    assert is_certificate_of(certificate, node / "node.key")
     return node
 
 
@@ -107,6 +130,38 @@ def test_the_authority_is_not_replaced_and_must_be_whole(authority: Path, tmp_pa
     (authority / "ca.key").write_bytes((tmp_path / "second" / "ca.key").read_bytes())
     with pytest.raises(UsageError, match="does not belong"):
         _issue(authority, "site-a", server=False)
+
+
+def test_a_request_that_was_altered_or_asks_for_another_name_is_refused(
+    authority: Path, tmp_path: Path
+) -> None:
+    request = create_request("site-a", tmp_path / "a.key")
+    with pytest.raises(UsageError, match=r"^site-b: .* is for 'CN=site-a'"):
+        certify(authority, request, "site-b", NOW)
+    der = bytearray(x509.load_pem_x509_csr(request.encode()).public_bytes(Encoding.DER))
+    der[-1] ^= 1
+    with pytest.raises(UsageError, match="signed by the key"):
+        certify(authority, pem("CERTIFICATE REQUEST", der), "site-a", NOW)
+    with pytest.raises(UsageError, match="no certificate signing request"):
+        certify(authority, request[:200], "site-a", NOW)
+
+
+def test_a_certificate_takes_nothing_but_name_and_key_from_its_request(
+    authority: Path, tmp_path: Path
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    greedy = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "site-a")]))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("server")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    request = greedy.public_bytes(Encoding.PEM).decode()
+    issued = x509.load_pem_x509_certificate(certify(authority, request, "site-a", NOW))
+    assert not issued.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    names = issued.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["site-a"]
 
 
 def test_a_flower_key_is_what_flower_reads(tmp_path: Path) -> None:
