@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hortus.cli import inspect, operate, train
+from hortus.cli import consortium, inspect, operate, train
 from hortus.cli.errors import ReportingGroup
 
 app = typer.Typer(
@@ -20,7 +20,8 @@ app = typer.Typer(
 )
 app.command()(train.demo)
 app.command()(train.simulate)
-app.command()(operate.init)
+app.add_typer(consortium.init)
+app.add_typer(consortium.roster)
 app.command()(operate.approve)
 app.command()(operate.server)
 app.command()(operate.client)

@@ -1,58 +1,19 @@
-"""`hortus init`, `approve`, `server` and `client`: what operators run."""
+"""`hortus approve`, `server` and `client`: what operators run."""
 
 import signal
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from hortus.protocol.consortium import Consortium, ServerConfig, ServerFiles, SiteFiles
-from hortus.protocol.consortium import create_consortium as create
-from hortus.protocol.errors import UsageError
-from hortus.protocol.plan import RECORD
+from hortus.protocol.consortium import ServerFiles, SiteFiles
 from hortus.protocol.plan_file import load_plan
-from hortus.protocol.policy import Budget, Policy
+from hortus.protocol.policy import Policy
 
 PlanFile = Annotated[Path, typer.Argument(help="The plan file.")]
 SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
-
-
-def init(
-    directory: Annotated[Path, typer.Argument(help="A new folder.")],
-    site: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=DATA, for each site. Without any: three sites with made-up data."),
-    ] = None,
-    epsilon: Annotated[float, typer.Option(help="Every site's budget ε.")] = 8.0,
-    delta: Annotated[float, typer.Option(help="The δ at which ε is stated.")] = 1e-5,
-    unit: Annotated[
-        str, typer.Option(help="Whom it protects: a record, or a column such as patient_id.")
-    ] = RECORD,
-    aggregation: Annotated[
-        str, typer.Option(help="Host and port of the aggregation service.")
-    ] = "127.0.0.1:9443",
-    superlink: Annotated[
-        str, typer.Option(help="Host and port of Flower's SuperLink.")
-    ] = "127.0.0.1:9092",
-) -> None:
-    """Make keys, certificates, roster, policies and an example plan for a consortium.
-
-    Everything on one machine, to try it out: each sites/NAME folder then moves to its site.
-    """
-    from hortus.simulation.demo import write_example
-
-    console = Console()
-    data = dict(_parse_site(item) for item in site or ())
-    policy = Policy(budget=Budget(epsilon=epsilon, delta=delta, unit=unit))
-    addresses = ServerConfig(aggregation=aggregation, superlink=superlink)
-    data, plan = (data, None) if data else write_example(directory)
-    consortium = create(directory, data, dict.fromkeys(data, policy), addresses, datetime.now(UTC))
-    if plan is not None:
-        (directory / "plan.yaml").write_text(plan, encoding="utf-8")
-    _tell_next(console, consortium)
 
 
 def approve(site: SiteFolder, plan: PlanFile) -> None:
@@ -103,24 +64,3 @@ def client(site: SiteFolder) -> None:
         signal.signal(number, lambda *_: stopped.set())
     Console().print(f"{site.name} is waiting for the server; Ctrl-C stops it.")
     run_site(site, stopped.is_set)
-
-
-def _parse_site(item: str) -> tuple[str, Path]:
-    name, found, path = item.partition("=")
-    if not found or not Path(path).exists():
-        raise UsageError(
-            f"{item!r} is not NAME=DATA with an existing file or folder", where="--site"
-        )
-    return name, Path(path).resolve()
-
-
-def _tell_next(console: Console, consortium: Consortium) -> None:
-    directory = consortium.directory
-    console.print(f"[bold]{directory}[/] holds a consortium of {', '.join(consortium.sites)}.")
-    console.print("Each site approves the plan:")
-    for name in consortium.sites:
-        console.print(f"  hortus approve {consortium.site(name).directory} {directory}/plan.yaml")
-    console.print("and then, each in a terminal of its own:")
-    console.print(f"  hortus server {directory}/plan.yaml")
-    for name in consortium.sites:
-        console.print(f"  hortus client {consortium.site(name).directory}")

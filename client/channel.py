@@ -94,7 +94,7 @@ def dialling(address: str, tls: TlsFiles, rules: Cohort) -> Iterator[GrpcChannel
             raise ProtocolError(
                 "the aggregation service cannot be reached, or shows a foreign certificate",
                 where=address,
-                remedy="Check `aggregation` in site.yaml, tls/ca.crt and the firewall (sites dial out).",
+                remedy="Check `aggregation` in server.card.yaml, tls/ca.crt and the firewall (sites dial out).",
             ) from error
         yield GrpcChannel(channel, rules)
 

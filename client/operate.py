@@ -32,16 +32,18 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
     with Site(directory, clock=time.time) as site:
         warm = WarmWorkbench(site)
         config = site.config
-        connect = partial(dialling, config.aggregation, site.files.tls)
+        superlink = config.superlink or site.server.superlink
+        aggregation = config.aggregation or site.server.aggregation
+        connect = partial(dialling, aggregation, site.files.tls)
         agent = SiteAgent(site, warm, connect, untimed)
         with listening(agent, directory / "run") as socket:
             node_config = {"site": site.name, "agent-socket": str(socket.resolve())}
             while not stop():
-                if not _answers(config.superlink):
+                if not _answers(superlink):
                     time.sleep(_POLL_SECONDS)
                     continue
                 # A SuperNode gives up when the SuperLink does not know it yet.
-                with start_supernode(site.files, config.superlink, node_config) as supernode:
+                with start_supernode(site.files, superlink, node_config) as supernode:
                     while supernode.is_running and not stop():
                         time.sleep(_POLL_SECONDS)
                 _pause(_RETRY_SECONDS, stop)

@@ -1,26 +1,47 @@
-"""A site's folder, opened: configuration, keys, policy, ledger and records."""
+"""A site's folder, opened: configuration, keys, policy, ledger and records.
+
+Policy and roster are read again when their files have changed, so that what an operator approves or
+removes counts from the next session on.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
-
-from pydantic import ValidationError
+from typing import Generic, Self, TypeVar
 
 from hortus.learning.datasets import Records, read_records, record_bytes
 from hortus.learning.models import model_digest, resolve_model
 from hortus.privacy.ledger import Ledger, dataset_fingerprint
+from hortus.protocol.card import ServerCard, load_card
 from hortus.protocol.consortium import SiteConfig, SiteFiles
-from hortus.protocol.files import load_yaml, validation_error
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.errors import UsageError
+from hortus.protocol.identity import SERVER, Roster, SiteIdentity
 from hortus.protocol.plan import Agreement
 from hortus.protocol.policy import Policy
+
+Content = TypeVar("Content")
+
+
+class _Reread(Generic[Content]):
+    """A file's content, loaded again when the file was replaced or written to."""
+
+    def __init__(self, path: Path, load: Callable[[Path], Content]) -> None:
+        self._path = path
+        self._load = load
+        self._last: tuple[tuple[int, int, int], Content] | None = None
+
+    def __call__(self) -> Content:
+        state = self._path.stat()
+        version = (state.st_ino, state.st_mtime_ns, state.st_size)
+        if self._last is None or self._last[0] != version:
+            self._last = (version, self._load(self._path))
+        return self._last[1]
 
 
 class Site:
     """An opened site folder.
 
     Args:
-        directory: The folder that `hortus init` made.
+        directory: The folder that `hortus init site` made, with the server pinned.
         clock: Seconds since the epoch, for ledger entries.
 
     Raises:
@@ -29,11 +50,12 @@ class Site:
 
     def __init__(self, directory: Path, clock: Callable[[], float]) -> None:
         self.files = SiteFiles(directory)
-        self.config = _load_config(self.files.config)
+        self.config = SiteConfig.load(self.files.config)
         self.name = self.config.site
-        self.policy = Policy.load(self.files.policy)
-        self.roster = Roster.load(self.files.roster)
         self.identity = SiteIdentity.load(self.files.identity, self.name)
+        self._policy = _Reread(self.files.policy, Policy.load)
+        self._roster = _Reread(self.files.roster, Roster.load)
+        self._check_pinned()
         self.ledger = Ledger.open(self.files.ledger, self.identity, clock)
         self._records: dict[tuple[str, str | None], Records] = {}
         self._digests: dict[Path, str] = {}
@@ -43,6 +65,37 @@ class Site:
 
     def __exit__(self, *_: object) -> None:
         self.ledger.close()
+
+    @property
+    def policy(self) -> Policy:
+        """What this site allows now."""
+        return self._policy()
+
+    @property
+    def roster(self) -> Roster:
+        """The keys that this site has pinned now."""
+        return self._roster()
+
+    @property
+    def server(self) -> ServerCard:
+        """The server's card, as pinned; it says where the server is dialled."""
+        card = load_card(self.files.card(SERVER))
+        if not isinstance(card, ServerCard):
+            raise UsageError("this is no server's card", where=str(self.files.card(SERVER)))
+        return card
+
+    def _check_pinned(self) -> None:
+        if not self.files.roster.exists():
+            raise UsageError(
+                "this site has not pinned the server's card yet",
+                where=str(self.files.roster),
+                remedy="hortus roster add SITE_DIR server.card.yaml OTHER_SITES.card.yaml …",
+            )
+        if self.roster.sites.get(self.name) != self.identity.public_key_bytes:
+            raise UsageError(
+                "the roster has another key for this site than keys/identity.pem",
+                where=str(self.files.roster),
+            )
 
     def model_path(self, plan: Agreement) -> Path:
         """Returns this site's own copy of the base model."""
@@ -67,10 +120,3 @@ class Site:
     def fingerprint(self, records: Records) -> str:
         """Returns the keyed identity that the budget of these records goes by."""
         return dataset_fingerprint(self.files.dataset_key.read_bytes(), record_bytes(records))
-
-
-def _load_config(path: Path) -> SiteConfig:
-    try:
-        return SiteConfig.model_validate(load_yaml(path))
-    except ValidationError as error:
-        raise validation_error(path, error, SiteConfig) from error

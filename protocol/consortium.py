@@ -1,26 +1,22 @@
-"""The folders of a consortium: what lies where, and how they are first made.
+"""The folders of the parties of a consortium: what lies where.
 
-DIR/authority/       ca.key, ca.crt: signs TLS certificates, nothing else
-DIR/server/          server.yaml, roster.yaml, keys/ (0600), tls/, flower/SITE.pub
-DIR/sites/SITE/      site.yaml, policy.yaml, roster.yaml, keys/ (0600), tls/, ledger.sqlite
+The server:   server.yaml, roster.yaml, server.card.yaml, keys/ (0600), tls/,
+              authority/ (signs TLS certificates, nothing else), issued/SITE.crt, flower/SITE.pub
+A site:       site.yaml, policy.yaml, roster.yaml, SITE.card.yaml, server.card.yaml, keys/ (0600),
+              tls/, ledger.sqlite
 """
 
-import secrets
-import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
+from typing import Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from hortus.protocol.certificates import create_authority, create_flower_key, issue
 from hortus.protocol.errors import UsageError
-from hortus.protocol.files import write_atomic, write_private
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.files import load_yaml, validation_error, write_atomic
+from hortus.protocol.identity import SERVER
 from hortus.protocol.plan import Schema
-from hortus.protocol.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +26,13 @@ class TlsFiles:
     authority: Path
     certificate: Path
     key: Path
+    next_key: Path
 
     @classmethod
     def within(cls, directory: Path) -> "TlsFiles":
         """The files of a tls/ folder."""
-        return cls(directory / "ca.crt", directory / "node.crt", directory / "node.key")
+        names = ("ca.crt", "node.crt", "node.key", "next.key")
+        return cls(*(directory / name for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,10 @@ class SiteFiles:
     def config(self) -> Path:
         """Addresses and data."""
         return self.directory / "site.yaml"
+
+    def card(self, name: str) -> Path:
+        """The public card of this site, to be given to the others; or the server's, as pinned."""
+        return self.directory / f"{name}.card.yaml"
 
     @property
     def policy(self) -> Path:
@@ -96,6 +98,16 @@ class ServerFiles:
         return self.directory / "server.yaml"
 
     @property
+    def card(self) -> Path:
+        """The server's public card, with all certificates that it has issued."""
+        return self.directory / f"{SERVER}.card.yaml"
+
+    @property
+    def authority(self) -> Path:
+        """The folder of the TLS authority."""
+        return self.directory / "authority"
+
+    @property
     def roster(self) -> Path:
         """Names and public keys of the sites."""
         return self.directory / "roster.yaml"
@@ -114,27 +126,68 @@ class ServerFiles:
         """The public key that a site's SuperNode authenticates with."""
         return self.directory / "flower" / f"{site}.pub"
 
+    def issued(self, site: str) -> Path:
+        """The TLS certificate that was issued for a site."""
+        return self.directory / "issued" / f"{site}.crt"
 
-class SiteConfig(Schema):
+
+class _ConfigFile(Schema):
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads the file.
+
+        Raises:
+            UsageError: It names the field that is wrong.
+        """
+        try:
+            return cls.model_validate(load_yaml(path))
+        except ValidationError as error:
+            raise validation_error(path, error, cls) from error
+
+    def save(self, path: Path) -> None:
+        """Writes the file that `load` reads."""
+        fields = self.model_dump(mode="json", exclude_none=True)
+        write_atomic(path, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).encode())
+
+
+class SiteConfig(_ConfigFile):
     """site.yaml."""
 
     site: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="This site's name.")
     data: Path = Field(description="Its records: CSV, JSONL, Parquet or a `datasets` folder.")
-    aggregation: str = Field(description="Host and port of the aggregation service.")
-    superlink: str = Field(description="Host and port of the Flower SuperLink.")
+    aggregation: str | None = Field(
+        None,
+        description="Host and port of the aggregation service, if not as the server's card says.",
+    )
+    superlink: str | None = Field(
+        None, description="Host and port of the Flower SuperLink, if not as the server's card says."
+    )
     model: str | None = Field(None, description="Where the base model lies here, if elsewhere.")
 
 
-class ServerConfig(Schema):
+class ServerConfig(_ConfigFile):
     """server.yaml."""
 
     aggregation: str = Field(description="Host and port that the aggregation service listens on.")
     superlink: str = Field(description="Host and port of the SuperLink's Fleet API.")
+    host: str | None = Field(
+        None, description="Name or address at which sites dial both, if not the one listened on."
+    )
+
+    def dialled(self, address: str) -> str:
+        """Returns the address at which sites dial what listens on `address`."""
+        host, _, port = address.rpartition(":")
+        return f"{_in_brackets(self.host)}:{port}" if self.host else f"{host}:{port}"
+
+
+def _in_brackets(host: str) -> str:
+    """Writes an IPv6 address as it stands before a port."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 @dataclass(frozen=True, slots=True)
 class Consortium:
-    """The folders of all parties, as `hortus init` and the simulator lay them out."""
+    """The folders of all parties, as `hortus init trial` and the simulator lay them out."""
 
     directory: Path
 
@@ -153,77 +206,18 @@ class Consortium:
         return SiteFiles(self.directory / "sites" / name)
 
 
-def create_consortium(
-    directory: Path,
-    data: Mapping[str, Path],
-    policies: Mapping[str, Policy],
-    server: ServerConfig,
-    now: datetime,
-) -> Consortium:
-    """Makes all folders, keys and certificates of a consortium at once.
-
-    Args:
-        directory: Where; must not exist yet.
-        data: Each site's records.
-        policies: Each site's policy.
-        server: The server's addresses.
-        now: Start of the certificates' validity.
+def open_party(directory: Path) -> SiteFiles | ServerFiles:
+    """Returns the files of the site or server whose folder this is.
 
     Raises:
-        UsageError: The folder exists.
+        UsageError: It is neither's.
     """
-    if directory.exists():
-        raise UsageError(
-            "the folder exists already", where=str(directory), remedy="Choose another."
-        )
-    # Under another name until it is whole: a consortium is there entirely or not at all.
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    consortium = Consortium(partial)
-    authority = partial / "authority"
-    create_authority(authority, now)
-    _provide(consortium.server.tls, authority, "server", now, hosts=_hosts(server))
-    _write_yaml(consortium.server.config, server)
-    own = SiteIdentity.create(SERVER, consortium.server.identity)
-    keys = {
-        site: SiteIdentity.create(site, consortium.site(site).identity).public_key_bytes
-        for site in sorted(data)
-    }
-    roster = Roster(sites=keys, server=own.public_key_bytes)
-    roster.save(consortium.server.roster)
-    for site, records in data.items():
-        files = consortium.site(site)
-        roster.save(files.roster)
-        _provide(files.tls, authority, site, now, hosts=())
-        write_private(files.dataset_key, secrets.token_bytes(32))
-        public = create_flower_key(files.flower_key)
-        consortium.server.flower_key(site).parent.mkdir(exist_ok=True)
-        shutil.copy(public, consortium.server.flower_key(site))
-        _write_yaml(files.policy, policies[site])
-        config = SiteConfig(
-            site=site, data=records, aggregation=server.aggregation, superlink=server.superlink
-        )
-        _write_yaml(files.config, config)
-    partial.rename(directory)
-    return Consortium(directory)
-
-
-def _hosts(server: ServerConfig) -> tuple[str, ...]:
-    """Returns what the server is dialled at, from this machine and from others."""
-    addresses = (server.aggregation, server.superlink)
-    told = {address.rpartition(":")[0].strip("[]") for address in addresses}
-    return tuple(sorted(told | {"localhost", "127.0.0.1", "::1"}))
-
-
-def _provide(
-    files: TlsFiles, authority: Path, name: str, now: datetime, *, hosts: Sequence[str]
-) -> None:
-    """Issues a certificate, a server's where there are hosts, and puts the authority's beside it."""
-    is_server = bool(hosts)
-    issue(authority, name, files.certificate, files.key, now, server=is_server, hosts=hosts)
-    shutil.copy(authority / "ca.crt", files.authority)
-
-
-def _write_yaml(path: Path, model: Schema) -> None:
-    fields = model.model_dump(mode="json", exclude_none=True)
-    write_atomic(path, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).encode())
+    if SiteFiles(directory).config.exists():
+        return SiteFiles(directory)
+    if ServerFiles(directory).config.exists():
+        return ServerFiles(directory)
+    raise UsageError(
+        "this is no site's folder (with site.yaml), nor the server's (with server.yaml)",
+        where=str(directory),
+        remedy="hortus init site NAME, or hortus init server HOST, makes one.",
+    )

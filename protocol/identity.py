@@ -1,11 +1,16 @@
-"""Who speaks: Ed25519 signing keys, a site's or the server's, and the roster of pinned public keys."""
+"""Who speaks: Ed25519 signing keys, a site's or the server's, and the roster of pinned public keys.
+
+A site that changes its key hands over: the old key signs which key follows it, and after which
+entry of the site's ledger. So whoever pinned the old key may take the new one, and an audit knows
+which key signs which entry.
+"""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import Annotated, Self
 
 import yaml
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -16,14 +21,21 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from pydantic import Field, ValidationError
 
+from hortus.protocol.canonical import canonical_json
 from hortus.protocol.errors import ProtocolError, UsageError
-from hortus.protocol.files import load_yaml, write_atomic, write_private
+from hortus.protocol.files import load_yaml, validation_error, write_atomic, write_private
+from hortus.protocol.plan import Schema
 
 KEY_BYTES = 32
 SERVER = "server"
 SIGNATURE_BYTES = 64
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_HANDOVER = "handover"
+
+Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+HexSignature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 
 
 def check_site_name(name: str) -> None:
@@ -118,6 +130,48 @@ def is_signed(public_key: bytes, context: str, message: bytes, signature: bytes)
     return True
 
 
+class Handover(Schema):
+    """A site's former key says which key follows it, and from which entry of its ledger on."""
+
+    key: Hex32 = Field(description="The former key, raw Ed25519.")
+    successor: Hex32 = Field(description="The key after it.")
+    last_entry: int = Field(ge=0, description="Last ledger entry of the former key; 0 for none.")
+    head: Hex32 = Field(description="Hash of that entry.")
+    signature: HexSignature = Field(description="The former key's, of all this and the name.")
+
+    @classmethod
+    def make(cls, identity: SiteIdentity, successor: bytes, last_entry: int, head: str) -> Self:
+        """Signs a hand-over from an identity to the key that follows it."""
+        content = {
+            "key": identity.public_key_bytes.hex(),
+            "successor": successor.hex(),
+            "last_entry": last_entry,
+            "head": head,
+        }
+        message = canonical_json(content | {"site": identity.site})
+        return cls.model_validate(content | {"signature": identity.sign(_HANDOVER, message).hex()})
+
+    def is_signed_for(self, site: str) -> bool:
+        """Returns whether the former key signed this for a site of that name."""
+        message = canonical_json(self.model_dump(exclude={"signature"}) | {"site": site})
+        return is_signed(bytes.fromhex(self.key), _HANDOVER, message, bytes.fromhex(self.signature))
+
+
+def check_handovers(site: str, handovers: tuple[Handover, ...], key: bytes) -> None:
+    """Checks that hand-overs lead, one after the other, to a site's present key.
+
+    Raises:
+        UsageError: They do not.
+    """
+    last, successors = 0, [*(handover.key for handover in handovers[1:]), key.hex()]
+    for handover, successor in zip(handovers, successors, strict=False):
+        if not handover.is_signed_for(site):
+            raise UsageError("a hand-over is not signed by the key that it is from", where=site)
+        if handover.successor != successor or handover.last_entry < last:
+            raise UsageError("its hand-overs do not lead to its present key", where=site)
+        last = handover.last_entry
+
+
 @dataclass(frozen=True, slots=True)
 class Roster:
     """The consortium as one party has pinned it; only that party's operator changes it.
@@ -125,10 +179,12 @@ class Roster:
     Attributes:
         sites: Raw Ed25519 public key of each site, 32 bytes, by name.
         server: The server's. It vouches for what the server says, never for a site.
+        handovers: How a site came from each former key to the next, oldest first.
     """
 
     sites: Mapping[str, bytes]
     server: bytes
+    handovers: Mapping[str, tuple[Handover, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if SERVER in self.sites:
@@ -142,18 +198,34 @@ class Roster:
             if key in owners:
                 raise UsageError(f"the key is {owners[key]}'s as well", where=site)
             owners[key] = site
+        for site, handovers in self.handovers.items():
+            if site not in self.sites:
+                raise UsageError("there are hand-overs, but no key", where=f"handovers.{site}")
+            check_handovers(site, handovers, self.sites[site])
+            for former in (bytes.fromhex(handover.key) for handover in handovers):
+                if former in owners:
+                    raise UsageError(f"a former key is {owners[former]}'s as well", where=site)
+                owners[former] = site
+        object.__setattr__(self, "handovers", MappingProxyType(dict(self.handovers)))
         object.__setattr__(self, "sites", MappingProxyType(dict(self.sites)))
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads `server: KEY` and `sites: {name: KEY}`, a key being 64 hexadecimal digits.
+        """Reads `server: KEY`, `sites: {name: KEY}` and, if there are any, `handovers`.
+
+        A key is 64 hexadecimal digits.
 
         Raises:
             UsageError: The file is not that; it names the site.
         """
         content = load_yaml(path)
         sites = content.get("sites")
-        if set(content) != {SERVER, "sites"} or not isinstance(sites, dict):
+        handovers = content.get("handovers", {})
+        if (
+            set(content) - {"handovers"} != {SERVER, "sites"}
+            or not isinstance(sites, dict)
+            or not isinstance(handovers, dict)
+        ):
             raise UsageError(
                 "a roster holds `server`, with a key, and `sites`, with a name and a key a line",
                 where=str(path),
@@ -161,7 +233,7 @@ class Roster:
         keys = {site: _parse_key(path, f"sites.{site}", key) for site, key in sites.items()}
         server = _parse_key(path, SERVER, content[SERVER])
         try:
-            return cls(keys, server)
+            return cls(keys, server, _parse_handovers(path, handovers))
         except UsageError as error:
             where = f"{path}: {error.where}" if error.where else str(path)
             raise UsageError(error.problem, where=where, remedy=error.remedy) from error
@@ -169,7 +241,20 @@ class Roster:
     def save(self, path: Path) -> None:
         """Writes the file that `load` reads."""
         sites = {site: key.hex() for site, key in self.sites.items()}
-        write_atomic(path, yaml.safe_dump({SERVER: self.server.hex(), "sites": sites}).encode())
+        content: dict[str, object] = {SERVER: self.server.hex(), "sites": sites}
+        if self.handovers:
+            content["handovers"] = {
+                site: [handover.model_dump() for handover in handovers]
+                for site, handovers in self.handovers.items()
+            }
+        write_atomic(path, yaml.safe_dump(content).encode())
+
+    def key_at(self, site: str, entry: int) -> bytes:
+        """Returns the key that signs an entry of a site's ledger, by number from 1."""
+        for handover in self.handovers.get(site, ()):
+            if entry <= handover.last_entry:
+                return bytes.fromhex(handover.key)
+        return self.sites[site]
 
     def verify(self, site: str, context: str, message: bytes, signature: bytes) -> None:
         """Checks a signature against the pinned key.
@@ -209,3 +294,14 @@ def _parse_key(path: Path, field: str, value: object) -> bytes:
         f"the public key is {str(value)[:70]!r}, not 64 hexadecimal digits in quotes",
         where=f"{path}: {field}",
     )
+
+
+class _Handovers(Schema):
+    handovers: dict[str, tuple[Handover, ...]]
+
+
+def _parse_handovers(path: Path, value: dict[str, object]) -> dict[str, tuple[Handover, ...]]:
+    try:
+        return _Handovers.model_validate({"handovers": value}).handovers
+    except ValidationError as error:
+        raise validation_error(path, error, _Handovers) from error

@@ -11,12 +11,11 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from pydantic import ValidationError
 
 from hortus.learning.models import resolve_model
 from hortus.protocol.consortium import ServerConfig, ServerFiles
 from hortus.protocol.errors import HortusError
-from hortus.protocol.files import load_yaml, validation_error, write_atomic
+from hortus.protocol.files import write_atomic
 from hortus.protocol.identity import Roster
 from hortus.protocol.plan import Contract
 from hortus.protocol.plan_file import load_plan
@@ -59,21 +58,9 @@ def run_deployed(grid: Grid, out: Path, files: ServerFiles, plan_path: Path) -> 
     evaluator = Evaluator(contract, model_path, plan.evaluation)
     hub, store = Hub(), RunStore(out, contract)
     _await_nodes(grid, sites, contract)
-    with serving(hub, files.tls, load_server_config(files).aggregation, sites):
+    with serving(hub, files.tls, ServerConfig.load(files.config).aggregation, sites):
         adapter = Federation(grid, contract, store, hub, evaluator, lambda _: None).run()
     evaluator.save(adapter, out / "adapter")
-
-
-def load_server_config(files: ServerFiles) -> ServerConfig:
-    """Reads server.yaml.
-
-    Raises:
-        UsageError: It names the field that is wrong.
-    """
-    try:
-        return ServerConfig.model_validate(load_yaml(files.config))
-    except ValidationError as error:
-        raise validation_error(files.config, error, ServerConfig) from error
 
 
 def _await_nodes(grid: Grid, sites: int, contract: Contract) -> None:

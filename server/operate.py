@@ -5,14 +5,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hortus.protocol.consortium import ServerFiles
+from hortus.protocol.consortium import ServerConfig, ServerFiles
 from hortus.protocol.errors import CohortTooSmall, HortusError
 from hortus.protocol.files import write_atomic
 from hortus.protocol.identity import Roster
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.plan_file import dump_plan
 from hortus.protocol.processes import tail
-from hortus.server.app import FAILURE, load_server_config
+from hortus.server.app import FAILURE
 from hortus.server.prepare import prepare
 from hortus.server.run_store import RoundRecord, RunStore
 from hortus.server.superlink import SuperLink
@@ -43,7 +43,7 @@ def run_server(
     store = RunStore(out, contract)
     write_atomic(out / "plan.yaml", dump_plan(plan))
     (out / FAILURE).unlink(missing_ok=True)
-    address = load_server_config(files).superlink
+    address = ServerConfig.load(files.config).superlink
     told = store.next_round
     with SuperLink(out / "flower", files.tls, address) as superlink:
         for site in Roster.load(files.roster).sites:

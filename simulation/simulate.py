@@ -22,9 +22,10 @@ from hortus.learning.datasets import Records, read_column, read_records
 from hortus.learning.partition import partition
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.encoding import StepEncoding
-from hortus.protocol.consortium import Consortium, ServerConfig, create_consortium
+from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic
+from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan import Cohort, Contract, Noise, Plan, Simulation
 from hortus.protocol.plan_file import dump_plan, load_plan
 from hortus.protocol.policy import Budget, Policy

@@ -164,19 +164,19 @@ def test_an_audit_of_nothing_is_explained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("item", ["ash", "ash=nowhere.csv"])
 def test_init_explains_a_site_without_data(tmp_path: Path, item: str) -> None:
-    fails(hortus("init", str(tmp_path / "c"), "--site", item), USAGE, "NAME=DATA")
+    fails(hortus("init", "trial", str(tmp_path / "c"), "--site", item), USAGE, "NAME=DATA")
     assert not (tmp_path / "c").exists()
 
 
 def test_init_makes_a_consortium_that_only_its_owner_can_read(tmp_path: Path) -> None:
-    result = hortus("init", str(tmp_path / "c"))
+    result = hortus("init", "trial", str(tmp_path / "c"))
     assert result.exit_code == 0, result.output
     keys = [*(tmp_path / "c").rglob("*.key"), *(tmp_path / "c").rglob("*.pem")]
     assert len(keys) >= 12
     assert all(path.stat().st_mode & 0o077 == 0 for path in keys)
     plan = yaml.safe_load((tmp_path / "c" / "plan.yaml").read_text())
     assert plan["cohort"]["minimum"] == 3
-    again = hortus("init", str(tmp_path / "c"))
+    again = hortus("init", "trial", str(tmp_path / "c"))
     fails(again, USAGE, "exists already")
 
 
@@ -213,7 +213,7 @@ def test_an_interrupt_is_told_and_the_same_command_goes_on(
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "simulate", "init", "approve", "server", "client", "audit"]
+    "command", ["demo", "simulate", "init", "roster", "approve", "server", "client", "audit"]
 )
 def test_every_command_explains_itself(command: str) -> None:
     result = hortus(command, "--help")

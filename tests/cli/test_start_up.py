@@ -19,7 +19,14 @@ print(json.dumps([code, heavy]), file=sys.stderr)
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["audit", "--help"], ["init", "--help"], ["client", "--help"]]
+    "command",
+    [
+        ["--help"],
+        ["audit", "--help"],
+        ["init", "--help"],
+        ["roster", "add", "--help"],
+        ["client", "--help"],
+    ],
 )
 def test_help_loads_no_heavy_library(command: list[str]) -> None:
     done = subprocess.run(

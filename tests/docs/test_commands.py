@@ -10,6 +10,9 @@ import pytest
 from typer.main import get_command
 
 from hortus.cli.main import app
+from hortus.protocol.fingerprint import roster_words
+from hortus.protocol.identity import Roster
+from tests.conftest import write_records
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 
@@ -34,14 +37,14 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-def test_the_quickstart_works_as_it_stands(tmp_path: Path) -> None:
-    page = ROOT / "docs" / "quickstart.md"
+def run_page(page: Path, directory: Path) -> str:
+    """Runs all commands of a page, from top to bottom; returns what they printed."""
     script = "set -e\n" + "\n".join(blocks(page, "bash"))
     scripts = Path(sys.executable).parent
     environment = os.environ | {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-c", script],
-        cwd=tmp_path,
+        cwd=directory,
         env=environment,
         capture_output=True,
         text=True,
@@ -49,6 +52,19 @@ def test_the_quickstart_works_as_it_stands(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert done.stdout.count("every ε hold") == 3
+    return done.stdout
+
+
+def test_the_quickstart_works_as_it_stands(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "quickstart.md"
+    assert run_page(page, tmp_path).count("every ε hold") == 3
     (python,) = blocks(page, "python")
     subprocess.run([sys.executable, "-c", python], cwd=tmp_path, check=True, timeout=120)
+
+
+def test_operating_a_consortium_works_as_it_stands(tmp_path: Path) -> None:
+    for site in ("north", "south", "harbor"):
+        write_records(tmp_path / f"{site}.csv", 60)
+    run_page(ROOT / "docs" / "operations.md", tmp_path)
+    pinned = [Roster.load(tmp_path / name / "roster.yaml") for name in ("north", "south", "server")]
+    assert len({roster_words(roster) for roster in pinned}) == 1

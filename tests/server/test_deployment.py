@@ -63,10 +63,10 @@ def allow_repeatable_noise(consortium: Consortium) -> None:
 
 
 def make_consortium(plan: Path, directory: Path, epsilon: int = 50) -> Consortium:
-    """`hortus init` with the plan's sites, and a budget for it."""
+    """`hortus init trial` with the plan's sites, and a budget for it."""
     data = [f"--site={site}={plan.parent / site}.csv" for site in SITES]
     ports = [f"--{name}=127.0.0.1:{free_port()}" for name in ("aggregation", "superlink")]
-    hortus("init", str(directory), *data, *ports, f"--epsilon={epsilon}", "--delta=0.001")
+    hortus("init", "trial", str(directory), *data, *ports, f"--epsilon={epsilon}", "--delta=0.001")
     return Consortium(directory)
 
 

@@ -18,11 +18,11 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from hortus.client.supernode import start_supernode
-from hortus.protocol.consortium import Consortium, ServerConfig, create_consortium
+from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.errors import HortusError
+from hortus.protocol.membership import create_consortium
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.processes import ChildProcess
-from hortus.server.app import load_server_config
 from hortus.server.guarded_superlink import FleetOnly
 from hortus.server.superlink import SuperLink
 
@@ -107,7 +107,7 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_registered_nodes_run_their_own_relay_and_a_stranger_is_refused(
     consortium: Consortium, probe: str, tmp_path: Path
 ) -> None:
-    address = load_server_config(consortium.server).superlink
+    address = ServerConfig.load(consortium.server.config).superlink
     report, loot = tmp_path / "report.json", tmp_path / "probe" / "loot"
     with ExitStack() as stack:
         superlink = stack.enter_context(
@@ -166,7 +166,9 @@ def test_a_superlink_that_dies_is_explained_by_its_log(
 ) -> None:
     consortium.server.tls.key.write_text("no key")
     superlink = SuperLink(
-        tmp_path / "flower", consortium.server.tls, load_server_config(consortium.server).superlink
+        tmp_path / "flower",
+        consortium.server.tls,
+        ServerConfig.load(consortium.server.config).superlink,
     )
     with pytest.raises(HortusError, match="ended with exit code"), superlink:
         pass

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from hortus.privacy.ledger import Charge, Ledger
-from hortus.protocol.consortium import Consortium, ServerConfig, create_consortium
+from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy

@@ -1,0 +1,230 @@
+"""`hortus init` and `hortus roster`: how parties come together, and leave."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hortus.protocol.card import ServerCard, SiteCard, load_card
+from hortus.protocol.consortium import (
+    Consortium,
+    ServerConfig,
+    ServerFiles,
+    SiteConfig,
+    SiteFiles,
+    open_party,
+)
+from hortus.protocol.errors import UsageError
+from hortus.protocol.fingerprint import key_words, roster_words
+from hortus.protocol.identity import SERVER, Roster
+from hortus.protocol.membership import (
+    admit,
+    create_consortium,
+    create_server,
+    create_site,
+    pin,
+    remove,
+    write_server_card,
+    write_site_card,
+)
+from hortus.protocol.plan import RECORD
+from hortus.protocol.policy import Budget, Policy
+
+init = typer.Typer(
+    name="init",
+    no_args_is_help=True,
+    help="Make a party's folder and keys: each on its own machine, or all on one to try it out.",
+)
+roster = typer.Typer(
+    name="roster",
+    no_args_is_help=True,
+    help="Pin other parties' keys in a site's or the server's folder, and compare fingerprints.",
+)
+
+Folder = Annotated[Path, typer.Argument(help="A site's folder, or the server's.")]
+Epsilon = Annotated[float, typer.Option(help="The budget ε of a dataset, over all plans.")]
+Delta = Annotated[float, typer.Option(help="The δ at which ε is stated.")]
+Unit = Annotated[
+    str, typer.Option(help="Whom it protects: a record, or a column such as patient_id.")
+]
+
+
+@init.command()
+def site(
+    name: Annotated[str, typer.Argument(help="The site's name: lower-case letters, digits, -.")],
+    data: Annotated[Path, typer.Option(help="Its records: a file, or a `datasets` folder.")],
+    epsilon: Epsilon = 8.0,
+    delta: Delta = 1e-5,
+    unit: Unit = RECORD,
+    out: Annotated[Path | None, typer.Option(help="The new folder. Default: NAME.")] = None,
+) -> None:
+    """Make a site: keys that never leave this machine, a policy, and a public card."""
+    files = SiteFiles(out or Path(name))
+    policy = Policy(budget=Budget(epsilon=epsilon, delta=delta, unit=unit))
+    config = SiteConfig(site=name, data=_existing(data, "--data"))
+    card = create_site(files, config, policy, datetime.now(UTC))
+    console = Console()
+    console.print(f"[bold]{files.directory}[/] is the site {name}. Its fingerprint:")
+    console.print(f"  {key_words(name, card.key)}", soft_wrap=True)
+    console.print(f"Give {files.card(name)} to the server and to every other site.")
+
+
+@init.command(name="server")
+def server_(
+    host: Annotated[str, typer.Argument(help="Name or IP address at which sites dial it.")],
+    aggregation_port: Annotated[int, typer.Option(help="Port of the aggregation service.")] = 9443,
+    superlink_port: Annotated[int, typer.Option(help="Port of Flower's SuperLink.")] = 9092,
+    listen: Annotated[str, typer.Option(help="Address of this machine to listen on.")] = "0.0.0.0",  # noqa: S104 - a server
+    out: Annotated[Path, typer.Option(help="The new folder.")] = Path("server"),
+) -> None:
+    """Make the server: its keys, an authority for TLS certificates, and a public card."""
+    files = ServerFiles(out)
+    within = f"[{listen}]" if ":" in listen else listen
+    config = ServerConfig(
+        aggregation=f"{within}:{aggregation_port}",
+        superlink=f"{within}:{superlink_port}",
+        host=host,
+    )
+    card = create_server(files, config, datetime.now(UTC))
+    console = Console()
+    console.print(f"[bold]{files.directory}[/] is the server. Its fingerprint:")
+    console.print(f"  {key_words(SERVER, card.key)}", soft_wrap=True)
+    console.print(f"Next, with the sites' cards: hortus roster add {files.directory} CARD…")
+
+
+@init.command()
+def trial(
+    directory: Annotated[Path, typer.Argument(help="A new folder.")],
+    site: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=DATA, for each site. Without any: three sites with made-up data."),
+    ] = None,
+    epsilon: Epsilon = 8.0,
+    delta: Delta = 1e-5,
+    unit: Unit = RECORD,
+    aggregation: Annotated[
+        str, typer.Option(help="Host and port of the aggregation service.")
+    ] = "127.0.0.1:9443",
+    superlink: Annotated[
+        str, typer.Option(help="Host and port of Flower's SuperLink.")
+    ] = "127.0.0.1:9092",
+) -> None:
+    """Make a whole consortium on one machine, and an example plan, to try it out.
+
+    Whoever makes it has every site's private keys: a real site makes its own (`hortus init site`).
+    """
+    from hortus.simulation.demo import write_example
+
+    data = dict(_parse_site(item) for item in site or ())
+    policy = Policy(budget=Budget(epsilon=epsilon, delta=delta, unit=unit))
+    addresses = ServerConfig(aggregation=aggregation, superlink=superlink)
+    data, plan = (data, None) if data else write_example(directory)
+    consortium = create_consortium(
+        directory, data, dict.fromkeys(data, policy), addresses, datetime.now(UTC)
+    )
+    if plan is not None:
+        (directory / "plan.yaml").write_text(plan, encoding="utf-8")
+    _tell_next(Console(), consortium)
+
+
+@roster.command()
+def add(
+    directory: Folder,
+    cards: Annotated[list[Path], typer.Argument(help="Cards of other parties.")],
+) -> None:
+    """Pin the keys on some cards; at the server also let the sites in and issue certificates.
+
+    Compare the fingerprints shown with their owners, by telephone or in person: the cards prove
+    nothing about who made them.
+    """
+    files, console, now = open_party(directory), Console(), datetime.now(UTC)
+    loaded = [load_card(path) for path in cards]
+    sites = [card for card in loaded if isinstance(card, SiteCard)]
+    servers = [card for card in loaded if isinstance(card, ServerCard)]
+    if isinstance(files, ServerFiles):
+        if servers:
+            raise UsageError("the server takes up sites' cards, not its own", where=SERVER)
+        admit(files, sites, now)
+    else:
+        if len(servers) > 1:
+            raise UsageError("a consortium has one server, and here are two cards", where=SERVER)
+        pin(files, servers[0] if servers else None, sites, now)
+    _show_roster(console, files)
+    if isinstance(files, ServerFiles):
+        console.print(f"Give {files.card}, as it is now, to every site: it has the certificates.")
+    elif not files.tls.certificate.exists():
+        console.print(
+            "The server has not issued this site's certificate yet: it adds "
+            f"{files.card(SiteConfig.load(files.config).site)} and gives you its card again."
+        )
+
+
+@roster.command(name="remove")
+def remove_(
+    directory: Folder,
+    name: Annotated[str, typer.Argument(help="The site to take out.")],
+) -> None:
+    """Take a site out: its key is refused here from the next session on."""
+    files, console = open_party(directory), Console()
+    remove(files, name)
+    if isinstance(files, ServerFiles):
+        write_server_card(files, datetime.now(UTC))
+    _show_roster(console, files)
+
+
+@roster.command()
+def show(directory: Folder) -> None:
+    """Show all pinned parties' fingerprints, and the whole roster's, to compare by telephone."""
+    _show_roster(Console(), open_party(directory))
+
+
+@roster.command()
+def card(directory: Folder) -> None:
+    """Write this party's card anew, when the last one has expired or was lost."""
+    files, now = open_party(directory), datetime.now(UTC)
+    if isinstance(files, ServerFiles):
+        write_server_card(files, now)
+        path = files.card
+    else:
+        path = files.card(write_site_card(files, now).site)
+    Console().print(f"{path} is good for 90 days.")
+
+
+def _show_roster(console: Console, files: SiteFiles | ServerFiles) -> None:
+    pinned = Roster.load(files.roster)
+    table = Table("party", "fingerprint", box=None, pad_edge=False)
+    for name, key in {SERVER: pinned.server, **pinned.sites}.items():
+        table.add_row(name, key_words(name, key))
+    console.print(table)
+    console.print("whole roster, the same at every party that has pinned the same keys:")
+    console.print(f"  [bold]{roster_words(pinned)}[/]", soft_wrap=True)
+
+
+def _existing(path: Path, option: str) -> Path:
+    if not path.exists():
+        raise UsageError("there is no such file or folder", where=f"{option} {path}")
+    return path.resolve()
+
+
+def _parse_site(item: str) -> tuple[str, Path]:
+    name, found, path = item.partition("=")
+    if not found or not Path(path).exists():
+        raise UsageError(
+            f"{item!r} is not NAME=DATA with an existing file or folder", where="--site"
+        )
+    return name, Path(path).resolve()
+
+
+def _tell_next(console: Console, consortium: Consortium) -> None:
+    directory = consortium.directory
+    console.print(f"[bold]{directory}[/] holds a consortium of {', '.join(consortium.sites)}.")
+    console.print("Each site approves the plan:")
+    for name in consortium.sites:
+        console.print(f"  hortus approve {consortium.site(name).directory} {directory}/plan.yaml")
+    console.print("and then, each in a terminal of its own:")
+    console.print(f"  hortus server {directory}/plan.yaml")
+    for name in consortium.sites:
+        console.print(f"  hortus client {consortium.site(name).directory}")

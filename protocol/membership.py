@@ -1,0 +1,396 @@
+"""How parties come to a consortium, how they pin one another's cards, and how they leave it.
+
+Each party makes its own keys on its own machine and hands out a card. The server takes up the sites'
+cards, which lets them in, and its own card then holds their certificates. Each site pins the server's
+card and the other sites': nobody trusts a key because the server does.
+"""
+
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_ssh_public_key,
+)
+
+from hortus.protocol.card import ServerCard, SiteCard
+from hortus.protocol.certificates import (
+    certified_key,
+    certify,
+    check_request,
+    create_authority,
+    create_flower_key,
+    create_request,
+    is_certificate_of,
+    renew_request,
+)
+from hortus.protocol.consortium import (
+    Consortium,
+    ServerConfig,
+    ServerFiles,
+    SiteConfig,
+    SiteFiles,
+    TlsFiles,
+)
+from hortus.protocol.errors import UsageError
+from hortus.protocol.files import write_atomic, write_private
+from hortus.protocol.identity import SERVER, Handover, Roster, SiteIdentity
+from hortus.protocol.policy import Policy
+
+
+def create_site(files: SiteFiles, config: SiteConfig, policy: Policy, now: datetime) -> SiteCard:
+    """Makes a site's folder with keys of its own, and its card.
+
+    Args:
+        files: The folder; must not exist yet.
+        config: Name and data.
+        policy: What the site allows.
+        now: The time, with its zone.
+
+    Raises:
+        UsageError: The folder exists, or the name cannot be a site's.
+    """
+    if config.site == SERVER:
+        raise UsageError("a site cannot have the server's name", where=SERVER)
+    with _made_whole(files.directory) as directory:
+        draft = SiteFiles(directory)
+        SiteIdentity.create(config.site, draft.identity)
+        create_request(config.site, draft.tls.key)
+        create_flower_key(draft.flower_key)
+        write_private(draft.dataset_key, secrets.token_bytes(32))
+        policy.save(draft.policy)
+        config.save(draft.config)
+        return write_site_card(draft, now)
+
+
+def create_server(files: ServerFiles, config: ServerConfig, now: datetime) -> ServerCard:
+    """Makes the server's folder with keys and a TLS authority of its own, and its card.
+
+    Args:
+        files: The folder; must not exist yet.
+        config: Addresses.
+        now: The time, with its zone.
+
+    Raises:
+        UsageError: The folder exists, or an address is none.
+    """
+    with _made_whole(files.directory) as directory:
+        draft = ServerFiles(directory)
+        identity = SiteIdentity.create(SERVER, draft.identity)
+        create_authority(draft.authority, now)
+        config.save(draft.config)
+        renew_server_certificate(draft, now)
+        Roster({}, identity.public_key_bytes).save(draft.roster)
+        return write_server_card(draft, now)
+
+
+def create_consortium(
+    directory: Path,
+    data: Mapping[str, Path],
+    policies: Mapping[str, Policy],
+    server: ServerConfig,
+    now: datetime,
+) -> Consortium:
+    """Makes the folders of all parties of a consortium on one machine, to try it out.
+
+    Args:
+        directory: Where; must not exist yet.
+        data: Each site's records.
+        policies: Each site's policy.
+        server: The server's addresses.
+        now: Start of the certificates' validity.
+
+    Raises:
+        UsageError: The folder exists.
+    """
+    with _made_whole(directory) as partial:
+        consortium = Consortium(partial)
+        create_server(consortium.server, server, now)
+        cards = [
+            create_site(
+                consortium.site(site), SiteConfig(site=site, data=data[site]), policies[site], now
+            )
+            for site in sorted(data)
+        ]
+        card = admit(consortium.server, cards, now)
+        roster = take_up(Roster({}, card.key), cards)
+        for site in data:
+            install(consortium.site(site), card)
+            roster.save(consortium.site(site).roster)
+    return Consortium(directory)
+
+
+def write_site_card(files: SiteFiles, now: datetime) -> SiteCard:
+    """Writes a site's card anew, for the keys that it has now, and returns it."""
+    name = SiteConfig.load(files.config).site
+    key = files.tls.next_key if files.tls.next_key.exists() else files.tls.key
+    handovers: tuple[Handover, ...] = ()
+    if files.roster.exists():
+        handovers = Roster.load(files.roster).handovers.get(name, ())
+    card = SiteCard.make(
+        SiteIdentity.load(files.identity, name),
+        now,
+        flower=files.flower_key.with_suffix(".pub").read_text(encoding="ascii"),
+        request=renew_request(name, key),
+        handovers=handovers,
+    )
+    card.save(files.card(name))
+    return card
+
+
+def write_server_card(files: ServerFiles, now: datetime) -> ServerCard:
+    """Writes the server's card anew, with the certificates of all members, and returns it."""
+    config = ServerConfig.load(files.config)
+    card = ServerCard.make(
+        SiteIdentity.load(files.identity, SERVER),
+        now,
+        authority=files.tls.authority.read_text(encoding="ascii"),
+        aggregation=config.dialled(config.aggregation),
+        superlink=config.dialled(config.superlink),
+        certificates={
+            site: files.issued(site).read_text(encoding="ascii")
+            for site in Roster.load(files.roster).sites
+        },
+    )
+    card.save(files.card)
+    return card
+
+
+def renew_server_certificate(files: ServerFiles, now: datetime) -> None:
+    """Makes a TLS key for the server, and a certificate that names what sites dial."""
+    config = ServerConfig.load(files.config)
+    told = (config.dialled(address) for address in (config.aggregation, config.superlink))
+    hosts = {address.rpartition(":")[0].strip("[]") for address in told}
+    for host in hosts & {"", "0.0.0.0", "::"}:  # noqa: S104 - refused, not bound
+        raise UsageError(
+            f"sites cannot dial {host!r}",
+            where=str(files.config),
+            remedy="Set `host` to the name or address that they reach the server at.",
+        )
+    request = create_request(SERVER, files.tls.next_key)
+    local = {"localhost", "127.0.0.1", "::1"}
+    certificate = certify(files.authority, request, SERVER, now, hosts=sorted(hosts | local))
+    authority = (files.authority / "ca.crt").read_bytes()
+    _replace_certificate(files.tls, certificate, authority)
+
+
+def take_up(roster: Roster, cards: Iterable[SiteCard]) -> Roster:
+    """Returns a roster with the keys of some cards, already checked, added or replaced.
+
+    Raises:
+        UsageError: A name or key is another's, or a key replaces one without a hand-over from it.
+    """
+    sites, handovers = dict(roster.sites), dict(roster.handovers)
+    for card in cards:
+        _check_succession(card, sites.get(card.site), handovers.get(card.site, ()))
+        sites[card.site] = card.key
+        if card.handovers:
+            handovers[card.site] = card.handovers
+    return Roster(sites, roster.server, handovers)
+
+
+def admit(files: ServerFiles, cards: Sequence[SiteCard], now: datetime) -> ServerCard:
+    """Takes sites into the server's roster, with TLS certificates; or nobody, if a card is wrong.
+
+    Args:
+        files: The server's folder.
+        cards: The sites' cards; that of a site which is in already renews its keys.
+        now: The time, with its zone.
+
+    Returns:
+        The server's card, for every site to pin: it holds the certificates.
+
+    Raises:
+        UsageError: A card was altered or has expired; or its name or one of its keys is taken.
+    """
+    for card in cards:
+        card.check(now)
+    roster = take_up(Roster.load(files.roster), cards)
+    _check_distinct(files, roster, cards)
+    for card in cards:
+        write_atomic(files.flower_key(card.site), card.flower.encode())
+        issued = files.issued(card.site)
+        if not _is_issued(issued, card):
+            write_atomic(issued, certify(files.authority, card.request, card.site, now))
+    roster.save(files.roster)
+    return write_server_card(files, now)
+
+
+def pin(
+    files: SiteFiles, server: ServerCard | None, cards: Sequence[SiteCard], now: datetime
+) -> None:
+    """Pins the keys of other parties at a site, and takes its own certificate from the server's card.
+
+    Args:
+        files: The site's folder.
+        server: The server's card; needed the first time.
+        cards: Other sites' cards; that of a site which is in already renews its keys.
+        now: The time, with its zone.
+
+    Raises:
+        UsageError: A card was altered or has expired; a name or key is taken; or the server's key is
+            another than the one pinned.
+    """
+    for card in (*cards, *([server] if server else ())):
+        card.check(now)
+    own = SiteConfig.load(files.config).site
+    key = SiteIdentity.load(files.identity, own).public_key_bytes
+    if files.roster.exists():
+        roster = Roster.load(files.roster)
+    elif server is not None:
+        roster = Roster({own: key}, server.key)
+    else:
+        raise UsageError(
+            "this site has not pinned the server yet",
+            where=str(files.roster),
+            remedy=f"Name {SERVER}.card.yaml among the cards.",
+        )
+    if server is not None and server.key != roster.server:
+        raise UsageError(
+            "the card is of another server than the one pinned here",
+            where=SERVER,
+            remedy="If the consortium has a new server and its fingerprint was compared: remove "
+            f"{files.roster} and add every card again.",
+        )
+    roster = take_up(roster, cards)
+    if server is not None:
+        install(files, server)
+    roster.save(files.roster)
+
+
+def install(files: SiteFiles, server: ServerCard) -> None:
+    """Keeps the server's card, already checked, and this site's certificate if one is in it.
+
+    Raises:
+        UsageError: The certificate is for a key that this site does not have.
+    """
+    own = SiteConfig.load(files.config).site
+    certificate = server.certificates.get(own, "").encode()
+    if certificate:
+        keys = (files.tls.key, files.tls.next_key)
+        if not any(is_certificate_of(certificate, key) for key in keys):
+            raise UsageError(
+                "the server's card has a certificate for a key that this site does not have",
+                where=own,
+                remedy=f"Give the server {files.card(own)}, as it is now.",
+            )
+        _replace_certificate(files.tls, certificate, server.authority.encode())
+    server.save(files.card(SERVER))
+
+
+def remove(files: SiteFiles | ServerFiles, name: str) -> None:
+    """Takes a site out of a party's roster: its key is refused from the next session on.
+
+    Raises:
+        UsageError: There is no such site, or it is this one.
+    """
+    roster = Roster.load(files.roster)
+    if name not in roster.sites:
+        known = ", ".join(roster.sites) or "nobody"
+        raise UsageError(f"the roster has no site {name!r}, only {known}", where=str(files.roster))
+    if isinstance(files, SiteFiles) and SiteConfig.load(files.config).site == name:
+        raise UsageError("a site does not remove itself", where=str(files.roster))
+    sites = {site: key for site, key in roster.sites.items() if site != name}
+    handovers = {site: chain for site, chain in roster.handovers.items() if site != name}
+    Roster(sites, roster.server, handovers).save(files.roster)
+    if isinstance(files, ServerFiles):
+        files.flower_key(name).unlink(missing_ok=True)
+        files.issued(name).unlink(missing_ok=True)
+
+
+def _check_succession(card: SiteCard, pinned: bytes | None, known: tuple[Handover, ...]) -> None:
+    """Refuses a card whose key does not follow the one that is pinned under its name."""
+    if pinned is None:
+        return
+    if pinned == card.key or pinned.hex() in {handover.key for handover in card.handovers}:
+        if card.handovers and card.handovers[: len(known)] != known:
+            raise UsageError(
+                "the card's hand-overs contradict those pinned before", where=card.site
+            )
+        return
+    if card.identity in {handover.key for handover in known}:
+        raise UsageError(
+            "the card is older than the key pinned here",
+            where=card.site,
+            remedy="Ask its owner for the present one.",
+        )
+    raise UsageError(
+        "the name is taken: another key is pinned under it, and has not handed over to this one",
+        where=card.site,
+        remedy="If the site has lost its key, and the new fingerprint was compared: remove the site "
+        "first (hortus roster remove).",
+    )
+
+
+def _check_distinct(files: ServerFiles, roster: Roster, cards: Sequence[SiteCard]) -> None:
+    """Refuses a TLS or Flower key that two sites have: the server would take one for the other."""
+    owners: dict[bytes, str] = {}
+    renewed = {card.site: card for card in cards}
+    for site in roster.sites:
+        if site in renewed:
+            keys = [check_request(renewed[site].request, site), _flower_bytes(renewed[site])]
+        else:
+            issued = files.issued(site)
+            keys = [
+                certified_key(issued.read_bytes(), str(issued)),
+                _ssh_bytes(files.flower_key(site).read_bytes(), site),
+            ]
+        for key in keys:
+            if owners.setdefault(key, site) != site:
+                raise UsageError(f"its TLS or Flower key is {owners[key]}'s as well", where=site)
+
+
+def _flower_bytes(card: SiteCard) -> bytes:
+    return _ssh_bytes(card.flower.encode(), card.site)
+
+
+def _ssh_bytes(text: bytes, site: str) -> bytes:
+    try:
+        key = load_ssh_public_key(text)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UsageError("its Flower key is no OpenSSH public key", where=site) from error
+    if not isinstance(key, EllipticCurvePublicKey):
+        raise UsageError("its Flower key is no elliptic curve key", where=site)
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _is_issued(issued: Path, card: SiteCard) -> bool:
+    """Whether the site has a certificate for the key of its card already."""
+    if not issued.exists():
+        return False
+    present = certified_key(issued.read_bytes(), str(issued))
+    return present == check_request(card.request, card.site)
+
+
+def _replace_certificate(tls: TlsFiles, certificate: bytes, authority: bytes) -> None:
+    """Puts a certificate in place, with its key if that is the next one.
+
+    Cut short, it leaves the next key where it is, so that doing it again completes it.
+    """
+    renews = is_certificate_of(certificate, tls.next_key)
+    if renews:
+        write_private(tls.key, tls.next_key.read_bytes())
+    write_atomic(tls.certificate, certificate)
+    write_atomic(tls.authority, authority)
+    if renews:
+        tls.next_key.unlink()
+
+
+@contextmanager
+def _made_whole(directory: Path) -> Iterator[Path]:
+    """Makes a folder under another name until it is whole: it is there entirely or not at all."""
+    if directory.exists():
+        raise UsageError(
+            "the folder exists already", where=str(directory), remedy="Choose another."
+        )
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    yield partial
+    partial.rename(directory)
