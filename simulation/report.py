@@ -1,8 +1,6 @@
 """A run as one self-contained HTML page: plots, tables, and what is needed to repeat it."""
 
-import io
 import math
-import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -12,12 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jinja2
-import matplotlib as mpl
-from cycler import cycler
-from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from hortus.privacy.ledger import Entry, Ledger
 from hortus.protocol.consortium import SiteFiles
@@ -27,6 +19,7 @@ from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import dump_plan
 from hortus.protocol.policy import Policy
 from hortus.simulation.demo import Alone
+from hortus.simulation.plots import Plot, Points, describe, svg
 from hortus.simulation.simulate import SimulatedRun
 
 _LIBRARIES = (
@@ -39,24 +32,6 @@ _LIBRARIES = (
     "dp-accounting",
     "cryptography",
 )
-# Stands for the page's text colour, which a plot cannot know.
-_INK = "#010203"
-_STYLE = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "axes.prop_cycle": cycler(
-        color=("#2f8f5b", "#c2703d", "#5b7fc7", "#a35fb0", "#a68a1f", "#2f9a97")
-    ),
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    **dict.fromkeys(
-        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK
-    ),
-}
-# What an `id` is in matplotlib's SVG, and what refers to one.
-_SVG_NAME = re.compile(r'(?<= id=")|(?<=href="#)|(?<=url\(#)')
-
-Points = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +53,6 @@ class _Site:
     spent: float | None
     points: Points
     left: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Plot:
-    """A plot over rounds.
-
-    Attributes:
-        name: Tells its SVG identifiers from those of other plots.
-        quantity: What is on the y axis.
-        curves: Values by round, by label.
-        levels: Horizontal lines, by label.
-        remark: Stands in the plot when there is no curve.
-    """
-
-    name: str
-    quantity: str
-    curves: Mapping[str, Points]
-    levels: Mapping[str, float]
-    remark: str
 
 
 def report_run(
@@ -137,10 +93,10 @@ def report_run(
         sites=sites,
         timings=sorted(run.timings.items(), key=lambda item: -item[1]),
         comparison=_comparison(run, without_privacy, alone),
-        accuracy_plot=_draw(accuracy),
-        accuracy_label=_describe(accuracy),
-        epsilon_plot=_draw(epsilon),
-        epsilon_label=_describe(epsilon),
+        accuracy_plot=svg(accuracy),
+        accuracy_label=describe(accuracy),
+        epsilon_plot=svg(epsilon),
+        epsilon_label=describe(epsilon),
         versions={name: version(name) for name in _LIBRARIES},
         command=f"hortus simulate plan.yaml --out {shlex.quote(f'{run.directory}-again')}",
         audit=f"hortus audit {shlex.quote(str(run.directory))}",
@@ -192,7 +148,7 @@ def _comparison(
 
 def _accuracy_plot(
     run: SimulatedRun, without_privacy: SimulatedRun | None, alone: Sequence[Alone]
-) -> _Plot:
+) -> Plot:
     curves = {"this run": _accuracy(run)}
     if without_privacy is not None:
         curves["without privacy"] = _accuracy(without_privacy)
@@ -202,7 +158,7 @@ def _accuracy_plot(
         value, site = max(reached)
         levels[f"best single site alone ({site})"] = value
     remark = "The plan names no evaluation records."
-    return _Plot("accuracy", "accuracy, %", curves, levels, remark)
+    return Plot("accuracy", "accuracy, %", curves, levels, remark)
 
 
 def _accuracy(run: SimulatedRun) -> Points:
@@ -213,7 +169,7 @@ def _accuracy(run: SimulatedRun) -> Points:
     )
 
 
-def _epsilon_plot(sites: Sequence[_Site]) -> _Plot:
+def _epsilon_plot(sites: Sequence[_Site]) -> Plot:
     """Sites whose ε went the same way share a curve: it would hide all but one."""
     alike: dict[Points, list[str]] = {}
     for site in sites:
@@ -221,58 +177,14 @@ def _epsilon_plot(sites: Sequence[_Site]) -> _Plot:
         alike.setdefault(finite, []).append(site.name)
     curves = {_together(names): points for points, names in alike.items() if points}
     if any(site.spent is None for site in sites):
-        return _Plot("epsilon", "ε spent", curves, {}, "No noise, so no bound: ε is infinite.")
+        return Plot("epsilon", "ε spent", curves, {}, "No noise, so no bound: ε is infinite.")
     levels = {
         f"budget {site.policy.budget.epsilon:.4g}": site.policy.budget.epsilon for site in sites
     }
-    return _Plot("epsilon", "ε spent", curves, levels, "No site has released anything.")
+    return Plot("epsilon", "ε spent", curves, levels, "No site has released anything.")
 
 
 def _together(names: Sequence[str]) -> str:
     if len(names) <= 3:
         return ", ".join(names)
     return f"{names[0]} and {len(names) - 1} more"
-
-
-def _draw(plot: _Plot) -> Markup:
-    """Returns the plot as an SVG element in the page's own text colour."""
-    buffer = io.StringIO()
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": plot.name}):
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-        _fill(figure.add_subplot(), plot)
-        figure.savefig(
-            buffer,
-            format="svg",
-            transparent=True,
-            metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
-        )
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    return Markup(_SVG_NAME.sub(f"{plot.name}-", svg))  # noqa: S704 - matplotlib escapes labels
-
-
-def _fill(axes: Axes, plot: _Plot) -> None:
-    axes.set(xlabel="round", ylabel=plot.quantity)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for label, points in plot.curves.items():
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, label=label)
-    for label, value in plot.levels.items():
-        axes.axhline(value, linestyle="--", linewidth=1.2, color=_INK, alpha=0.6, label=label)
-    if not any(plot.curves.values()):
-        axes.text(0.5, 0.5, plot.remark, ha="center", transform=axes.transAxes)
-    axes.set_ylim(bottom=0)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize="small")
-
-
-def _describe(plot: _Plot) -> str:
-    """Puts the plot into words, for who cannot see it."""
-    parts = [
-        f"{label}: {points[0][1]:.4g} after round {points[0][0]}, "
-        f"{points[-1][1]:.4g} after round {points[-1][0]}"
-        for label, points in plot.curves.items()
-        if points
-    ] or [plot.remark.removesuffix(".")]
-    parts += [f"dashed line, {label}: {value:.4g}" for label, value in plot.levels.items()]
-    return f"Plot of {plot.quantity}, by round. {'; '.join(parts)}."
