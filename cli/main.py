@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hortus.cli import consortium, inspect, operate, train
+from hortus.cli import plan as plans
 from hortus.cli.errors import ReportingGroup
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(train.demo)
 app.command()(train.simulate)
+app.add_typer(plans.plan)
 app.add_typer(consortium.init)
 app.add_typer(consortium.roster)
 app.command()(operate.approve)

@@ -9,9 +9,9 @@ prices one of the two directions.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from dp_accounting import NeighboringRelation
@@ -27,6 +27,10 @@ _INTERVALS = ((1e-3, 0.5), (1e-4, 0.02), (1e-5, 0.0))
 _RDP_ORDERS = tuple(1 + x / 10 for x in range(1, 100)) + tuple(range(11, 64)) + (80, 128, 256, 512)
 _LARGEST_MULTIPLIER = 1e5
 _MOST_STEPS = 2**20
+_NO_EPSILON = 1e-12  # stands for ε = 0 where a logarithm is taken
+_EXP_LIMIT = 700.0  # e to a larger power is no float64
+_CURVE_DELTA = 1e-12  # where a curve of (ε, δ) is followed to
+_CURVE_POINTS = 400
 _WIDEST = 200.0  # a loss distribution wider than this takes long, and nobody would spend it
 
 
@@ -136,19 +140,22 @@ def calibrate_noise_multiplier(
     if not 0 < target < math.inf or steps < 1:
         raise UsageError(f"no noise can be chosen for ε = {target:g} and {steps} steps")
 
-    def spent(ten_thousandths: int) -> float:
-        return epsilon({GaussianEvent(sampling_rate, ten_thousandths / 1e4): steps}, delta)
+    def excess(ten_thousandths: int, bound: Callable[[History, float], float]) -> float:
+        event = GaussianEvent(sampling_rate, ten_thousandths / 1e4)
+        return math.log(max(bound({event: steps}, delta), _NO_EPSILON) / target)
 
+    # The Rényi bound is quick to compute and never below ε, so its answer is enough noise.
+    most = _LARGEST_MULTIPLIER * 1e4
     high = 1
-    while spent(high) > target:
+    while high < most and excess(high, epsilon_rdp) > 0:
         high *= 2
-        if high / 1e4 > _LARGEST_MULTIPLIER:
-            raise UsageError(f"no noise reaches ε = {target:g} in {steps} steps at δ = {delta:g}")
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if spent(middle) <= target else (middle, high)
-    return high / 1e4
+    high = _first_negative(partial(excess, bound=epsilon_rdp), high // 2, high)
+    if high > most and excess(high, epsilon) > 0:
+        raise UsageError(f"no noise reaches ε = {target:g} in {steps} steps at δ = {delta:g}")
+    width = 1 + high // 16
+    while high > width and excess(high - width, epsilon) <= 0:
+        high, width = high - width, 2 * width
+    return _first_negative(partial(excess, bound=epsilon), max(0, high - width), high) / 1e4
 
 
 def affordable_steps(
@@ -178,6 +185,66 @@ def affordable_steps(
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
+
+
+def true_positive_bound(epsilon: float, delta: float, false_positive_rate: float) -> float:
+    """Returns the largest share of present units that a test may find, whatever the test.
+
+    Under (ε, δ)-differential privacy, a test that takes absent units for present with probability α
+    finds present ones with probability at most min(e^ε·α + δ, 1 − e^−ε·(1 − δ − α)) (Kairouz, Oh
+    and Viswanath 2015, Theorem 2.1).
+
+    Args:
+        epsilon: ε, perhaps infinite.
+        delta: δ in [0, 1].
+        false_positive_rate: α in [0, 1].
+    """
+    if epsilon > _EXP_LIMIT:
+        return 1.0
+    above = math.exp(epsilon) * false_positive_rate + delta
+    below = 1 - math.exp(-epsilon) * (1 - delta - false_positive_rate)
+    return min(1.0, above, below)
+
+
+def true_positive_bound_of(history: History, false_positive_rate: float) -> float:
+    """Returns the same bound from a history's whole curve of (ε, δ), not from one point of it.
+
+    Raises:
+        UsageError: A count is negative.
+    """
+    multiset = _multiset(history, _CURVE_DELTA)
+    end = _epsilon_pld(multiset, _CURVE_DELTA)
+    if not math.isfinite(end):
+        return 1.0
+    grid = np.linspace(0, end, _CURVE_POINTS)
+    interval = _INTERVALS[0][0]
+    deltas = _compose(multiset, interval).get_delta_for_epsilon(grid) if multiset else 0 * grid
+    return min(
+        true_positive_bound(float(point), float(delta), false_positive_rate)
+        for point, delta in zip(grid, deltas, strict=True)
+    )
+
+
+def _first_negative(falling: Callable[[int], float], low: int, high: int) -> int:
+    """Returns the first integer above `low`, and up to `high`, where a falling function is ≤ 0.
+
+    `high` is returned untried where none below it is. Regula falsi with the Illinois rule (Dowell
+    and Jarratt 1971), which halves the weight of an end that stays.
+    """
+    above, below = math.inf, -math.inf
+    last = 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        if math.isfinite(above) and math.isfinite(below):
+            middle = low + round((high - low) * above / (above - below))
+        middle = min(max(middle, low + 1), high - 1)
+        value = falling(middle)
+        if value > 0:
+            low, above, below = middle, value, below / 2 if last > 0 else below
+        else:
+            high, below, above = middle, value, above / 2 if last < 0 else above
+        last = 1 if value > 0 else -1
+    return high
 
 
 def _multiset(history: History, delta: float) -> _Multiset:
@@ -217,18 +284,19 @@ def _epsilon_pld(multiset: _Multiset, delta: float) -> float:
         return math.inf
     bound = math.inf
     for interval, fine_from in _INTERVALS:
-        bound = min(bound, _composed(multiset, interval, delta))
+        composed = _compose(multiset, interval)
+        bound = min(bound, float(composed.get_epsilon_for_delta(delta)))
         if bound >= fine_from:
             break
     return bound
 
 
-def _composed(multiset: _Multiset, interval: float, delta: float) -> float:
+def _compose(multiset: _Multiset, interval: float) -> pld.PrivacyLossDistribution:
     (first, count), *others = multiset
     composed = _distribution(first, interval).self_compose(count)
     for event, more in others:
         composed = composed.compose(_distribution(event, interval).self_compose(more))
-    return float(composed.get_epsilon_for_delta(delta))
+    return composed
 
 
 @lru_cache(maxsize=256)

@@ -1,6 +1,8 @@
 import math
 
+import numpy as np
 import pytest
+from dp_accounting.pld.privacy_loss_distribution import from_two_probability_mass_functions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
@@ -14,7 +16,10 @@ from hortus.privacy.accounting import (
     epsilon_prv,
     epsilon_rdp,
     report,
+    true_positive_bound,
+    true_positive_bound_of,
 )
+from hortus.privacy.mechanism import Mechanism
 from hortus.protocol.errors import UsageError
 
 DELTA = 1e-5
@@ -181,3 +186,73 @@ def test_no_noise_is_chosen_for_an_impossible_target(target: float, steps: int) 
 def test_an_epsilon_that_no_noise_reaches_is_refused() -> None:
     with pytest.raises(UsageError, match="no noise reaches"):
         calibrate_noise_multiplier(1e-9, 1e-12, 1.0, 10**6)
+
+
+@pytest.mark.parametrize("multiplier", [0.05, 80.0])
+def test_calibration_finds_the_smallest_noise_far_from_the_usual(multiplier: float) -> None:
+    target = epsilon({GaussianEvent(0.1, multiplier): 10}, DELTA)
+    found = calibrate_noise_multiplier(target, DELTA, 0.1, 10)
+    assert epsilon({GaussianEvent(0.1, found): 10}, DELTA) <= target
+    assert epsilon({GaussianEvent(0.1, found - 1e-4): 10}, DELTA) > target
+
+
+@pytest.mark.parametrize("noise_multiplier", [0.5, 1.0, 10.0])
+@pytest.mark.parametrize("rate", [0.1, 0.01, 0.001])
+def test_the_curve_bounds_the_best_test_of_a_gaussian_tightly(
+    noise_multiplier: float, rate: float
+) -> None:
+    """Dong et al. (2022), Definition 2.6: the best test of N(0, 1) against N(1/σ, 1)."""
+    best = float(norm.cdf(norm.ppf(rate) + 1 / noise_multiplier))
+    bound = true_positive_bound_of({GaussianEvent(1.0, noise_multiplier): 1}, rate)
+    assert best <= bound <= best * 1.001
+    spent = epsilon({GaussianEvent(1.0, noise_multiplier): 1}, DELTA)
+    assert bound <= true_positive_bound(spent, DELTA, rate)
+
+
+def test_the_bound_on_a_test_is_that_of_randomised_response() -> None:
+    """Answering truly with probability e^ε/(1 + e^ε) is the worst that (ε, 0) allows."""
+    truthful = math.e / (1 + math.e)
+    assert true_positive_bound(1.0, 0.0, 1 - truthful) == pytest.approx(truthful)
+    assert true_positive_bound(0.0, 0.25, 0.5) == 0.75
+    assert (
+        true_positive_bound(math.inf, 0.0, 0.01)
+        == true_positive_bound_of({GaussianEvent(1.0, 0.01): 10}, 0.01)
+        == 1
+    )
+    assert true_positive_bound_of({}, 0.01) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("shares", [1, 3])
+@pytest.mark.parametrize(("rate", "steps"), [(1.0, 1), (0.25, 8)])
+def test_the_integers_that_are_released_lose_no_more_than_is_accounted(
+    shares: int, rate: float, steps: int
+) -> None:
+    """The loss of the mechanism itself, with its own masses: discrete, summed over shares, sampled.
+
+    In one dimension and on the coarsest ring, where rounding and discreteness weigh most, the
+    integers move by at most ⌊scale·C + 1⌋ = 9 when one unit is there.
+    """
+    this = Mechanism(1.0, 1.1, dimension=1, scale=8, shares=shares)
+    reach = 14 * this.share_std
+    one = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * this.share_std**2))
+    mass = one / one.sum()
+    for _ in range(shares - 1):
+        mass = np.convolve(mass, one / one.sum())
+    width = len(mass) // 2
+    absent = {k: float(p) for k, p in zip(range(-width, width + 1), mass, strict=True) if p > 0}
+    moved = {k + 9: p for k, p in absent.items()}
+    present = {
+        k: (1 - rate) * absent.get(k, 0.0) + rate * moved.get(k, 0.0) for k in absent | moved
+    }
+    accounted = {GaussianEvent(rate, this.effective_noise_multiplier): steps}
+    exact = 0.0
+    for upper, lower in ((present, absent), (absent, present)):
+        loss = from_two_probability_mass_functions(
+            {k: math.log(p) for k, p in lower.items() if p > 0},
+            {k: math.log(p) for k, p in upper.items() if p > 0},
+            pessimistic_estimate=False,
+            value_discretization_interval=1e-4,
+            symmetric=True,
+        )
+        exact = max(exact, loss.self_compose(steps).get_epsilon_for_delta(DELTA))
+    assert exact <= epsilon(accounted, DELTA) <= exact * 1.25

@@ -1,0 +1,211 @@
+"""`hortus plan`: what a plan costs, and what it means, before anything runs."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.bar import Bar
+from rich.console import Console
+from rich.table import Table
+
+from hortus.cli.groups import FallbackGroup
+from hortus.protocol.errors import UsageError
+from hortus.protocol.plan import Noise
+from hortus.protocol.plan_file import load_plan
+
+if TYPE_CHECKING:
+    from hortus.privacy.forecast import PlanCost, SiteBudget, SiteForecast
+    from hortus.simulation.prospect import Prospect
+
+plan = typer.Typer(
+    name="plan",
+    cls=FallbackGroup,
+    no_args_is_help=True,
+    help="Read a plan before anything runs: hortus plan PLAN.yaml says what it costs each site.",
+)
+
+PlanFile = Annotated[Path, typer.Argument(help="The plan file.")]
+SiteFolder = Annotated[
+    Path | None,
+    typer.Option(help="A site's folder: its policy, and what its ledger says was spent."),
+]
+
+
+@plan.command()
+def budget(
+    plan_file: PlanFile,
+    epsilon: Annotated[float | None, typer.Option(help="A site's budget ε, to compare.")] = None,
+    delta: Annotated[float | None, typer.Option(help="δ of that budget.")] = None,
+    site: SiteFolder = None,
+    sites: Annotated[
+        int | None, typer.Option(min=2, help="Sites in a sum. Default: all that the plan names.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="ε against rounds: a .svg, .png or .html file.")
+    ] = None,
+) -> None:
+    """Print what a plan costs each site, before anything runs.
+
+    A plan with `privacy.epsilon` gets the noise that keeps it; one with `privacy.noise_multiplier`
+    gets the ε that follows.
+    """
+    from hortus.privacy.forecast import shown_rounds
+    from hortus.simulation.prospect import prospect, site_budgets
+
+    _check_options(epsilon, delta, site)
+    console = Console()
+    with console.status("choosing noise…"):
+        what = prospect(load_plan(plan_file), plan_file.resolve().parent, sites)
+        budgets = site_budgets(what, epsilon, delta, site)
+        forecasts = [what.cost.forecast(one) for one in budgets]
+    console.print(_mechanism_table(what))
+    if what.cost.event is None:
+        console.print("[red]No noise: ε is infinite from the first round on.[/]")
+        return
+    console.print(_accountants_table(what.cost, forecasts))
+    with console.status("following ε…"):
+        rounds = shown_rounds(what.cost.rounds)
+        curves = [what.cost.curve(one, rounds) for one in budgets]
+    for one, curve in zip(budgets, curves, strict=True):
+        if curve:
+            console.print(_bars(one, curve))
+    if plot is not None:
+        _write_plot(what, budgets, curves, plot)
+        console.print(f"plot  {plot}")
+
+
+def _check_options(epsilon: float | None, delta: float | None, site: Path | None) -> None:
+    if site is not None and (epsilon is not None or delta is not None):
+        raise UsageError(
+            "--site has a budget of its own: its policy's",
+            where="--epsilon and --delta",
+            remedy="Leave them away, or leave --site away.",
+        )
+    if epsilon is not None and not 0 < epsilon < math.inf:
+        raise UsageError(f"a budget is a positive number, not {epsilon:g}", where="--epsilon")
+
+
+def _mechanism_table(what: "Prospect") -> Table:
+    contract, encoding, cost = what.contract, what.encoding, what.cost
+    privacy, mechanism = contract.privacy, encoding.mechanism
+    table = Table(
+        box=None, show_header=False, pad_edge=False, title=contract.name, title_justify="left"
+    )
+    table.add_column()
+    table.add_column(overflow="fold")
+    table.add_row("contract", contract.digest())
+    table.add_row("unit", f"one {privacy.unit} of a site, added or removed")
+    table.add_row("sampling", f"Poisson, q = {contract.training.sampling_rate:g}")
+    releases = cost.rounds * cost.per_round
+    table.add_row(
+        "releases", f"{cost.rounds} rounds × {cost.per_round} private steps = {releases:,}"
+    )
+    table.add_row("clipping", f"C = {privacy.clipping_norm:g}")
+    if mechanism is not None and cost.event is not None:
+        where = (
+            "at each site"
+            if privacy.noise is Noise.LOCAL
+            else (f"in the sum, where {contract.cohort.min_honest} honest sites are counted on")
+        )
+        table.add_row("mechanism", f"discrete Gaussian, {privacy.noise.value}: {where}")
+        source = (
+            "as the plan says"
+            if what.target is None
+            else f"the least that keeps ε = {what.target:g} at δ = {privacy.delta:g}"
+        )
+        table.add_row("noise σ/C", f"{privacy.noise_multiplier:g}, {source}")
+        table.add_row(
+            "accounted σ/C",
+            f"{cost.event.noise_multiplier:.6g} over the integer sensitivity, {what.sites} sites",
+        )
+        table.add_row("a site's noise", f"s = {mechanism.share_std:,} ring units")
+        inflation = mechanism.sensitivity / (mechanism.scale * mechanism.clipping_norm) - 1
+        table.add_row("rounding", f"{100 * inflation:.3g} % more sensitivity")
+        table.add_row("a failed attempt", _attempt(what))
+    table.add_row("ring scale", f"2^{math.log2(encoding.scale):.0f} units for 1.0, of 2^32")
+    size = _bytes(4 * what.dimension)
+    table.add_row("on the wire", f"{size} up and {size} down, a secure sum and site")
+    table.add_row("", f"({what.dimension:,} parameters of 4 bytes, {what.sums} sums)")
+    return table
+
+
+def _attempt(what: "Prospect") -> str:
+    if what.contract.privacy.noise is Noise.LOCAL:
+        return "costs nothing: the same noisy vector is sent again"
+    first, last = what.cost.attempt(what.contract.privacy.delta)
+    return f"ε + {last:.3g} after the last round; {first:.3g} if nothing else is released"
+
+
+def _accountants_table(cost: "PlanCost", forecasts: Sequence["SiteForecast"]) -> Table:
+    table = Table(box=None, pad_edge=False, caption_justify="left")
+    for name in ("site", "δ", "ε before", "after: PLD", "RDP", "PRV", "budget", "covers"):
+        table.add_column(name, justify="left" if name in {"site", "covers"} else "right")
+    table.caption = "ε after the plan is the smaller of PLD and RDP, which are upper bounds; PRV is an estimate."
+    for forecast in forecasts:
+        budget = forecast.budget
+        after = forecast.after
+        bounds = (
+            ("∞", "∞", "–") if after is None else map(_number, (after.pld, after.rdp, after.prv))
+        )
+        colour = "green" if forecast.covers else "red"
+        table.add_row(
+            budget.site,
+            f"{budget.delta:g}",
+            _number(forecast.before),
+            *bounds,
+            _number(budget.epsilon),
+            f"[{colour}]{forecast.rounds:,} of {cost.rounds:,} rounds[/]",
+        )
+    return table
+
+
+def _bars(budget: "SiteBudget", curve: Sequence[tuple[int, float]]) -> Table:
+    table = Table(
+        box=None,
+        pad_edge=False,
+        title=f"ε against rounds: {budget.site}",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("rounds", justify="right")
+    table.add_column("ε", justify="right")
+    table.add_column("")
+    end = max(curve[-1][1], budget.epsilon)
+    for number, value in curve:
+        colour = "green" if value <= budget.epsilon else "red"
+        bar = Bar(end, 0, value, width=40, color=colour)
+        table.add_row(str(number), _number(value), bar)
+    table.add_row("", _number(budget.epsilon), Bar(end, 0, budget.epsilon, width=40, color="blue"))
+    table.caption = "The last bar is the budget."
+    return table
+
+
+def _write_plot(
+    what: "Prospect",
+    budgets: Sequence["SiteBudget"],
+    curves: Sequence[Sequence[tuple[int, float]]],
+    path: Path,
+) -> None:
+    from hortus.simulation.plots import Plot, write_plot
+
+    alike: dict[tuple[tuple[int, float], ...], list[str]] = {}
+    for one, curve in zip(budgets, curves, strict=True):
+        alike.setdefault(tuple(curve), []).append(one.site)
+    drawn = Plot(
+        "epsilon",
+        f"ε at δ = {budgets[0].delta:g}",
+        {", ".join(names): curve for curve, names in alike.items()},
+        {f"budget {one.epsilon:.4g}": one.epsilon for one in budgets},
+        "No noise, so no bound: ε is infinite.",
+    )
+    write_plot(drawn, path, f"{what.contract.name}: ε against rounds")
+
+
+def _number(value: float) -> str:
+    return "∞" if math.isinf(value) else "–" if math.isnan(value) else f"{value:.4f}"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"

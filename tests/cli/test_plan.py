@@ -1,0 +1,116 @@
+"""What `hortus plan` prints is what the accountant and the contract say."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from hortus.cli.main import app
+from hortus.privacy.accounting import GaussianEvent, report
+from hortus.protocol.plan_file import load_plan
+from hortus.server.prepare import prepare
+
+CHEAP = {"epsilon": None, "noise_multiplier": 2.0}
+
+
+def hortus(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "400", "TERM": "dumb"}).invoke(app, list(map(str, arguments)))
+
+
+def shown(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def test_noise_is_chosen_for_the_epsilon_asked_and_every_accountant_is_shown(
+    write_plan: Any,
+) -> None:
+    path = write_plan()
+    contract, _ = prepare(load_plan(path), path.parent)
+    output = shown(hortus("plan", path))
+    noise = contract.privacy.noise_multiplier
+    assert contract.digest() in output
+    assert f"{noise:g}, the least that keeps ε = 50" in output
+    assert "2 rounds × 2 private steps = 4" in output
+    assert "2 of 2 rounds" in output
+    # The accounted multiplier is the asked one or a little more, so ε is the asked one or less.
+    assert "49.99" in output
+
+
+def test_epsilon_follows_from_the_noise_given(write_plan: Any) -> None:
+    path = write_plan(privacy=CHEAP)
+    output = shown(hortus("plan", path))
+    assert "2, as the plan says" in output
+    expected = report({GaussianEvent(0.5, 2.0): 4}, 1e-3)
+    for value in (expected.pld, expected.rdp):
+        assert f"{value:.2f}" in output
+
+
+def test_single_sites_budgets_are_held_against_the_plan(write_plan: Any) -> None:
+    path = write_plan(privacy=CHEAP, simulation={"budgets": {"birch": 1.4}})
+    output = shown(hortus("plan", path))
+    assert "every other site" in output
+    one = report({GaussianEvent(0.5, 2.0): 2}, 1e-3).epsilon
+    two = report({GaussianEvent(0.5, 2.0): 4}, 1e-3).epsilon
+    assert one < 1.4 < two
+    assert "1.4000 1 of 2 rounds" in output
+
+
+def test_another_budget_and_delta_can_be_asked_about(write_plan: Any) -> None:
+    path = write_plan(privacy=CHEAP)
+    output = shown(hortus("plan", path, "--epsilon", 1e-6, "--delta", 1e-6))
+    assert "0 of 2 rounds" in output
+    assert "every site 1e-06" in output
+
+
+def test_a_real_sites_ledger_and_policy_count(write_plan: Any, tmp_path: Path) -> None:
+    path = write_plan(privacy=CHEAP)
+    assert hortus("simulate", path, "--out", tmp_path / "run").exit_code == 0
+    site = tmp_path / "run" / "consortium" / "sites" / "ash"
+    before = (site / "ledger.sqlite").read_bytes()
+    output = shown(hortus("plan", path, "--site", site))
+    spent = report({GaussianEvent(0.5, 2.0): 4}, 1e-3).epsilon
+    assert f"ash 0.001 {spent:.2f}"[:-1] in output
+    assert "0 of 2 rounds" in output
+    assert (site / "ledger.sqlite").read_bytes() == before
+    result = hortus("plan", path, "--site", site, "--epsilon", 3)
+    assert result.exit_code == 2
+    assert "--site has a budget of its own" in result.output
+
+
+def test_a_plan_without_noise_says_that_there_is_no_bound(write_plan: Any) -> None:
+    path = write_plan(privacy={"noise": "unsafe_none", "epsilon": None})
+    assert "ε is infinite" in shown(hortus("plan", path))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "start"), [("svg", b"<?xml"), ("png", b"\x89PNG"), ("html", b"<!doctype html>")]
+)
+def test_the_plot_is_written(write_plan: Any, tmp_path: Path, suffix: str, start: bytes) -> None:
+    path = write_plan(privacy=CHEAP)
+    hortus("plan", path, "--plot", tmp_path / f"plot.{suffix}")
+    content = (tmp_path / f"plot.{suffix}").read_bytes()
+    assert content.startswith(start)
+    assert len(content) > 5000
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--plot", "plot.gif"), "'.gif'"),
+        (("--sites", 2, "--epsilon", -1), "--epsilon"),
+        (("--delta", 0), "δ"),
+        (("--site", "nowhere"), "nowhere"),
+    ],
+)
+def test_wrong_options_are_named(write_plan: Any, options: tuple[object, ...], words: str) -> None:
+    result = hortus("plan", write_plan(privacy=CHEAP), *options)
+    assert result.exit_code == 2, result.output
+    assert words in result.output
+
+
+def test_fewer_sites_than_the_minimum_are_refused(write_plan: Any) -> None:
+    result = hortus("plan", write_plan(privacy=CHEAP, cohort={"minimum": 3}), "--sites", 2)
+    assert result.exit_code == 2
+    assert "--sites" in result.output
