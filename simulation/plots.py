@@ -128,8 +128,8 @@ def _fill(axes: Axes, plot: Plot) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for label, points in plot.curves.items():
         if points:
-            style = {"marker": "o", "markersize": 3.5} if plot.logarithmic is None else {}
-            axes.plot(*zip(*points, strict=True), label=label, **style)
+            marker = "o" if plot.logarithmic is None else None
+            axes.plot(*zip(*points, strict=True), marker=marker, markersize=3.5, label=label)
     for label, value in plot.levels.items():
         axes.axhline(value, linestyle="--", linewidth=1.2, color=_INK, alpha=0.6, label=label)
     if not any(plot.curves.values()):

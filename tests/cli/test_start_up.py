@@ -22,6 +22,7 @@ print(json.dumps([code, heavy]), file=sys.stderr)
     "command",
     [
         ["--help"],
+        ["plan", "budget", "--help"],
         ["audit", "--help"],
         ["init", "--help"],
         ["roster", "add", "--help"],
