@@ -1,4 +1,4 @@
-"""`hortus init` and `hortus roster`: how parties come together, and leave."""
+"""`hortus init`, `roster` and `rotate`: how parties come together, renew their keys, and leave."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,9 @@ from hortus.protocol.membership import (
     create_site,
     pin,
     remove,
+    renew_server_certificate,
+    rotate_flower,
+    rotate_tls,
     write_server_card,
     write_site_card,
 )
@@ -44,7 +47,14 @@ roster = typer.Typer(
     help="Pin other parties' keys in a site's or the server's folder, and compare fingerprints.",
 )
 
+rotate = typer.Typer(
+    name="rotate",
+    no_args_is_help=True,
+    help="Renew a party's keys and certificates.",
+)
+
 Folder = Annotated[Path, typer.Argument(help="A site's folder, or the server's.")]
+SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
 Epsilon = Annotated[float, typer.Option(help="The budget ε of a dataset, over all plans.")]
 Delta = Annotated[float, typer.Option(help="The δ at which ε is stated.")]
 Unit = Annotated[
@@ -191,6 +201,44 @@ def card(directory: Folder) -> None:
     else:
         path = files.card(write_site_card(files, now).site)
     Console().print(f"{path} is good for 90 days.")
+
+
+@rotate.command()
+def tls(directory: Folder) -> None:
+    """Make a new TLS key: the server certifies its own, a site asks the server for a certificate.
+
+    A site's present certificate stays in use until it has pinned the server's card with the new one.
+    """
+    files, now = open_party(directory), datetime.now(UTC)
+    if isinstance(files, ServerFiles):
+        renew_server_certificate(files, now)
+        Console().print(f"{files.tls.certificate} is used from the next start on.")
+    else:
+        _tell_renewal(files, rotate_tls(files, now).site)
+
+
+@rotate.command()
+def flower(directory: SiteFolder) -> None:
+    """Make a new key for the site's SuperNode.
+
+    The present one stays in use until the site has pinned a server's card that knows the new one.
+    """
+    files = _site_files(directory)
+    _tell_renewal(files, rotate_flower(files, datetime.now(UTC)).site)
+
+
+def _site_files(directory: Path) -> SiteFiles:
+    files = open_party(directory)
+    if isinstance(files, ServerFiles):
+        raise UsageError("this is the server's folder, not a site's", where=str(directory))
+    return files
+
+
+def _tell_renewal(files: SiteFiles, name: str) -> None:
+    console = Console()
+    console.print(f"Give {files.card(name)} to the server, which adds it and gives you its card:")
+    console.print(f"  at the server   hortus roster add SERVER_DIR {name}.card.yaml")
+    console.print(f"  then here       hortus roster add {files.directory} {SERVER}.card.yaml")
 
 
 def _show_roster(console: Console, files: SiteFiles | ServerFiles) -> None:

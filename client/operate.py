@@ -1,8 +1,10 @@
 """`hortus client`: the site agent, its local socket, and the SuperNode that relays to it."""
 
+import logging
 import socket
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +15,10 @@ from hortus.client.site import Site
 from hortus.client.supernode import start_supernode
 from hortus.client.trainer import untimed
 from hortus.client.workbench import Workbench
+from hortus.protocol.expiry import warn_of_expiry
 from hortus.protocol.plan import Contract
 
+logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 _RETRY_SECONDS = 3.0
 
@@ -30,6 +34,7 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
         UsageError: The folder is not complete or correct.
     """
     with Site(directory, clock=time.time) as site:
+        warn_of_expiry(site.files, datetime.now(UTC), logger)
         warm = WarmWorkbench(site)
         config = site.config
         superlink = config.superlink or site.server.superlink

@@ -117,14 +117,21 @@ class SiteCard(_Card):
         check_handovers(self.site, self.handovers, self.key)
 
 
+class Membership(Schema):
+    """What the server has for a site."""
+
+    certificate: str = Field(description="The site's TLS certificate, PEM.")
+    flower: str = Field(description="The key that its SuperNode is known by, OpenSSH.")
+
+
 class ServerCard(_Card):
-    """The server's public key and addresses, and the certificates that it has issued."""
+    """The server's public key and addresses, and what it has issued to each site."""
 
     kind: Literal["server"] = "server"
     authority: str = Field(description="Certificate of the TLS authority, PEM.")
     aggregation: str = Field(description="Host and port at which sites dial the aggregation.")
     superlink: str = Field(description="Host and port at which sites dial the SuperLink.")
-    certificates: dict[str, str] = Field(description="Each site's TLS certificate, PEM.")
+    members: dict[str, Membership] = Field(description="What it has for each site.")
 
     @classmethod
     def make(
@@ -135,14 +142,14 @@ class ServerCard(_Card):
         authority: str,
         aggregation: str,
         superlink: str,
-        certificates: dict[str, str],
+        members: dict[str, Membership],
     ) -> Self:
         """Signs the server's card."""
         content: dict[str, object] = {
             "authority": authority,
             "aggregation": aggregation,
             "superlink": superlink,
-            "certificates": certificates,
+            "members": members,
         }
         return cls._signed(identity, now, content)
 

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    load_ssh_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -171,20 +172,31 @@ def certified_key(certificate: bytes, where: str) -> bytes:
     return _public_der(load_certificate(certificate, where).public_key())
 
 
-def create_flower_key(path: Path) -> Path:
+def create_flower_key(path: Path) -> str:
     """Makes the key that a SuperNode authenticates with to Flower's SuperLink (EC P-384, OpenSSH).
 
     Args:
         path: Where to write the private key, mode 0600.
 
     Returns:
-        Path of the public key, beside it.
+        The public key, one line.
     """
     key = ec.generate_private_key(ec.SECP384R1())
-    public = path.with_suffix(".pub")
     write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-    write_atomic(public, key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
-    return public
+    return flower_public_key(path)
+
+
+def flower_public_key(path: Path) -> str:
+    """Returns the public half, one line, of a key that `create_flower_key` made.
+
+    Raises:
+        UsageError: The file is no such key.
+    """
+    try:
+        key = load_ssh_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise UsageError("this is no OpenSSH private key", where=str(path)) from error
+    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
 def _requested_key(request: str, common_name: str) -> ec.EllipticCurvePublicKey:

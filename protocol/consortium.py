@@ -21,7 +21,10 @@ from hortus.protocol.plan import Schema
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files of one end of a mutually authenticated connection."""
+    """PEM files of one end of a mutually authenticated connection.
+
+    `next_key` takes the place of `key` when there is a certificate for it.
+    """
 
     authority: Path
     certificate: Path
@@ -77,8 +80,13 @@ class SiteFiles:
 
     @property
     def flower_key(self) -> Path:
-        """The SuperNode's authentication key; its public half lies beside it."""
+        """The SuperNode's authentication key."""
         return self.directory / "keys" / "flower.pem"
+
+    @property
+    def next_flower_key(self) -> Path:
+        """The one that takes its place when the server has it."""
+        return self.directory / "keys" / "flower.next.pem"
 
     @property
     def tls(self) -> TlsFiles:

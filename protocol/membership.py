@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from hortus.protocol.card import ServerCard, SiteCard
+from hortus.protocol.card import Membership, ServerCard, SiteCard
 from hortus.protocol.certificates import (
     certified_key,
     certify,
@@ -28,6 +28,7 @@ from hortus.protocol.certificates import (
     create_authority,
     create_flower_key,
     create_request,
+    flower_public_key,
     is_certificate_of,
     renew_request,
 )
@@ -131,13 +132,14 @@ def write_site_card(files: SiteFiles, now: datetime) -> SiteCard:
     """Writes a site's card anew, for the keys that it has now, and returns it."""
     name = SiteConfig.load(files.config).site
     key = files.tls.next_key if files.tls.next_key.exists() else files.tls.key
+    flower = files.next_flower_key if files.next_flower_key.exists() else files.flower_key
     handovers: tuple[Handover, ...] = ()
     if files.roster.exists():
         handovers = Roster.load(files.roster).handovers.get(name, ())
     card = SiteCard.make(
         SiteIdentity.load(files.identity, name),
         now,
-        flower=files.flower_key.with_suffix(".pub").read_text(encoding="ascii"),
+        flower=flower_public_key(flower),
         request=renew_request(name, key),
         handovers=handovers,
     )
@@ -146,7 +148,7 @@ def write_site_card(files: SiteFiles, now: datetime) -> SiteCard:
 
 
 def write_server_card(files: ServerFiles, now: datetime) -> ServerCard:
-    """Writes the server's card anew, with the certificates of all members, and returns it."""
+    """Writes the server's card anew, with what it has for all members, and returns it."""
     config = ServerConfig.load(files.config)
     card = ServerCard.make(
         SiteIdentity.load(files.identity, SERVER),
@@ -154,8 +156,11 @@ def write_server_card(files: ServerFiles, now: datetime) -> ServerCard:
         authority=files.tls.authority.read_text(encoding="ascii"),
         aggregation=config.dialled(config.aggregation),
         superlink=config.dialled(config.superlink),
-        certificates={
-            site: files.issued(site).read_text(encoding="ascii")
+        members={
+            site: Membership(
+                certificate=files.issued(site).read_text(encoding="ascii"),
+                flower=files.flower_key(site).read_text(encoding="ascii"),
+            )
             for site in Roster.load(files.roster).sites
         },
     )
@@ -179,6 +184,26 @@ def renew_server_certificate(files: ServerFiles, now: datetime) -> None:
     certificate = certify(files.authority, request, SERVER, now, hosts=sorted(hosts | local))
     authority = (files.authority / "ca.crt").read_bytes()
     _replace_certificate(files.tls, certificate, authority)
+
+
+def rotate_tls(files: SiteFiles, now: datetime) -> SiteCard:
+    """Makes the next TLS key of a site, if there is none yet, and a card that asks for a certificate.
+
+    The present key stays in use until the server's card brings the certificate.
+    """
+    if not files.tls.next_key.exists():
+        create_request(SiteConfig.load(files.config).site, files.tls.next_key)
+    return write_site_card(files, now)
+
+
+def rotate_flower(files: SiteFiles, now: datetime) -> SiteCard:
+    """Makes the next Flower key of a site, if there is none yet, and a card with it.
+
+    The present key stays in use until the server's card says that the server has the next one.
+    """
+    if not files.next_flower_key.exists():
+        create_flower_key(files.next_flower_key)
+    return write_site_card(files, now)
 
 
 def take_up(roster: Roster, cards: Iterable[SiteCard]) -> Roster:
@@ -266,14 +291,17 @@ def pin(
 
 
 def install(files: SiteFiles, server: ServerCard) -> None:
-    """Keeps the server's card, already checked, and this site's certificate if one is in it.
+    """Keeps the server's card, already checked, and takes up what it has for this site.
+
+    That is a certificate, and the knowledge that the server has the next Flower key.
 
     Raises:
         UsageError: The certificate is for a key that this site does not have.
     """
     own = SiteConfig.load(files.config).site
-    certificate = server.certificates.get(own, "").encode()
-    if certificate:
+    membership = server.members.get(own)
+    if membership is not None:
+        certificate = membership.certificate.encode()
         keys = (files.tls.key, files.tls.next_key)
         if not any(is_certificate_of(certificate, key) for key in keys):
             raise UsageError(
@@ -282,6 +310,9 @@ def install(files: SiteFiles, server: ServerCard) -> None:
                 remedy=f"Give the server {files.card(own)}, as it is now.",
             )
         _replace_certificate(files.tls, certificate, server.authority.encode())
+        following = files.next_flower_key
+        if following.exists() and membership.flower == flower_public_key(following):
+            following.replace(files.flower_key)
     server.save(files.card(SERVER))
 
 

@@ -1,12 +1,15 @@
 """`hortus server`: Flower's SuperLink, the sites' registration, and one run to its end."""
 
 import json
+import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from hortus.protocol.consortium import ServerConfig, ServerFiles
 from hortus.protocol.errors import CohortTooSmall, HortusError
+from hortus.protocol.expiry import warn_of_expiry
 from hortus.protocol.files import write_atomic
 from hortus.protocol.identity import Roster
 from hortus.protocol.plan import Contract, Plan
@@ -18,6 +21,7 @@ from hortus.server.run_store import RoundRecord, RunStore
 from hortus.server.superlink import SuperLink
 
 _POLL_SECONDS = 2.0
+logger = logging.getLogger(__name__)
 
 
 def run_server(
@@ -42,6 +46,7 @@ def run_server(
     contract, _ = prepare(plan, plan_path.resolve().parent)
     store = RunStore(out, contract)
     write_atomic(out / "plan.yaml", dump_plan(plan))
+    warn_of_expiry(files, datetime.now(UTC), logger)
     (out / FAILURE).unlink(missing_ok=True)
     address = ServerConfig.load(files.config).superlink
     told = store.next_round

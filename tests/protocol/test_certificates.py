@@ -169,4 +169,4 @@ def test_a_flower_key_is_what_flower_reads(tmp_path: Path) -> None:
     public = create_flower_key(private)
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     key = load_ssh_private_key(private.read_bytes(), None)
-    assert load_ssh_public_key(public.read_bytes()) == key.public_key()
+    assert load_ssh_public_key(public.encode()) == key.public_key()

@@ -162,12 +162,11 @@ def test_an_altered_card_is_refused_by_everybody(parties: Parties, field: str) -
     assert not parties.sites["ash"].roster.exists()
 
 
-@pytest.mark.parametrize("field", ["authority", "aggregation", "certificates"])
+@pytest.mark.parametrize("field", ["authority", "aggregation", "members"])
 def test_an_altered_servers_card_is_refused(parties: Parties, field: str) -> None:
     fields = yaml.safe_load(parties.server.card.read_text())
-    fields[field] = {} if field == "certificates" else fields["superlink"]
-    if field == "certificates":
-        fields["certificates"] = {"ash": "none"}
+    forged = {"ash": {"certificate": "none", "flower": "none"}}
+    fields[field] = forged if field == "members" else fields["superlink"]
     parties.server.card.write_text(yaml.safe_dump(fields))
     with pytest.raises(UsageError, match="was altered"):
         pin(parties.sites["ash"], parties.servers_card, [], NOW)
@@ -188,7 +187,7 @@ def stranger(name: str, directory: Path, **like: str) -> SiteCard:
     """A card of somebody else under some name, perhaps with another site's key in it."""
     identity = SiteIdentity.generate(name)
     keys = {
-        "flower": create_flower_key(directory / f"{name}-stranger.pem").read_text(),
+        "flower": create_flower_key(directory / f"{name}-stranger.pem"),
         "request": create_request(name, directory / f"{name}-stranger.key"),
     }
     return SiteCard.make(identity, NOW, **keys | like)  # type: ignore[arg-type]
@@ -213,7 +212,7 @@ def test_one_key_under_two_names_is_refused(parties: Parties, tmp_path: Path) ->
     twin = SiteCard.make(
         birch,
         NOW,
-        flower=create_flower_key(tmp_path / "f.pem").read_text(),
+        flower=create_flower_key(tmp_path / "f.pem"),
         request=create_request("elm", tmp_path / "t.key"),
     )
     with pytest.raises(UsageError, match="the key is birch's as well"):
@@ -260,7 +259,7 @@ def test_a_removed_site_is_gone_from_roster_registration_and_certificates(
     parties.meet()
     remove(parties.server, "birch")
     assert not parties.server.flower_key("birch").exists()
-    assert set(write_server_card(parties.server, NOW).certificates) == {"ash", "cedar"}
+    assert set(write_server_card(parties.server, NOW).members) == {"ash", "cedar"}
     remove(parties.sites["ash"], "birch")
     assert set(Roster.load(parties.sites["ash"].roster).sites) == {"ash", "cedar"}
     with pytest.raises(UsageError, match="no site 'birch', only ash, cedar"):
