@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import grpc
 
 from hortus.protocol.consortium import TlsFiles
-from hortus.protocol.errors import ProtocolError
+from hortus.protocol.errors import ConnectionLost, ProtocolError
 from hortus.protocol.limits import MAX_MESSAGE_BYTES
 from hortus.protocol.plan import Cohort
 from hortus.protocol.transport import keepalive_options
@@ -14,6 +14,13 @@ from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 
 CONNECT_SECONDS = 30.0
+# What gRPC calls a call whose connection went away under it; our own refusals have other codes.
+_BROKEN = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+)
 
 
 class GrpcChannel:
@@ -55,7 +62,7 @@ class GrpcChannel:
     def adapter(self, request: wire.AdapterRequest) -> Iterator[wire.Chunk]:
         """See `AggregationChannel`."""
         with _explained(self._transfer):
-            call = self._stub.Adapter(request, timeout=self._transfer)
+            call = self._stub.Adapter(request, timeout=self._transfer, wait_for_ready=True)
             try:
                 yield from call
             finally:
@@ -66,6 +73,14 @@ class GrpcChannel:
         with _explained(self._transfer):
             receipt: wire.Receipt = self._stub.Upload(parts, timeout=self._transfer)
             return receipt
+
+    def progress(self, request: wire.UploadHeader) -> wire.UploadProgress:
+        """See `AggregationChannel`."""
+        with _explained(self._transfer):
+            reply: wire.UploadProgress = self._stub.Progress(
+                request, timeout=self._transfer, wait_for_ready=True
+            )
+            return reply
 
 
 @contextmanager
@@ -111,4 +126,6 @@ def _explained(seconds: float) -> Iterator[None]:
             raise ProtocolError(
                 f"the aggregation service did not answer within {seconds:g} s"
             ) from error
+        if code in _BROKEN:
+            raise ConnectionLost(f"the connection was lost: {code}: {details}") from error
         raise ProtocolError(f"the aggregation service answered {code}: {details}") from error

@@ -2,23 +2,23 @@
 
 import logging
 import math
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hortus.client.states import ClientState, ClientStates
 from hortus.client.trainer import Stopwatch, Trainer
+from hortus.client.transfer import download, upload
 from hortus.privacy.accounting import GaussianEvent, epsilon
 from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_round
 from hortus.privacy.ledger import Charge, Ledger
+from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView
 from hortus.privacy.secure_sum import (
     Announcement,
     Encapsulation,
     KeyExchange,
-    MaskGenerator,
-    StepView,
 )
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import ProtocolError, Refused, in_one_line
@@ -27,7 +27,7 @@ from hortus.protocol.limits import PROTOCOL_VERSION, check_version, checked
 from hortus.protocol.plan import Noise
 from hortus.protocol.policy import Budget
 from hortus.protocol.transport import AggregationChannel
-from hortus.protocol.vectors import join, split, vector_digest
+from hortus.protocol.vectors import vector_digest
 from hortus.protocol.wire import aggregation_pb2 as wire
 
 logger = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ class Session:
         self._adapter = np.empty(0, np.float32)
         self._adapter_digest = ""
         self._resend: tuple[int, NDArray[np.int64]] | None = None
+        self._states = ClientStates()
 
     def run(self) -> tuple[int, str]:
         """Takes part; returns the vectors sent, and why it ended."""
@@ -106,14 +107,17 @@ class Session:
         sent, last = 0, (-1, 0)
         while True:
             refusal = self._reason_to_stop(last[0] + 1)
+            self._states.enter(ClientState.READY)
             with self._stopwatch("wait"):
                 turn = self._channel.ready(
                     wire.ReadyRequest(session=self._descriptor.session, refusal=refusal)
                 )
             if checked(turn).WhichOneof("kind") != "go":
+                self._states.enter(ClientState.FINISHED)
                 return sent, refusal or in_one_line(turn.finished.reason)
             view = self._check(turn.go, last)
             masks.check(view)
+            self._states.enter(ClientState.CALLED)
             self._fetch_adapter(view)
             try:
                 masked = self._masked_vector(masks, view)
@@ -129,6 +133,7 @@ class Session:
             self._identity, self._roster, self._descriptor.cohort, self._descriptor.digest()
         )
         own = exchange.announcement
+        self._states.enter(ClientState.ANNOUNCED)
         everybody = self._channel.announce(
             wire.Announcement(
                 protocol=PROTOCOL_VERSION,
@@ -152,13 +157,15 @@ class Session:
                 encapsulations=[wire.Encapsulation(**asdict(one)) for one in sealed],
             )
         )
-        return exchange.agree(
+        masks = exchange.agree(
             [
                 Encapsulation(e.sender, e.receiver, e.ciphertext, e.signature)
                 for e in checked(ciphertexts).encapsulations
             ],
             min_cohort=self._encoding.contract.cohort.minimum,
         )
+        self._states.enter(ClientState.KEYED)
+        return masks
 
     def _reason_to_stop(self, step: int) -> str:
         """Asks before the others count on this site; empty when it can pay for the step."""
@@ -191,14 +198,16 @@ class Session:
         if wanted == self._adapter_digest:
             return
         with self._stopwatch("download"):
-            request = wire.AdapterRequest(session=self._descriptor.session, digest=wanted)
-            chunks = self._channel.adapter(request)
-            adapter = join(chunks, np.float32, self._descriptor.dimension)
-        if vector_digest(adapter) != wanted or not np.isfinite(adapter).all():
+            adapter = download(
+                self._channel, self._descriptor.session, wanted, self._descriptor.dimension
+            )
+        # Extremes are NaN where anything is; a mask of all coordinates would cost a quarter more.
+        is_finite = np.isfinite(adapter.min()) and np.isfinite(adapter.max())
+        if vector_digest(adapter) != wanted or not is_finite:
             raise ProtocolError("the adapter received is not the one announced, or not finite")
         self._adapter, self._adapter_digest = adapter, wanted
 
-    def _masked_vector(self, masks: MaskGenerator, view: StepView) -> NDArray[np.uint32]:
+    def _masked_vector(self, masks: MaskGenerator, view: StepView) -> MaskedVector:
         """Computes, charges and masks, in this order: nothing is masked that is not paid for."""
         round_, step = self._global_position(view.step)
         session = self._descriptor.session
@@ -210,8 +219,8 @@ class Session:
             with self._stopwatch("charge"):
                 self._charge(round_, view)
             self._resend = (view.step, vector)
-        with self._stopwatch("mask"):
-            return masks.mask(vector, view)
+        self._states.enter(ClientState.CHARGED)
+        return masks.mask(vector, view)
 
     def _charge(self, round_: int, view: StepView) -> None:
         contract, event = self._encoding.contract, self._encoding.event
@@ -247,23 +256,22 @@ class Session:
         absolute = self._descriptor.first_round * per_round + step
         return absolute // per_round, absolute
 
-    def _send(self, masked: NDArray[np.uint32], view: StepView) -> None:
+    def _send(self, masked: MaskedVector, view: StepView) -> None:
         header = wire.UploadHeader(
             session=self._descriptor.session, step=view.step, attempt=view.attempt
         )
-
-        def parts() -> Iterator[wire.UploadPart]:
-            yield wire.UploadPart(header=header)
-            for chunk in split(masked):
-                yield wire.UploadPart(chunk=chunk)
-
         try:
-            self._channel.upload(parts())
+            upload(self._channel, header, masked, self._states)
         except ProtocolError as error:
-            # Refused as late: the others go on without this vector, or a new attempt follows.
+            # Refused as late: the others go on without this site, or the session is over.
             logger.warning("step %d attempt %d was not taken: %s", view.step, view.attempt, error)
+            self._states.enter(ClientState.FORGONE)
+        else:
+            self._states.enter(ClientState.DELIVERED)
 
     def _leave(self, reason: str) -> str:
+        if self._states.now not in (ClientState.FINISHED, ClientState.LEFT):
+            self._states.enter(ClientState.LEFT)
         refusal = in_one_line(reason)
         self._channel.ready(wire.ReadyRequest(session=self._descriptor.session, refusal=refusal))
         return reason

@@ -8,32 +8,23 @@ encapsulate), mask. docs/protocol.md has the argument, docs/threat-model.md the 
 A pair's secret comes from X25519 and ML-KEM-768 (FIPS 203) together: it holds as long as one does.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Self, TypeVar
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from numpy.typing import NDArray
 
-from hortus.protocol.errors import ProtocolError, Refused, UsageError
+from hortus.privacy.masks import MaskGenerator, check_digest, check_members
+from hortus.privacy.transcript import derive, frame, hash_of
+from hortus.protocol.errors import ProtocolError, UsageError
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import MLKEM_CIPHERTEXT_BYTES, MLKEM_PUBLIC_BYTES, X25519_BYTES
-
-DIGEST_BYTES = 32
 
 _ANNOUNCEMENT = "secure-sum announcement"
 _ENCAPSULATION = "secure-sum encapsulation"
 _PAIR_INFO = b"hortus/v1/secure-sum pair"
-_STEP_INFO = b"hortus/v1/secure-sum step"
-_CHUNK_WORDS = 2**16  # 256 KiB: a chunk and its keystream stay in a core's cache
-_ZERO_COUNTER = bytes(16)  # each key encrypts one stream only
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +60,6 @@ class Encapsulation:
     receiver: str
     ciphertext: bytes
     signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class StepView:
-    """What a site was told about a step; masks cancel only between sites that were told the same.
-
-    Attributes:
-        step: Number of the secure sum in the session.
-        attempt: Number of the attempt at it.
-        survivors: The sites whose vectors are summed, sorted.
-        adapter_digest: SHA-256 of the adapter that the step starts from, 32 bytes.
-    """
-
-    step: int
-    attempt: int
-    survivors: tuple[str, ...]
-    adapter_digest: bytes
 
 
 class _State(Enum):
@@ -149,8 +123,8 @@ class KeyExchange:
                 this site.
             UsageError: The roster has another key for this site, so that nobody would believe it.
         """
-        _check_digest(descriptor_digest)
-        _check_members(cohort, "cohort", identity.site, among=roster.sites)
+        check_digest(descriptor_digest)
+        check_members(cohort, "cohort", identity.site, among=roster.sites)
         if roster.sites[identity.site] != identity.public_key_bytes:
             raise UsageError("the roster has another key for this site", where=identity.site)
         return cls(identity, roster, cohort, descriptor_digest)
@@ -173,12 +147,12 @@ class KeyExchange:
             raise ProtocolError("its own announcement came back altered", where=self._identity.site)
         for announcement in self._announcements.values():
             self._verify_announcement(announcement)
-        self._announced = _hash(*(_encoded(one) for one in self._announcements.values()))
+        self._announced = hash_of(*(_encoded(one) for one in self._announcements.values()))
         sent = tuple(self._encapsulate_to(peer) for peer in self._peers())
         self._state = _State.ENCAPSULATED
         return sent
 
-    def agree(self, encapsulations: Iterable[Encapsulation], *, min_cohort: int) -> "MaskGenerator":
+    def agree(self, encapsulations: Iterable[Encapsulation], *, min_cohort: int) -> MaskGenerator:
         """Checks what everybody encapsulated and derives a secret with each peer.
 
         Args:
@@ -239,7 +213,7 @@ class KeyExchange:
         self._roster.verify(one.sender, _ENCAPSULATION, signed, one.signature)
 
     def _signed_encapsulation(self, sender: str, receiver: str, ciphertext: bytes) -> bytes:
-        return _frame(
+        return frame(
             self._descriptor_digest,
             sender.encode(),
             receiver.encode(),
@@ -259,133 +233,13 @@ class KeyExchange:
         except ValueError as error:  # an all-zero secret (RFC 7748, section 6.1)
             raise ProtocolError("its X25519 public key has a small order", where=peer) from error
         first, second = sorted((self._identity.site, peer))
-        transcript = _hash(
+        transcript = hash_of(
             self._descriptor_digest,
             _encoded(self._announcements[first]),
             _encoded(self._announcements[second]),
             ciphertext,
         )
-        return _derive(shared + kem, _frame(_PAIR_INFO, transcript))
-
-
-class MaskGenerator:
-    """A site's masks in one session; made by `KeyExchange.agree`.
-
-    Args:
-        site: This site.
-        cohort: The session's sites, sorted.
-        descriptor_digest: SHA-256 of the session's descriptor, 32 bytes.
-        secrets: The secret with each other site, 32 bytes.
-        min_cohort: Fewest sites to mask for.
-    """
-
-    def __init__(
-        self,
-        *,
-        site: str,
-        cohort: tuple[str, ...],
-        descriptor_digest: bytes,
-        secrets: Mapping[str, bytes],
-        min_cohort: int,
-    ) -> None:
-        self._site = site
-        self._cohort = cohort
-        self._descriptor_digest = descriptor_digest
-        self._secrets = dict(secrets)
-        self._min_cohort = min_cohort
-        self._used: set[tuple[int, int]] = set()
-
-    def check(self, view: StepView) -> None:
-        """Raises what `mask` would raise for this view; ask before paying for the step.
-
-        Raises:
-            ProtocolError: The view is malformed, or does not include this site.
-            Refused: Too few sites would be summed, or this attempt has been masked for before.
-        """
-        where = f"step {view.step} attempt {view.attempt}"
-        if not (0 <= view.step < 2**63 and 0 <= view.attempt < 2**63):
-            raise ProtocolError("the numbers are out of range", where=where)
-        _check_digest(view.adapter_digest)
-        _check_members(view.survivors, "set of sites to sum", self._site, among=self._cohort)
-        if len(view.survivors) < self._min_cohort:
-            raise Refused(
-                f"the sum would be over {len(view.survivors)} sites, the minimum is "
-                f"{self._min_cohort}",
-                where=where,
-            )
-        if (view.step, view.attempt) in self._used:
-            # Two vectors under one mask differ by the difference of what they hide.
-            raise Refused("a vector was masked for it before", where=where)
-
-    def mask(
-        self, values: NDArray[np.int64] | NDArray[np.uint32], view: StepView
-    ) -> NDArray[np.uint32]:
-        """Returns the vector plus this site's masks, modulo 2^32; the argument is not changed.
-
-        Args:
-            values: int64[d] or uint32[d], taken modulo 2^32.
-            view: What the server said about the step.
-
-        Returns:
-            uint32[d], uniform to everybody who lacks a secret that this site shares with a survivor.
-
-        Raises:
-            ProtocolError: See `check`.
-            Refused: See `check`.
-        """
-        if values.ndim != 1 or values.dtype not in (np.int64, np.uint32):
-            raise TypeError(f"int64[d] or uint32[d] is masked, not {values.dtype}{values.shape}")
-        self.check(view)
-        self._used.add((view.step, view.attempt))
-        streams = [
-            (
-                Cipher(algorithms.AES256(seed), modes.CTR(_ZERO_COUNTER)).encryptor(),
-                peer > self._site,
-            )
-            for peer, seed in self._seeds(view)
-        ]
-        masked = values.astype(np.uint32)
-        zeros = bytes(4 * min(_CHUNK_WORDS, len(masked)))
-        for start in range(0, len(masked), _CHUNK_WORDS):
-            part = masked[start : start + _CHUNK_WORDS]
-            for stream, is_later in streams:
-                keystream = np.frombuffer(stream.update(zeros[: part.nbytes]), dtype="<u4")
-                if is_later:
-                    part += keystream
-                else:
-                    part -= keystream
-        return masked
-
-    def _seeds(self, view: StepView) -> Iterable[tuple[str, bytes]]:
-        info = _frame(
-            _STEP_INFO,
-            _number(view.step),
-            _number(view.attempt),
-            _hash(*(site.encode() for site in view.survivors)),
-            view.adapter_digest,
-            self._descriptor_digest,
-        )
-        for peer in view.survivors:
-            if peer != self._site:
-                yield peer, _derive(self._secrets[peer], info)
-
-
-def sum_ring(vectors: Iterable[NDArray[np.uint32]]) -> NDArray[np.uint32]:
-    """Adds uint32[d] vectors modulo 2^32.
-
-    Raises:
-        ValueError: There are none, or their lengths differ.
-    """
-    iterator = iter(vectors)
-    first = next(iterator, None)
-    if first is None:
-        raise ValueError("no vectors to add")
-    total = first.copy()
-    for vector in iterator:
-        if vector.shape != total.shape:
-            raise ValueError(f"vectors of {vector.shape} and {total.shape} words cannot be added")
-        total += vector
-    return total
+        return derive(shared + kem, frame(_PAIR_INFO, transcript))
 
 
 _Message = TypeVar("_Message", Announcement, Encapsulation)
@@ -410,39 +264,8 @@ def _by_site(
 
 
 def _signed_announcement(digest: bytes, site: str, x25519: bytes, mlkem: bytes) -> bytes:
-    return _frame(digest, site.encode(), x25519, mlkem)
+    return frame(digest, site.encode(), x25519, mlkem)
 
 
 def _encoded(one: Announcement) -> bytes:
-    return _frame(one.site.encode(), one.x25519, one.mlkem, one.signature)
-
-
-def _frame(*parts: bytes) -> bytes:
-    """Concatenates parts, each after its length, so that no two lists of parts look alike."""
-    return b"".join(_number(len(part)) + part for part in parts)
-
-
-def _number(value: int) -> bytes:
-    return value.to_bytes(8, "big")
-
-
-def _hash(*parts: bytes) -> bytes:
-    return hashlib.sha256(_frame(*parts)).digest()
-
-
-def _derive(secret: bytes, info: bytes) -> bytes:
-    return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)
-
-
-def _check_digest(digest: bytes) -> None:
-    if len(digest) != DIGEST_BYTES:
-        raise ProtocolError(f"a digest has {DIGEST_BYTES} bytes, not {len(digest)}")
-
-
-def _check_members(sites: Sequence[str], noun: str, own: str, *, among: Iterable[str]) -> None:
-    if list(sites) != sorted(set(sites)):
-        raise ProtocolError(f"the {noun} is not sorted and distinct")
-    if foreign := set(sites).difference(among):
-        raise ProtocolError(f"the {noun} has sites that do not belong in it", where=min(foreign))
-    if own not in sites:
-        raise ProtocolError(f"the {noun} lacks this site", where=own)
+    return frame(one.site.encode(), one.x25519, one.mlkem, one.signature)

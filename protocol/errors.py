@@ -51,6 +51,10 @@ class ProtocolError(HortusError):
     """Another party sent something that the protocol does not allow."""
 
 
+class ConnectionLost(ProtocolError):  # noqa: N818
+    """A connection broke; what was under way may go on over a new one."""
+
+
 class CohortTooSmall(HortusError):  # noqa: N818
     """Fewer sites than the plan's minimum can take part."""
 

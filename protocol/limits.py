@@ -80,6 +80,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "Finished.reason": Limit(_SENTENCE_BYTES),
         "AdapterRequest.session": Limit(_IDENTIFIER_BYTES),
         "AdapterRequest.digest": Limit(_DIGEST_BYTES),
+        "AdapterRequest.first_sequence": Limit(MAX_CHUNKS - 1),
         "Chunk.sequence": Limit(MAX_CHUNKS - 1),
         "Chunk.words": Limit(4 * CHUNK_WORDS),
         "Chunk.checksum": Limit(_UINT64),

@@ -39,9 +39,21 @@ class AggregationChannel(Protocol):
         ...
 
     def adapter(self, request: wire.AdapterRequest) -> Iterator[wire.Chunk]:
-        """Streams the adapter of the current step."""
+        """Streams the adapter of the current step.
+
+        Raises:
+            ConnectionLost: Chunks may be missing; ask for the rest.
+        """
         ...
 
     def upload(self, parts: Iterator[wire.UploadPart]) -> wire.Receipt:
-        """Streams a masked vector."""
+        """Streams a masked vector.
+
+        Raises:
+            ConnectionLost: `progress` says how much of it arrived.
+        """
+        ...
+
+    def progress(self, request: wire.UploadHeader) -> wire.UploadProgress:
+        """Asks, when the server can be reached again, where a broken upload goes on."""
         ...

@@ -40,9 +40,15 @@ def chunk_slice(sequence: int, length: int) -> slice:
     return slice(start, min(start + CHUNK_WORDS, length))
 
 
-def pack(sequence: int, words: bytes) -> wire.Chunk:
-    """Returns a chunk; `words` are little-endian."""
-    return wire.Chunk(sequence=sequence, words=words, checksum=xxhash.xxh3_64_intdigest(words))
+def fill(chunk: wire.Chunk, sequence: int, words: bytes) -> wire.Chunk:
+    """Makes an empty message this chunk, and returns it; `words` are little-endian.
+
+    A chunk that is put into another message would be copied; one that is filled there is not.
+    """
+    chunk.sequence = sequence
+    chunk.words = words
+    chunk.checksum = xxhash.xxh3_64_intdigest(words)
+    return chunk
 
 
 def unpack(chunk: wire.Chunk, due: int, dtype: type[Word], length: int) -> NDArray[Word]:
@@ -73,29 +79,32 @@ def unpack(chunk: wire.Chunk, due: int, dtype: type[Word], length: int) -> NDArr
     return received.astype(dtype, copy=False)
 
 
-def split(vector: NDArray[Word]) -> Iterator[wire.Chunk]:
-    """Yields the chunks of a float32 or uint32 vector; copies one at a time."""
+def split(vector: NDArray[Word], first: int = 0) -> Iterator[wire.Chunk]:
+    """Yields the chunks of a float32 or uint32 vector from one on; copies one at a time."""
     words = little_endian(vector)
-    for sequence in range(chunk_count(len(words))):
-        yield pack(sequence, words[chunk_slice(sequence, len(words))].tobytes())
+    for sequence in range(first, chunk_count(len(words))):
+        place = chunk_slice(sequence, len(words))
+        yield fill(wire.Chunk(), sequence, words[place].tobytes())
 
 
-def join(chunks: Iterable[wire.Chunk], dtype: type[Word], length: int) -> NDArray[Word]:
-    """Puts a vector together again, chunk by chunk.
+def receive(chunks: Iterable[wire.Chunk], vector: NDArray[Word], first: int = 0) -> Iterator[int]:
+    """Writes chunks into a vector as they come.
 
     Args:
         chunks: The pieces, in order.
-        dtype: `np.float32` or `np.uint32`.
-        length: Words that there must be.
+        vector: float32[d] or uint32[d], filled in place.
+        first: Sequence number of the first piece.
+
+    Yields:
+        After each piece, the sequence number of the next: what came before it is in the vector.
 
     Raises:
         ProtocolError: A piece is missing, repeated, damaged, of a wrong length or one too many.
     """
-    vector = np.empty(length, dtype)
-    arrived = 0
+    due, length = first, len(vector)
     for chunk in chunks:
-        vector[chunk_slice(arrived, length)] = unpack(chunk, arrived, dtype, length)
-        arrived += 1
-    if arrived < chunk_count(length):
-        raise ProtocolError(f"the vector ended after {arrived} of its {chunk_count(length)} chunks")
-    return vector
+        vector[chunk_slice(due, length)] = unpack(chunk, due, vector.dtype.type, length)
+        due += 1
+        yield due
+    if due < chunk_count(length):
+        raise ProtocolError(f"the vector ended after {due} of its {chunk_count(length)} chunks")

@@ -75,9 +75,10 @@ class _Servicer(rpc.AggregationServicer):
             # The farewell of an older session says nothing about this one.
             if request.session == session.descriptor.session:
                 context.add_callback(ended)
-            turn = session.ready(site, request)
-            answered.set()
-            return turn
+            try:
+                return session.ready(site, request)
+            finally:
+                answered.set()
 
     def Adapter(
         self, request: wire.AdapterRequest, context: grpc.ServicerContext
@@ -90,6 +91,12 @@ class _Servicer(rpc.AggregationServicer):
     ) -> wire.Receipt:
         with self._answering(context) as (site, session), _limited(context, session):
             return session.upload(site, request_iterator)
+
+    def Progress(
+        self, request: wire.UploadHeader, context: grpc.ServicerContext
+    ) -> wire.UploadProgress:
+        with self._answering(context) as (site, session):
+            return session.progress(site, request)
 
     @contextmanager
     def _answering(self, context: grpc.ServicerContext) -> Iterator[tuple[str, Aggregator]]:

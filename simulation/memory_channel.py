@@ -37,3 +37,7 @@ class MemoryChannel:
     def upload(self, parts: Iterator[wire.UploadPart]) -> wire.Receipt:
         """See `AggregationChannel`."""
         return self._hub.current.upload(self._site, parts)
+
+    def progress(self, request: wire.UploadHeader) -> wire.UploadProgress:
+        """See `AggregationChannel`."""
+        return self._hub.current.progress(self._site, request)

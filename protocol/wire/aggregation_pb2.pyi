@@ -85,12 +85,14 @@ class Finished(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class AdapterRequest(_message.Message):
-    __slots__ = ("session", "digest")
+    __slots__ = ("session", "digest", "first_sequence")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     session: str
     digest: str
-    def __init__(self, session: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+    first_sequence: int
+    def __init__(self, session: _Optional[str] = ..., digest: _Optional[str] = ..., first_sequence: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("sequence", "words", "checksum")

@@ -10,12 +10,11 @@ from attacks.world import SITES, World, is_noise, run_all
 from numpy.typing import NDArray
 
 from hortus.client.channel import dialling
+from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView
 from hortus.privacy.secure_sum import (
     Announcement,
     Encapsulation,
     KeyExchange,
-    MaskGenerator,
-    StepView,
 )
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import PROTOCOL_VERSION
@@ -241,7 +240,7 @@ class Conspirator:
                     )
                 )
             ]
-            parts += [wire.UploadPart(chunk=c) for c in split(self.masks.mask(zeros, view))]
+            parts += [wire.UploadPart(chunk=c) for c in split(whole(self.masks.mask(zeros, view)))]
             channel.upload(iter(parts))
 
     def mask_with(self, peer: str, view: StepView) -> NDArray[np.uint32]:
@@ -257,11 +256,17 @@ class Conspirator:
         )
         seeds = dict(self.masks._seeds(view))
         narrow._seeds = lambda _: [(peer, seeds[peer])]  # type: ignore[method-assign]
-        own_sign = narrow.mask(
-            np.zeros(self.world.workbench.space.dimension, np.int64),
-            StepView(view.step, view.attempt, pair, view.adapter_digest),
+        own_sign = whole(
+            narrow.mask(
+                np.zeros(self.world.workbench.space.dimension, np.int64),
+                StepView(view.step, view.attempt, pair, view.adapter_digest),
+            )
         )
         return (-own_sign.astype(np.int64)).astype(np.uint32)
+
+
+def whole(masked: MaskedVector) -> NDArray[np.uint32]:
+    return np.frombuffer(b"".join(masked.chunks()), "<u4").astype(np.uint32)
 
 
 @pytest.mark.parametrize(

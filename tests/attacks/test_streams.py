@@ -13,7 +13,7 @@ from attacks.world import SITES, World
 from numpy.typing import NDArray
 
 from hortus.protocol.limits import CHUNK_WORDS, MAX_MESSAGE_BYTES
-from hortus.protocol.vectors import pack, split
+from hortus.protocol.vectors import fill, split
 from hortus.protocol.wire import aggregation_pb2 as wire
 
 Adapter = NDArray[np.float32]
@@ -60,12 +60,12 @@ def _truncated(adapter: Adapter) -> Iterator[wire.Chunk]:
 
 
 def _cut_word(adapter: Adapter) -> Iterator[wire.Chunk]:
-    yield pack(0, _whole(adapter).words[:-1])
+    yield fill(wire.Chunk(), 0, _whole(adapter).words[:-1])
 
 
 def _reordered(adapter: Adapter) -> Iterator[wire.Chunk]:
-    yield pack(1, _whole(adapter).words)
-    yield pack(0, _whole(adapter).words)
+    yield fill(wire.Chunk(), 1, _whole(adapter).words)
+    yield fill(wire.Chunk(), 0, _whole(adapter).words)
 
 
 def _duplicated(adapter: Adapter) -> Iterator[wire.Chunk]:
@@ -81,12 +81,12 @@ def _damaged(adapter: Adapter) -> Iterator[wire.Chunk]:
 
 def _endless(adapter: Adapter) -> Iterator[wire.Chunk]:
     for number in count():
-        yield pack(number, _whole(adapter).words)
+        yield fill(wire.Chunk(), number, _whole(adapter).words)
 
 
 def _endless_nothing(_: Adapter) -> Iterator[wire.Chunk]:
     for number in count():
-        yield pack(number, b"")
+        yield fill(wire.Chunk(), number, b"")
 
 
 def _other(adapter: Adapter) -> Iterator[wire.Chunk]:

@@ -123,7 +123,7 @@ class Channel:
         return wire.Turn(go=script.pop(0))
 
     def adapter(self, request: wire.AdapterRequest) -> Iterator[wire.Chunk]:
-        return split(self.server.adapter)
+        return split(self.server.adapter, request.first_sequence)
 
     def upload(self, parts: Iterator[wire.UploadPart]) -> wire.Receipt:
         words = b"".join(part.chunk.words for part in parts)

@@ -1,3 +1,5 @@
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,8 +7,16 @@ from hypothesis import strategies as st
 
 from hortus.protocol.errors import ProtocolError
 from hortus.protocol.limits import CHUNK_WORDS
-from hortus.protocol.vectors import join, pack, split, vector_digest
+from hortus.protocol.vectors import chunk_count, fill, receive, split, vector_digest
 from hortus.protocol.wire import aggregation_pb2 as wire
+
+
+def join(chunks: Iterable[wire.Chunk], dtype: type, length: int) -> np.ndarray:
+    vector = np.empty(length, dtype)
+    for _ in receive(chunks, vector):
+        pass
+    return vector
+
 
 LENGTHS = (1, 5, CHUNK_WORDS - 1, CHUNK_WORDS, CHUNK_WORDS + 1, 2 * CHUNK_WORDS + 3)
 
@@ -30,8 +40,8 @@ def damaged(name: str) -> list[wire.Chunk]:
     flipped = wire.Chunk()
     flipped.CopyFrom(second)
     flipped.words = bytes([second.words[0] ^ 1]) + second.words[1:]
-    ragged = pack(1, b"abc")
-    short = pack(0, first.words[:4])
+    ragged = fill(wire.Chunk(), 1, b"abc")
+    short = fill(wire.Chunk(), 0, first.words[:4])
     return {
         "missing": [first],
         "repeated": [first, first],
@@ -39,7 +49,7 @@ def damaged(name: str) -> list[wire.Chunk]:
         "flipped": [first, flipped],
         "ragged": [first, ragged],
         "short": [short, second],
-        "endless": [first, second, pack(2, b"word")],
+        "endless": [first, second, fill(wire.Chunk(), 2, b"word")],
         "empty": [wire.Chunk(sequence=0)],
         "none": [],
     }[name]
@@ -61,6 +71,16 @@ def test_no_stream_of_bytes_does_more_than_raise_a_protocol_error(
     stream = [wire.Chunk(sequence=i, words=piece) for i, piece in enumerate(pieces)]
     with pytest.raises(ProtocolError):
         join(stream, np.uint32, length)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_stream_that_broke_goes_on_where_it_ended(length: int) -> None:
+    vector = np.random.default_rng(1).integers(0, 2**32, length, dtype=np.uint32)
+    received = np.zeros_like(vector)
+    due = 0
+    while due < chunk_count(length):
+        due = next(receive(split(vector, due), received, due))
+    assert np.array_equal(received, vector)
 
 
 def test_the_digest_is_of_the_little_endian_words() -> None:

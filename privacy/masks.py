@@ -1,0 +1,234 @@
+"""Masks that cancel in a sum over all sites that were told the same.
+
+A mask is an AES-256-CTR keystream read as 32-bit words. It is made where it is added, block by block,
+and started at any chunk, so neither a mask nor a masked vector is ever whole in memory.
+"""
+
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+
+from hortus.privacy.transcript import derive, frame, hash_of, number
+from hortus.protocol.errors import ProtocolError, Refused
+from hortus.protocol.limits import CHUNK_WORDS
+from hortus.protocol.vectors import chunk_count, chunk_slice
+
+DIGEST_BYTES = 32
+
+_STEP_INFO = b"hortus/v1/secure-sum step"
+_WORDS_PER_CIPHER_BLOCK = 4
+_BLOCK_WORDS = 2**15  # 128 KiB: a block and its keystream stay in a core's cache
+_ZEROS = bytes(4 * _BLOCK_WORDS)
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """What a site was told about a step; masks cancel only between sites that were told the same.
+
+    Attributes:
+        step: Number of the secure sum in the session.
+        attempt: Number of the attempt at it.
+        survivors: The sites whose vectors are summed, sorted.
+        adapter_digest: SHA-256 of the adapter that the step starts from, 32 bytes.
+    """
+
+    step: int
+    attempt: int
+    survivors: tuple[str, ...]
+    adapter_digest: bytes
+
+
+class MaskGenerator:
+    """A site's masks in one session; made by `secure_sum.KeyExchange.agree`.
+
+    Args:
+        site: This site.
+        cohort: The session's sites, sorted.
+        descriptor_digest: SHA-256 of the session's descriptor, 32 bytes.
+        secrets: The secret with each other site, 32 bytes.
+        min_cohort: Fewest sites to mask for.
+    """
+
+    def __init__(
+        self,
+        *,
+        site: str,
+        cohort: tuple[str, ...],
+        descriptor_digest: bytes,
+        secrets: Mapping[str, bytes],
+        min_cohort: int,
+    ) -> None:
+        self._site = site
+        self._cohort = cohort
+        self._descriptor_digest = descriptor_digest
+        self._secrets = dict(secrets)
+        self._min_cohort = min_cohort
+        self._used: set[tuple[int, int]] = set()
+
+    def check(self, view: StepView) -> None:
+        """Raises what `mask` would raise for this view; ask before paying for the step.
+
+        Raises:
+            ProtocolError: The view is malformed, or does not include this site.
+            Refused: Too few sites would be summed, or this attempt has been masked for before.
+        """
+        where = f"step {view.step} attempt {view.attempt}"
+        if not (0 <= view.step < 2**63 and 0 <= view.attempt < 2**63):
+            raise ProtocolError("the numbers are out of range", where=where)
+        check_digest(view.adapter_digest)
+        check_members(view.survivors, "set of sites to sum", self._site, among=self._cohort)
+        if len(view.survivors) < self._min_cohort:
+            raise Refused(
+                f"the sum would be over {len(view.survivors)} sites, the minimum is "
+                f"{self._min_cohort}",
+                where=where,
+            )
+        if (view.step, view.attempt) in self._used:
+            # Two vectors under one mask differ by the difference of what they hide.
+            raise Refused("a vector was masked for it before", where=where)
+
+    def mask(
+        self, values: NDArray[np.int64] | NDArray[np.uint32], view: StepView
+    ) -> "MaskedVector":
+        """Returns the vector plus this site's masks, modulo 2^32, to be made chunk by chunk.
+
+        Args:
+            values: int64[d] or uint32[d], taken modulo 2^32. Read-only from now on: a chunk that
+                is made again must be the same, or two vectors would go under one mask.
+            view: What the server said about the step.
+
+        Returns:
+            Uniform to everybody who lacks a secret that this site shares with a survivor.
+
+        Raises:
+            ProtocolError: See `check`.
+            Refused: See `check`.
+        """
+        if values.ndim != 1 or values.dtype not in (np.int64, np.uint32):
+            raise TypeError(f"int64[d] or uint32[d] is masked, not {values.dtype}{values.shape}")
+        self.check(view)
+        self._used.add((view.step, view.attempt))
+        values.setflags(write=False)
+        seeds = tuple((seed, peer > self._site) for peer, seed in self._seeds(view))
+        return MaskedVector(values, seeds)
+
+    def _seeds(self, view: StepView) -> Iterable[tuple[str, bytes]]:
+        """Yields each other survivor and the seed shared with it."""
+        info = frame(
+            _STEP_INFO,
+            number(view.step),
+            number(view.attempt),
+            hash_of(*(site.encode() for site in view.survivors)),
+            view.adapter_digest,
+            self._descriptor_digest,
+        )
+        for peer in view.survivors:
+            if peer != self._site:
+                yield peer, derive(self._secrets[peer], info)
+
+
+class MaskedVector:
+    """One vector under one attempt's masks; made by `MaskGenerator.mask`.
+
+    Args:
+        values: int64[d] or uint32[d], read-only.
+        seeds: A key for each mask, used for nothing else, and whether the mask is added.
+    """
+
+    def __init__(
+        self,
+        values: NDArray[np.int64] | NDArray[np.uint32],
+        seeds: Sequence[tuple[bytes, bool]],
+    ) -> None:
+        self._values = values
+        self._seeds = seeds
+
+    @property
+    def chunk_count(self) -> int:
+        """How many chunks it has."""
+        return chunk_count(len(self._values))
+
+    def chunks(self, first: int = 0) -> Iterator[bytes]:
+        """Yields the little-endian words of each chunk from one on, the same whenever asked.
+
+        Beside the chunk there is a block of keystream for each core in memory, and no more.
+        """
+        length = len(self._values)
+        shares = min(os.cpu_count() or 1, -(-min(length, CHUNK_WORDS) // _BLOCK_WORDS))
+        lanes = [_Lane(self._seeds) for _ in range(shares)]
+        with ThreadPoolExecutor(max(1, shares - 1), thread_name_prefix="masks") as pool:
+            for sequence in range(first, chunk_count(length)):
+                yield self._chunk(chunk_slice(sequence, length), lanes, pool)
+
+    def _chunk(self, place: slice, lanes: list["_Lane"], pool: ThreadPoolExecutor) -> bytes:
+        # BytesIO hands out the bytes that the array was a view of: a copy less.
+        buffer = io.BytesIO(bytes(4 * (place.stop - place.start)))
+        words = np.frombuffer(buffer.getbuffer(), dtype="<u4")
+        np.copyto(words, self._values[place], casting="unsafe")
+        blocks = -(-len(words) // _BLOCK_WORDS)
+        share = -(-blocks // len(lanes)) * _BLOCK_WORDS
+        parts = [
+            (lane, words[start : start + share], place.start + start)
+            for lane, start in zip(lanes, range(0, len(words), share), strict=False)
+        ]
+        # This thread works too; numpy and AES let go of the interpreter's lock.
+        running = [pool.submit(lane.add, part, start) for lane, part, start in parts[1:]]
+        lane, part, start = parts[0]
+        lane.add(part, start)
+        for one in running:
+            one.result()
+        del words, part, parts
+        return buffer.getvalue()
+
+
+class _Lane:
+    """One thread's keystreams.
+
+    Args:
+        seeds: A key for each mask, and whether the mask is added.
+    """
+
+    def __init__(self, seeds: Sequence[tuple[bytes, bool]]) -> None:
+        self._streams = [
+            (Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor(), is_added)
+            for seed, is_added in seeds
+        ]
+        self._keystream = np.empty(_BLOCK_WORDS, dtype="<u4")
+
+    def add(self, words: NDArray[np.uint32], start: int) -> None:
+        """Adds all masks to `words`, in place, which begin at `start` in the vector."""
+        counter = (start // _WORDS_PER_CIPHER_BLOCK).to_bytes(16, "big")
+        for stream, _ in self._streams:
+            stream.reset_nonce(counter)
+        for offset in range(0, len(words), _BLOCK_WORDS):
+            block = words[offset : offset + _BLOCK_WORDS]
+            keystream = self._keystream[: len(block)]
+            zeros, out = memoryview(_ZEROS)[: block.nbytes], keystream.view(np.uint8).data
+            for stream, is_added in self._streams:
+                stream.update_into(zeros, out)
+                if is_added:
+                    np.add(block, keystream, out=block)
+                else:
+                    np.subtract(block, keystream, out=block)
+
+
+def check_digest(digest: bytes) -> None:
+    """Raises ProtocolError unless this can be a SHA-256."""
+    if len(digest) != DIGEST_BYTES:
+        raise ProtocolError(f"a digest has {DIGEST_BYTES} bytes, not {len(digest)}")
+
+
+def check_members(sites: Sequence[str], noun: str, own: str, *, among: Iterable[str]) -> None:
+    """Raises ProtocolError unless the sites are sorted, distinct, `own` included, and all `among`."""
+    if list(sites) != sorted(set(sites)):
+        raise ProtocolError(f"the {noun} is not sorted and distinct")
+    if foreign := set(sites).difference(among):
+        raise ProtocolError(f"the {noun} has sites that do not belong in it", where=min(foreign))
+    if own not in sites:
+        raise ProtocolError(f"the {noun} lacks this site", where=own)
