@@ -20,9 +20,10 @@ from hortus.client.workbench import Workbench
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.randomness import UnsafeSeededRandomness
 from hortus.protocol.canonical import canonical_json
-from hortus.protocol.consortium import Consortium, ServerConfig, create_consortium
+from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.limits import PROTOCOL_VERSION
+from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan import Cohort, Contract
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.wire import aggregation_pb2 as wire

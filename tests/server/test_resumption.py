@@ -15,10 +15,11 @@ from hortus.client.channel import GrpcChannel, dialling
 from hortus.client.states import ClientState, ClientStates
 from hortus.client.transfer import MAX_RESUMPTIONS, download, upload
 from hortus.privacy.masks import MaskedVector
-from hortus.protocol.consortium import Consortium, ServerConfig, create_consortium
+from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import ConnectionLost
 from hortus.protocol.limits import CHUNK_WORDS
+from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan import Cohort
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.wire import aggregation_pb2 as wire
