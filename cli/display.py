@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from hortus.server.run_store import Departure, RoundRecord
+    from hortus.server.run_records import Departure, RoundRecord
 
 _ROWS_SHOWN = 12
 

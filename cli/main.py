@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hortus.cli import consortium, inspect, operate, train
+from hortus.cli import consortium, inspect, operate, train, watch
 from hortus.cli import plan as plans
 from hortus.cli.errors import ReportingGroup
 
@@ -28,6 +28,7 @@ app.add_typer(consortium.rotate)
 app.command()(operate.approve)
 app.command()(operate.server)
 app.command()(operate.client)
+app.command()(watch.dashboard)
 app.add_typer(inspect.audit)
 
 

@@ -13,7 +13,7 @@ from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import load_plan
 
 if TYPE_CHECKING:
-    from hortus.server.run_store import RoundRecord
+    from hortus.server.run_records import RoundRecord
     from hortus.simulation.demo import Alone
     from hortus.simulation.simulate import SimulatedRun
 

@@ -4,7 +4,6 @@ Flower starts it in a process of its own under the SuperLink; `hortus server` ha
 in the run configuration and follows it through the run's own database.
 """
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -15,16 +14,15 @@ from flwr.serverapp import Grid, ServerApp
 from hortus.learning.models import resolve_model
 from hortus.protocol.consortium import ServerConfig, ServerFiles
 from hortus.protocol.errors import HortusError
-from hortus.protocol.files import write_atomic
 from hortus.protocol.identity import Roster
 from hortus.protocol.plan import Contract
 from hortus.protocol.plan_file import load_plan
 from hortus.server.evaluation import Evaluator
+from hortus.server.failure import write_failure
 from hortus.server.federation import Federation
 from hortus.server.run_store import RunStore
 from hortus.server.service import Hub, serving
 
-FAILURE = "failure.json"
 _POLL_SECONDS = 0.5
 logger = logging.getLogger(__name__)
 app = ServerApp()
@@ -37,8 +35,7 @@ def main(grid: Grid, context: Context) -> None:
     try:
         run_deployed(grid, out, ServerFiles(home), plan_path)
     except HortusError as error:
-        told = {"exit_code": error.exit_code, "problem": error.problem, "where": error.where}
-        write_atomic(out / FAILURE, json.dumps(told | {"remedy": error.remedy}).encode())
+        write_failure(out, error)
         raise
 
 

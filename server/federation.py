@@ -25,7 +25,8 @@ from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.plan import Contract
 from hortus.server.aggregator import Aggregator
 from hortus.server.evaluation import Evaluator
-from hortus.server.run_store import Departure, RoundRecord, RunStore
+from hortus.server.run_records import Departure, RoundRecord
+from hortus.server.run_store import RunStore
 from hortus.server.service import Hub
 from hortus.strategies.server_optimizer import ServerOptimizer
 

@@ -1,6 +1,5 @@
 """`hortus server`: Flower's SuperLink, the sites' registration, and one run to its end."""
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -8,16 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hortus.protocol.consortium import ServerConfig, ServerFiles
-from hortus.protocol.errors import CohortTooSmall, HortusError
+from hortus.protocol.errors import HortusError
 from hortus.protocol.expiry import warn_of_expiry
 from hortus.protocol.files import write_atomic
 from hortus.protocol.identity import Roster
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.plan_file import dump_plan
 from hortus.protocol.processes import tail
-from hortus.server.app import FAILURE
+from hortus.server.failure import forget_failure, read_failure
 from hortus.server.prepare import prepare
-from hortus.server.run_store import RoundRecord, RunStore
+from hortus.server.run_records import RoundRecord
+from hortus.server.run_store import RunStore
 from hortus.server.superlink import SuperLink
 
 _POLL_SECONDS = 2.0
@@ -47,7 +47,7 @@ def run_server(
     store = RunStore(out, contract)
     write_atomic(out / "plan.yaml", dump_plan(plan))
     warn_of_expiry(files, datetime.now(UTC), logger)
-    (out / FAILURE).unlink(missing_ok=True)
+    forget_failure(out)
     address = ServerConfig.load(files.config).superlink
     told = store.next_round
     with SuperLink(out / "flower", files.tls, address) as superlink:
@@ -76,11 +76,8 @@ def run_server(
 def _check_finished(store: RunStore, contract: Contract, out: Path) -> None:
     if store.next_round == contract.training.rounds and (out / "adapter").is_dir():
         return
-    failure = out / FAILURE
-    if failure.exists():
-        told = json.loads(failure.read_bytes())
-        kind = CohortTooSmall if told["exit_code"] == CohortTooSmall.exit_code else HortusError
-        raise kind(told["problem"], where=told["where"], remedy=told["remedy"])
+    if (failure := read_failure(out)) is not None:
+        raise failure
     raise HortusError(
         "the run ended before its time",
         where=str(out),

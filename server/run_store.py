@@ -15,7 +15,7 @@ import secrets
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import safetensors.torch
@@ -24,6 +24,7 @@ import torch
 from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.files import write_atomic
 from hortus.protocol.plan import Contract
+from hortus.server.run_records import Departure, RoundRecord, decode_round
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (id TEXT NOT NULL, contract TEXT NOT NULL);
@@ -34,38 +35,6 @@ CREATE TABLE IF NOT EXISTS departures (
     id INTEGER PRIMARY KEY, round INTEGER NOT NULL, site TEXT NOT NULL, reason TEXT NOT NULL
 );
 """
-
-
-@dataclass(frozen=True, slots=True)
-class RoundRecord:
-    """One finished round, as the server saw it.
-
-    Attributes:
-        round: From 0.
-        sites: Names in the round's last sum.
-        attempts: Secure sums tried; more than `sums` when one was re-formed.
-        sums: Secure sums made.
-        seconds: Wall time.
-        epsilon: ε that the contract claims for each site after this round; None without privacy.
-        metrics: On the server's public evaluation records; empty without any.
-    """
-
-    round: int
-    sites: tuple[str, ...]
-    attempts: int
-    sums: int
-    seconds: float
-    epsilon: float | None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Departure:
-    """A site that did not take part from some round on, with its reason."""
-
-    round: int
-    site: str
-    reason: str
 
 
 class RunStore:
@@ -116,7 +85,7 @@ class RunStore:
         """All finished rounds, in order."""
         with closing(self._connect()) as connection:
             rows = connection.execute("SELECT record FROM rounds ORDER BY round").fetchall()
-        return [_decode_round(text) for (text,) in rows]
+        return [decode_round(text) for (text,) in rows]
 
     @property
     def departures(self) -> list[Departure]:
@@ -167,8 +136,3 @@ class RunStore:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         return connection
-
-
-def _decode_round(text: str) -> RoundRecord:
-    fields = json.loads(text)
-    return RoundRecord(**fields | {"sites": tuple(fields["sites"])})

@@ -33,7 +33,8 @@ from hortus.protocol.transport import AggregationChannel
 from hortus.server.evaluation import Evaluator
 from hortus.server.federation import Federation
 from hortus.server.prepare import prepare
-from hortus.server.run_store import RoundRecord, RunStore
+from hortus.server.run_records import RoundRecord
+from hortus.server.run_store import RunStore
 from hortus.server.service import Hub, serving
 from hortus.simulation.local_grid import LocalGrid
 from hortus.simulation.memory_channel import MemoryChannel

@@ -2,11 +2,13 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.made_runs import make_contract, make_plan, make_store
 from typer.main import get_command
 
 from hortus.cli.main import app
@@ -68,3 +70,15 @@ def test_operating_a_consortium_works_as_it_stands(tmp_path: Path) -> None:
     run_page(ROOT / "docs" / "operations.md", tmp_path)
     pinned = [Roster.load(tmp_path / name / "roster.yaml") for name in ("north", "south", "server")]
     assert len({roster_words(roster) for roster in pinned}) == 1
+
+
+@pytest.mark.timeout(120)
+def test_the_live_view_starts_as_its_page_says(tmp_path: Path) -> None:
+    make_store(tmp_path / "consortium" / "runs" / "example", make_contract(make_plan()), 1)
+    (command,) = blocks(ROOT / "docs" / "dashboard.md", "bash")
+    program = [str(Path(sys.executable).with_name("hortus")), *command.split()[1:]]
+    with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip().endswith("at http://127.0.0.1:8300/")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0

@@ -20,7 +20,8 @@ from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
-from hortus.server.run_store import Departure, RoundRecord, RunStore
+from hortus.server.run_records import Departure, RoundRecord
+from hortus.server.run_store import RunStore
 from hortus.simulation.demo import Alone
 from hortus.simulation.report import report_run
 from hortus.simulation.simulate import SimulatedRun

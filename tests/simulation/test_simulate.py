@@ -15,7 +15,7 @@ from hortus.privacy.ledger import Ledger
 from hortus.protocol.errors import CohortTooSmall, UsageError
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.plan_file import load_plan
-from hortus.server.run_store import RoundRecord
+from hortus.server.run_records import RoundRecord
 from hortus.simulation.simulate import SimulatedRun, simulate
 
 LOCAL = {"noise": "local", "epsilon": 50.0, "delta": 1e-3}

@@ -1,0 +1,44 @@
+"""Templates of a package, with the style sheet and the parts that all pages share."""
+
+import jinja2
+
+
+def templates(*packages: str) -> jinja2.Environment:
+    """Returns an environment whose values are escaped and whose undefined names are errors.
+
+    Args:
+        packages: Where templates are looked for, in this order; after them in `hortus.pages`, which
+            has `style.css` and `parts.html`.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader(package, ".") for package in (*packages, "hortus.pages")]
+        ),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["bound"] = bound
+    environment.filters["power"] = power
+    return environment
+
+
+def percent(value: float | None) -> str:
+    """Writes a share of one."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def bound(epsilon: float | None) -> str:
+    """Writes an ε; None says that there is none."""
+    return "no bound" if epsilon is None else f"{epsilon:.3f}"
+
+
+def power(number: float) -> str:
+    """Writes a small number as people do: 0.001, 10⁻⁵, 2.5·10⁻⁶."""
+    mantissa, found, exponent = f"{number:g}".partition("e")
+    if not found:
+        return mantissa
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"

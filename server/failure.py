@@ -1,0 +1,30 @@
+"""Why a run ended before its time, kept in its folder: the round loop runs in another process."""
+
+import json
+from pathlib import Path
+
+from hortus.protocol.errors import CohortTooSmall, HortusError
+from hortus.protocol.files import write_atomic
+
+FAILURE = "failure.json"
+
+
+def write_failure(directory: Path, error: HortusError) -> None:
+    """Keeps an error in a run's folder."""
+    told = {"exit_code": error.exit_code, "problem": error.problem, "where": error.where}
+    write_atomic(directory / FAILURE, json.dumps(told | {"remedy": error.remedy}).encode())
+
+
+def read_failure(directory: Path) -> HortusError | None:
+    """Returns the error that ended the run; None if none did."""
+    try:
+        told = json.loads((directory / FAILURE).read_bytes())
+    except FileNotFoundError:
+        return None
+    kind = CohortTooSmall if told["exit_code"] == CohortTooSmall.exit_code else HortusError
+    return kind(told["problem"], where=told["where"], remedy=told["remedy"])
+
+
+def forget_failure(directory: Path) -> None:
+    """Removes the error of an earlier start."""
+    (directory / FAILURE).unlink(missing_ok=True)

@@ -1,0 +1,80 @@
+"""What a run's database tells about rounds and departures, apart from what is needed to train on."""
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hortus.protocol.databases import read_sqlite
+from hortus.protocol.errors import HortusError
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """One finished round, as the server saw it.
+
+    Attributes:
+        round: From 0.
+        sites: Names in the round's last sum.
+        attempts: Secure sums tried; more than `sums` when one was re-formed.
+        sums: Secure sums made.
+        seconds: Wall time.
+        epsilon: ε that the contract claims for each site after this round; None without privacy.
+        metrics: On the server's public evaluation records; empty without any.
+    """
+
+    round: int
+    sites: tuple[str, ...]
+    attempts: int
+    sums: int
+    seconds: float
+    epsilon: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A site that did not take part from some round on, with its reason."""
+
+    round: int
+    site: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRows:
+    """What a run's database holds: its id, finished rounds and departures, in order."""
+
+    run: str
+    rounds: tuple[RoundRecord, ...]
+    departures: tuple[Departure, ...]
+
+
+def read_run(directory: Path) -> RunRows:
+    """Reads a run beside the server that writes it, and changes nothing.
+
+    Raises:
+        HortusError: There is no run here, or it cannot be read.
+    """
+    database = directory / "run.sqlite"
+    try:
+        with closing(read_sqlite(database)) as connection:
+            connection.execute("BEGIN")
+            (run,) = connection.execute("SELECT id FROM run").fetchone()
+            rounds = connection.execute("SELECT record FROM rounds ORDER BY round").fetchall()
+            left = connection.execute("SELECT round, site, reason FROM departures ORDER BY id")
+            return RunRows(
+                run,
+                tuple(decode_round(text) for (text,) in rounds),
+                tuple(Departure(*row) for row in left),
+            )
+    except (sqlite3.Error, TypeError) as error:
+        raise HortusError(f"the run cannot be read: {error}", where=str(database)) from error
+
+
+def decode_round(text: str) -> RoundRecord:
+    """Reads a record as `RunStore` wrote it."""
+    fields = json.loads(text)
+    return RoundRecord(**fields | {"sites": tuple(fields["sites"])})

@@ -1,0 +1,119 @@
+"""Runs that nobody trained: real stores, folders, keys and ledgers, with made-up rounds."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hortus.privacy.ledger import Charge, Ledger
+from hortus.protocol.consortium import Consortium, ServerConfig
+from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.membership import create_consortium
+from hortus.protocol.plan import Contract, Plan
+from hortus.protocol.policy import Budget, Policy
+from hortus.server.run_records import RoundRecord
+from hortus.server.run_store import RunStore
+
+SITES = ("ash", "birch", "cedar", "dogwood")
+DELTA = 1e-3
+
+
+def make_plan(noise: str = "distributed", rounds: int = 2, **changes: Any) -> Plan:
+    """A plan for `SITES`."""
+    bare = noise == "unsafe_none"
+    fields: dict[str, Any] = {
+        "name": "tiny",
+        "seed": 3,
+        "model": "model",
+        "task": {"labels": ["a", "b"]},
+        "training": {"rounds": rounds, "sampling_rate": 0.5, "nominal_units": 60},
+        "privacy": {"noise": noise, "epsilon": None if bare else 50.0, "delta": DELTA},
+        "simulation": {"sites": {site: f"/{site}.csv" for site in SITES}},
+    }
+    return Plan.model_validate(fields | changes)
+
+
+def make_contract(plan: Plan) -> Contract:
+    """Its contract, for a model that is not there."""
+    bare = plan.privacy.epsilon is None
+    return plan.contract(model_digest="c" * 64, noise_multiplier=None if bare else 2.0)
+
+
+def make_round(
+    number: int,
+    sites: Iterable[str] = SITES,
+    attempts: int = 2,
+    metrics: Mapping[str, float] | None = None,
+    *,
+    bare: bool = False,
+) -> RoundRecord:
+    """A round of one sum."""
+    reached = {"accuracy": 1 - 0.5 ** (number + 1), "macro_f1": 0.4}
+    return RoundRecord(
+        round=number,
+        sites=tuple(sites),
+        attempts=attempts,
+        sums=1,
+        seconds=1.5,
+        epsilon=None if bare else number + 1.0,
+        metrics=reached if metrics is None else metrics,
+    )
+
+
+def make_store(directory: Path, contract: Contract, rounds: int) -> RunStore:
+    """The server's half of a run."""
+    store = RunStore(directory, contract)
+    bare = contract.privacy.noise_multiplier is None
+    for number in range(rounds):
+        store.commit(make_round(number, bare=bare), {})
+    return store
+
+
+def make_consortium(directory: Path, *, bare: bool = False) -> Consortium:
+    """The sites' folders, in a run's."""
+    policy = Policy(budget=Budget(epsilon=7.25, delta=DELTA), unsafe_no_privacy=bare)
+    return create_consortium(
+        directory / "consortium",
+        {site: Path(f"/{site}.csv") for site in SITES},
+        dict.fromkeys(SITES, policy),
+        ServerConfig(aggregation="127.0.0.1:0", superlink="127.0.0.1:0"),
+        datetime.now(UTC),
+    )
+
+
+def release(
+    consortium: Consortium, site: str, contract: Contract, run: str, rounds: Iterable[int]
+) -> None:
+    """Charges a site's ledger for one sum in each round."""
+    files = consortium.site(site)
+    identity = SiteIdentity.load(files.identity, site)
+    bare = contract.privacy.noise_multiplier is None
+    with closing(Ledger.open(files.ledger, identity, lambda: 1.8e9)) as ledger:
+        for number in rounds:
+            charge = Charge(
+                run=run,
+                session="1" * 32,
+                round=number,
+                step=number,
+                attempt=0,
+                dataset="d" * 64,
+                unit="record",
+                mode=contract.privacy.noise.value,
+                mechanism="discrete-gaussian",
+                sampling_rate=0.5,
+                noise_multiplier=contract.privacy.noise_multiplier or 0.0,
+                clipping_norm=1.0,
+                releases=1,
+                delta=DELTA,
+                plan=contract.digest(),
+            )
+            ledger.charge(charge, float("inf") if bare else 50.0, DELTA)
+
+
+def spent(consortium: Consortium, site: str) -> list[float]:
+    """ε after each entry of a site's ledger."""
+    files = consortium.site(site)
+    identity = SiteIdentity.load(files.identity, site)
+    with closing(Ledger.open(files.ledger, identity, lambda: 0.0)) as ledger:
+        return [entry.epsilon_after for entry in ledger.entries()]
