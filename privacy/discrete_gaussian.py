@@ -1,19 +1,27 @@
 """An exact, vectorised sampler of the discrete Gaussian.
 
-The discrete Gaussian with integer parameter σ has mass ∝ exp(−n²/2σ²) on the integers (Canonne,
-Kamath and Steinke 2020, Definition 1). Following Karney (2016, Algorithm D) in spirit, |n| = kσ + j
-with k drawn with mass ∝ exp(−k²/2), j uniform on {0, …, σ−1}, and n kept with probability
-exp(−(2kσj + j²)/2σ²), since k²/2 + (2kσj + j²)/2σ² = n²/2σ².
+The discrete Gaussian with integer parameter σ has mass ∝ ρ(n) = exp(−n²/2σ²) on the integers
+(Canonne, Kamath and Steinke 2020, Definition 1). In the spirit of Karney (2016, Algorithm D),
+|n| = kw + j: the bin k is drawn with mass ∝ ρ(kw), j is uniform on {0, …, w−1}, and n is kept with
+probability ρ(kw + j)/ρ(kw) = exp(−(2kwj + j²)/2σ²). A random sign is added, and −0 is not kept. The
+width w is a power of two between σ/32 and σ/16, or 1: so 98 % are kept, and j needs no division.
 
-Exactness: each comparison of a uniform number with a real probability sees 53 bits of the former
-and a float64 of the latter. Where the two are closer than 2⁻⁴⁵, which float64 could get wrong, the
-comparison is settled by more random bits and as many digits of the probability as it takes. So
-floating point decides nothing that it cannot decide correctly.
+One 64-bit word makes a proposal: its lowest 16 bits are the first bits of the uniform number that k
+is drawn with, then come j, the first bits of the uniform number that decides, and the sign. A table
+says k where those 16 bits leave no choice, and every bin has a probability with which all of its j
+are kept. The few per cent for which that does not suffice get further bits.
+
+Exactness: a comparison of a uniform number with a real probability is decided by known bits and
+float64 only where the two are at least 2⁻⁴⁵ apart; float64 evaluates all probabilities here with an
+error under 2⁻⁴⁸. Where they are closer, more random bits and as many digits of the probability as it
+takes settle it. So floating point decides nothing that it cannot decide correctly.
 """
 
 import math
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import accumulate
 
 import mpmath
 import numpy as np
@@ -23,12 +31,11 @@ from hortus.privacy.randomness import Stream
 
 MAX_SIGMA = 2**40
 _UNIT = 2.0**-53
-# float64 evaluates the probabilities below with an error under 2⁻⁴⁹.
 _DOUBT = 2.0**-45
-_ACCEPTED = 0.7  # of all proposals; the exact share is √(π/2) / Σ exp(−k²/2) ≈ 0.715
-_TABLE = np.cumsum(np.exp(-(np.arange(9.0) ** 2) / 2))
-_NORMALISER = math.fsum(math.exp(-(k**2) / 2) for k in range(40))
-_CUMULATIVE = _TABLE / _NORMALISER
+_WIDEST = 9.5  # standard deviations that the table covers; beyond, bins are found one by one
+_GUIDE_BITS = 16
+_UNDECIDED = np.uint16(0xFFFF)
+_CHUNK = 2**16  # proposals at a time: what they need stays in the cache
 
 
 def sample(sigma: int, size: int, stream: Stream) -> NDArray[np.int64]:
@@ -37,7 +44,7 @@ def sample(sigma: int, size: int, stream: Stream) -> NDArray[np.int64]:
     Args:
         sigma: σ, from 1 to 2⁴⁰.
         size: How many.
-        stream: Uniform bits; their number depends on nothing else.
+        stream: Uniform bits, used for nothing else.
 
     Returns:
         int64[size].
@@ -47,63 +54,137 @@ def sample(sigma: int, size: int, stream: Stream) -> NDArray[np.int64]:
     """
     if not 1 <= sigma <= MAX_SIGMA:
         raise ValueError(f"sigma is {sigma}, not from 1 to {MAX_SIGMA}")
-    drawn: list[NDArray[np.int64]] = []
-    missing = size
-    while missing > 0:
-        drawn.append(_propose(sigma, int(missing / _ACCEPTED) + 32, stream)[:missing])
-        missing -= len(drawn[-1])
-    return np.concatenate(drawn) if drawn else np.zeros(0, np.int64)
+    bins = _bins(sigma)
+    drawn, open_ = _propose(bins, size, stream)
+    while open_.size:
+        drawn[open_], again = _propose(bins, len(open_), stream)
+        open_ = open_[again]
+    return drawn
 
 
-def _propose(sigma: int, size: int, stream: Stream) -> NDArray[np.int64]:
-    """Makes `size` proposals; returns those accepted."""
-    words = stream.uint64(size)
-    negative = (words & np.uint64(1)).astype(bool)
-    k = _draw_k((words >> np.uint64(11)).astype(np.float64) * _UNIT, stream)
-    bits = stream.uint64(size)
-    # Words from the last, incomplete multiple of σ are dropped: the others are uniform modulo σ.
-    excess = 2**64 % sigma
-    whole = bits < np.uint64(2**64 - excess) if excess else None
-    j = (bits % np.uint64(sigma)).astype(np.int64)
-    x = j / sigma
-    probability = np.exp(-x * (2 * k + x) / 2)
-    uniform = stream.uniform53(size)
-    keep = uniform < probability
+@dataclass(frozen=True, slots=True)
+class _Bins:
+    """What depends on σ alone.
+
+    Attributes:
+        sigma: σ.
+        width_bits: log₂ w.
+        cumulative: float64[bins], the probability of the bins up to each.
+        guide: uint16[2¹⁶], the bin that these first bits leave; `_UNDECIDED` where there are two.
+        certain: uint64[bins], a word that is below this when shifted by one, its sign out, is kept
+            whatever its j. The last stands for all bins beyond: 0.
+    """
+
+    sigma: int
+    width_bits: int
+    cumulative: NDArray[np.float64]
+    guide: NDArray[np.uint16]
+    certain: NDArray[np.uint64]
+
+    @property
+    def decision_bits(self) -> int:
+        """Bits of a word that are the first ones of the number that decides."""
+        return 63 - _GUIDE_BITS - self.width_bits
+
+    def cumulative_exactly(self, k: int, bits: int) -> mpmath.mpf:
+        """Probability of the bins up to k, to so many bits."""
+        cumulative = _cumulative(self.sigma, self.width_bits, bits)
+        return cumulative[min(k, len(cumulative) - 1)]
+
+    def acceptance_exactly(self, magnitude: int, _: int) -> mpmath.mpf:
+        """ρ(kw + j)/ρ(kw)."""
+        edge = magnitude >> self.width_bits << self.width_bits
+        return mpmath.exp(mpmath.mpf(edge**2 - magnitude**2) / (2 * self.sigma**2))
+
+
+@lru_cache(maxsize=16)
+def _bins(sigma: int) -> _Bins:
+    width_bits = max(0, sigma.bit_length() - 5)
+    width = 1 << width_bits
+    edges = np.arange(math.ceil(_WIDEST * sigma / width) + 1) * (width / sigma)
+    # Added as integers: the errors of hundreds of float additions would add up to a doubt.
+    masses = [int(mass * 2.0**100) for mass in np.exp(-(edges**2) / 2)]
+    total = sum(masses)
+    cumulative = np.array([part / total for part in accumulate(masses)])
+    # Cells of the guide from `first` up to `last` have this bin only.
+    first = np.ceil((np.concatenate([[0.0], cumulative[:-1] + _DOUBT])) * 2**_GUIDE_BITS)
+    last = np.floor((cumulative - _DOUBT) * 2**_GUIDE_BITS)
+    guide = np.full(2**_GUIDE_BITS, _UNDECIDED)
+    for k in np.flatnonzero(first < last):
+        guide[int(first[k]) : int(last[k])] = k
+    reach = (width - 1) / sigma
+    least = np.exp(-reach * (2 * edges + reach) / 2) - _DOUBT
+    least[-1] = 0
+    decision_bits = 63 - _GUIDE_BITS - width_bits
+    certain = np.floor(np.maximum(least, 0) * 2.0**decision_bits).astype(np.uint64)
+    return _Bins(sigma, width_bits, cumulative, guide, certain << np.uint64(64 - decision_bits))
+
+
+@lru_cache(maxsize=16)
+def _cumulative(sigma: int, width_bits: int, bits: int) -> tuple[mpmath.mpf, ...]:
+    """Returns the probabilities of the bins up to each; what is left out is below e^(−bits)."""
+    count = 2 + math.ceil(((sigma >> width_bits) + 1) * math.sqrt(2 * bits))
+    with mpmath.workprec(bits + 16):
+        masses = [
+            mpmath.exp(-mpmath.mpf((k << width_bits) ** 2) / (2 * sigma**2)) for k in range(count)
+        ]
+        total = mpmath.fsum(masses)
+        return tuple(mass / total for mass in accumulate(masses))
+
+
+def _propose(bins: _Bins, size: int, stream: Stream) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Makes proposals; returns them, int64[size], and the places of those that are not kept."""
+    values, refused = np.empty(size, np.int64), [np.zeros(0, np.int64)]
+    for start in range(0, size, _CHUNK):
+        part = values[start : start + _CHUNK]
+        words = stream.uint64(len(part))
+        k = bins.guide.take(words.astype(np.uint16))
+        undecided = np.flatnonzero(k == _UNDECIDED)
+        k[undecided] = _find_bins(bins, words[undecided], stream)
+        j = (words >> np.uint64(_GUIDE_BITS)) & np.uint64((1 << bins.width_bits) - 1)
+        magnitude = ((k.astype(np.uint64) << np.uint64(bins.width_bits)) | j).view(np.int64)
+        negative = words.view(np.int64) >> 63  # 0 or −1
+        part[:] = (magnitude ^ negative) - negative
+        refused.append(start + np.flatnonzero((magnitude | ~negative) == 0))
+
+        certain = bins.certain.take(k, mode="clip")
+        rest = np.flatnonzero((words << np.uint64(1)) >= certain)
+        kept = _decide(bins, words[rest], magnitude[rest], stream)
+        refused.append(start + rest[~kept])
+    return values, np.unique(np.concatenate(refused))
+
+
+def _find_bins(bins: _Bins, words: NDArray[np.uint64], stream: Stream) -> NDArray[np.uint16]:
+    """Draws the bins of words whose first bits leave more than one, with 53 bits or more."""
+    more = stream.uint64(len(words)) >> np.uint64(11 + _GUIDE_BITS)
+    known = (words & np.uint64(2**_GUIDE_BITS - 1)) << np.uint64(53 - _GUIDE_BITS)
+    uniform = (known | more).astype(np.float64) * _UNIT
+    low = np.searchsorted(bins.cumulative, uniform - _DOUBT, side="right")
+    high = np.searchsorted(bins.cumulative, uniform + _DOUBT, side="right")
+    doubtful = np.flatnonzero((low != high) | (high == len(bins.cumulative)))
+    for index in doubtful:
+        bits = _LazyUniform(float(uniform[index]), stream)
+        while not bits.is_below(partial(bins.cumulative_exactly, int(low[index]))):
+            low[index] += 1
+    return low.astype(np.uint16)
+
+
+def _decide(
+    bins: _Bins, words: NDArray[np.uint64], magnitude: NDArray[np.int64], stream: Stream
+) -> NDArray[np.bool_]:
+    """Returns which proposals are kept, with 53 bits or more."""
+    t = bins.decision_bits
+    known = (words << np.uint64(1)) >> np.uint64(64 - t) << np.uint64(53 - t)
+    more = stream.uint64(len(words)) >> np.uint64(11 + t)
+    uniform = (known | more).astype(np.float64) * _UNIT
+    j = magnitude & ((1 << bins.width_bits) - 1)
+    x, edge = j / bins.sigma, (magnitude - j) / bins.sigma
+    probability = np.exp(-x * (2 * edge + x) / 2)
+    kept: NDArray[np.bool_] = uniform < probability
     for index in np.flatnonzero(np.abs(uniform - probability) < _DOUBT):
-        exact = _acceptance(sigma, int(k[index]), int(j[index]))
-        keep[index] = is_below(float(uniform[index]), exact, stream)
-    keep &= ~(negative & (k == 0) & (j == 0))
-    if whole is not None:
-        keep &= whole
-    magnitude = k * sigma + j
-    return np.where(negative, -magnitude, magnitude)[keep]
-
-
-def _draw_k(uniform: NDArray[np.float64], stream: Stream) -> NDArray[np.int64]:
-    k = np.searchsorted(_CUMULATIVE, uniform, side="right")
-    nearest = np.minimum(np.abs(uniform - _CUMULATIVE[np.minimum(k, 8)]), 1 - uniform)
-    nearest = np.minimum(nearest, np.abs(uniform - _CUMULATIVE[np.maximum(k - 1, 0)]))
-    for index in np.flatnonzero(nearest < _DOUBT):
-        k[index] = _exact_k(float(uniform[index]), stream)
-    return k
-
-
-def _exact_k(uniform: float, stream: Stream) -> int:
-    bits = _LazyUniform(uniform, stream)
-    k = 0
-    while not bits.is_below(partial(_cumulative, k)):
-        k += 1
-    return k
-
-
-def _cumulative(k: int, bits: int) -> mpmath.mpf:
-    terms = int(math.sqrt(2 * bits)) + k + 2
-    masses = [mpmath.exp(-mpmath.mpf(i * i) / 2) for i in range(terms)]
-    return mpmath.fsum(masses[: k + 1]) / mpmath.fsum(masses)
-
-
-def _acceptance(sigma: int, k: int, j: int) -> Callable[[int], mpmath.mpf]:
-    return lambda _: mpmath.exp(-mpmath.mpf(2 * k * sigma * j + j * j) / (2 * sigma * sigma))
+        exactly = partial(bins.acceptance_exactly, int(magnitude[index]))
+        kept[index] = is_below(float(uniform[index]), exactly, stream)
+    return kept
 
 
 def is_below(uniform: float, value: Callable[[int], mpmath.mpf], stream: Stream) -> bool:

@@ -5,6 +5,7 @@ seeds are fixed, so a test that passes goes on passing.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import mpmath
 import numpy as np
@@ -25,8 +26,8 @@ def stream(*context: str | int) -> Stream:
 
 
 def bins(sigma: int) -> NDArray[np.float64]:
-    """Edges between integers, at most 61 bins over ±4σ and the tails."""
-    step = max(1, round(8 * sigma / 60))
+    """Edges between integers, at most 401 bins over ±4σ and the tails: single integers to σ = 50."""
+    step = max(1, round(8 * sigma / 400))
     return np.arange(-4 * sigma, 4 * sigma + step, step) - 0.5
 
 
@@ -46,7 +47,7 @@ def p_value(drawn: NDArray[np.int64], sigma: int) -> float:
     return float(chi2.sf(statistic, int(keep.sum()) - 1))
 
 
-@pytest.mark.parametrize("sigma", [1, 2, 7, 1000, 2**20])
+@pytest.mark.parametrize("sigma", [1, 2, 7, 15, 16, 31, 32, 47, 1000, 2**17 + 1])
 def test_the_sampler_follows_the_mass_function(sigma: int) -> None:
     assert p_value(sample(sigma, SIZE, stream("chi", sigma)), sigma) > FALSE_FAILURE
 
@@ -99,7 +100,40 @@ def test_with_every_comparison_in_doubt_the_distribution_is_the_same(
 ) -> None:
     """Sends all comparisons through the exact path, which the fast one hardly ever takes."""
     monkeypatch.setattr(dg, "_DOUBT", 2.0)
-    assert p_value(sample(3, 4000, stream("slow")), 3) > FALSE_FAILURE
+    monkeypatch.setattr(dg, "_bins", dg._bins.__wrapped__)
+    assert p_value(sample(33, 2000, stream("slow")), 33) > FALSE_FAILURE
+
+
+@pytest.mark.parametrize("sigma", [1, 16, 33, 10**6 + 1, dg.MAX_SIGMA])
+def test_no_shortcut_decides_what_the_exact_numbers_would_decide_otherwise(sigma: int) -> None:
+    """Not statistics: each table against 200 bits of what it stands for."""
+    table = dg._bins(sigma)
+    width = 1 << table.width_bits
+    with mpmath.workprec(264):
+        exact = [mpmath.mpf(0), *dg._cumulative(sigma, table.width_bits, 200)]
+        for k, told in enumerate(table.cumulative):
+            assert abs(exact[k + 1] - mpmath.mpf(float(told))) < 2.0**-48
+            cells = np.flatnonzero(table.guide == k)
+            if cells.size:
+                assert np.array_equal(cells, np.arange(cells[0], cells[-1] + 1))
+                assert exact[k] * 2**16 <= int(cells[0])
+                assert int(cells[-1]) + 1 <= exact[k + 1] * 2**16
+            least = table.acceptance_exactly(k * width + width - 1, 0)
+            assert mpmath.mpf(int(table.certain[k])) / 2**64 <= least
+    assert np.mean(table.guide == 0xFFFF) < 0.01
+    assert table.certain[-1] == 0
+
+
+def test_a_shortcut_that_is_too_generous_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: every j of a bin is kept; every cell on a border goes to the bin before it."""
+    table = dg._bins(33)
+    all_kept = replace(table, certain=np.full_like(table.certain, 2**64 - 1))
+    border = np.flatnonzero(table.guide == 0xFFFF)
+    before = table.guide.copy()
+    before[border] = before[np.maximum(border - 1, 0)]
+    for wrong in (all_kept, replace(table, guide=np.where(before == 0xFFFF, 0, before))):
+        monkeypatch.setattr(dg, "_bins", lambda _, wrong=wrong: wrong)
+        assert p_value(sample(33, 4 * SIZE, stream("generous")), 33) < FALSE_FAILURE
 
 
 def test_the_exact_path_decides_with_the_right_frequency() -> None:
