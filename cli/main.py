@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hortus.cli import consortium, inspect, operate, train, watch
+from hortus.cli import budget, consortium, inspect, operate, train, watch
 from hortus.cli import plan as plans
 from hortus.cli.errors import ReportingGroup
 
@@ -30,6 +30,7 @@ app.command()(operate.server)
 app.command()(operate.client)
 app.command()(watch.dashboard)
 app.add_typer(inspect.audit)
+app.add_typer(budget.budget)
 
 
 @app.callback()

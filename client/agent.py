@@ -16,7 +16,7 @@ from hortus.client.site import Site
 from hortus.client.trainer import Stopwatch, Trainer
 from hortus.client.workbench import Workbench
 from hortus.learning.tasks import Encoded
-from hortus.privacy.encoding import StepEncoding, releases_per_sum
+from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.randomness import RandomSource, SystemRandomness, UnsafeSeededRandomness
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import HortusError, Refused, in_one_line
@@ -111,18 +111,10 @@ class SiteAgent:
         """Refuses a plan of which not even one step can be paid, before a session counts on it."""
         workbench = self._workbench(contract)
         encoding = StepEncoding.of(contract, workbench.space.dimension, contract.cohort.minimum)
-        if encoding.event is None:
-            return
         site = self._site
         account = Account(site.ledger, site.fingerprint(site.records(contract)), site.policy.budget)
-        site.ledger.check_unit(account.dataset, contract.privacy.unit)
-        after = account.epsilon_after(encoding.event, releases_per_sum(contract))
-        if after > account.budget.epsilon:
-            raise Refused(
-                f"one more step would bring ε to {after:.3f}, the budget is "
-                f"{account.budget.epsilon:g} (δ = {account.budget.delta:g})",
-                where="policy.yaml: budget",
-            )
+        if reason := account.reason_to_refuse(encoding):
+            raise Refused(reason, where="policy.yaml: budget")
 
     def _encode(self, contract: Contract) -> Encoded:
         """Prepares the records once for a contract, before others wait for this site to join."""

@@ -1,7 +1,6 @@
 """A site's half of a session: keys, then steps, each charged to the ledger before it is sent."""
 
 import logging
-import math
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
@@ -11,9 +10,9 @@ from numpy.typing import NDArray
 from hortus.client.states import ClientState, ClientStates
 from hortus.client.trainer import Stopwatch, Trainer
 from hortus.client.transfer import download, upload
-from hortus.privacy.accounting import GaussianEvent, epsilon
 from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_round
-from hortus.privacy.ledger import Charge, Ledger
+from hortus.privacy.entries import Charge
+from hortus.privacy.ledger import Ledger
 from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView
 from hortus.privacy.secure_sum import (
     Announcement,
@@ -30,6 +29,8 @@ from hortus.protocol.transport import AggregationChannel
 from hortus.protocol.vectors import vector_digest
 from hortus.protocol.wire import aggregation_pb2 as wire
 
+# Stands for a step that is only asked about.
+NO_VIEW = StepView(0, 0, (), b"")
 logger = logging.getLogger(__name__)
 
 
@@ -41,13 +42,43 @@ class Account:
     dataset: str
     budget: Budget
 
-    def epsilon_after(self, event: GaussianEvent, releases: int) -> float:
-        """Returns the ε that the dataset would have spent after so many more releases."""
-        if math.isinf(self.ledger.spent(self.dataset, self.budget.delta)):
-            return math.inf
-        history = dict(self.ledger.history(self.dataset))
-        history[event] = history.get(event, 0) + releases
-        return epsilon(history, self.budget.delta)
+    def limit(self, encoding: StepEncoding) -> Budget | None:
+        """The budget that a step needs; a plan without privacy has none that could cover it."""
+        return self.budget if encoding.event else None
+
+    def charge(
+        self, encoding: StepEncoding, descriptor: Descriptor | None, round_: int, view: StepView
+    ) -> Charge:
+        """Returns the charge of one step; without a descriptor, one to ask about only."""
+        contract, event = encoding.contract, encoding.event
+        return Charge(
+            run=descriptor.run if descriptor else "",
+            session=descriptor.session if descriptor else "",
+            round=round_,
+            step=view.step,
+            attempt=view.attempt,
+            dataset=self.dataset,
+            unit=contract.privacy.unit,
+            mode=contract.privacy.noise.value,
+            mechanism="discrete-gaussian" if event else "none",
+            sampling_rate=contract.training.sampling_rate,
+            noise_multiplier=event.noise_multiplier if event else 0.0,
+            clipping_norm=contract.privacy.clipping_norm,
+            releases=releases_per_sum(contract),
+            delta=self.budget.delta,
+            plan=contract.digest(),
+        )
+
+    def reason_to_refuse(self, encoding: StepEncoding) -> str:
+        """Says, in words that the server may read, why one more step cannot be paid; or nothing."""
+        charge = self.charge(encoding, None, 0, NO_VIEW)
+        level = self.ledger.shortfall(charge, self.limit(encoding))
+        if level is None:
+            return ""
+        return (
+            f"its budget is spent: one more step would bring {level.name} to ε = "
+            f"{level.epsilon:.3f} of {level.limit:g} (δ = {self.budget.delta:g})"
+        )
 
 
 class Session:
@@ -169,17 +200,12 @@ class Session:
 
     def _reason_to_stop(self, step: int) -> str:
         """Asks before the others count on this site; empty when it can pay for the step."""
-        if self._encoding.event is None or step >= self._steps or self._resend_is_for(step):
+        if step >= self._steps or self._resend_is_for(step):
             return ""
-        budget = self._account.budget
-        releases = releases_per_sum(self._encoding.contract)
-        after = self._account.epsilon_after(self._encoding.event, releases)
-        if after <= budget.epsilon:
-            return ""
-        return (
-            f"its budget is spent: step {step} would bring ε to {after:.3f} of {budget.epsilon:g} "
-            f"(δ = {budget.delta:g})"
-        )
+        try:
+            return self._account.reason_to_refuse(self._encoding)
+        except Refused as error:
+            return error.problem
 
     def _check(self, go: wire.Go, last: tuple[int, int]) -> StepView:
         if (go.step, go.attempt) <= last or go.step >= self._steps:
@@ -208,43 +234,30 @@ class Session:
         self._adapter, self._adapter_digest = adapter, wanted
 
     def _masked_vector(self, masks: MaskGenerator, view: StepView) -> MaskedVector:
-        """Computes, charges and masks, in this order: nothing is masked that is not paid for."""
-        round_, step = self._global_position(view.step)
-        session = self._descriptor.session
+        """Reserves, computes, charges and masks: nothing is masked that is not paid for."""
         if self._resend_is_for(view.step) and self._resend is not None:
             vector = self._resend[1]
-            self._account.ledger.record_use(session, view.step, view.attempt)
+            self._account.ledger.record_use(self._descriptor.session, view.step, view.attempt)
         else:
-            vector = self._trainer.vector(self._adapter, step, view.attempt)
-            with self._stopwatch("charge"):
-                self._charge(round_, view)
+            vector = self._paid_vector(view)
             self._resend = (view.step, vector)
         self._states.enter(ClientState.CHARGED)
         return masks.mask(vector, view)
 
-    def _charge(self, round_: int, view: StepView) -> None:
-        contract, event = self._encoding.contract, self._encoding.event
-        self._account.ledger.charge(
-            Charge(
-                run=self._descriptor.run,
-                session=self._descriptor.session,
-                round=round_,
-                step=view.step,
-                attempt=view.attempt,
-                dataset=self._account.dataset,
-                unit=contract.privacy.unit,
-                mode=contract.privacy.noise.value,
-                mechanism="discrete-gaussian" if event else "none",
-                sampling_rate=contract.training.sampling_rate,
-                noise_multiplier=event.noise_multiplier if event else 0.0,
-                clipping_norm=contract.privacy.clipping_norm,
-                releases=releases_per_sum(contract),
-                delta=self._account.budget.delta,
-                plan=self._descriptor.contract,
-            ),
-            budget_epsilon=self._account.budget.epsilon if event else float("inf"),
-            budget_delta=self._account.budget.delta,
-        )
+    def _paid_vector(self, view: StepView) -> NDArray[np.int64]:
+        round_, step = self._global_position(view.step)
+        account, ledger = self._account, self._account.ledger
+        charge = account.charge(self._encoding, self._descriptor, round_, view)
+        with self._stopwatch("charge"):
+            reservation = ledger.reserve(charge, account.limit(self._encoding))
+        try:
+            vector = self._trainer.vector(self._adapter, step, view.attempt)
+        except BaseException:
+            ledger.cancel(reservation)
+            raise
+        with self._stopwatch("charge"):
+            ledger.commit(reservation)
+        return vector
 
     def _resend_is_for(self, step: int) -> bool:
         """Whether the vector at hand may be sent again: it is private on its own, so not anew."""
@@ -268,6 +281,7 @@ class Session:
             self._states.enter(ClientState.FORGONE)
         else:
             self._states.enter(ClientState.DELIVERED)
+            self._account.ledger.mark_sent(header.session, view.step, view.attempt)
 
     def _leave(self, reason: str) -> str:
         if self._states.now not in (ClientState.FINISHED, ClientState.LEFT):

@@ -9,6 +9,7 @@ end of each run; more releases never lower ε, so in between the last one holds.
 
 import functools
 import math
+import re
 import sqlite3
 import warnings
 from collections.abc import Mapping
@@ -25,16 +26,8 @@ from opacus.accountants import PRVAccountant
 from opacus.accountants.analysis.rdp import compute_rdp
 
 from hortus.privacy.accounting import GaussianEvent
-from hortus.privacy.ledger import (
-    GENESIS,
-    SELECT_ENTRIES,
-    Charge,
-    Entry,
-    entry_from_row,
-    entry_hash,
-    explained,
-    is_entry_signed,
-)
+from hortus.privacy.entries import GENESIS, Charge, Charged, Entry, content_hash
+from hortus.privacy.ledger import SELECT_ENTRIES, explained
 from hortus.protocol.errors import UsageError
 
 # A claim may be outside of its bounds by this share, for rounding in either accountant …
@@ -42,8 +35,6 @@ _TOLERANCE = 0.01
 # … and above the upper one by this much, since a discretised accountant rounds a tiny ε up.
 _UPPER_SLACK = 0.01
 _CHECKPOINT_GROWTH = 1.02
-# Columns of SELECT_ENTRIES, for rows that may not be readable as entries.
-_RUN, _HASH = 2, -2
 # Less noise than this is none (ε > 10⁵), and divides by zero.
 _LEAST_NOISE = 1e-3
 # Beyond this ε nothing is promised to anybody, and the PRV accountant's grid outgrows memory.
@@ -160,19 +151,22 @@ def audit_ledger(path: Path, public_key: bytes, site: str, delta: float | None =
     if not path.is_file():
         raise UsageError("there is no ledger", where=str(path))
     rows = _read(path)
-    ends = {row[_RUN]: number for number, row in enumerate(rows)}
+    ends = {_run(content): number for number, content, *_ in rows}
     chain, costs, rounds = _Chain(public_key, site), _Costs(), _Rounds(site, delta)
     findings: list[Finding] = []
-    for number, row in enumerate(rows):
+    for number, content, hash_, signature in rows:
         try:
-            entry = entry_from_row(row)
-        except (ValueError, TypeError) as error:
-            findings.append(chain.skip(row, error))
+            entry = Entry.parse(content, hash_, signature)
+        except ValueError as error:
+            findings.append(chain.skip(hash_, error))
             continue
-        broken = chain.check(entry)
-        unfit = costs.check(entry, thorough=ends[row[_RUN]] == number)
-        findings += [finding for finding in (broken or unfit, chain.late(entry)) if finding]
-        rounds.add(entry, costs.history(entry.charge.dataset))
+        broken = chain.check(number, entry)
+        late = chain.late(entry)
+        unfit = None
+        if isinstance(entry.body, Charged):
+            unfit = costs.check(entry.seq, entry.body, thorough=ends[_run(content)] == number)
+            rounds.add(entry.body, costs.history(entry.body.charge.dataset))
+        findings += [finding for finding in (broken or unfit, late) if finding]
     findings.sort(key=lambda finding: finding.entry)
     return Audit(site, len(rows), chain.head, tuple(findings), rounds.rows())
 
@@ -184,6 +178,12 @@ def _read(path: Path) -> list[tuple[Any, ...]]:
             return connection.execute(SELECT_ENTRIES).fetchall()
 
 
+def _run(content: str) -> str:
+    """Returns what an entry says is its run, whether or not the rest of it can be read."""
+    found = re.search(r'"run":"([^"]*)"', content)
+    return found[1] if found else ""
+
+
 class _Chain:
     """Numbers, hashes, signatures and times, entry after entry."""
 
@@ -193,27 +193,28 @@ class _Chain:
         self._site = site
         self._time = -math.inf
 
-    def check(self, entry: Entry) -> Finding | None:
+    def check(self, number: int, entry: Entry) -> Finding | None:
         """Returns the first thing that does not fit, and goes on from this entry."""
-        (number, previous), self.head = self.head, (entry.seq, entry.hash)
-        if entry.seq != number + 1:
-            return _broken(number + 1, "it is missing", "An entry was deleted or renumbered.")
+        (before, previous), self.head = self.head, (number, entry.hash)
+        if number != before + 1:
+            return _broken(before + 1, "it is missing", "An entry was deleted or renumbered.")
+        if entry.seq != number:
+            return _broken(
+                number, f"it says that it is number {entry.seq}", "Entries were renumbered."
+            )
         if entry.previous_hash != previous:
             return _broken(
                 entry.seq,
                 "it does not continue the entry before it",
                 "An entry was replaced, inserted, deleted or put in another place.",
             )
-        recomputed = entry_hash(
-            entry.seq, entry.time, entry.charge, entry.epsilon_after, entry.previous_hash
-        )
-        if entry.hash != recomputed:
+        if entry.hash != content_hash(entry.content):
             return _broken(
                 entry.seq,
                 "its hash is not that of its content",
                 "A value in it was changed after it was written.",
             )
-        if not is_entry_signed(entry, self._public_key):
+        if not entry.is_signed_by(self._public_key):
             return _broken(
                 entry.seq,
                 f"its signature is not by the key of {self._site}",
@@ -233,10 +234,10 @@ class _Chain:
             "The site's clock was set back; the order of entries is still certain.",
         )
 
-    def skip(self, row: tuple[Any, ...], error: Exception) -> Finding:
+    def skip(self, hash_: str, error: Exception) -> Finding:
         """Goes on after an entry that cannot be read at all."""
         number = self.head[0] + 1
-        self.head = (number, str(row[_HASH]))
+        self.head = (number, hash_)
         return _broken(number, f"it cannot be read: {error}", "A value in it was changed.")
 
 
@@ -257,11 +258,12 @@ class _Costs:
     def __init__(self) -> None:
         self._accounts: dict[str, _Account] = {}
 
-    def check(self, entry: Entry, *, thorough: bool) -> Finding | None:
+    def check(self, seq: int, entry: Charged, *, thorough: bool) -> Finding | None:
         """Adds the entry and compares its ε with the bounds of everything so far.
 
         Args:
-            entry: The next entry.
+            seq: Number of the entry.
+            entry: What it charged.
             thorough: Compute the lower bound anew, however little has been added.
         """
         charge = entry.charge
@@ -280,13 +282,13 @@ class _Costs:
         claim = f"it says ε = {entry.epsilon_after:.6g} at δ = {charge.delta:g}"
         if entry.epsilon_after < lower * (1 - _TOLERANCE):
             return _broken(
-                entry.seq,
+                seq,
                 f"{claim}; its entries up to here cost at least {lower:.6g}",
                 "More was spent than the site admits, by a faulty program or on purpose.",
             )
         if not entry.epsilon_after <= upper * (1 + _TOLERANCE) + _UPPER_SLACK:
             return _broken(
-                entry.seq,
+                seq,
                 f"{claim}; its entries up to here cost at most {upper:.6g}",
                 "Entries of this dataset are not in this ledger, or the program counts wrongly.",
             )
@@ -372,7 +374,7 @@ class _Rounds:
         self._open: dict[tuple[object, ...], _Open] = {}
         self._known: dict[tuple[tuple[tuple[GaussianEvent, int], ...], float], float] = {}
 
-    def add(self, entry: Entry, history: History | None) -> None:
+    def add(self, entry: Charged, history: History | None) -> None:
         """Adds an entry; `history` is everything released from its dataset up to it."""
         charge = entry.charge
         key = (charge.run, charge.round, charge.dataset, charge.mode, charge.mechanism)

@@ -1,185 +1,65 @@
 """A site's ledger: a signed, hash-chained record of every release, which also holds the budget.
 
-A release is charged, and the charge is on disk, before its first byte leaves the site. Entries are
-never changed or deleted. Each entry's hash covers the one before it, so a signature vouches for
-everything up to its entry. Who can write to the site's disk can still put an older copy in place;
-that is noticed by comparing heads with those others have seen (docs/protocol.md).
+A release is reserved before it is computed, and charged, durably, before its first byte leaves the
+site. Entries are never changed or deleted. Each entry's hash covers the one before it, so a
+signature vouches for everything up to its entry. Who can write to the site's disk can still put an
+older copy in place; that shows against the heads that the server has countersigned, and against an
+anchor that the operator keeps elsewhere (docs/protocol.md).
 """
 
 import hashlib
 import hmac
-import math
+import json
 import os
+import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from hortus.privacy.accounting import GaussianEvent, epsilon
-from hortus.protocol.canonical import digest
+from hortus.privacy.accounting import GaussianEvent
+from hortus.privacy.books import Account, Books, exceeded
+from hortus.privacy.entries import (
+    GENESIS,
+    Body,
+    Charge,
+    Charged,
+    Entry,
+    Frozen,
+    Granted,
+    Level,
+    Unfrozen,
+    content_hash,
+)
+from hortus.privacy.ledger_schema import migrate
 from hortus.protocol.errors import HortusError, Refused, UsageError
 from hortus.protocol.files import sync_directory
-from hortus.protocol.identity import SiteIdentity, is_signed
-from hortus.protocol.plan import Noise
-
-SIGNATURE_CONTEXT = "ledger entry"
-GENESIS = "0" * 64
+from hortus.protocol.heads import Countersignature, Head
+from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.policy import Budget
 
 # Another process of this site may be computing an ε inside its transaction.
 _BUSY_SECONDS = 120.0
-
-_SCHEMA = """
-CREATE TABLE entries (
-    seq INTEGER PRIMARY KEY,
-    time REAL NOT NULL,
-    run TEXT NOT NULL,
-    session TEXT NOT NULL,
-    round INTEGER NOT NULL,
-    step INTEGER NOT NULL,
-    attempt INTEGER NOT NULL,
-    dataset TEXT NOT NULL,
-    unit TEXT NOT NULL,
-    mode TEXT NOT NULL,
-    mechanism TEXT NOT NULL,
-    sampling_rate REAL NOT NULL,
-    noise_multiplier REAL NOT NULL,
-    clipping_norm REAL NOT NULL,
-    releases INTEGER NOT NULL,
-    delta REAL NOT NULL,
-    plan TEXT NOT NULL,
-    epsilon_after REAL NOT NULL,
-    previous_hash TEXT NOT NULL,
-    hash TEXT NOT NULL UNIQUE,
-    signature BLOB NOT NULL
-) STRICT;
-CREATE INDEX entries_of_dataset ON entries (dataset, mode, sampling_rate, noise_multiplier, releases);
-CREATE TABLE uses (
-    session TEXT NOT NULL,
-    step INTEGER NOT NULL,
-    attempt INTEGER NOT NULL,
-    time REAL NOT NULL,
-    PRIMARY KEY (session, step, attempt)
-) STRICT;
-CREATE TRIGGER entries_stay BEFORE UPDATE ON entries
-    BEGIN SELECT RAISE(ABORT, 'a ledger entry is never changed'); END;
-CREATE TRIGGER entries_remain BEFORE DELETE ON entries
-    BEGIN SELECT RAISE(ABORT, 'a ledger entry is never deleted'); END;
-CREATE TRIGGER uses_stay BEFORE UPDATE ON uses
-    BEGIN SELECT RAISE(ABORT, 'a use is never changed'); END;
-CREATE TRIGGER uses_remain BEFORE DELETE ON uses
-    BEGIN SELECT RAISE(ABORT, 'a use is never deleted'); END;
-PRAGMA user_version = 1;
-"""
-_VERSION = 1
+# A step that takes longer than this loses its hold on the budget, not its right to be charged.
+_HOLD_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
-    """What a site is about to release.
+class Reservation:
+    """Budget held for a release that is not computed yet.
 
     Attributes:
-        run: The run, hexadecimal.
-        session: The session, hexadecimal.
-        round: Round of the run.
-        step: Secure sum of the session.
-        attempt: Attempt at it.
-        dataset: Fingerprint of the records (`dataset_fingerprint`).
-        unit: The privacy unit: neighbouring datasets differ by one of it.
-        mode: A value of `protocol.plan.Noise`.
-        mechanism: What was added to the sum.
-        sampling_rate: Poisson sampling rate q of a step.
-        noise_multiplier: Standard deviation of the noise that is counted on, over sensitivity.
-        clipping_norm: L2 bound C of one unit's contribution.
-        releases: Compositions of the mechanism that this charge covers.
-        delta: The δ that ε after it is computed at.
-        plan: Hash of the contract.
+        id: Its name in the file.
+        charge: The release.
+        budget: What it was checked against; None if the policy sets no limit.
     """
 
-    run: str
-    session: str
-    round: int
-    step: int
-    attempt: int
-    dataset: str
-    unit: str
-    mode: str
-    mechanism: str
-    sampling_rate: float
-    noise_multiplier: float
-    clipping_norm: float
-    releases: int
-    delta: float
-    plan: str
-
-    def __post_init__(self) -> None:
-        for name in ("sampling_rate", "noise_multiplier", "clipping_norm", "delta"):
-            # An integer would come back from the database as a float, with another hash.
-            object.__setattr__(self, name, float(getattr(self, name)))
-        Noise(self.mode)
-        if self.is_private and not (0 < self.sampling_rate <= 1 and self.noise_multiplier > 0):
-            raise ValueError("a private release has 0 < q ≤ 1 and noise")
-        numbers = (self.sampling_rate, self.noise_multiplier, self.clipping_norm)
-        if not all(math.isfinite(number) and number >= 0 for number in numbers):
-            raise ValueError("q, σ and C are finite and not negative")
-        if min(self.round, self.step, self.attempt) < 0 or self.releases < 1:
-            raise ValueError("rounds, steps and attempts count from 0, releases from 1")
-        if not 0 < self.delta < 1:
-            raise ValueError("δ lies between 0 and 1")
-
-    @property
-    def is_private(self) -> bool:
-        """Whether ε after it can be finite."""
-        return self.mode != Noise.UNSAFE_NONE
-
-    @property
-    def event(self) -> GaussianEvent:
-        """What one of its releases is to an accountant."""
-        return GaussianEvent(self.sampling_rate, self.noise_multiplier)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A charge as the ledger holds it.
-
-    Attributes:
-        seq: Number, from 1.
-        time: Seconds since the epoch.
-        charge: What was charged.
-        epsilon_after: ε of the dataset with this charge, at its δ; infinite without privacy.
-        previous_hash: Hash of the entry before; `GENESIS` for the first.
-        hash: SHA-256 of everything above, hexadecimal.
-        signature: The site's Ed25519 signature of the hash.
-    """
-
-    seq: int
-    time: float
+    id: str
     charge: Charge
-    epsilon_after: float
-    previous_hash: str
-    hash: str
-    signature: bytes
-
-
-def entry_hash(
-    seq: int, time: float, charge: Charge, epsilon_after: float, previous_hash: str
-) -> str:
-    """Returns the hash of an entry; floats go in exactly, as `float.hex()`."""
-    content = asdict(charge) | {
-        "format": "hortus/v1/ledger",
-        "seq": seq,
-        "time": float(time),
-        "epsilon_after": float(epsilon_after),
-        "previous_hash": previous_hash,
-    }
-    return digest({k: v.hex() if isinstance(v, float) else v for k, v in content.items()})
-
-
-def is_entry_signed(entry: Entry, public_key: bytes) -> bool:
-    """Returns whether the raw Ed25519 key signed the entry's hash."""
-    return is_signed(public_key, SIGNATURE_CONTEXT, bytes.fromhex(entry.hash), entry.signature)
+    budget: Budget | None
 
 
 def dataset_fingerprint(key: bytes, records: Iterable[bytes]) -> str:
@@ -212,10 +92,16 @@ class Ledger:
         self._identity = identity
         self._clock = clock
         self._lock = threading.RLock()
+        self._books = Books()
+        self._head = (0, GENESIS)
+        # What the open transaction adds: counted once it is on disk.
+        self._added: Entry | None = None
 
     @classmethod
     def open(cls, path: Path, identity: SiteIdentity, clock: Callable[[], float]) -> Self:
         """Opens a ledger, or starts one, and checks that its chain is whole and this site's.
+
+        A ledger of an older version is brought to the current one.
 
         Args:
             path: The SQLite file; mode 0600 if it is new.
@@ -233,7 +119,6 @@ class Ledger:
         ledger = cls(path, connection, identity, clock)
         try:
             ledger._prepare()
-            ledger._verify()
         except BaseException:
             connection.close()
             raise
@@ -244,56 +129,51 @@ class Ledger:
         with self._lock:
             self._connection.close()
 
-    def charge(self, charge: Charge, budget_epsilon: float, budget_delta: float) -> Entry:
-        """Charges a release; when this returns, the entry is on disk.
+    # What a release does, in this order: reserve, compute, commit, send, mark_sent.
+
+    def reserve(self, charge: Charge, budget: Budget | None) -> Reservation:
+        """Holds budget for a release, durably, so that no other process can spend it meanwhile.
+
+        The hold lapses when the process that made it has ended, and after an hour. That is sound at
+        any moment: nothing leaves before `commit`, which checks the budget once more.
 
         Args:
             charge: The release.
-            budget_epsilon: Largest ε that the dataset may reach.
-            budget_delta: The δ that ε is computed at: the charge's.
+            budget: What the site allows, at the charge's δ; None where the policy sets no limit.
 
         Raises:
-            Refused: The budget does not cover it, it protects another unit than earlier releases, or
-                this attempt was charged or used before.
+            Refused: The budget does not cover it, the dataset is frozen or protects another unit,
+                or this attempt was charged or used before.
             HortusError: The file cannot be written.
         """
-        if charge.delta != budget_delta:
-            raise UsageError(f"the charge's δ is {charge.delta}, the budget's {budget_delta}")
-        with self._transaction():
-            now = self._clock()
-            self._insert_use(charge.session, charge.step, charge.attempt, now)
-            self.check_unit(charge.dataset, charge.unit)
-            spent = self.spent(charge.dataset, charge.delta)
-            after = self._epsilon_after(charge, spent)
-            if after > budget_epsilon:
-                raise _exhausted(charge, spent, after, budget_epsilon)
-            head, previous_hash = self.head()
-            hash_ = entry_hash(head + 1, now, charge, after, previous_hash)
-            signature = self._identity.sign(SIGNATURE_CONTEXT, bytes.fromhex(hash_))
-            entry = Entry(head + 1, now, charge, after, previous_hash, hash_, signature)
-            self._insert(entry)
-        return entry
+        reservation = Reservation(secrets.token_hex(8), charge, budget)
+        with self._transaction() as now:
+            self._check_unused(charge.key)
+            self._covered(charge, budget, now)
+            row = (reservation.id, json.dumps(asdict(charge)), os.getpid(), now + _HOLD_SECONDS)
+            self._connection.execute("INSERT INTO reservations VALUES (?, ?, ?, ?)", row)
+        return reservation
 
-    def check_unit(self, dataset: str, unit: str) -> None:
-        """Checks that everything released from a dataset so far protects the same kind of unit.
-
-        Losses by different units do not compose: a record more or less can change a patient's
-        contribution by up to 2C, where a patient's own coming or going is accounted with C.
+    def commit(self, reservation: Reservation) -> Entry:
+        """Charges a release; when this returns, the entry is on disk and stays.
 
         Raises:
-            Refused: It does not.
+            Refused: The hold has lapsed and the budget is gone, or what `reserve` refuses.
+            HortusError: The file cannot be written.
         """
-        with self._lock, explained(self._path):
-            other = self._connection.execute(
-                "SELECT unit FROM entries WHERE dataset = ? AND unit != ? LIMIT 1", (dataset, unit)
-            ).fetchone()
-        if other:
-            raise Refused(
-                f"dataset {dataset[:16]}… has had releases that protect a {other[0]}: their loss "
-                f"cannot be added to one that protects a {unit}",
-                where=str(self._path),
-                remedy=f"Take part in plans with privacy.unit: {other[0]}.",
-            )
+        with self._transaction() as now:
+            self._drop(reservation)
+            return self._charge(reservation.charge, reservation.budget, now)
+
+    def cancel(self, reservation: Reservation) -> None:
+        """Gives back what was held for a release that will not be."""
+        with self._transaction():
+            self._drop(reservation)
+
+    def charge(self, charge: Charge, budget: Budget | None) -> Entry:
+        """Reserves and commits in one; see both."""
+        with self._transaction() as now:
+            return self._charge(charge, budget, now)
 
     def record_use(self, session: str, step: int, attempt: int) -> None:
         """Notes, on disk, that a vector already charged is sent again under new masks.
@@ -302,141 +182,240 @@ class Ledger:
             Refused: This attempt was charged or used before.
             HortusError: The file cannot be written.
         """
+        with self._transaction() as now:
+            self._check_unused((session, step, attempt))
+            self._insert_use((session, step, attempt), now)
+
+    def mark_sent(self, session: str, step: int, attempt: int) -> None:
+        """Notes that the server has taken the vector of an attempt."""
+        with self._transaction() as now:
+            row = (session, step, attempt, now)
+            self._connection.execute("INSERT OR IGNORE INTO sent VALUES (?, ?, ?, ?)", row)
+
+    # What the operator does.
+
+    def record(self, body: Granted | Frozen | Unfrozen) -> Entry:
+        """Adds an operator's decision.
+
+        Raises:
+            HortusError: The file cannot be written.
+        """
+        with self._transaction() as now:
+            return self._append(body, now)
+
+    # Heads, by which others notice an older copy.
+
+    def head(self) -> tuple[int, str]:
+        """Returns number and hash of the last entry; 0 and `GENESIS` if there is none."""
+        with self._reading():
+            return self._head
+
+    def signed_head(self) -> Head | None:
+        """Returns the head with the site's signature; None while there is no entry."""
+        seq, hash_ = self.head()
+        return Head.sign(self._identity, seq, hash_) if seq else None
+
+    def contains(self, seq: int, hash_: str) -> bool:
+        """Returns whether the entry of that number has that hash."""
+        with self._lock, explained(self._path):
+            row = self._connection.execute(
+                "SELECT 1 FROM entries WHERE seq = ? AND hash = ?", (seq, hash_)
+            ).fetchone()
+        return row is not None
+
+    def keep(self, countersignature: Countersignature) -> None:
+        """Stores what the server has countersigned; who calls it has checked the signature."""
+        c = countersignature
         with self._transaction():
-            self._insert_use(session, step, attempt, self._clock())
+            row = (c.head.seq, c.head.hash, c.time, c.signature)
+            self._connection.execute(
+                "INSERT OR IGNORE INTO countersignatures VALUES (?, ?, ?, ?)", row
+            )
+
+    # What has been spent.
 
     def entries(self) -> Iterator[Entry]:
         """Yields all entries in order."""
         with self._lock, explained(self._path):
             rows = self._connection.execute(SELECT_ENTRIES).fetchall()
-        return map(entry_from_row, rows)
+        return (Entry.parse(content, hash_, signature) for _, content, hash_, signature in rows)
 
     def history(self, dataset: str) -> Mapping[GaussianEvent, int]:
         """Returns how often each event has been released from a dataset.
 
         Releases without privacy are no such events: `spent` is infinite after one.
         """
-        with self._lock, explained(self._path):
-            rows = self._connection.execute(
-                "SELECT sampling_rate, noise_multiplier, sum(releases) FROM entries "
-                "WHERE dataset = ? AND mode != ? GROUP BY sampling_rate, noise_multiplier",
-                (dataset, Noise.UNSAFE_NONE.value),
-            ).fetchall()
-        return {GaussianEvent(rate, noise): count for rate, noise, count in rows}
+        with self._reading():
+            account = self._books.accounts.get(dataset)
+            return dict(account.lifetime.history) if account else {}
 
     def spent(self, dataset: str, delta: float) -> float:
         """Returns the ε of everything released from a dataset, at δ."""
-        with self._lock, explained(self._path):
-            bare = self._connection.execute(
-                "SELECT 1 FROM entries WHERE dataset = ? AND mode = ? LIMIT 1",
-                (dataset, Noise.UNSAFE_NONE.value),
-            ).fetchone()
-        history = self.history(dataset)
-        if bare:
-            return math.inf
-        return epsilon(history, delta) if history else 0.0
+        with self._reading():
+            account = self._books.accounts.get(dataset)
+            return account.lifetime.epsilon(delta) if account else 0.0
 
-    def head(self) -> tuple[int, str]:
-        """Returns number and hash of the last entry; 0 and `GENESIS` if there is none."""
-        with self._lock, explained(self._path):
-            row = self._connection.execute(
-                "SELECT seq, hash FROM entries ORDER BY seq DESC LIMIT 1"
-            ).fetchone()
-        return row or (0, GENESIS)
+    def accounts(self) -> Mapping[str, Account]:
+        """Returns every dataset's releases; not to be changed."""
+        with self._reading():
+            return dict(self._books.accounts)
 
-    def _epsilon_after(self, charge: Charge, spent: float) -> float:
-        if not charge.is_private or math.isinf(spent):
-            return math.inf
-        history = dict(self.history(charge.dataset))
-        history[charge.event] = history.get(charge.event, 0) + charge.releases
-        return epsilon(history, charge.delta)
+    def granted(self, dataset: str) -> float:
+        """Returns what grants have added to a dataset's lifetime budget."""
+        with self._reading():
+            return self._books.granted(dataset)
 
-    def _insert_use(self, session: str, step: int, attempt: int, time: float) -> None:
-        try:
-            self._connection.execute(
-                "INSERT INTO uses VALUES (?, ?, ?, ?)", (session, step, attempt, time)
-            )
-        except sqlite3.IntegrityError as error:
+    def frozen(self, dataset: str) -> str | None:
+        """Returns why nothing may be released from a dataset; None if it may."""
+        with self._reading():
+            return self._books.frozen(dataset)
+
+    def held(self) -> list[Charge]:
+        """Returns what is reserved and not charged yet."""
+        with self._reading():
+            return self._held(self._clock())
+
+    def shortfall(self, charge: Charge, budget: Budget | None) -> Level | None:
+        """Returns the budget that would not cover a charge now; None if all would.
+
+        Raises:
+            Refused: The dataset is frozen, or protects another unit.
+        """
+        with self._reading():
+            return self._levels(charge, budget, self._clock())[1]
+
+    def _charge(self, charge: Charge, budget: Budget | None, now: float) -> Entry:
+        self._check_unused(charge.key)
+        levels = self._covered(charge, budget, now)
+        self._insert_use(charge.key, now)
+        return self._append(Charged(charge, levels), now)
+
+    def _covered(self, charge: Charge, budget: Budget | None, now: float) -> tuple[Level, ...]:
+        """Returns what the charge brings each scope to, if every budget covers it."""
+        levels, over = self._levels(charge, budget, now)
+        if over is not None:
+            raise _exhausted(charge, over, self.spent(charge.dataset, charge.delta))
+        return levels
+
+    def _levels(
+        self, charge: Charge, budget: Budget | None, now: float
+    ) -> tuple[tuple[Level, ...], Level | None]:
+        """Returns what the charge alone brings each scope to, and what it exceeds with the held."""
+        if budget is not None and charge.delta != budget.delta:
+            raise UsageError(f"the charge's δ is {charge.delta}, the budget's {budget.delta}")
+        self._books.check(charge)
+        levels = self._books.levels(charge, budget, now)
+        held = [other for other in self._held(now) if other.dataset == charge.dataset]
+        with_held = self._books.levels(charge, budget, now, held) if held else levels
+        return levels, exceeded(with_held)
+
+    def _append(self, body: Body, now: float) -> Entry:
+        seq, previous = self._head
+        entry = Entry.make(seq + 1, now, body, previous, self._identity)
+        row = (entry.seq, entry.content, entry.hash, entry.signature)
+        self._connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", row)
+        self._added = entry
+        return entry
+
+    def _check_unused(self, key: tuple[str, int, int]) -> None:
+        used = self._connection.execute(
+            "SELECT 1 FROM uses WHERE session = ? AND step = ? AND attempt = ?", key
+        ).fetchone()
+        if used:
+            session, step, attempt = key
             raise Refused(
                 f"session {session}, step {step}, attempt {attempt} was used before",
                 where=str(self._path),
                 remedy="A vector is sent once: the server must ask for a new attempt.",
-            ) from error
+            )
 
-    def _insert(self, entry: Entry) -> None:
-        values = (
-            entry.seq,
-            entry.time,
-            *(getattr(entry.charge, field.name) for field in fields(Charge)),
-            entry.epsilon_after,
-            entry.previous_hash,
-            entry.hash,
-            entry.signature,
-        )
-        marks = ", ".join("?" * len(values))
-        self._connection.execute(f"INSERT INTO entries VALUES ({marks})", values)  # noqa: S608
+    def _insert_use(self, key: tuple[str, int, int], now: float) -> None:
+        self._connection.execute("INSERT INTO uses VALUES (?, ?, ?, ?)", (*key, now))
+
+    def _held(self, now: float) -> list[Charge]:
+        rows = self._connection.execute("SELECT charge, process, until FROM reservations")
+        return [
+            Charge(**json.loads(charge))
+            for charge, process, until in rows.fetchall()
+            # A hold from the future was made before the clock was set back.
+            if now <= until <= now + _HOLD_SECONDS and _is_alive(process)
+        ]
+
+    def _drop(self, reservation: Reservation) -> None:
+        self._connection.execute("DELETE FROM reservations WHERE id = ?", (reservation.id,))
 
     def _prepare(self) -> None:
         with explained(self._path):
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
-        with self._transaction():
-            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-            if version not in (0, _VERSION):
-                raise HortusError(
-                    f"the ledger has format {version}, this program reads {_VERSION}",
-                    where=str(self._path),
-                )
-            if version == 0:
-                for statement in _statements(_SCHEMA):
-                    self._connection.execute(statement)
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                migrate(self._connection)
+                self._connection.execute("COMMIT")
+            except ValueError as error:
+                self._connection.execute("ROLLBACK")
+                raise HortusError(str(error), where=str(self._path)) from error
+        with self._reading():
+            pass
 
-    def _verify(self) -> None:
-        """Walks the chain; the last signature vouches for all of it."""
-        remedy = "`hortus audit` says which entry and why; restore the file from a backup."
-        previous = GENESIS
-        last: Entry | None = None
-        try:
-            for number, entry in enumerate(self.entries(), start=1):
-                _check_link(entry, number, previous)
-                previous, last = entry.hash, entry
-        except (ValueError, TypeError) as error:
-            raise HortusError(
-                f"an entry was altered: {error}", where=str(self._path), remedy=remedy
-            ) from error
-        if last is not None and not is_entry_signed(last, self._identity.public_key_bytes):
-            raise HortusError(
-                f"entry {last.seq} was not signed by the key of {self._identity.site}",
-                where=str(self._path),
-                remedy=remedy,
+    def _catch_up(self) -> None:
+        """Checks and counts what was added since the last time, by whatever process."""
+        if self._head[0] and not self.contains(*self._head):
+            raise self._altered(f"entry {self._head[0]} is not there any more")
+        rows = self._connection.execute(SELECT_ENTRIES_AFTER, (self._head[0],)).fetchall()
+        entry: Entry | None = None
+        for seq, content, hash_, signature in rows:
+            number, previous = self._head
+            try:
+                entry = Entry.parse(content, hash_, signature)
+            except ValueError as error:
+                raise self._altered(f"entry {number + 1} was altered: {error}") from error
+            link = (seq, entry.seq, entry.previous_hash, content_hash(content))
+            if link != (number + 1, number + 1, previous, hash_):
+                raise self._altered(f"an entry was altered: number {number + 1} does not fit")
+            self._count(entry)
+        # The last signature vouches for all entries before it.
+        if entry is not None and not entry.is_signed_by(self._identity.public_key_bytes):
+            raise self._altered(
+                f"entry {entry.seq} was not signed by the key of {self._identity.site}"
             )
 
+    def _count(self, entry: Entry) -> None:
+        self._books.add(entry)
+        self._head = (entry.seq, entry.hash)
+
+    def _altered(self, problem: str) -> HortusError:
+        remedy = "`hortus audit` says which entry and why; restore the file from a backup."
+        return HortusError(problem, where=str(self._path), remedy=remedy)
+
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _reading(self) -> Iterator[None]:
+        with self._lock, explained(self._path):
+            self._catch_up()
+            yield
+
+    @contextmanager
+    def _transaction(self) -> Iterator[float]:
         """Holds the write lock of the file; durable on leaving, undone on an exception."""
         with self._lock, explained(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                yield
+                self._catch_up()
+                self._added = None
+                yield self._clock()
                 self._connection.execute("COMMIT")
+                if self._added is not None:
+                    self._count(self._added)
             except BaseException:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
 
 
-SELECT_ENTRIES = "SELECT * FROM entries ORDER BY seq"
-
-
-def entry_from_row(row: tuple[Any, ...]) -> Entry:
-    """Reads a row of `SELECT_ENTRIES`.
-
-    Raises:
-        ValueError: A value is none that a charge can have.
-        TypeError: Its type is none that a charge can have.
-    """
-    seq, time, *charged, after, previous_hash, hash_, signature = row
-    return Entry(seq, time, Charge(*charged), after, previous_hash, hash_, signature)
+SELECT_ENTRIES = "SELECT seq, content, hash, signature FROM entries ORDER BY seq"
+SELECT_ENTRIES_AFTER = (
+    "SELECT seq, content, hash, signature FROM entries WHERE seq > ? ORDER BY seq"
+)
 
 
 @contextmanager
@@ -463,21 +442,25 @@ def explained(path: Path) -> Iterator[None]:
         raise HortusError(problem, where=str(path)) from error
 
 
-def _check_link(entry: Entry, number: int, previous_hash: str) -> None:
-    if entry.hash != entry_hash(
-        number, entry.time, entry.charge, entry.epsilon_after, previous_hash
-    ):
-        raise ValueError(f"the hash of number {number} does not fit")
-
-
-def _exhausted(charge: Charge, spent: float, after: float, budget: float) -> Refused:
+def _exhausted(charge: Charge, level: Level, spent: float) -> Refused:
     return Refused(
-        f"dataset {charge.dataset[:16]}… has spent ε = {spent:.4g}; this release would bring it to "
-        f"ε = {after:.4g}, over its budget of ε = {budget:.4g} (δ = {charge.delta:g}, one "
-        f"{charge.unit} added or removed)",
+        f"dataset {charge.dataset[:16]}… has spent ε = {spent:.4g}; this release, with those that are "
+        f"being computed, would bring {level.name} to ε = {level.epsilon:.4g}, over its budget of ε = {level.limit:.4g} "
+        f"(δ = {charge.delta:g}, one {charge.unit} added or removed)",
         where=f"step {charge.step} attempt {charge.attempt}",
-        remedy="Nothing was sent. Raise budget.epsilon in policy.yaml only if the site decides so.",
+        remedy="Nothing was sent. Only the site can allow more: see `hortus budget grant` and "
+        "`budget` in policy.yaml.",
     )
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _create_private(path: Path) -> None:
@@ -488,13 +471,3 @@ def _create_private(path: Path) -> None:
         return
     os.close(descriptor)
     sync_directory(path.parent)
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Splits a script; `executescript` would commit the open transaction."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""

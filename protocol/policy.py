@@ -1,5 +1,6 @@
 """A site's policy: what it allows, whatever a server or a plan asks."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -12,11 +13,36 @@ from hortus.protocol.plan import RECORD, Schema
 PlanHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class Every(StrEnum):
+    """A calendar period, in UTC."""
+
+    MONTH = "month"
+    QUARTER = "quarter"
+    YEAR = "year"
+
+
+class PeriodBudget(Schema):
+    """What the releases of one calendar period may cost together."""
+
+    epsilon: float = Field(gt=0, allow_inf_nan=False, description="Largest ε of a period.")
+    every: Every = Field(Every.YEAR, description="`month`, `quarter` or `year`, in UTC.")
+
+
 class Budget(Schema):
     """What all releases from one dataset may cost together: (ε, δ)-differential privacy."""
 
-    epsilon: float = Field(gt=0, allow_inf_nan=False, description="Largest ε, over all plans.")
-    delta: float = Field(gt=0, lt=1, description="The δ at which ε is computed.")
+    epsilon: float = Field(
+        gt=0,
+        allow_inf_nan=False,
+        description="Largest ε over all plans, for ever; `hortus budget grant` adds to it.",
+    )
+    delta: float = Field(gt=0, lt=1, description="The δ at which every ε is computed.")
+    per_plan: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Largest ε of one plan."
+    )
+    per_period: PeriodBudget | None = Field(
+        None, description="Largest ε of one calendar period; none if absent."
+    )
     unit: str = Field(
         RECORD,
         min_length=1,

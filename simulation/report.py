@@ -11,7 +11,8 @@ from pathlib import Path
 
 import jinja2
 
-from hortus.privacy.ledger import Entry, Ledger
+from hortus.privacy.entries import Charged
+from hortus.privacy.ledger import Ledger
 from hortus.protocol.consortium import SiteFiles
 from hortus.protocol.files import write_atomic
 from hortus.protocol.identity import SiteIdentity
@@ -108,7 +109,7 @@ def report_run(
 def _site(run: SimulatedRun, name: str) -> _Site:
     files = run.consortium.site(name)
     entries = _entries(files, name)
-    after = {e.charge.round: e.epsilon_after for e in entries if e.charge.run == run.store.run}
+    after = {c.charge.round: c.epsilon_after for c in entries if c.charge.run == run.store.run}
     spent = max((entry.epsilon_after for entry in entries), default=0.0)
     departures = [d for d in run.store.departures if d.site == name]
     return _Site(
@@ -121,13 +122,13 @@ def _site(run: SimulatedRun, name: str) -> _Site:
     )
 
 
-def _entries(files: SiteFiles, name: str) -> list[Entry]:
-    """Reads a site's ledger; opening it checks its chain and last signature."""
+def _entries(files: SiteFiles, name: str) -> list[Charged]:
+    """Reads a ledger's charges; opening it checks its chain and last signature."""
     if not files.ledger.exists():
         return []
     identity = SiteIdentity.load(files.identity, name)
     with closing(Ledger.open(files.ledger, identity, time.time)) as ledger:
-        return list(ledger.entries())
+        return [entry.body for entry in ledger.entries() if isinstance(entry.body, Charged)]
 
 
 def _comparison(

@@ -148,10 +148,11 @@ def test_a_server_that_rolls_its_state_back_pays_from_the_same_budget(
         uploads.append(len(server.uploads))
     assert uploads == [3, 3, 0]
     for site in cohort:
-        assert "its budget is spent: step 0 would bring ε to" in reasons[site]
-        entries = list(world.site(site).ledger.entries())
-        assert [entry.charge.session for entry in entries] == ["0" * 32, "0" * 31 + "1"]
-        assert entries[-1].epsilon_after <= 0.35
+        assert "its budget is spent: one more step would bring its lifetime to ε" in reasons[site]
+        charges = world.charges(site)
+        assert [session for session, _, _ in charges] == ["0" * 32, "0" * 31 + "1"]
+        (dataset,) = world.site(site).ledger.accounts()
+        assert world.site(site).ledger.spent(dataset, world.contract.privacy.delta) <= 0.35
 
 
 @pytest.mark.parametrize("noise", ["distributed", "local"])

@@ -18,6 +18,7 @@ from hortus.client.site import Site
 from hortus.client.trainer import Trainer, untimed
 from hortus.client.workbench import Workbench
 from hortus.privacy.encoding import StepEncoding
+from hortus.privacy.entries import Charged
 from hortus.privacy.randomness import UnsafeSeededRandomness
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.consortium import Consortium, ServerConfig
@@ -121,7 +122,8 @@ class World:
 
     def charges(self, name: str) -> list[tuple[str, int, int]]:
         """What a site's ledger has charged: (session, step, attempt)."""
-        charged = [entry.charge for entry in self.site(name).ledger.entries()]
+        bodies = [entry.body for entry in self.site(name).ledger.entries()]
+        charged = [body.charge for body in bodies if isinstance(body, Charged)]
         return [(charge.session, charge.step, charge.attempt) for charge in charged]
 
     def vector(

@@ -126,7 +126,7 @@ def test_a_cohort_below_the_minimum_is_refused_with_every_reason(
 ) -> None:
     plan = write_plan(simulation={"budgets": {"ash": 0.001, "birch": 0.001}})
     result = hortus("simulate", str(plan), "--out", str(tmp_path / "run"))
-    fails(result, REFUSED, "1 sites would take part", "ash:", "birch:", "budget is 0.001")
+    fails(result, REFUSED, "1 sites would take part", "ash:", "birch:", "of 0.001")
 
 
 def test_a_simulation_leaves_adapter_report_and_ledgers_and_the_audit_holds(
@@ -186,7 +186,7 @@ def test_a_defect_shows_no_traceback_unless_asked(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a record's text")
 
-    monkeypatch.setattr(Ledger, "charge", broken)
+    monkeypatch.setattr(Ledger, "commit", broken)
     plan = str(write_plan())
     result = hortus("simulate", plan, "--out", str(tmp_path / "run"))
     fails(result, 1, "a defect of Hortus")

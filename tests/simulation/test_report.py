@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from hortus.privacy.ledger import Charge, Ledger
+from hortus.privacy.entries import Charge, Charged
+from hortus.privacy.ledger import Ledger
 from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.membership import create_consortium
@@ -166,7 +167,7 @@ def _release(consortium: Consortium, site: str, contract: Contract, run: str, ro
                 plan=contract.digest(),
             )
             bare = contract.privacy.noise_multiplier is None
-            ledger.charge(charge, float("inf") if bare else 50.0, 1e-3)
+            ledger.charge(charge, None if bare else Budget(epsilon=50.0, delta=1e-3))
 
 
 def _written(run: SimulatedRun, plan: Plan, **compared: Any) -> tuple[str, Page]:
@@ -180,7 +181,8 @@ def _spent(run: SimulatedRun, site: str) -> list[float]:
     files = run.consortium.site(site)
     identity = SiteIdentity.load(files.identity, site)
     with closing(Ledger.open(files.ledger, identity, lambda: 0.0)) as ledger:
-        return [entry.epsilon_after for entry in ledger.entries()]
+        bodies = [entry.body for entry in ledger.entries()]
+        return [body.epsilon_after for body in bodies if isinstance(body, Charged)]
 
 
 def test_nothing_is_loaded_from_elsewhere(plain: tuple[SimulatedRun, str, Page]) -> None:

@@ -121,7 +121,7 @@ def test_a_run_for_patients_is_recorded_as_one(write_plan: Any, tmp_path: Path) 
     files = result.consortium.site("ash")
     identity = SiteIdentity.load(files.identity, "ash")
     with closing(Ledger.open(files.ledger, identity, lambda: 0.0)) as ledger:
-        assert {entry.charge.unit for entry in ledger.entries()} == {"patient"}
+        assert {account.unit for account in ledger.accounts().values()} == {"patient"}
 
 
 def test_patients_of_one_record_each_are_records(write_plan: Any, tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""`hortus budget`: what a site has spent and allows, and its operator's signed decisions."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hortus.protocol.errors import UsageError
+
+if TYPE_CHECKING:
+    from hortus.privacy.entries import Frozen, Granted, Unfrozen
+
+budget = typer.Typer(
+    name="budget",
+    no_args_is_help=True,
+    help="Show and decide what a site's datasets may still release.",
+)
+
+SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
+Reason = Annotated[str, typer.Option(help="Why; it stays in the ledger.")]
+Dataset = Annotated[
+    str | None,
+    typer.Option(help="First digits of a dataset's fingerprint. Default: every dataset."),
+]
+
+
+@budget.command()
+def show(site: SiteFolder) -> None:
+    """Show each dataset's ε, its limit and what is left."""
+    from hortus.client.accounts import account_lines, opened_ledger
+
+    console = Console()
+    with opened_ledger(site, time.time) as (ledger, policy):
+        lines = account_lines(ledger, policy.budget)
+    table = Table("dataset", "unit", "ε spent", "limit", "left", "held", "", box=None)
+    for line in lines:
+        table.add_row(
+            line.dataset[:16],
+            line.unit,
+            f"{line.spent:.4f}",
+            f"{line.limit:g}",
+            f"{max(0.0, line.limit - line.spent):.4f}",
+            str(line.held),
+            "" if line.frozen is None else f"frozen: {line.frozen}",
+        )
+    console.print(table)
+    allowed = policy.budget
+    console.print(
+        f"ε at δ = {allowed.delta:g}, over everything ever released. The limit is budget.epsilon of "
+        f"policy.yaml ({allowed.epsilon:g}) and the grants."
+    )
+    if allowed.per_plan is not None:
+        console.print(f"One plan may cost ε = {allowed.per_plan:g}.")
+    if allowed.per_period is not None:
+        console.print(
+            f"One {allowed.per_period.every} may cost ε = {allowed.per_period.epsilon:g}."
+        )
+
+
+@budget.command()
+def grant(
+    site: SiteFolder,
+    epsilon: Annotated[float, typer.Option(help="By how much the limit grows.")],
+    reason: Reason,
+    dataset: Dataset = None,
+) -> None:
+    """Allow more: a signed entry of the ledger adds to the lifetime budget."""
+    from hortus.privacy.entries import Granted
+
+    _record(site, dataset, lambda name: Granted(name, epsilon, reason))
+
+
+@budget.command()
+def freeze(site: SiteFolder, reason: Reason, dataset: Dataset = None) -> None:
+    """Forbid every further release, at once, also to an agent that is running."""
+    from hortus.privacy.entries import Frozen
+
+    _record(site, dataset, lambda name: Frozen(name, reason))
+
+
+@budget.command()
+def unfreeze(site: SiteFolder, reason: Reason, dataset: Dataset = None) -> None:
+    """Take a freeze back; name the dataset, or all, as it did."""
+    from hortus.privacy.entries import Unfrozen
+
+    _record(site, dataset, lambda name: Unfrozen(name, reason))
+
+
+def _record(
+    site: Path, dataset: str | None, decide: "Callable[[str], Granted | Frozen | Unfrozen]"
+) -> None:
+    from hortus.client.accounts import find_dataset, opened_ledger
+
+    with opened_ledger(site, time.time) as (ledger, _):
+        name = find_dataset(ledger, dataset)
+        try:
+            decision = decide(name)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        entry = ledger.record(decision)
+    whom = "every dataset" if dataset is None else f"dataset {name[:16]}"
+    Console().print(f"entry {entry.seq}: {decision.kind}, {whom}")

@@ -1,0 +1,381 @@
+"""What a ledger's entries say, and how each is encoded, hashed and signed.
+
+An entry's content is one canonical JSON object: what was recorded, its number, its time, and the
+hash of the entry before. Its hash is the SHA-256 of those bytes, so what is stored is what is
+signed. Floats are in C's hexadecimal notation, which is exact.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, ClassVar, Self
+
+from hortus.privacy.accounting import GaussianEvent
+from hortus.protocol.canonical import canonical_json
+from hortus.protocol.identity import SiteIdentity, is_signed
+from hortus.protocol.plan import Noise
+
+SIGNATURE_CONTEXT = "ledger entry"
+GENESIS = "0" * 64
+EVERY_DATASET = "*"
+
+_FORMAT = "hortus/v2/ledger"
+_FORMAT_1 = "hortus/v1/ledger"
+_MOST_REASON = 500
+
+
+class Scope(StrEnum):
+    """What a limit on ε is over."""
+
+    LIFETIME = "lifetime"
+    PLAN = "plan"
+    PERIOD = "period"
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a site is about to release.
+
+    Attributes:
+        run: The run, hexadecimal.
+        session: The session, hexadecimal.
+        round: Round of the run.
+        step: Secure sum of the session.
+        attempt: Attempt at it.
+        dataset: Fingerprint of the records (`dataset_fingerprint`).
+        unit: The privacy unit: neighbouring datasets differ by one of it.
+        mode: A value of `protocol.plan.Noise`.
+        mechanism: What was added to the sum.
+        sampling_rate: Poisson sampling rate q of a step.
+        noise_multiplier: Standard deviation of the noise that is counted on, over sensitivity.
+        clipping_norm: L2 bound C of one unit's contribution.
+        releases: Compositions of the mechanism that this charge covers.
+        delta: The δ that ε after it is computed at.
+        plan: Hash of the contract.
+    """
+
+    run: str
+    session: str
+    round: int
+    step: int
+    attempt: int
+    dataset: str
+    unit: str
+    mode: str
+    mechanism: str
+    sampling_rate: float
+    noise_multiplier: float
+    clipping_norm: float
+    releases: int
+    delta: float
+    plan: str
+
+    def __post_init__(self) -> None:
+        for name in ("sampling_rate", "noise_multiplier", "clipping_norm", "delta"):
+            # An integer would come back from the database as a float, with another hash.
+            object.__setattr__(self, name, float(getattr(self, name)))
+        Noise(self.mode)
+        if self.is_private and not (0 < self.sampling_rate <= 1 and self.noise_multiplier > 0):
+            raise ValueError("a private release has 0 < q ≤ 1 and noise")
+        numbers = (self.sampling_rate, self.noise_multiplier, self.clipping_norm)
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            raise ValueError("q, σ and C are finite and not negative")
+        if min(self.round, self.step, self.attempt) < 0 or self.releases < 1:
+            raise ValueError("rounds, steps and attempts count from 0, releases from 1")
+        if not 0 < self.delta < 1:
+            raise ValueError("δ lies between 0 and 1")
+
+    @property
+    def is_private(self) -> bool:
+        """Whether ε after it can be finite."""
+        return self.mode != Noise.UNSAFE_NONE
+
+    @property
+    def event(self) -> GaussianEvent:
+        """What one of its releases is to an accountant."""
+        return GaussianEvent(self.sampling_rate, self.noise_multiplier)
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """Session, step and attempt: no two charges have the same."""
+        return (self.session, self.step, self.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What the releases within one scope have come to.
+
+    Attributes:
+        scope: All releases of the dataset, those of the charge's plan, or those of a period.
+        period: The period, `2026` or `2026-11`; empty for other scopes.
+        epsilon: ε of the releases in it, the charge included; infinite without privacy.
+        limit: The largest ε that the site allowed then; infinite if none.
+    """
+
+    scope: Scope
+    period: str
+    epsilon: float
+    limit: float
+
+    def __post_init__(self) -> None:
+        for name in ("epsilon", "limit"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if not (self.epsilon >= 0 and self.limit > 0):
+            raise ValueError("ε is not negative, a limit is positive")
+
+    @property
+    def name(self) -> str:
+        """The scope in words."""
+        return self.period or ("its plan" if self.scope is Scope.PLAN else "its lifetime")
+
+
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """A release was charged; the lifetime's level comes first.
+
+    Attributes:
+        charge: The release.
+        levels: What it brought each scope to.
+    """
+
+    kind: ClassVar[str] = "charge"
+    charge: Charge
+    levels: tuple[Level, ...]
+
+    def __post_init__(self) -> None:
+        scopes = [level.scope for level in self.levels]
+        if scopes[:1] != [Scope.LIFETIME] or len(set(scopes)) != len(scopes):
+            raise ValueError("a charge has one level a scope, the lifetime's first")
+
+    @property
+    def epsilon_after(self) -> float:
+        """ε of everything released from the dataset, with this charge, at its δ."""
+        return self.levels[0].epsilon
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The operator raised a lifetime budget.
+
+    Attributes:
+        dataset: Fingerprint, or `EVERY_DATASET`.
+        epsilon: By how much.
+        reason: Why, in the operator's words.
+    """
+
+    kind: ClassVar[str] = "grant"
+    dataset: str
+    epsilon: float
+    reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epsilon", float(self.epsilon))
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError("a grant is a positive, finite ε")
+        _check_reason(self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """The operator forbade further releases.
+
+    Attributes:
+        dataset: Fingerprint, or `EVERY_DATASET`.
+        reason: Why, in the operator's words.
+    """
+
+    kind: ClassVar[str] = "freeze"
+    dataset: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        _check_reason(self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfrozen:
+    """The operator took back what `Frozen` with the same dataset had forbidden."""
+
+    kind: ClassVar[str] = "unfreeze"
+    dataset: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        _check_reason(self.reason)
+
+
+Body = Charged | Granted | Frozen | Unfrozen
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A ledger's entry, as it is stored.
+
+    Attributes:
+        seq: Number, from 1.
+        time: Seconds since the epoch.
+        body: What it records.
+        previous_hash: Hash of the entry before; `GENESIS` for the first.
+        content: Canonical JSON of everything above.
+        hash: SHA-256 of `content`, hexadecimal.
+        signature: The site's Ed25519 signature of the hash.
+    """
+
+    seq: int
+    time: float
+    body: Body
+    previous_hash: str
+    content: str
+    hash: str
+    signature: bytes
+
+    @classmethod
+    def make(
+        cls, seq: int, time: float, body: Body, previous_hash: str, identity: SiteIdentity
+    ) -> Self:
+        """Encodes and signs a new entry."""
+        content = _content(seq, time, body, previous_hash)
+        hash_ = content_hash(content)
+        signature = identity.sign(SIGNATURE_CONTEXT, bytes.fromhex(hash_))
+        return cls(seq, float(time), body, previous_hash, content, hash_, signature)
+
+    @classmethod
+    def parse(cls, content: str, hash_: str, signature: bytes) -> Self:
+        """Reads what is stored; chain, hash and signature are checked elsewhere.
+
+        Raises:
+            ValueError: The content is not the encoding of an entry.
+        """
+        try:
+            value = json.loads(content)
+            if canonical_json(value).decode() != content:
+                raise ValueError("the content is not in canonical form")
+            body = _read_body(value)
+            return cls(
+                seq=_whole(value["seq"]),
+                time=_number(value["time"]),
+                body=body,
+                previous_hash=_text(value["previous_hash"]),
+                content=content,
+                hash=_text(hash_),
+                signature=bytes(signature),
+            )
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"the content is no entry: {error}") from error
+
+    def is_signed_by(self, public_key: bytes) -> bool:
+        """Returns whether the raw Ed25519 key signed the entry's hash."""
+        try:
+            message = bytes.fromhex(self.hash)
+        except ValueError:
+            return False
+        return is_signed(public_key, SIGNATURE_CONTEXT, message, self.signature)
+
+
+def content_hash(content: str) -> str:
+    """Returns the SHA-256 of an entry's content, hexadecimal."""
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def content_1(seq: int, time: float, charge: Charge, epsilon_after: float, previous: str) -> str:
+    """Returns the content of an entry of a ledger of version 1, which held charges alone."""
+    value = _encode(charge) | {
+        "format": _FORMAT_1,
+        "seq": seq,
+        "time": float(time).hex(),
+        "epsilon_after": float(epsilon_after).hex(),
+        "previous_hash": previous,
+    }
+    return canonical_json(value).decode()
+
+
+def _content(seq: int, time: float, body: Body, previous_hash: str) -> str:
+    value = {
+        "format": _FORMAT,
+        "seq": seq,
+        "time": float(time).hex(),
+        "kind": body.kind,
+        body.kind: _encode(body),
+        "previous_hash": previous_hash,
+    }
+    return canonical_json(value).decode()
+
+
+def _encode(value: Any) -> Any:  # noqa: ANN401 - whatever a field holds
+    if isinstance(value, float):
+        return value.hex()
+    if isinstance(value, tuple):
+        return [_encode(item) for item in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {field.name: _encode(getattr(value, field.name)) for field in fields(value)}
+    return value
+
+
+def _read_body(value: Mapping[str, Any]) -> Body:
+    if value["format"] == _FORMAT_1:
+        names = {field.name for field in fields(Charge)}
+        _only(value, names | {"format", "seq", "time", "epsilon_after", "previous_hash"})
+        charge = _decode(Charge, {name: value[name] for name in names})
+        level = Level(Scope.LIFETIME, "", _number(value["epsilon_after"]), math.inf)
+        return Charged(charge, (level,))
+    kind = value["kind"]
+    _only(value, {"format", "seq", "time", "kind", kind, "previous_hash"})
+    if value["format"] != _FORMAT or kind not in _READERS:
+        raise ValueError(f"format {value['format']!r}, kind {kind!r} is unknown here")
+    body: Body = _READERS[kind](value[kind])
+    return body
+
+
+def _read_charged(value: Mapping[str, Any]) -> Charged:
+    _only(value, {"charge", "levels"})
+    return Charged(
+        _decode(Charge, value["charge"]), tuple(_decode(Level, level) for level in value["levels"])
+    )
+
+
+def _decode(kind: type[Any], value: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of that kind
+    """Reads a dataclass of texts, whole numbers, floats and scopes."""
+    readers = {str: _text, int: _whole, float: _number, Scope: Scope}
+    _only(value, {field.name for field in fields(kind)})
+    return kind(**{field.name: readers[field.type](value[field.name]) for field in fields(kind)})  # type: ignore[index]
+
+
+_READERS: Mapping[str, Any] = {
+    Charged.kind: _read_charged,
+    **{
+        kind.kind: lambda value, kind=kind: _decode(kind, value)
+        for kind in (Granted, Frozen, Unfrozen)
+    },
+}
+
+
+def _only(value: Mapping[str, Any], names: set[str]) -> None:
+    if set(value) != names:
+        raise ValueError(f"fields {sorted(set(value) ^ names)} are missing or unknown")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def _number(value: object) -> float:
+    number = float.fromhex(_text(value))
+    if number.hex() != value:
+        raise ValueError(f"{value!r} is not the exact form of a number")
+    return number
+
+
+def _check_reason(reason: str) -> None:
+    if not 1 <= len(reason.strip()) <= _MOST_REASON:
+        raise ValueError(f"a reason has 1 to {_MOST_REASON} characters")
