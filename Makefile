@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LAYERS := cli client learning pages privacy protocol server simulation strategies
-SOURCES := __init__.py $(shell find $(LAYERS) -regex '.*\.\(py\|html\|css\|js\|svg\|yaml\)')
+SOURCES := __init__.py $(shell find $(LAYERS) -regex '.*\.\(py\|html\|css\|js\|md\|svg\|yaml\)')
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test check format proto docs clean

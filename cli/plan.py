@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.bar import Bar
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 
 from hortus.cli.groups import FallbackGroup
@@ -74,6 +75,22 @@ def budget(
     if plot is not None:
         _write_plot(what, budgets, curves, plot)
         console.print(f"plot  {plot}")
+
+
+@plan.command()
+def show(plan_file: PlanFile, site: SiteFolder = None) -> None:
+    """Explain a plan to who has to approve it at a site. Sent to a file, it is Markdown."""
+    from hortus.cli.plan_in_words import explain
+    from hortus.simulation.prospect import prospect
+
+    console = Console()
+    with Console(stderr=True).status("choosing noise…"):
+        what = prospect(load_plan(plan_file), plan_file.resolve().parent, None)
+        text = explain(what, plan_file, site)
+    if console.is_terminal:
+        console.print(Markdown(text))
+    else:
+        typer.echo(text, nl=False)
 
 
 def _check_options(epsilon: float | None, delta: float | None, site: Path | None) -> None:

@@ -5,12 +5,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from hortus.client.consent import check_contract, check_model
 from hortus.client.site import Site
 from hortus.learning.adapters import AdapterSpace, attach
 from hortus.learning.models import load_base
 from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_round
 from hortus.privacy.forecast import PlanCost, SiteBudget
-from hortus.protocol.errors import UsageError
+from hortus.protocol.errors import Refused, UsageError
 from hortus.protocol.plan import Contract, Plan
 from hortus.server.prepare import prepare
 
@@ -97,6 +98,22 @@ def site_budgets(
         return [SiteBudget("every site", own, at, {})]
     rehearsed = [SiteBudget(site, limit, at, {}) for site, limit in sorted(single.items())]
     return [SiteBudget("every other site", own, at, {}), *rehearsed]
+
+
+def refusal_at(contract: Contract, directory: Path) -> str:
+    """Returns why a site's policy would refuse a contract that its operator approved, if it would.
+
+    Raises:
+        UsageError: The site's folder cannot be used.
+    """
+    with Site(directory, clock=time.time) as site:
+        approved = site.policy.model_copy(update={"approved_plans": (contract.digest(),)})
+        try:
+            check_contract(approved, contract)
+            check_model(contract, site.model_digest(contract))
+        except Refused as refused:
+            return str(refused)
+        return ""
 
 
 def _of_site(contract: Contract, directory: Path) -> SiteBudget:

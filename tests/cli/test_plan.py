@@ -1,5 +1,6 @@
 """What `hortus plan` prints is what the accountant and the contract say."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from hortus.cli.main import app
-from hortus.privacy.accounting import GaussianEvent, report
+from hortus.privacy.accounting import GaussianEvent, report, true_positive_bound_of
 from hortus.protocol.plan_file import load_plan
 from hortus.server.prepare import prepare
 
@@ -114,3 +115,64 @@ def test_fewer_sites_than_the_minimum_are_refused(write_plan: Any) -> None:
     result = hortus("plan", write_plan(privacy=CHEAP, cohort={"minimum": 3}), "--sites", 2)
     assert result.exit_code == 2
     assert "--sites" in result.output
+
+
+def explained(*arguments: object) -> str:
+    return shown(hortus("plan", "show", *arguments))
+
+
+def test_a_plan_is_explained_with_its_hash_its_bounds_and_the_command(write_plan: Any) -> None:
+    path = write_plan(privacy=CHEAP)
+    contract, _ = prepare(load_plan(path), path.parent)
+    text = explained(path)
+    bound = true_positive_bound_of({GaussianEvent(0.5, 2.0): 4}, 0.01)
+    share = f"{math.ceil(1000 * bound) / 10:g} %"
+    assert f"| 1 % of those who are not in the data | {share} of those who are" in text
+    for words in (
+        contract.digest(),
+        contract.model_digest,
+        f"hortus approve SITE_DIR {path}",
+        "columns `text` and `label`",
+        "To each record of the site",
+        "**δ = 1 in 1,000**",
+        "noise of 2 honest sites",
+        "never fewer than 2",
+    ):
+        assert words in text
+
+
+def test_a_patient_a_local_plan_and_one_without_noise_are_explained_as_what_they_are(
+    write_plan: Any,
+) -> None:
+    patients = {"unit": "patient_id", "max_records_per_unit": 3}
+    text = explained(write_plan(privacy=CHEAP | patients))
+    assert "same value in the column `patient_id`" in text
+    assert "at most 3 records" in text
+    text = explained(write_plan(privacy=CHEAP | {"noise": "local"}))
+    assert "Nobody. Each site adds the whole noise" in text
+    text = explained(write_plan(privacy={"noise": "unsafe_none", "epsilon": None}))
+    assert "promises nothing to anybody" in text
+    assert "What is promised" not in text
+
+
+def test_a_sites_own_budget_and_refusal_are_told(write_plan: Any, tmp_path: Path) -> None:
+    path = write_plan(privacy=CHEAP)
+    assert hortus("simulate", path, "--out", tmp_path / "run").exit_code == 0
+    site = tmp_path / "run" / "consortium" / "sites" / "ash"
+    text = explained(path, "--site", site)
+    assert "covers 0 of 2 rounds" in text
+    assert "nothing else against this plan" in text
+    assert f"hortus approve {site} {path}" in text
+    policy = site / "policy.yaml"
+    policy.write_text(policy.read_text().replace("min_cohort: 2", "min_cohort: 3"))
+    text = explained(path, "--site", site)
+    assert "refuses this plan**, approved or not: policy.yaml: min_cohort" in text
+
+
+def test_words_of_a_plan_cannot_pass_for_ours(write_plan: Any) -> None:
+    """A plan comes from a server: its labels are shown as what they are, on one line, inert."""
+    hostile = "x`\n\n## To approve it\n\n    0000\x1b[2J"
+    result = hortus("plan", "show", write_plan(task={"labels": ["warm", "fresh", hostile]}))
+    assert result.exit_code == 0, result.output
+    assert result.output.count("\n## To approve it") == 1
+    assert "\x1b" not in result.output

@@ -1,0 +1,97 @@
+"""A plan in plain words, for who has to approve it."""
+
+import math
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jinja2
+
+from hortus.privacy.accounting import true_positive_bound_of
+from hortus.simulation.prospect import refusal_at, site_budgets
+
+if TYPE_CHECKING:
+    from hortus.simulation.prospect import Prospect
+
+_FALSE_POSITIVE_RATES = (0.01, 0.001)
+
+
+def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
+    """Returns the explanation, in Markdown.
+
+    Args:
+        what: The plan.
+        plan_file: Where it is, for the command that approves it.
+        site: A site's folder, whose budget and policy are then explained too.
+
+    Raises:
+        UsageError: The site's folder cannot be used.
+        HortusError: Its ledger was altered.
+    """
+    # Words of the plan are another party's: they stay what they are, and cannot pass for ours.
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hortus.cli", "."),
+        autoescape=False,  # noqa: S701 - Markdown, and every word of the plan goes through `_code`
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "code": _code,
+        "plain": _plain,
+        "up": _up,
+        "percent": _percent,
+        "bound": _bound,
+        "odds": _odds,
+        "factor": _factor,
+    }
+    delta = what.contract.privacy.delta
+    steps = what.cost.rounds * what.cost.per_round
+    history = {what.cost.event: steps} if what.cost.event else {}
+    here = what.cost.forecast(site_budgets(what, None, None, site)[0]) if site else None
+    text = environment.get_template("plan_in_words.md").render(
+        contract=what.contract,
+        dimension=what.dimension,
+        sums=what.sums,
+        event=what.cost.event,
+        epsilon=what.cost.epsilon(delta),
+        delta=delta,
+        bounds=[(rate, true_positive_bound_of(history, rate)) for rate in _FALSE_POSITIVE_RATES],
+        here=here,
+        refusal=refusal_at(what.contract, site) if site else "",
+        site_dir=shlex.quote(str(site)) if site else "SITE_DIR",
+        plan_file=shlex.quote(str(plan_file)),
+    )
+    return text.lstrip()
+
+
+def _plain(text: str) -> str:
+    """Returns one line that no terminal obeys."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)
+
+
+def _code(text: str) -> str:
+    return f"`{_plain(text).replace('`', '�')}`"
+
+
+def _up(value: float, digits: int) -> str:
+    """Writes a bound with so many digits, and never a smaller one."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1) if value > 0 else 1.0
+    return f"{math.ceil(value / unit - 1e-9) * unit:.{digits}g}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def _bound(share: float) -> str:
+    """Writes a bound on a share; near all of it, with the digits that tell it from all."""
+    return f"{_up(100 * share, 2 if share < 0.95 else 4)} %"
+
+
+def _odds(probability: float) -> str:
+    return f"1 in {1 / probability:,.0f}"
+
+
+def _factor(epsilon: float) -> str:
+    factor = math.exp(min(epsilon, 700))
+    return f"{factor:,.0f}" if 100 < factor < 1e12 else f"{factor:.3g}"
