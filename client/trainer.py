@@ -11,7 +11,7 @@ from hortus.client.workbench import Workbench
 from hortus.learning.tasks import Encoded
 from hortus.privacy.clipping import FlatClipping
 from hortus.privacy.encoding import StepEncoding, nominal_batch
-from hortus.privacy.gradients import LossBatch
+from hortus.privacy.gradients import ClippedSum, LossBatch
 from hortus.privacy.randomness import RandomSource
 from hortus.privacy.sampling import sample_records
 from hortus.protocol.plan import Update
@@ -63,7 +63,7 @@ class Trainer:
             if self._plan.training.update is Update.DELTA:
                 return self._delta(adapter, step, attempt)
             if self._encoding.mechanism is None:
-                mean = self._clipped_sum(step, attempt, 0) / nominal_batch(self._plan)
+                mean = self._clipped_sum(step, attempt, 0)[0].total / nominal_batch(self._plan)
                 return self._encoding.fixed_point.encode(mean)
             return self._private_sum(step, attempt, 0)
 
@@ -83,7 +83,7 @@ class Trainer:
     def _local_gradient(self, step: int, attempt: int, number: int) -> NDArray[np.float64]:
         mechanism = self._encoding.mechanism
         if mechanism is None:
-            total = self._clipped_sum(step, attempt, number)
+            total = self._clipped_sum(step, attempt, number)[0].total
         else:
             ring = self._private_sum(step, attempt, number)
             total = mechanism.decode(ring.astype(np.uint32))
@@ -92,11 +92,13 @@ class Trainer:
     def _private_sum(self, step: int, attempt: int, number: int) -> NDArray[np.int64]:
         mechanism = self._encoding.mechanism
         assert mechanism is not None  # noqa: S101 - callers have looked
-        total = self._clipped_sum(step, attempt, number)
+        clipped, units = self._clipped_sum(step, attempt, number)
+        noise = self._randomness.stream("noise", step, attempt, number)
         with self._stopwatch("noise"):
-            return mechanism.release(total, self._randomness.stream("noise", step, attempt, number))
+            return mechanism.release(clipped.total, units, noise)
 
-    def _clipped_sum(self, step: int, attempt: int, number: int) -> NDArray[np.float64]:
+    def _clipped_sum(self, step: int, attempt: int, number: int) -> tuple[ClippedSum, int]:
+        """Returns the sum of a fresh sample, and how many units are in it."""
         training, privacy = self._plan.training, self._plan.privacy
         chosen = sample_records(
             self._records.units,
@@ -107,7 +109,8 @@ class Trainer:
         bound = np.inf if self._encoding.mechanism is None else privacy.clipping_norm
         with self._stopwatch("gradients"):
             clipping = FlatClipping(bound)
-            return self._workbench.gradients.clipped_sum(self._batches(chosen), clipping).total
+            clipped = self._workbench.gradients.clipped_sum(self._batches(chosen), clipping)
+        return clipped, len(np.unique(self._records.units[chosen]))
 
     def _batches(self, chosen: NDArray[np.int64]) -> Iterator[LossBatch]:
         task, size = self._workbench.task, self._plan.training.micro_batch

@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from hortus.privacy import discrete_gaussian
 from hortus.privacy.randomness import Stream
-from hortus.protocol.errors import UsageError
+from hortus.protocol.errors import HortusError, UsageError
 
 _RING = 2**32
 _SMOOTHING_VARIANCE = 9  # τ²
 _TAIL = 12  # standard deviations; a wrap is less likely than 4e-33 for each coordinate
 _MAX_INFLATION = 0.1
 _EXACT = 2.0**53  # float64 holds every integer up to here
+_ROUNDING = 1e-6  # what adding m units in float64, and taking a norm of d squares, can be off by
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +146,14 @@ class Mechanism:
         variance = self.shares * (self.share_std**2 - _SMOOTHING_VARIANCE)
         return math.sqrt(variance) / self.sensitivity
 
-    def release(self, clipped_sum: NDArray[np.float64], stream: Stream) -> NDArray[np.int64]:
+    def release(
+        self, clipped_sum: NDArray[np.float64], units: int, stream: Stream
+    ) -> NDArray[np.int64]:
         """Rounds and noises a clipped sum.
 
         Args:
             clipped_sum: float64[d]; each unit contributed at most C in L2 norm.
+            units: How many contributed.
             stream: Dither and noise; used for no other release.
 
         Returns:
@@ -157,14 +161,41 @@ class Mechanism:
 
         Raises:
             ValueError: Wrong shape or dtype, not finite, or too large for float64 to round.
+            HortusError: So many units cannot have made these integers: one was not clipped.
         """
         if clipped_sum.shape != (self.dimension,) or clipped_sum.dtype != np.float64:
             raise ValueError(f"expected float64[{self.dimension}]")
         if not (np.abs(clipped_sum) < _EXACT / self.scale).all():
             raise ValueError("the clipped sum is not finite, or too large to round")
-        dither = stream.uniform53(self.dimension)
-        rounded = np.floor(clipped_sum * self.scale + dither).astype(np.int64)
+        rounded = self.round(clipped_sum, stream.uniform53(self.dimension))
+        self._check_norm(rounded, units)
         return rounded + discrete_gaussian.sample(self.share_std, self.dimension, stream)
+
+    def round(self, values: NDArray[np.float64], dither: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Returns ⌊scale·values + dither⌋, int64[d].
+
+        For one and the same dither, two sums that differ by a unit differ by at most `sensitivity`
+        in L2 norm here, as integers.
+
+        Args:
+            values: float64[d].
+            dither: float64[d], uniform in [0, 1).
+        """
+        return np.floor(values * self.scale + dither).astype(np.int64)
+
+    def _check_norm(self, rounded: NDArray[np.int64], units: int) -> None:
+        """Refuses integers that are further from no units' integers, all 0, than units can move them.
+
+        It costs one pass, and finds a step that was not clipped, or not unit by unit, before a bit
+        of it has left.
+        """
+        reach = units * self.scale * self.clipping_norm + math.sqrt(self.dimension if units else 0)
+        if np.linalg.norm(rounded.astype(np.float64)) > reach * (1 + _ROUNDING):
+            raise HortusError(
+                f"the clipped sum has a larger norm than {units} units of norm "
+                f"{self.clipping_norm:g} can give it, so something was not clipped",
+                remedy="Nothing was sent. This is a defect of Hortus: please report it.",
+            )
 
     def decode(self, total: NDArray[np.uint32]) -> NDArray[np.float64]:
         """Lifts ring elements, uint32[d], to the nearest reals around zero, float64[d]."""

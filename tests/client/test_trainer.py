@@ -15,11 +15,12 @@ from hortus.client.trainer import Trainer, untimed
 from hortus.client.workbench import Workbench
 from hortus.learning.datasets import Records
 from hortus.learning.tasks import Batch
-from hortus.privacy.clipping import Clipping
+from hortus.privacy.clipping import Clipping, FlatClipping
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.gradients import ClippedSum
 from hortus.privacy.randomness import UnsafeSeededRandomness
 from hortus.privacy.sampling import sample_records
+from hortus.protocol.errors import HortusError
 from hortus.protocol.plan import Contract
 from hortus.protocol.plan_file import load_plan
 
@@ -110,4 +111,14 @@ def test_a_unit_with_all_its_records_moves_the_sum_by_no_more_than_the_clipping_
     moved = np.linalg.norm(bench.step(RECORDS) - bench.step(OTHERS))
     assert 0.9 * bound < moved <= bound * (1 + 1e-6)
     bench.one_by_one = True
-    assert np.linalg.norm(bench.step(RECORDS) - bench.step(OTHERS)) > 2.5 * bound
+    with pytest.raises(HortusError, match="not clipped"):  # before anything is sent
+        bench.step(RECORDS.take(np.arange(1, 10)))
+    assert np.linalg.norm(bench.sums[-1]) > 2.5 * bound
+
+
+def test_a_step_that_clips_nothing_is_not_released(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FlatClipping", lambda _: FlatClipping(np.inf))
+    with pytest.raises(HortusError, match="not clipped"):
+        bench.step(RECORDS)

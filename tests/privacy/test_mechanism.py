@@ -1,6 +1,7 @@
 """Sensitivity as integers, the noise that is really added, and what happens without each of them."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from hortus.privacy.discrete_gaussian import sample
 from hortus.privacy.mechanism import FixedPoint, Mechanism
 from hortus.privacy.randomness import Stream, UnsafeSeededRandomness
-from hortus.protocol.errors import UsageError
+from hortus.protocol.errors import HortusError, UsageError
 
 C = 0.7
 
@@ -20,10 +21,11 @@ def mechanism(dimension: int, shares: int = 1, multiplier: float = 1.0) -> Mecha
     return Mechanism.design(C, multiplier, dimension, shares, cohort=max(shares, 2), max_batch=50)
 
 
-def rounded(
-    values: NDArray[np.float64], dither: NDArray[np.float64], scale: int
-) -> NDArray[np.int64]:
-    return np.floor(values * scale + dither).astype(np.int64)
+def is_within(moved: int, this: Mechanism) -> bool:
+    """Whether moved ≤ (scale·C + √d)², in exact arithmetic: integers and fractions."""
+    reach = this.scale * Fraction(this.clipping_norm)
+    rest = moved - reach**2 - this.dimension
+    return rest <= 0 or rest**2 <= 4 * reach**2 * this.dimension
 
 
 @st.composite
@@ -48,26 +50,50 @@ def test_one_unit_moves_the_integers_by_no_more_than_the_sensitivity(
     others, gradient, seed = case
     this = mechanism(len(others))
     dither = np.random.default_rng(seed).random(len(others))
-    with_unit = rounded(others + gradient, dither, this.scale)
-    without = rounded(others, dither, this.scale)
-    moved = int(((with_unit - without) ** 2).sum())
-    assert moved <= this.sensitivity**2
+    with_unit, without = this.round(others + gradient, dither), this.round(others, dither)
+    assert is_within(sum(int(n) ** 2 for n in with_unit - without), this)
+
+
+@settings(deadline=None, max_examples=50)
+@given(neighbours())
+def test_the_bound_on_the_integers_is_the_one_that_is_accounted(
+    case: tuple[NDArray[np.float64], NDArray[np.float64], int],
+) -> None:
+    """Planted: a unit twice as long, or a sensitivity without √d, does not pass for one of norm C."""
+    others, gradient, seed = case
+    this = mechanism(len(others))
+    dither = np.random.default_rng(seed).random(len(others))
+    moved = this.round(others + 2.1 * gradient, dither) - this.round(others, dither)
+    assert not is_within(sum(int(n) ** 2 for n in moved), this)
+    reach = math.ceil(this.sensitivity) + 1
+    assert not is_within(reach**2, this)
+    assert is_within(math.floor(this.sensitivity) ** 2, this)
 
 
 def test_rounding_alone_can_move_more_than_the_scaled_norm() -> None:
     """Why √d is in the sensitivity: without it, this pair of neighbours would break the bound."""
-    dimension, scale = 10_000, 2**10
-    gradient = np.full(dimension, C / math.sqrt(dimension))
-    dither = np.full(dimension, 1 - (gradient[0] * scale) % 1 + 1e-6)
-    moved = np.linalg.norm(rounded(gradient, dither, scale) - rounded(0 * gradient, dither, scale))
-    assert scale * C < moved <= scale * C + math.sqrt(dimension)
+    this = Mechanism(C, 1.0, dimension=10_000, scale=2**10, shares=1)
+    gradient = np.full(this.dimension, C / math.sqrt(this.dimension))
+    dither = np.full(this.dimension, 1 - (gradient[0] * this.scale) % 1 + 1e-6)
+    moved = np.linalg.norm(this.round(gradient, dither) - this.round(0 * gradient, dither))
+    assert this.scale * C < moved <= this.sensitivity
+
+
+def test_integers_that_no_clipped_units_can_make_are_not_released() -> None:
+    this = mechanism(1000)
+    unit = np.full(1000, C / math.sqrt(1000))
+    assert this.release(3 * unit, 3, stream(0)).shape == (1000,)
+    for wrong, units in ((3 * unit, 2), (1.01 * unit, 1), (1e-3 * unit, 0)):
+        with pytest.raises(HortusError, match="something was not clipped"):
+            this.release(wrong, units, stream(0))
+    this.release(0 * unit, 0, stream(0))
 
 
 @given(st.integers(2, 20), st.integers(0, 2**32 - 1))
 def test_the_ring_sum_of_releases_decodes_to_the_sum_of_the_integers(sites: int, seed: int) -> None:
     this = mechanism(8, sites)
     sums = np.random.default_rng(seed).uniform(-C, C, (sites, 8))
-    uploads = [this.release(row, stream(seed + i)) for i, row in enumerate(sums)]
+    uploads = [this.release(row, 100, stream(seed + i)) for i, row in enumerate(sums)]
     total = np.zeros(8, np.uint32)
     for upload in uploads:
         total += upload.astype(np.uint32)
@@ -79,7 +105,7 @@ def stream(seed: int) -> Stream:
 
 
 def released(this: Mechanism, seed: int) -> NDArray[np.int64]:
-    return this.release(np.zeros(this.dimension), stream(seed))
+    return this.release(np.zeros(this.dimension), 0, stream(seed))
 
 
 def carries_the_noise(total: NDArray[np.int64], this: Mechanism, multiplier: float) -> bool:
@@ -121,7 +147,7 @@ def test_the_noise_is_the_least_that_reaches_the_multiplier(
 def test_the_released_vector_is_unbiased_and_decodes() -> None:
     this = mechanism(50_000, multiplier=0.5)
     values = np.full(this.dimension, 0.123456789)
-    out = this.release(values, UnsafeSeededRandomness(1, "a").stream("n"))
+    out = this.release(values, 40, UnsafeSeededRandomness(1, "a").stream("n"))
     decoded = this.decode(out.astype(np.uint32))
     standard_error = 0.5 * C / math.sqrt(this.dimension)
     assert abs(decoded.mean() - 0.123456789) < 5 * standard_error
@@ -197,7 +223,7 @@ def test_an_impossible_encoding_cannot_exist(scale: int, bound: float) -> None:
 )
 def test_a_sum_that_is_not_one_is_not_released(bad: NDArray[np.float64]) -> None:
     with pytest.raises(ValueError, match=r"expected|finite"):
-        mechanism(4).release(bad, UnsafeSeededRandomness(1, "a").stream("n"))
+        mechanism(4).release(bad, 1, UnsafeSeededRandomness(1, "a").stream("n"))
 
 
 @given(st.lists(st.floats(-15, 15), min_size=1, max_size=20), st.integers(2, 50))
