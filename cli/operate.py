@@ -43,6 +43,7 @@ def server(
     """
     from hortus.cli.display import RoundsDisplay, departures_table
     from hortus.server.operate import run_server
+    from hortus.server.report import report_run
 
     console = Console()
     loaded = load_plan(plan)
@@ -53,6 +54,7 @@ def server(
     if store.departures:
         console.print(departures_table(store.departures))
     console.print(f"adapter (PEFT)  {folder / 'adapter'}")
+    console.print(f"report          {report_run(folder, loaded)}")
 
 
 def client(site: SiteFolder) -> None:

@@ -205,7 +205,7 @@ def _write_plot(
     curves: Sequence[Sequence[tuple[int, float]]],
     path: Path,
 ) -> None:
-    from hortus.simulation.plots import Plot, write_plot
+    from hortus.pages.plots import Plot, write_plot
 
     alike: dict[tuple[tuple[int, float], ...], list[str]] = {}
     for one, curve in zip(budgets, curves, strict=True):

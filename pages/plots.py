@@ -1,9 +1,10 @@
-"""Plots as SVG in the page's own colours: light, dark and on paper, under any content policy."""
+"""Line plots: in a page's own colours, light, dark and on paper, or as a file of their own."""
 
 import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import matplotlib as mpl
 from cycler import cycler
@@ -12,10 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Stand for colours of the page, which a plot cannot know: its text, and six for curves. The style
-# sheet defines the variables, and each curve has a dash of its own beside its colour.
+from hortus.pages.templates import templates
+from hortus.protocol.errors import UsageError
+from hortus.protocol.files import write_atomic
+
+# The colours of curves on white paper. In a page they become its own, which the style sheet has for
+# light and dark; and each curve has a dash of its own beside its colour.
 _INK = "#010203"
-_CURVES = ("#010211", "#010212", "#010213", "#010214", "#010215", "#010216")
+_CURVES = ("#1f7a4d", "#b4552d", "#3d63b8", "#8b4a9c", "#7d6608", "#16767a")
 _VARIABLES = {_INK: "currentColor"} | {
     colour: f"var(--curve-{number})" for number, colour in enumerate(_CURVES, start=1)
 }
@@ -52,71 +57,83 @@ Points = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A quantity over rounds.
+    """Some curves.
 
     Attributes:
         name: Tells its SVG identifiers from those of other plots on the page.
         quantity: What is on the y axis.
-        curves: Values by round, by label.
+        curves: Values over x, by label.
         levels: Horizontal lines, by label.
         remark: Stands in the plot when there is no curve.
-        last: Last round on the x axis; None for the last with a value.
+        over: What is on the x axis.
+        logarithmic: Smallest value shown of both axes, which are then logarithmic; None: linear.
+        last: Where a linear x axis ends; None for the last value.
     """
 
     name: str
     quantity: str
     curves: Mapping[str, Points]
     levels: Mapping[str, float] = field(default_factory=dict)
-    remark: str = ""
+    remark: str = "There is nothing to show."
+    over: str = "round"
+    logarithmic: float | None = None
     last: int | None = None
 
 
-def draw(plot: Plot) -> Markup:
-    """Returns the plot as an SVG element."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(5.4, 3.0), layout="constrained")
-        _fill(figure.add_subplot(), plot)
-        return svg_of(figure, plot.name)
+def svg(plot: Plot) -> Markup:
+    """Returns the plot as an SVG element in the page's colours.
 
-
-def svg_of(figure: Figure, name: str) -> Markup:
-    """Returns any figure as an SVG element without style attributes, which a page may forbid.
-
-    Args:
-        figure: The figure; colours that `style` sets become the page's.
-        name: Tells its identifiers from those of other figures on the page.
+    It has no style attributes, which a strict content policy would drop.
     """
     buffer = io.StringIO()
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
-        figure.savefig(
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": plot.name}):
+        _figure(plot).savefig(
             buffer,
             format="svg",
             transparent=True,
             metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
         )
-    svg = buffer.getvalue()
-    svg = _SVG_STYLE_SHEET.sub("", svg[svg.index("<svg") :])
-    svg = _SVG_STYLE.sub(_as_attributes, svg)
+    element = buffer.getvalue()
+    element = _SVG_STYLE_SHEET.sub("", element[element.index("<svg") :])
+    element = _SVG_STYLE.sub(_as_attributes, element)
     for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, variable)
-    return Markup(_SVG_NAME.sub(f"{name}-", svg))  # noqa: S704 - matplotlib escapes labels
-
-
-def style() -> Mapping[str, object]:
-    """Returns the `rc_context` that figures for `svg_of` are made in."""
-    return dict(_STYLE)
+        element = element.replace(colour, variable)
+    return Markup(_SVG_NAME.sub(f"{plot.name}-", element))  # noqa: S704 - matplotlib escapes labels
 
 
 def describe(plot: Plot) -> str:
     """Puts the plot into words, for who cannot see it."""
     parts = [
-        f"{label}: {points[0][1]:.4g} after round {points[0][0]}, "
-        f"{points[-1][1]:.4g} after round {points[-1][0]}"
+        f"{label}: {points[0][1]:.4g} {_at(plot, points[0][0])}, "
+        f"{points[-1][1]:.4g} {_at(plot, points[-1][0])}"
         for label, points in plot.curves.items()
         if points
     ] or [plot.remark.removesuffix(".")]
     parts += [f"dashed line, {label}: {value:.4g}" for label, value in plot.levels.items()]
-    return f"Plot of {plot.quantity}, by round. {'; '.join(parts)}."
+    return f"Plot of {plot.quantity}, by {plot.over}. {'; '.join(parts)}."
+
+
+def write_plot(plot: Plot, path: Path, title: str) -> None:
+    """Writes the plot to a file whose name ends in .svg, .png or .html.
+
+    Raises:
+        UsageError: The name ends in something else.
+        HortusError: The file cannot be written.
+    """
+    if path.suffix == ".html":
+        page = templates().get_template("plot.html")
+        write_atomic(path, page.render(title=title, words=describe(plot), plot=svg(plot)).encode())
+    elif path.suffix in {".svg", ".png"}:
+        buffer = io.BytesIO()
+        with mpl.rc_context(_STYLE | {"svg.hashsalt": plot.name}):
+            _figure(plot).savefig(buffer, format=path.suffix[1:], dpi=160)
+        write_atomic(path, buffer.getvalue())
+    else:
+        raise UsageError(
+            f"no plot can be written as {path.suffix or 'a file without an ending'!r}",
+            where=str(path),
+            remedy="Name a file that ends in .svg, .png or .html.",
+        )
 
 
 def together(names: Sequence[str]) -> str:
@@ -126,31 +143,44 @@ def together(names: Sequence[str]) -> str:
     return f"{names[0]} and {len(names) - 1} more"
 
 
-def _fill(axes: Axes, plot: Plot) -> None:
-    axes.set(xlabel="round", ylabel=plot.quantity)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+def _figure(plot: Plot) -> Figure:
+    figure = Figure(figsize=(5.4, 3.0), layout="constrained")
+    axes = figure.add_subplot()
+    _draw_curves(axes, plot)
+    if not any(plot.curves.values()):
+        axes.text(0.5, 0.5, plot.remark, ha="center", transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[])
+    elif plot.logarithmic is None:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylim(bottom=0)
+        if plot.last is not None:
+            axes.set_xlim(1, max(plot.last, 2))
+    else:
+        axes.set(xscale="log", yscale="log", xlim=(plot.logarithmic, 1), ylim=(plot.logarithmic, 1))
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend(fontsize="small")
+    return figure
+
+
+def _draw_curves(axes: Axes, plot: Plot) -> None:
+    axes.set(xlabel=plot.over, ylabel=plot.quantity)
     axes.grid(visible=True, axis="y", color=_INK, alpha=0.12, linewidth=0.6)
     for label, points in plot.curves.items():
         if points:
-            marker = "o" if len(points) <= _MARKED_POINTS else ""
+            marked = plot.logarithmic is None and len(points) <= _MARKED_POINTS
             axes.plot(
                 *zip(*points, strict=True),
-                marker=marker,
+                marker="o" if marked else "",
                 markersize=3.2,
                 label=label,
-                clip_on=False,
+                clip_on=plot.logarithmic is not None,
             )
     for label, value in plot.levels.items():
         axes.axhline(value, linestyle="--", linewidth=1.0, color=_INK, alpha=0.7, label=label)
-    if not any(plot.curves.values()):
-        axes.text(0.5, 0.5, plot.remark, ha="center", transform=axes.transAxes)
-        axes.set_xticks([])
-        axes.set_yticks([])
-    elif plot.last is not None:
-        axes.set_xlim(1, max(plot.last, 2))
-    axes.set_ylim(bottom=0)
-    if len(axes.get_legend_handles_labels()[0]) > 1:
-        axes.legend(fontsize="small")
+
+
+def _at(plot: Plot, x: float) -> str:
+    return f"after round {x:g}" if plot.over == "round" else f"at {plot.over} {x:.3g}"
 
 
 def _as_attributes(style: re.Match[str]) -> str:

@@ -10,6 +10,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from hortus.privacy.books import Books
+from hortus.privacy.entries import Charged, Entry
 from hortus.protocol.databases import read_sqlite
 from hortus.protocol.errors import HortusError
 
@@ -19,14 +21,16 @@ class Spending:
     """A ledger in few numbers.
 
     Attributes:
-        entries: Number of charges, over all runs.
+        charges: Number of charges, over all runs.
         epsilon: Largest ε of any dataset; infinite after a release without noise.
         after_round: ε after each round of the run that was asked for, by round from 0.
+        granted: What the operator has added to the budget of the dataset charged last.
     """
 
-    entries: int
+    charges: int
     epsilon: float
     after_round: Mapping[int, float]
+    granted: float
 
 
 def read_spending(path: Path, run: str) -> Spending:
@@ -37,26 +41,35 @@ def read_spending(path: Path, run: str) -> Spending:
         run: The run whose rounds are wanted, hexadecimal.
 
     Raises:
-        HortusError: The file is damaged.
+        HortusError: The file is damaged, or of an older version that no agent has opened since.
     """
-    if not path.exists():
-        return Spending(0, 0.0, {})
-    try:
-        with closing(read_sqlite(path)) as connection:
-            connection.execute("BEGIN")
-            entries, largest = connection.execute(
-                "SELECT count(*), max(epsilon_after) FROM entries"
-            ).fetchone()
-            rows = connection.execute(
-                "SELECT round, max(epsilon_after) FROM entries WHERE run = ? GROUP BY round "
-                "ORDER BY round",
-                (run,),
-            ).fetchall()
-    except sqlite3.Error as error:
-        raise HortusError(f"the ledger cannot be read: {error}", where=str(path)) from error
-    return Spending(entries, largest or 0.0, dict(rows))
+    rows: list[tuple[str, str, bytes]] = []
+    if path.exists():
+        try:
+            with closing(read_sqlite(path)) as connection:
+                rows = connection.execute(
+                    "SELECT content, hash, signature FROM entries ORDER BY seq"
+                ).fetchall()
+        except sqlite3.Error as error:
+            raise HortusError(f"the ledger cannot be read: {error}", where=str(path)) from error
+    books, charges = Books(), 0
+    largest, granted = 0.0, 0.0
+    after_round: dict[int, float] = {}
+    for number, row in enumerate(rows, start=1):
+        try:
+            entry = Entry.parse(*row)
+        except ValueError as error:
+            raise HortusError(f"entry {number} is none: {error}", where=str(path)) from error
+        books.add(entry)
+        if isinstance(entry.body, Charged):
+            charge, charges = entry.body.charge, charges + 1
+            largest = max(largest, entry.body.epsilon_after)
+            granted = books.granted(charge.dataset)
+            if charge.run == run:
+                after_round[charge.round] = entry.body.epsilon_after
+    return Spending(charges, largest, after_round, granted)
 
 
-def finite(epsilon: float | None) -> float | None:
+def finite(epsilon: float) -> float | None:
     """Returns an ε, or None where there is no bound."""
-    return epsilon if epsilon is not None and math.isfinite(epsilon) else None
+    return epsilon if math.isfinite(epsilon) else None

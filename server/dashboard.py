@@ -31,7 +31,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hortus.pages.plots import Plot, describe, draw
+from hortus.pages.plots import Plot, describe, svg
 from hortus.pages.templates import percent, templates
 from hortus.protocol.errors import HortusError
 from hortus.server.run_view import (
@@ -309,7 +309,7 @@ def _render(environment: Environment, view: RunView) -> Shown:
 
 
 def _drawn(plot: Plot) -> tuple[Markup, str]:
-    return draw(plot), describe(plot)
+    return svg(plot), describe(plot)
 
 
 def _news(view: RunView) -> str:

@@ -37,8 +37,8 @@ class SiteView:
         name: The site.
         points: ε after each round that it took part in, rounds from 1; infinite without noise.
         spent: ε so far; None without a bound.
-        budget: What its own policy allows; None where the run's folder does not hold the site.
-        entries: Entries of its own ledger; None where the run's folder does not hold it.
+        budget: What its own policy and the grants in its ledger allow; None where the run's folder does not hold the site.
+        charges: Charges in its own ledger; None where the run's folder does not hold it.
         took_part: For each finished round, whether the site was in its last sum.
         departures: When it refused or left, and why.
     """
@@ -47,7 +47,7 @@ class SiteView:
     points: Points
     spent: float | None
     budget: Budget | None
-    entries: int | None
+    charges: int | None
     took_part: tuple[bool, ...]
     departures: tuple[Departure, ...]
 
@@ -161,7 +161,9 @@ def accuracy_plot(view: RunView, last: int | None = None) -> Plot:
     remark = (
         "The plan names no evaluation records." if view.rounds else "No round has finished yet."
     )
-    return Plot("accuracy", "accuracy, %", {"this run": accuracy(view.rounds)}, {}, remark, last)
+    return Plot(
+        "accuracy", "accuracy, %", {"this run": accuracy(view.rounds)}, {}, remark, last=last
+    )
 
 
 def accuracy(rounds: Sequence[RoundRecord]) -> Points:
@@ -176,14 +178,16 @@ def accuracy(rounds: Sequence[RoundRecord]) -> Points:
 def epsilon_plot(view: RunView, last: int | None = None) -> Plot:
     """ε of each site, round by round, and the budgets."""
     if not view.is_private or any(site.spent is None for site in view.sites):
-        return Plot("epsilon", "ε spent", {}, {}, "No noise, so no bound: ε is infinite.", last)
+        return Plot(
+            "epsilon", "ε spent", {}, {}, "No noise, so no bound: ε is infinite.", last=last
+        )
     alike: dict[Points, list[str]] = {}
     for site in view.sites:
         alike.setdefault(site.points, []).append(site.name)
     curves = {together(names): points for points, names in alike.items() if points}
     budgets = {site.budget.epsilon for site in view.sites if site.budget is not None}
     levels = {f"budget {epsilon:.4g}": epsilon for epsilon in sorted(budgets)}
-    return Plot("epsilon", "ε spent", curves, levels, "No site has released anything.", last)
+    return Plot("epsilon", "ε spent", curves, levels, "No site has released anything.", last=last)
 
 
 def _read_contract(directory: Path) -> Contract:
@@ -211,10 +215,12 @@ def _virtual_sites(directory: Path, run: str) -> Mapping[str, tuple[Spending, Bu
     if not consortium.directory.is_dir():
         return {}
     files = {name: consortium.site(name) for name in consortium.sites}
-    return {
-        name: (read_spending(site.ledger, run), Policy.load(site.policy).budget)
-        for name, site in files.items()
-    }
+    found = {}
+    for name, site in files.items():
+        spending, budget = read_spending(site.ledger, run), Policy.load(site.policy).budget
+        allowed = budget.epsilon + spending.granted
+        found[name] = spending, budget.model_copy(update={"epsilon": allowed})
+    return found
 
 
 def _site(
@@ -230,7 +236,7 @@ def _site(
         spending, budget = virtual
         points = tuple((number + 1, value) for number, value in spending.after_round.items())
         spent = finite(spending.epsilon)
-        return SiteView(name, points, spent, budget, spending.entries, took_part, left)
+        return SiteView(name, points, spent, budget, spending.charges, took_part, left)
     claims = tuple(
         (record.round + 1, record.epsilon)
         for record, present in zip(rounds, took_part, strict=True)

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hortus.privacy.ledger import Charge, Ledger
+from hortus.privacy.entries import Charge, Charged
+from hortus.privacy.ledger import Ledger
 from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.membership import create_consortium
@@ -108,7 +109,7 @@ def release(
                 delta=DELTA,
                 plan=contract.digest(),
             )
-            ledger.charge(charge, float("inf") if bare else 50.0, DELTA)
+            ledger.charge(charge, None if bare else Budget(epsilon=50.0, delta=DELTA))
 
 
 def spent(consortium: Consortium, site: str) -> list[float]:
@@ -116,4 +117,5 @@ def spent(consortium: Consortium, site: str) -> list[float]:
     files = consortium.site(site)
     identity = SiteIdentity.load(files.identity, site)
     with closing(Ledger.open(files.ledger, identity, lambda: 0.0)) as ledger:
-        return [entry.epsilon_after for entry in ledger.entries()]
+        bodies = [entry.body for entry in ledger.entries()]
+        return [body.epsilon_after for body in bodies if isinstance(body, Charged)]

@@ -17,7 +17,10 @@ from helpers.made_runs import (
     spent,
 )
 
+from hortus.privacy.entries import EVERY_DATASET, Granted
+from hortus.privacy.ledger import Ledger
 from hortus.protocol.errors import CohortTooSmall, HortusError, UsageError
+from hortus.protocol.identity import SiteIdentity
 from hortus.server.failure import write_failure
 from hortus.server.run_records import Departure
 from hortus.server.run_view import State, epsilon_plot, read_view, signature
@@ -35,11 +38,11 @@ def test_a_simulated_run_shows_what_the_ledgers_say(tmp_path: Path) -> None:
     assert view.simulated
     assert [site.name for site in view.sites] == list(SITES)
     assert ash.points == tuple(enumerate(spent(consortium, "ash"), start=1))
-    assert (ash.spent, ash.entries) == (spent(consortium, "ash")[-1], 2)
+    assert (ash.spent, ash.charges) == (spent(consortium, "ash")[-1], 2)
     assert birch.points == ((1, spent(consortium, "birch")[0]),)
     assert cedar.points == (), "another run's rounds are not this run's"
     assert cedar.spent == spent(consortium, "cedar")[-1], "but they are spent"
-    assert (dogwood.spent, dogwood.entries, dogwood.points) == (0.0, 0, ())
+    assert (dogwood.spent, dogwood.charges, dogwood.points) == (0.0, 0, ())
     assert ash.budget is not None
     assert ash.budget.epsilon == 7.25
     assert view.epsilon == max(site.spent or 0.0 for site in view.sites)
@@ -47,6 +50,22 @@ def test_a_simulated_run_shows_what_the_ledgers_say(tmp_path: Path) -> None:
     plot = epsilon_plot(view)
     assert set(plot.curves) == {"ash", "birch"}
     assert plot.levels == {"budget 7.25": 7.25}
+
+
+def test_a_grant_raises_the_budget_that_is_shown(tmp_path: Path) -> None:
+    contract = make_contract(make_plan())
+    store = make_store(tmp_path, contract, 1)
+    consortium = make_consortium(tmp_path)
+    release(consortium, "ash", contract, store.run, (0,))
+    files = consortium.site("ash")
+    identity = SiteIdentity.load(files.identity, "ash")
+    with closing(Ledger.open(files.ledger, identity, lambda: 1.8e9)) as ledger:
+        ledger.record(Granted(EVERY_DATASET, 2.5, "agreed on 3 May"))
+    release(consortium, "ash", contract, store.run, (1,))
+    ash = read_view(tmp_path).sites[0]
+    assert ash.charges == 2, "a grant is no charge"
+    assert ash.budget is not None
+    assert ash.budget.epsilon == 9.75
 
 
 def test_a_deployed_run_shows_the_servers_claim_for_the_rounds_that_a_site_was_in(
@@ -63,7 +82,7 @@ def test_a_deployed_run_shows_the_servers_claim_for_the_rounds_that_a_site_was_i
     assert claims["ash"] == (2.0, (True, True))
     assert claims["dogwood"] == (1.0, (True, False))
     assert claims["elm"] == (0.0, (False, False))
-    assert all(site.budget is None and site.entries is None for site in view.sites)
+    assert all(site.budget is None and site.charges is None for site in view.sites)
     assert (view.sums, view.attempts) == (2, 4)
 
 

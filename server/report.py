@@ -1,0 +1,85 @@
+"""A run as one self-contained HTML page: plots, tables, and what was run exactly."""
+
+import shlex
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hortus.pages.plots import Plot, describe, svg
+from hortus.pages.templates import templates
+from hortus.protocol.files import write_atomic
+from hortus.protocol.plan import Plan
+from hortus.protocol.plan_file import dump_plan
+from hortus.server.run_view import RunView, accuracy_plot, epsilon_plot, read_view
+
+_LIBRARIES = (
+    "hortus",
+    "flwr",
+    "torch",
+    "transformers",
+    "peft",
+    "opacus",
+    "dp-accounting",
+    "cryptography",
+)
+
+
+def report_run(directory: Path, plan: Plan) -> Path:
+    """Writes the report of a deployed run.
+
+    Args:
+        directory: The run's folder, where `report.html` goes.
+        plan: Its plan.
+
+    Returns:
+        The page.
+
+    Raises:
+        HortusError: The run cannot be read, or the page cannot be written.
+    """
+    view = read_view(directory)
+    return write_report(directory / "report.html", view, plan, accuracy_plot(view))
+
+
+def write_report(
+    path: Path,
+    view: RunView,
+    plan: Plan,
+    accuracy: Plot,
+    *,
+    package: str = "hortus.server",
+    template: str = "report.html",
+    **more: Any,  # noqa: ANN401 - whatever the template asks for
+) -> Path:
+    """Writes a report.
+
+    Args:
+        path: Where the page goes.
+        view: The run.
+        plan: Its plan.
+        accuracy: The first plot.
+        package: Has the template.
+        template: `report.html`, or one that extends it.
+        more: What such a template asks for besides.
+
+    Returns:
+        `path`.
+    """
+    epsilon = epsilon_plot(view)
+    page = (
+        templates(package, "hortus.server")
+        .get_template(template)
+        .render(
+            view=view,
+            plan=plan,
+            plan_yaml=dump_plan(plan).decode(),
+            digest=view.contract.digest(),
+            accuracy=(svg(accuracy), describe(accuracy)),
+            epsilon=(svg(epsilon), describe(epsilon)),
+            versions={name: version(name) for name in _LIBRARIES},
+            audit=f"hortus audit {shlex.quote(str(view.directory))}",
+            **more,
+        )
+    )
+    write_atomic(path, page.encode())
+    return path

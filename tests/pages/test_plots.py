@@ -1,0 +1,90 @@
+"""Plots that fit into any page, and are whole without it."""
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hortus.pages.plots import Plot, describe, svg, write_plot
+from hortus.pages.templates import bound, percent, power
+from hortus.protocol.errors import UsageError
+
+CURVES = {f"site {n}": tuple((x, float(x * n)) for x in range(1, 9)) for n in range(1, 7)}
+PLOT = Plot("epsilon", "ε", CURVES, {"budget 8": 8.0})
+
+
+def test_a_plot_has_the_pages_colours_and_no_style_attribute() -> None:
+    element = svg(PLOT)
+    assert "style" not in element
+    assert not re.search(r"#[0-9a-f]{6}", element), "every colour is the page's"
+    for number in range(1, 7):
+        assert f"var(--curve-{number})" in element
+
+
+def test_every_curve_has_a_dash_of_its_own() -> None:
+    strokes = re.findall(
+        r'<path d="[^"]*" clip-path|<path d="[^"]*" ([^>]*var\(--curve[^>]*)/>', svg(PLOT)
+    )
+    dashes = {
+        (re.search(r'stroke-dasharray="[^"]*"', stroke) or [""])[0]
+        for stroke in strokes
+        if stroke and 'fill="none"' in stroke
+    }
+    assert len(dashes) == 6
+
+
+def test_colours_on_paper_are_those_of_the_light_page() -> None:
+    style = (files("hortus.pages") / "style.css").read_text(encoding="utf-8")
+    light = style[: style.index("@media")]
+    colours = re.findall(r"--curve-\d: (#[0-9a-f]{6})", light)
+    assert len(colours) == 6
+    drawn = svg(PLOT)
+    assert all(colour not in drawn for colour in colours)
+
+
+def test_two_plots_share_no_identifier() -> None:
+    one, other = (svg(Plot(name, "ε", CURVES)) for name in ("one", "other"))
+    ids = [set(re.findall(r' id="([^"]+)"', element)) for element in (one, other)]
+    assert not ids[0] & ids[1]
+    for element, own in zip((one, other), ids, strict=True):
+        assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', element)) <= own
+
+
+def test_a_label_is_text_whatever_it_is() -> None:
+    element = svg(Plot("x", "<b>", {'<script>alert("1")</script>': ((1, 1.0), (2, 2.0))}, {"$": 1}))
+    assert "<script" not in element
+    assert "<b>" not in element
+
+
+def test_no_curve_leaves_the_remark() -> None:
+    empty = Plot("x", "ε", {"a": ()}, remark="Nothing yet.")
+    assert "Nothing yet." in svg(empty)
+    assert describe(empty) == "Plot of ε, by round. Nothing yet."
+
+
+@pytest.mark.parametrize("ending", [".svg", ".png", ".html"])
+def test_a_plot_is_written_as_a_file(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"plot{ending}"
+    write_plot(PLOT, path, "A <title>")
+    if ending == ".png":
+        colours = Image.open(path).convert("RGB").getcolors(2**24)
+        assert colours is not None
+        assert (0x1F, 0x7A, 0x4D) in {colour for _, colour in colours}
+    else:
+        text = path.read_text(encoding="utf-8")
+        assert ("var(--" in text) == (ending == ".html")
+    if ending == ".html":
+        assert "A &lt;title&gt;" in text
+        assert describe(PLOT) in text
+    with pytest.raises(UsageError, match=r"\.svg, \.png or \.html"):
+        write_plot(PLOT, tmp_path / "plot.pdf", "title")
+
+
+def test_numbers_are_written_as_people_write_them() -> None:
+    assert [power(x) for x in (1e-5, 2.5e-6, 0.001, 0.5, 1e-10)] == [
+        *("10⁻⁵", "2.5·10⁻⁶", "0.001", "0.5", "10⁻¹⁰")
+    ]
+    assert (percent(0.8425), percent(None)) == ("84.2 %", "–")
+    assert (bound(1.5), bound(None)) == ("1.500", "no bound")
