@@ -10,7 +10,13 @@ from contextlib import AbstractContextManager
 
 from pydantic import ValidationError
 
-from hortus.client.consent import check_contract, check_descriptor, check_model
+from hortus.client.consent import (
+    budget_of,
+    check_ceiling,
+    check_contract,
+    check_descriptor,
+    check_model,
+)
 from hortus.client.session import Account, Session
 from hortus.client.site import Site
 from hortus.client.trainer import Stopwatch, Trainer
@@ -55,6 +61,7 @@ class SiteAgent:
         """Says whether this site would take part, and if not, why."""
         try:
             check_version(checked(request).protocol)
+            self._check_signed("contract", request.contract, request.signature)
             contract = self._approved(request.contract)
             self._check_budget(contract)
             self._encode(contract)
@@ -74,6 +81,7 @@ class SiteAgent:
 
     def _take_part(self, request: wire.TakePartRequest) -> tuple[int, str]:
         check_version(checked(request).protocol)
+        self._check_signed("session", request.descriptor, request.signature)
         site, contract = self._site, self._approved(request.contract)
         try:
             descriptor = Descriptor.model_validate_json(request.descriptor)
@@ -85,7 +93,7 @@ class SiteAgent:
         dimension = workbench.space.dimension
         encoding = StepEncoding.of(contract, dimension, len(descriptor.cohort))
         check_descriptor(contract, descriptor, encoding, dimension, site.name)
-        records = site.records(contract)
+        check_ceiling(site.policy, contract, encoding)
         randomness = self._randomness(contract)
         trainer = Trainer(encoding, workbench, self._encode(contract), randomness, self._stopwatch)
         with self._connect(contract.cohort) as channel:
@@ -95,7 +103,7 @@ class SiteAgent:
                 descriptor=descriptor,
                 encoding=encoding,
                 trainer=trainer,
-                account=Account(site.ledger, site.fingerprint(records), site.policy.budget),
+                account=self._account(contract),
                 channel=channel,
                 stopwatch=self._stopwatch,
             ).run()
@@ -107,13 +115,21 @@ class SiteAgent:
         check_model(contract, self._site.model_digest(contract))
         return contract
 
+    def _check_signed(self, purpose: str, message: bytes, signature: bytes) -> None:
+        """Refuses what the pinned server has not signed: others may have reached the SuperLink."""
+        self._site.roster.verify_server(purpose, message, signature)
+
+    def _account(self, contract: Contract) -> Account:
+        site = self._site
+        budget = budget_of(site.policy, contract)
+        return Account(site.ledger, site.fingerprint(site.records(contract)), budget)
+
     def _check_budget(self, contract: Contract) -> None:
         """Refuses a plan of which not even one step can be paid, before a session counts on it."""
         workbench = self._workbench(contract)
         encoding = StepEncoding.of(contract, workbench.space.dimension, contract.cohort.minimum)
-        site = self._site
-        account = Account(site.ledger, site.fingerprint(site.records(contract)), site.policy.budget)
-        if reason := account.reason_to_refuse(encoding):
+        check_ceiling(self._site.policy, contract, encoding)
+        if reason := self._account(contract).reason_to_refuse(encoding):
             raise Refused(reason, where="policy.yaml: budget")
 
     def _encode(self, contract: Contract) -> Encoded:

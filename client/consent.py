@@ -1,10 +1,11 @@
 """Whether a site takes part: its own policy against a contract, before any data is touched."""
 
+from hortus.privacy.accounting import epsilon
 from hortus.privacy.encoding import StepEncoding
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import Refused
 from hortus.protocol.plan import Contract, Noise
-from hortus.protocol.policy import Policy
+from hortus.protocol.policy import AutoApprove, Budget, Policy
 
 
 def check_contract(policy: Policy, contract: Contract) -> None:
@@ -14,12 +15,14 @@ def check_contract(policy: Policy, contract: Contract) -> None:
         Refused: With the policy's field, its value, and what the contract asks.
     """
     fingerprint = contract.digest()
-    if not policy.approve_any_plan_within_limits and fingerprint not in policy.approved_plans:
-        raise Refused(
-            f"the plan {contract.name!r} with hash {fingerprint} is not approved here",
-            where="policy.yaml: approved_plans",
-            remedy="Read it with its operator, then: hortus approve SITE_DIR PLAN.yaml",
-        )
+    if fingerprint not in policy.approved_plans:
+        if policy.auto_approve is None:
+            raise Refused(
+                f"the plan {contract.name!r} with hash {fingerprint} is not approved here",
+                where="policy.yaml: approved_plans",
+                remedy="Read it with its operator, then: hortus approve SITE_DIR PLAN.yaml",
+            )
+        _check_auto_approval(policy.auto_approve, contract)
     if contract.privacy.noise is Noise.UNSAFE_NONE and not policy.unsafe_no_privacy:
         raise Refused("the plan has no privacy", where="policy.yaml: unsafe_no_privacy")
     if contract.privacy.unit != policy.budget.unit:
@@ -40,6 +43,61 @@ def check_contract(policy: Policy, contract: Contract) -> None:
             f"{policy.min_honest}",
             where="policy.yaml: min_honest",
         )
+
+
+def check_ceiling(policy: Policy, contract: Contract, encoding: StepEncoding) -> None:
+    """Computes what a plan that nobody here has read would cost, and holds it to its ceiling.
+
+    Raises:
+        Refused: It would cost more.
+    """
+    if policy.auto_approve is None or contract.digest() in policy.approved_plans:
+        return
+    assert encoding.event is not None  # noqa: S101 - without privacy nothing is approved by itself
+    cost = epsilon({encoding.event: contract.steps}, policy.budget.delta)
+    if cost > policy.auto_approve.max_epsilon:
+        raise Refused(
+            f"the plan costs ε = {cost:.3f} at δ = {policy.budget.delta:g}, and without having been "
+            f"read it may cost {policy.auto_approve.max_epsilon:g}",
+            where="policy.yaml: auto_approve.max_epsilon",
+        )
+
+
+def budget_of(policy: Policy, contract: Contract) -> Budget:
+    """Returns the budget of a plan: the ceiling caps all attempts of one that nobody has read."""
+    auto, budget = policy.auto_approve, policy.budget
+    if auto is None or contract.digest() in policy.approved_plans:
+        return budget
+    ceiling = min(auto.max_epsilon, budget.per_plan or auto.max_epsilon)
+    return budget.model_copy(update={"per_plan": ceiling})
+
+
+def _check_auto_approval(auto: AutoApprove, contract: Contract) -> None:
+    """Refuses what the contract alone shows to be outside of the limits; names the first of them."""
+    cohort, rounds = contract.cohort.minimum, contract.training.rounds
+    limits = (
+        ("max_epsilon", contract.privacy.noise is not Noise.UNSAFE_NONE, "it has no privacy"),
+        (
+            "models",
+            contract.model_digest in auto.models,
+            f"its base model {contract.model_digest} is not among those allowed",
+        ),
+        ("tasks", contract.task.kind in auto.tasks, f"{contract.task.kind} is not among the tasks"),
+        ("max_rounds", rounds <= auto.max_rounds, f"{rounds} rounds are over {auto.max_rounds}"),
+        (
+            "min_cohort",
+            cohort >= auto.min_cohort,
+            f"it sums over {cohort} sites or more, not over {auto.min_cohort}",
+        ),
+    )
+    for name, holds, problem in limits:
+        if not holds:
+            raise Refused(
+                f"nobody here has approved the plan {contract.name!r} ({contract.digest()}), and it "
+                f"is outside of what needs no reading: {problem}",
+                where=f"policy.yaml: auto_approve.{name}",
+                remedy="Read it with its operator, then: hortus approve SITE_DIR PLAN.yaml",
+            )
 
 
 def check_model(contract: Contract, model_digest: str) -> None:

@@ -38,7 +38,9 @@ def make_app(reach: Callable[[Context], AbstractContextManager[Agent]]) -> Clien
         with reach(context) as agent:
             reply = agent.consider(
                 wire.ConsiderRequest(
-                    protocol=_version(request), contract=_bytes(request, "contract")
+                    protocol=_version(request),
+                    contract=_bytes(request, "contract"),
+                    signature=_bytes(request, "signature"),
                 )
             )
         answer = ConfigRecord({"site": reply.site, "refusal": reply.refusal})
@@ -53,6 +55,7 @@ def make_app(reach: Callable[[Context], AbstractContextManager[Agent]]) -> Clien
                     protocol=_version(request),
                     contract=_bytes(request, "contract"),
                     descriptor=_bytes(request, "descriptor"),
+                    signature=_bytes(request, "signature"),
                 )
             )
         answer = ConfigRecord({"steps": reply.steps, "reason": reply.reason})

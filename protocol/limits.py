@@ -93,11 +93,13 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "UploadProgress.next_sequence": Limit(MAX_CHUNKS),
         "ConsiderRequest.protocol": Limit(_UINT32),
         "ConsiderRequest.contract": Limit(_CONTRACT_BYTES),
+        "ConsiderRequest.signature": Limit(SIGNATURE_BYTES),
         "ConsiderReply.site": Limit(_SITE_BYTES),
         "ConsiderReply.refusal": Limit(_SENTENCE_BYTES),
         "TakePartRequest.protocol": Limit(_UINT32),
         "TakePartRequest.contract": Limit(_CONTRACT_BYTES),
         "TakePartRequest.descriptor": Limit(_DESCRIPTOR_BYTES),
+        "TakePartRequest.signature": Limit(SIGNATURE_BYTES),
         "TakePartReply.steps": Limit(MAX_STEPS),
         "TakePartReply.reason": Limit(_SENTENCE_BYTES),
     }

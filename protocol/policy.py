@@ -51,6 +51,25 @@ class Budget(Schema):
     )
 
 
+class AutoApprove(Schema):
+    """Plans that this site takes part in although nobody here has read them: all of it must hold."""
+
+    max_epsilon: float = Field(
+        gt=0,
+        allow_inf_nan=False,
+        description="Largest ε of one plan at the budget's δ, as this site computes it; it also caps "
+        "what the plan's repeated attempts may cost.",
+    )
+    models: tuple[PlanHash, ...] = Field(
+        min_length=1, description="Hashes of the base models allowed; `hortus plan show` prints it."
+    )
+    tasks: tuple[str, ...] = Field(
+        min_length=1, description="Kinds of task allowed, as in a plan's `task.kind`."
+    )
+    max_rounds: int = Field(ge=1, description="Most rounds of a plan.")
+    min_cohort: int = Field(ge=2, description="Fewest sites that a plan may sum over.")
+
+
 class Policy(Schema):
     """policy.yaml, which only the site's operator writes."""
 
@@ -64,8 +83,8 @@ class Policy(Schema):
     approved_plans: tuple[PlanHash, ...] = Field(
         (), description="Hashes of the plans that the operator has read and approved."
     )
-    approve_any_plan_within_limits: bool = Field(
-        False, description="Take part in plans that nobody here has read, within these limits."
+    auto_approve: AutoApprove | None = Field(
+        None, description="Take part also in plans that nobody here has read, within these limits."
     )
     unsafe_seeded_noise: bool = Field(
         False, description="Repeatable noise, for tests: whoever knows the seed can subtract it."

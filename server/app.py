@@ -14,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from hortus.learning.models import resolve_model
 from hortus.protocol.consortium import ServerConfig, ServerFiles
 from hortus.protocol.errors import HortusError
-from hortus.protocol.identity import Roster
+from hortus.protocol.identity import SERVER, Roster, SiteIdentity
 from hortus.protocol.plan import Contract
 from hortus.protocol.plan_file import load_plan
 from hortus.server.evaluation import Evaluator
@@ -56,7 +56,16 @@ def run_deployed(grid: Grid, out: Path, files: ServerFiles, plan_path: Path) -> 
     hub, store = Hub(), RunStore(out, contract)
     _await_nodes(grid, sites, contract)
     with serving(hub, files.tls, ServerConfig.load(files.config).aggregation, sites):
-        adapter = Federation(grid, contract, store, hub, evaluator, lambda _: None).run()
+        adapter = Federation(
+            grid=grid,
+            identity=SiteIdentity.load(files.identity, SERVER),
+            members=lambda: Roster.load(files.roster).sites,
+            contract=contract,
+            store=store,
+            hub=hub,
+            evaluator=evaluator,
+            on_round=lambda _: None,
+        ).run()
     evaluator.save(adapter, out / "adapter")
 
 

@@ -8,7 +8,7 @@ service, where the server sees masked vectors only.
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_rou
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import CohortTooSmall, in_one_line
+from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.plan import Contract
 from hortus.server.aggregator import Aggregator
@@ -41,6 +42,8 @@ class Federation:
 
     Attributes:
         grid: Flower's way to the sites.
+        identity: The server's; sites take nothing from another.
+        members: Names of the sites that may take part now.
         contract: What they are asked to train.
         store: The run's durable state.
         hub: Where sites find the current session.
@@ -49,6 +52,8 @@ class Federation:
     """
 
     grid: Grid
+    identity: SiteIdentity
+    members: Callable[[], Collection[str]]
     contract: Contract
     store: RunStore
     hub: Hub
@@ -144,7 +149,7 @@ class Federation:
         """Asks every site; returns the sorted names of those that would take part."""
         cohort = self.contract.cohort
         messages = self._messages(MessageType.QUERY, None)
-        willing, refusals = set(), dict(absent)
+        willing, refusals, members = set(), dict(absent), self.members()
         for reply in self.grid.send_and_receive(messages, timeout=cohort.join_deadline):
             if reply.has_error():
                 continue
@@ -153,7 +158,7 @@ class Federation:
             if refusal:
                 refusals[site] = refusal
                 self.store.note_departure(Departure(number, site, refusal))
-            elif site not in absent:
+            elif site in members and site not in absent:
                 willing.add(site)
         if len(willing) < cohort.minimum:
             raise CohortTooSmall(
@@ -167,12 +172,13 @@ class Federation:
 
     def _messages(self, kind: str, descriptor: Descriptor | None) -> list[Message]:
         """One message for each connected node: the contract, and the session if there is one."""
-        request: dict[str, bytes | int] = {
-            "protocol": PROTOCOL_VERSION,
-            "contract": canonical_json(self.contract.model_dump(mode="json")),
-        }
-        if descriptor is not None:
-            request["descriptor"] = canonical_json(descriptor.model_dump(mode="json"))
+        contract = canonical_json(self.contract.model_dump(mode="json"))
+        request: dict[str, bytes | int] = {"protocol": PROTOCOL_VERSION, "contract": contract}
+        if descriptor is None:
+            request["signature"] = self.identity.sign("contract", contract)
+        else:
+            session = canonical_json(descriptor.model_dump(mode="json"))
+            request |= {"descriptor": session, "signature": self.identity.sign("session", session)}
         return [
             Message(RecordDict({"request": ConfigRecord({**request})}), node, kind)
             for node in self.grid.get_node_ids()

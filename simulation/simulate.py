@@ -25,6 +25,7 @@ from hortus.privacy.encoding import StepEncoding
 from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic
+from hortus.protocol.identity import SERVER, SiteIdentity
 from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan import Cohort, Contract, Noise, Plan, Simulation
 from hortus.protocol.plan_file import dump_plan, load_plan
@@ -112,7 +113,16 @@ def simulate(plan: Plan, folder: Path, out: Path, on_round: OnRound) -> Simulate
         def tell(record: RoundRecord) -> None:
             on_round(record, {s.name: s.ledger.spent(d, delta) for s, d in datasets.items()})
 
-        adapter = Federation(grid, contract, store, hub, evaluator, tell).run()
+        adapter = Federation(
+            grid=grid,
+            identity=SiteIdentity.load(consortium.server.identity, SERVER),
+            members=lambda: names,
+            contract=contract,
+            store=store,
+            hub=hub,
+            evaluator=evaluator,
+            on_round=tell,
+        ).run()
     evaluator.save(adapter, out / "adapter")
     return SimulatedRun(out, contract, consortium, store, adapter, timings.totals())
 
@@ -213,7 +223,7 @@ def _policies(
             budget=Budget(epsilon=budget, delta=plan.privacy.delta, unit=plan.privacy.unit),
             min_cohort=plan.cohort.minimum,
             min_honest=plan.cohort.min_honest,
-            approve_any_plan_within_limits=True,
+            approved_plans=(contract.digest(),),
             unsafe_seeded_noise=True,
             unsafe_no_privacy=plan.privacy.noise is Noise.UNSAFE_NONE,
         )

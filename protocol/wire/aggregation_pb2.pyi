@@ -135,12 +135,14 @@ class UploadProgress(_message.Message):
     def __init__(self, next_sequence: _Optional[int] = ...) -> None: ...
 
 class ConsiderRequest(_message.Message):
-    __slots__ = ("protocol", "contract")
+    __slots__ = ("protocol", "contract", "signature")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     contract: bytes
-    def __init__(self, protocol: _Optional[int] = ..., contract: _Optional[bytes] = ...) -> None: ...
+    signature: bytes
+    def __init__(self, protocol: _Optional[int] = ..., contract: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class ConsiderReply(_message.Message):
     __slots__ = ("site", "refusal")
@@ -151,14 +153,16 @@ class ConsiderReply(_message.Message):
     def __init__(self, site: _Optional[str] = ..., refusal: _Optional[str] = ...) -> None: ...
 
 class TakePartRequest(_message.Message):
-    __slots__ = ("protocol", "contract", "descriptor")
+    __slots__ = ("protocol", "contract", "descriptor", "signature")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTOR_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     contract: bytes
     descriptor: bytes
-    def __init__(self, protocol: _Optional[int] = ..., contract: _Optional[bytes] = ..., descriptor: _Optional[bytes] = ...) -> None: ...
+    signature: bytes
+    def __init__(self, protocol: _Optional[int] = ..., contract: _Optional[bytes] = ..., descriptor: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class TakePartReply(_message.Message):
     __slots__ = ("steps", "reason")

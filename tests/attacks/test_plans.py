@@ -1,6 +1,7 @@
 """A server that asks for another plan, another model, or other people than it should."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,7 @@ from cryptography import x509
 
 from hortus.client.agent_service import listening
 from hortus.learning.models import model_digest
-from hortus.protocol.canonical import canonical_json
-from hortus.protocol.certificates import create_authority, issue
+from hortus.protocol.certificates import certify, create_authority, create_request
 from hortus.protocol.consortium import TlsFiles
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.plan import Contract
@@ -22,6 +22,7 @@ from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 
 LogOf = Callable[[str], str]
+WorldMaker = Callable[..., World]
 
 
 def changed(contract: Contract, section: str, **fields: Any) -> Contract:
@@ -59,12 +60,7 @@ def test_a_plan_other_than_the_approved_is_refused(
         grpc.insecure_channel(f"unix:{socket}") as channel,
     ):
         relay = rpc.AgentStub(channel)
-        considered = relay.Consider(
-            wire.ConsiderRequest(
-                protocol=PROTOCOL_VERSION,
-                contract=canonical_json(contract.model_dump(mode="json")),
-            )
-        )
+        considered = relay.Consider(world.question(contract))
         taken = relay.TakePart(world.request(descriptor, contract))
     assert "is not approved here" in considered.refusal
     assert "is not approved here" in taken.reason
@@ -94,14 +90,50 @@ def test_a_base_model_other_than_the_approved_is_refused(
     assert not server.announced
 
 
+def test_what_the_pinned_server_has_not_signed_is_refused(world: World, log_of: LogOf) -> None:
+    """An approved plan, from somebody who reached the SuperLink: unsigned, or signed by a site."""
+    agent = world.agent(world.site("ash"), port=1)
+    question, request = world.question(world.contract), world.request()
+    site = world.site("birch").identity
+    forged = (
+        b"",
+        site.sign("contract", question.contract),
+        world.server.sign("session", question.contract),
+        world.server.sign("contract", question.contract + b" "),
+    )
+    for signature in forged:
+        question.signature = signature
+        assert agent.consider(question).refusal.startswith("ProtocolError")
+    for signature in (b"", world.server.sign("contract", request.descriptor)):
+        request.signature = signature
+        assert agent.take_part(request).reason.startswith("ProtocolError")
+    assert not world.charges("ash")
+
+
+def test_a_plan_that_nobody_has_read_is_held_to_its_ceiling_in_every_attempt(
+    make_world: WorldMaker, tiny_model: Path
+) -> None:
+    """The site allows what the plan plans; a server that provokes repeats gets no more."""
+    auto = {
+        "max_epsilon": 0.001,
+        "models": [model_digest(tiny_model)],
+        "tasks": ["text-classification"],
+        "max_rounds": 2,
+        "min_cohort": 3,
+    }
+    world = make_world(policy={"approved_plans": [], "auto_approve": auto})
+    agent = world.agent(world.site("ash"), port=1)
+    refusal = agent.consider(world.question(world.contract)).refusal
+    assert "auto_approve.max_epsilon" in refusal
+    assert "auto_approve.max_epsilon" in agent.take_part(world.request()).reason
+    assert not world.charges("ash")
+
+
 def test_a_plan_that_nobody_approved_makes_a_site_read_nothing(world: World) -> None:
     """The policy comes first: else a server could have any folder opened, and hear of it."""
     contract = changed(world.contract, "", model="no/such/folder")
     agent = world.agent(world.site("ash"), port=1)
-    asked = wire.ConsiderRequest(
-        protocol=PROTOCOL_VERSION, contract=canonical_json(contract.model_dump(mode="json"))
-    )
-    assert "is not approved here" in agent.consider(asked).refusal
+    assert "is not approved here" in agent.consider(world.question(contract)).refusal
 
 
 def test_a_reason_of_the_server_cannot_forge_lines_of_a_log(world: World, log_of: LogOf) -> None:
@@ -122,10 +154,12 @@ def test_a_reason_of_the_server_cannot_forge_lines_of_a_log(world: World, log_of
 def _foreign_authority(world: World, directory: Path) -> TlsFiles:
     now = _start(world)
     create_authority(directory, now)
-    tls = TlsFiles(directory / "ca.crt", directory / "node.crt", directory / "node.key")
-    issue(directory, "server", tls.certificate, tls.key, now, server=True)
+    tls = TlsFiles.within(directory)
+    request = create_request("server", tls.key)
+    hosts = ("localhost", "127.0.0.1")
+    tls.certificate.write_bytes(certify(directory, request, "server", now, hosts=hosts))
     # It asks for the consortium's certificates as the true server does, and shows its own.
-    return TlsFiles(world.consortium.server.tls.authority, tls.certificate, tls.key)
+    return replace(tls, authority=world.consortium.server.tls.authority)
 
 
 def _a_sites_own(world: World, _: Path) -> TlsFiles:
@@ -160,7 +194,10 @@ def test_a_wrong_session_is_named_in_the_log(world: World, log_of: LogOf) -> Non
         assert descriptor != request.descriptor
         reply = agent.take_part(
             wire.TakePartRequest(
-                protocol=PROTOCOL_VERSION, contract=request.contract, descriptor=descriptor
+                protocol=PROTOCOL_VERSION,
+                contract=request.contract,
+                descriptor=descriptor,
+                signature=world.server.sign("session", descriptor),
             )
         )
         assert "the session descriptor is malformed" in reply.reason

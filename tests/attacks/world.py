@@ -23,6 +23,7 @@ from hortus.privacy.randomness import UnsafeSeededRandomness
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.descriptor import Descriptor
+from hortus.protocol.identity import SERVER, SiteIdentity
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan import Cohort, Contract
@@ -98,11 +99,27 @@ class World:
     ) -> wire.TakePartRequest:
         """What the relay hands to an agent."""
         contract, descriptor = contract or self.contract, descriptor or self.descriptor()
+        session = canonical_json(descriptor.model_dump(mode="json"))
         return wire.TakePartRequest(
             protocol=PROTOCOL_VERSION,
             contract=canonical_json(contract.model_dump(mode="json")),
-            descriptor=canonical_json(descriptor.model_dump(mode="json")),
+            descriptor=session,
+            signature=self.server.sign("session", session),
         )
+
+    def question(self, contract: Contract) -> wire.ConsiderRequest:
+        """What the relay asks an agent before a session."""
+        encoded = canonical_json(contract.model_dump(mode="json"))
+        return wire.ConsiderRequest(
+            protocol=PROTOCOL_VERSION,
+            contract=encoded,
+            signature=self.server.sign("contract", encoded),
+        )
+
+    @property
+    def server(self) -> SiteIdentity:
+        """The server's own key, which a hostile server has."""
+        return SiteIdentity.load(self.consortium.server.identity, SERVER)
 
     def play(
         self,

@@ -5,12 +5,19 @@ from typing import Any
 
 import pytest
 
-from hortus.client.consent import check_contract, check_descriptor, check_model
+from hortus.client.consent import (
+    budget_of,
+    check_ceiling,
+    check_contract,
+    check_descriptor,
+    check_model,
+)
+from hortus.privacy.accounting import epsilon
 from hortus.privacy.encoding import StepEncoding
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import Refused
 from hortus.protocol.plan import Contract, Plan
-from hortus.protocol.policy import Budget, Policy
+from hortus.protocol.policy import AutoApprove, Budget, Policy
 
 MODEL = "a" * 64
 SITES = ("ash", "birch", "cedar")
@@ -50,6 +57,74 @@ def test_a_stricter_policy_refuses(
 ) -> None:
     with pytest.raises(Refused, match=message):
         check_contract(policy(contract, **changes), contract)
+
+
+AUTO = {
+    "max_epsilon": 1000.0,
+    "models": (MODEL,),
+    "tasks": ("text-classification",),
+    "max_rounds": 2,
+    "min_cohort": 2,
+}
+
+
+def unread(contract: Contract, **changes: Any) -> Policy:
+    """A policy that approves a class of plans, this one among them unless `changes` say otherwise."""
+    return policy(contract, approved_plans=(), auto_approve=AutoApprove(**AUTO | changes))
+
+
+def check_whole(chosen: Policy, contract: Contract) -> None:
+    check_contract(chosen, contract)
+    check_ceiling(chosen, contract, StepEncoding.of(contract, 10, contract.cohort.minimum))
+
+
+def test_a_plan_within_every_limit_needs_no_reading(contract: Contract) -> None:
+    check_whole(unread(contract), contract)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"max_epsilon": 0.5}, "max_epsilon"),
+        ({"models": ("b" * 64,)}, "models"),
+        ({"tasks": ("translation",)}, "tasks"),
+        ({"max_rounds": 1}, "max_rounds"),
+        ({"min_cohort": 3}, "min_cohort"),
+    ],
+)
+def test_a_plan_outside_of_one_limit_is_refused_by_its_name(
+    contract: Contract, changes: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(Refused, match=rf"^policy.yaml: auto_approve.{field}: "):
+        check_whole(unread(contract, **changes), contract)
+    # Who has read it and approved its hash may still take part.
+    read = unread(contract, **changes).model_copy(update={"approved_plans": (contract.digest(),)})
+    check_whole(read, contract)
+
+
+def test_the_ceiling_is_what_this_site_computes_itself(contract: Contract) -> None:
+    event = StepEncoding.of(contract, 10, 2).event
+    assert event is not None
+    cost = epsilon({event: contract.steps}, 1e-5)
+    check_whole(unread(contract, max_epsilon=cost * 1.0001), contract)
+    with pytest.raises(Refused, match=f"costs ε = {cost:.3f}"):
+        check_whole(unread(contract, max_epsilon=cost * 0.9999), contract)
+
+
+def test_the_ceiling_also_caps_repeated_attempts(contract: Contract) -> None:
+    assert budget_of(unread(contract, max_epsilon=2.0), contract).per_plan == 2.0
+    tighter = unread(contract, max_epsilon=2.0)
+    tighter = tighter.model_copy(update={"budget": Budget(epsilon=9, delta=1e-5, per_plan=1.5)})
+    assert budget_of(tighter, contract).per_plan == 1.5
+    assert budget_of(policy(contract), contract).per_plan is None
+
+
+def test_a_plan_without_privacy_is_never_approved_unread(plan: Plan) -> None:
+    fields = plan.model_dump()
+    fields["privacy"] |= {"noise": "unsafe_none", "epsilon": None}
+    bare = Plan(**fields).contract(model_digest=MODEL, noise_multiplier=None)
+    with pytest.raises(Refused, match="it has no privacy"):
+        check_contract(unread(bare).model_copy(update={"unsafe_no_privacy": True}), bare)
 
 
 @pytest.mark.parametrize("field", ["seed", "name", "model"])

@@ -22,7 +22,7 @@ def test_the_defaults_are_the_careful_ones(tmp_path: Path) -> None:
     policy = _load(tmp_path, "budget: {epsilon: 8, delta: 1.0e-5}")
     assert policy == Policy(budget=Budget(epsilon=8.0, delta=1e-5))
     assert (policy.min_cohort, policy.min_honest, policy.approved_plans) == (3, 2, ())
-    assert not policy.approve_any_plan_within_limits
+    assert policy.auto_approve is None
     assert not policy.unsafe_seeded_noise
     assert not policy.unsafe_no_privacy
 
@@ -54,7 +54,7 @@ def test_a_policy_reads_back(tmp_path: Path) -> None:
         ),
         (
             "budget: {epsilon: 1, delta: 0.1}\nxyz: 1",
-            ["xyz: there is no such key: known are approve_any_plan_within_limits, "],
+            ["xyz: there is no such key: known are approved_plans, "],
         ),
         (
             "budget: {epsilon: 1, delta: 0.1}\napproved_plans: [beef]",
