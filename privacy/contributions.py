@@ -53,7 +53,7 @@ class Dense:
 
     def squared_norms(self) -> torch.Tensor:
         """Returns ‖gᵤ‖₂², float64 (units,); the squares of float32 numbers are exact."""
-        return self.gradients.to(torch.float64).square_().sum(1)
+        return self.gradients.to(torch.float64).square().sum(1)
 
     def add_to(self, total: torch.Tensor, factors: torch.Tensor) -> None:
         """Adds Σ factorᵤ·gᵤ."""
@@ -86,7 +86,7 @@ class Rows:
 
     def squared_norms(self) -> torch.Tensor:
         """Returns ‖gᵤ‖₂², float64 (units,)."""
-        squares = self.gradients.to(torch.float64).square_().sum(1)
+        squares = self.gradients.to(torch.float64).square().sum(1)
         return squares.new_zeros(self.units).index_add_(0, self.unit, squares)
 
     def add_to(self, total: torch.Tensor, factors: torch.Tensor) -> None:

