@@ -90,6 +90,22 @@ def unfreeze(site: SiteFolder, reason: Reason, dataset: Dataset = None) -> None:
     _record(site, dataset, lambda name: Unfrozen(name, reason))
 
 
+@budget.command()
+def anchor(
+    site: SiteFolder,
+    file: Annotated[Path, typer.Argument(help="Where it goes: best on another machine's disk.")],
+) -> None:
+    """Write the ledger's head, signed, to a file that shows later whether it was rolled back."""
+    from hortus.client.accounts import opened_ledger
+
+    with opened_ledger(site, time.time) as (ledger, _):
+        head = ledger.signed_head()
+    if head is None:
+        raise UsageError("there is no entry yet to anchor", where=str(site))
+    head.save(file)
+    Console().print(f"{file}: entry {head.seq}, {head.hash[:16]}…")
+
+
 def _record(
     site: Path, dataset: str | None, decide: "Callable[[str], Granted | Frozen | Unfrozen]"
 ) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from hortus.client.states import ClientState, ClientStates
 from hortus.client.trainer import Stopwatch, Trainer
 from hortus.client.transfer import download, upload
+from hortus.client.witness import Witness
 from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_round
 from hortus.privacy.entries import Charge
 from hortus.privacy.ledger import Ledger
@@ -113,6 +114,7 @@ class Session:
         self._encoding = encoding
         self._trainer = trainer
         self._account = account
+        self._witness = Witness(identity, roster, account.ledger)
         self._channel = channel
         self._stopwatch = stopwatch
         contract = encoding.contract
@@ -140,10 +142,8 @@ class Session:
             refusal = self._reason_to_stop(last[0] + 1)
             self._states.enter(ClientState.READY)
             with self._stopwatch("wait"):
-                turn = self._channel.ready(
-                    wire.ReadyRequest(session=self._descriptor.session, refusal=refusal)
-                )
-            if checked(turn).WhichOneof("kind") != "go":
+                turn = self._say_ready(refusal)
+            if turn.WhichOneof("kind") != "go":
                 self._states.enter(ClientState.FINISHED)
                 return sent, refusal or in_one_line(turn.finished.reason)
             view = self._check(turn.go, last)
@@ -157,6 +157,17 @@ class Session:
             with self._stopwatch("upload"):
                 self._send(masked, view)
             sent, last = sent + 1, (view.step, view.attempt)
+
+    def _say_ready(self, refusal: str) -> wire.Turn:
+        """Waits for what comes next; has the ledger's head countersigned."""
+        head = self._witness.head()
+        request = wire.ReadyRequest(session=self._descriptor.session, refusal=refusal)
+        if head is not None:
+            shown = wire.Head(seq=head.seq, hash=head.hash, signature=head.signature)
+            request.head.CopyFrom(shown)
+        turn = checked(self._channel.ready(request))
+        self._witness.keep(head, turn)
+        return turn
 
     def _exchange_keys(self) -> MaskGenerator:
         session = self._descriptor.session
@@ -176,6 +187,7 @@ class Session:
             )
         )
         check_version(checked(everybody).protocol)
+        self._witness.check(everybody)
         sealed = exchange.encapsulate(
             [
                 Announcement(site=a.site, x25519=a.x25519, mlkem=a.mlkem, signature=a.signature)

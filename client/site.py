@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
+from hortus.client.witness import require
 from hortus.learning.datasets import Records, read_records, record_bytes
 from hortus.learning.models import model_digest, resolve_model
 from hortus.privacy.ledger import Ledger, dataset_fingerprint
 from hortus.protocol.card import ServerCard, load_card
 from hortus.protocol.consortium import SiteConfig, SiteFiles
 from hortus.protocol.errors import UsageError
+from hortus.protocol.heads import Head
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
 from hortus.protocol.plan import Agreement
 from hortus.protocol.policy import Policy
@@ -57,6 +59,11 @@ class Site:
         self._roster = _Reread(self.files.roster, Roster.load)
         self._check_pinned()
         self.ledger = Ledger.open(self.files.ledger, self.identity, clock)
+        try:
+            self._check_anchor()
+        except BaseException:
+            self.ledger.close()
+            raise
         self._records: dict[tuple[str, str | None], Records] = {}
         self._digests: dict[Path, str] = {}
 
@@ -96,6 +103,12 @@ class Site:
                 "the roster has another key for this site than keys/identity.pem",
                 where=str(self.files.roster),
             )
+
+    def _check_anchor(self) -> None:
+        """Does not start from a ledger that was rolled back behind what the operator keeps."""
+        if self.config.anchor is not None:
+            anchor = Head.load(self.files.directory / self.config.anchor)
+            require(self.ledger, anchor)
 
     def model_path(self, plan: Agreement) -> Path:
         """Returns this site's own copy of the base model."""

@@ -126,6 +126,11 @@ class ServerFiles:
         return self.directory / "keys" / "identity.pem"
 
     @property
+    def heads(self) -> Path:
+        """The last head of each site's ledger that the server has countersigned."""
+        return self.directory / "heads.sqlite"
+
+    @property
     def tls(self) -> TlsFiles:
         """The server's certificate."""
         return TlsFiles.within(self.directory / "tls")
@@ -171,6 +176,11 @@ class SiteConfig(_ConfigFile):
         None, description="Host and port of the Flower SuperLink, if not as the server's card says."
     )
     model: str | None = Field(None, description="Where the base model lies here, if elsewhere.")
+    anchor: Path | None = Field(
+        None,
+        description="A head of the ledger, from `hortus budget anchor`, best on another machine's "
+        "disk; an agent whose ledger does not contain it does not start.",
+    )
 
 
 class ServerConfig(_ConfigFile):

@@ -5,10 +5,14 @@ that its ledger does not contain knows that the ledger is an older copy; nobody 
 head, since it carries the site's signature.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Self
 
 from hortus.protocol.canonical import canonical_json
+from hortus.protocol.errors import UsageError
+from hortus.protocol.files import write_atomic
 from hortus.protocol.identity import SiteIdentity, is_signed
 
 _HEAD = "ledger head"
@@ -41,6 +45,27 @@ class Head:
         """Returns whether the raw Ed25519 key made the statement."""
         message = _encode(self.site, self.seq, self.hash)
         return is_signed(public_key, _HEAD, message, self.signature)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads an anchor, the file that `save` wrote.
+
+        Raises:
+            UsageError: It is missing, or no anchor.
+        """
+        try:
+            value = json.loads(path.read_bytes())
+            signature = bytes.fromhex(value["signature"])
+            return cls(str(value["site"]), int(value["seq"]), str(value["hash"]), signature)
+        except OSError as error:
+            raise UsageError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError("this is no anchor of a ledger", where=str(path)) from error
+
+    def save(self, path: Path) -> None:
+        """Writes an anchor, to be kept elsewhere than the ledger."""
+        value = asdict(self) | {"signature": self.signature.hex()}
+        write_atomic(path, json.dumps(value, indent=2).encode() + b"\n")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ _DIGEST_BYTES = 64  # 32 bytes, hexadecimal
 _SENTENCE_BYTES = 2000  # what errors.in_one_line leaves of any text
 _CONTRACT_BYTES = 2**20
 _DESCRIPTOR_BYTES = 2**17
+_LATEST_TIME = 2**40  # seconds since the epoch
 _UINT32 = 2**32 - 1
 _UINT64 = 2**64 - 1
 
@@ -63,6 +64,12 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "Announcement.signature": Limit(SIGNATURE_BYTES),
         "Announcements.protocol": Limit(_UINT32),
         "Announcements.announcements": Limit(None, items=MAX_SITES),
+        "Announcements.known_head": Limit(None),
+        "Head.seq": Limit(MAX_STEPS),
+        "Head.hash": Limit(_DIGEST_BYTES),
+        "Head.signature": Limit(SIGNATURE_BYTES),
+        "Countersignature.time": Limit(_LATEST_TIME),
+        "Countersignature.signature": Limit(SIGNATURE_BYTES),
         "Encapsulation.sender": Limit(_SITE_BYTES),
         "Encapsulation.receiver": Limit(_SITE_BYTES),
         "Encapsulation.ciphertext": Limit(MLKEM_CIPHERTEXT_BYTES),
@@ -71,8 +78,10 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "Encapsulations.encapsulations": Limit(None, items=MAX_SITES),
         "ReadyRequest.session": Limit(_IDENTIFIER_BYTES),
         "ReadyRequest.refusal": Limit(_SENTENCE_BYTES),
+        "ReadyRequest.head": Limit(None),
         "Turn.go": Limit(None),
         "Turn.finished": Limit(None),
+        "Turn.countersignature": Limit(None),
         "Go.step": Limit(MAX_STEPS),
         "Go.attempt": Limit(MAX_SITES),  # each attempt but the last loses a site
         "Go.survivors": Limit(_SITE_BYTES, items=MAX_SITES),

@@ -20,6 +20,7 @@ from hortus.protocol.plan_file import load_plan
 from hortus.server.evaluation import Evaluator
 from hortus.server.failure import write_failure
 from hortus.server.federation import Federation
+from hortus.server.notary import Notary
 from hortus.server.run_store import RunStore
 from hortus.server.service import Hub, serving
 
@@ -53,7 +54,7 @@ def run_deployed(grid: Grid, out: Path, files: ServerFiles, plan_path: Path) -> 
     sites = len(Roster.load(files.roster).sites)
     model_path = resolve_model(contract.model, plan_path.resolve().parent)
     evaluator = Evaluator(contract, model_path, plan.evaluation)
-    hub, store = Hub(), RunStore(out, contract)
+    hub, store = Hub(Notary.open(files, time.time)), RunStore(out, contract)
     _await_nodes(grid, sites, contract)
     with serving(hub, files.tls, ServerConfig.load(files.config).aggregation, sites):
         adapter = Federation(

@@ -11,11 +11,12 @@ import grpc
 
 from hortus.protocol.consortium import TlsFiles
 from hortus.protocol.errors import HortusError, ProtocolError, in_one_line
-from hortus.protocol.limits import MAX_MESSAGE_BYTES
+from hortus.protocol.limits import MAX_MESSAGE_BYTES, checked
 from hortus.protocol.transport import keepalive_options
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 from hortus.server.aggregator import Aggregator
+from hortus.server.notary import Notary
 
 # An honest site has one call open at a time, and perhaps one that its lost connection left behind.
 _CALLS_PER_SITE = 4
@@ -23,9 +24,14 @@ _SPARE_THREADS = 8
 
 
 class Hub:
-    """Where the federation loop puts the session that sites may join now."""
+    """Where the federation loop puts the session that sites may join now.
 
-    def __init__(self) -> None:
+    Args:
+        notary: Countersigns the heads of sites' ledgers, over all sessions.
+    """
+
+    def __init__(self, notary: Notary) -> None:
+        self._notary = notary
         self._current: Aggregator | None = None
 
     def open(self, aggregator: Aggregator) -> None:
@@ -43,6 +49,28 @@ class Hub:
             raise ProtocolError("no session is open")
         return self._current
 
+    def announce(
+        self, session: Aggregator, site: str, request: wire.Announcement
+    ) -> wire.Announcements:
+        """See `Aggregator.announce`; reminds the site of its ledger's last head."""
+        return self._notary.remind(site, session.announce(site, request))
+
+    def ready(self, session: Aggregator, site: str, request: wire.ReadyRequest) -> wire.Turn:
+        """See `Aggregator.ready`; countersigns the head of the site's ledger.
+
+        Raises:
+            ProtocolError: The ledger is an older copy; the site is out of the session.
+        """
+        try:
+            countersignature = self._notary.answer(site, checked(request))
+        except ProtocolError as error:
+            session.drop(site, error.problem)
+            raise
+        turn = session.ready(site, request)
+        if countersignature is not None:
+            turn.countersignature.CopyFrom(countersignature)
+        return turn
+
 
 class _Servicer(rpc.AggregationServicer):
     """Translates between gRPC and the aggregator; the peer's certificate names the site."""
@@ -56,7 +84,7 @@ class _Servicer(rpc.AggregationServicer):
         self, request: wire.Announcement, context: grpc.ServicerContext
     ) -> wire.Announcements:
         with self._answering(context) as (site, session):
-            return session.announce(site, request)
+            return self._hub.announce(session, site, request)
 
     def Encapsulate(
         self, request: wire.Encapsulations, context: grpc.ServicerContext
@@ -76,7 +104,7 @@ class _Servicer(rpc.AggregationServicer):
             if request.session == session.descriptor.session:
                 context.add_callback(ended)
             try:
-                return session.ready(site, request)
+                return self._hub.ready(session, site, request)
             finally:
                 answered.set()
 

@@ -20,7 +20,7 @@ class MemoryChannel:
 
     def announce(self, request: wire.Announcement) -> wire.Announcements:
         """See `AggregationChannel`."""
-        return self._hub.current.announce(self._site, request)
+        return self._hub.announce(self._hub.current, self._site, request)
 
     def encapsulate(self, request: wire.Encapsulations) -> wire.Encapsulations:
         """See `AggregationChannel`."""
@@ -28,7 +28,7 @@ class MemoryChannel:
 
     def ready(self, request: wire.ReadyRequest) -> wire.Turn:
         """See `AggregationChannel`."""
-        return self._hub.current.ready(self._site, request)
+        return self._hub.ready(self._hub.current, self._site, request)
 
     def adapter(self, request: wire.AdapterRequest) -> Iterator[wire.Chunk]:
         """See `AggregationChannel`."""

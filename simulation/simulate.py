@@ -33,6 +33,7 @@ from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.transport import AggregationChannel
 from hortus.server.evaluation import Evaluator
 from hortus.server.federation import Federation
+from hortus.server.notary import Notary
 from hortus.server.prepare import prepare
 from hortus.server.run_records import RoundRecord
 from hortus.server.run_store import RunStore
@@ -88,7 +89,7 @@ def simulate(plan: Plan, folder: Path, out: Path, on_round: OnRound) -> Simulate
     workbench = Workbench(contract, model_path)
     consortium = _lay_out(plan, contract, workbench.space.dimension, out)
     evaluator = Evaluator(contract, model_path, plan.evaluation)
-    hub, timings = Hub(), Timings()
+    hub, timings = Hub(Notary.open(consortium.server, time.time)), Timings()
     with ExitStack() as stack:
         names = consortium.sites
         port = None

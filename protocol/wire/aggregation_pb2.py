@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&hortus/protocol/wire/aggregation.proto\x12\thortus.v1\"q\n\x0c\x41nnouncement\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x0c\n\x04site\x18\x03 \x01(\t\x12\x0e\n\x06x25519\x18\x04 \x01(\x0c\x12\r\n\x05mlkem\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"Q\n\rAnnouncements\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12.\n\rannouncements\x18\x02 \x03(\x0b\x32\x17.hortus.v1.Announcement\"X\n\rEncapsulation\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x10\n\x08receiver\x18\x02 \x01(\t\x12\x12\n\nciphertext\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"S\n\x0e\x45ncapsulations\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x30\n\x0e\x65ncapsulations\x18\x02 \x03(\x0b\x32\x18.hortus.v1.Encapsulation\"0\n\x0cReadyRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0f\n\x07refusal\x18\x02 \x01(\t\"T\n\x04Turn\x12\x1b\n\x02go\x18\x01 \x01(\x0b\x32\r.hortus.v1.GoH\x00\x12\'\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x13.hortus.v1.FinishedH\x00\x42\x06\n\x04kind\"N\n\x02Go\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\tsurvivors\x18\x03 \x03(\t\x12\x16\n\x0e\x61\x64\x61pter_digest\x18\x04 \x01(\t\"\x1a\n\x08\x46inished\x12\x0e\n\x06reason\x18\x01 \x01(\t\"I\n\x0e\x41\x64\x61pterRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x03 \x01(\r\":\n\x05\x43hunk\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\r\n\x05words\x18\x02 \x01(\x0c\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x06\"V\n\x0cUploadHeader\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x16\n\x0e\x66irst_sequence\x18\x04 \x01(\r\"b\n\nUploadPart\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.hortus.v1.UploadHeaderH\x00\x12!\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x10.hortus.v1.ChunkH\x00\x42\x06\n\x04kind\"\t\n\x07Receipt\"\'\n\x0eUploadProgress\x12\x15\n\rnext_sequence\x18\x01 \x01(\r\"H\n\x0f\x43onsiderRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08\x63ontract\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\".\n\rConsiderReply\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0f\n\x07refusal\x18\x02 \x01(\t\"\\\n\x0fTakePartRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08\x63ontract\x18\x02 \x01(\x0c\x12\x12\n\ndescriptor\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\".\n\rTakePartReply\x12\r\n\x05steps\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t2\xf5\x02\n\x0b\x41ggregation\x12=\n\x08\x41nnounce\x12\x17.hortus.v1.Announcement\x1a\x18.hortus.v1.Announcements\x12\x43\n\x0b\x45ncapsulate\x12\x19.hortus.v1.Encapsulations\x1a\x19.hortus.v1.Encapsulations\x12\x31\n\x05Ready\x12\x17.hortus.v1.ReadyRequest\x1a\x0f.hortus.v1.Turn\x12\x38\n\x07\x41\x64\x61pter\x12\x19.hortus.v1.AdapterRequest\x1a\x10.hortus.v1.Chunk0\x01\x12\x35\n\x06Upload\x12\x15.hortus.v1.UploadPart\x1a\x12.hortus.v1.Receipt(\x01\x12>\n\x08Progress\x12\x17.hortus.v1.UploadHeader\x1a\x19.hortus.v1.UploadProgress2\x8b\x01\n\x05\x41gent\x12@\n\x08\x43onsider\x12\x1a.hortus.v1.ConsiderRequest\x1a\x18.hortus.v1.ConsiderReply\x12@\n\x08TakePart\x12\x1a.hortus.v1.TakePartRequest\x1a\x18.hortus.v1.TakePartReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&hortus/protocol/wire/aggregation.proto\x12\thortus.v1\"q\n\x0c\x41nnouncement\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x0c\n\x04site\x18\x03 \x01(\t\x12\x0e\n\x06x25519\x18\x04 \x01(\x0c\x12\r\n\x05mlkem\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"v\n\rAnnouncements\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12.\n\rannouncements\x18\x02 \x03(\x0b\x32\x17.hortus.v1.Announcement\x12#\n\nknown_head\x18\x03 \x01(\x0b\x32\x0f.hortus.v1.Head\"4\n\x04Head\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"3\n\x10\x43ountersignature\x12\x0c\n\x04time\x18\x01 \x01(\x01\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"X\n\rEncapsulation\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x10\n\x08receiver\x18\x02 \x01(\t\x12\x12\n\nciphertext\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"S\n\x0e\x45ncapsulations\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x30\n\x0e\x65ncapsulations\x18\x02 \x03(\x0b\x32\x18.hortus.v1.Encapsulation\"O\n\x0cReadyRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0f\n\x07refusal\x18\x02 \x01(\t\x12\x1d\n\x04head\x18\x03 \x01(\x0b\x32\x0f.hortus.v1.Head\"\x8b\x01\n\x04Turn\x12\x1b\n\x02go\x18\x01 \x01(\x0b\x32\r.hortus.v1.GoH\x00\x12\'\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x13.hortus.v1.FinishedH\x00\x12\x35\n\x10\x63ountersignature\x18\x03 \x01(\x0b\x32\x1b.hortus.v1.CountersignatureB\x06\n\x04kind\"N\n\x02Go\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\tsurvivors\x18\x03 \x03(\t\x12\x16\n\x0e\x61\x64\x61pter_digest\x18\x04 \x01(\t\"\x1a\n\x08\x46inished\x12\x0e\n\x06reason\x18\x01 \x01(\t\"I\n\x0e\x41\x64\x61pterRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x03 \x01(\r\":\n\x05\x43hunk\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\r\n\x05words\x18\x02 \x01(\x0c\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x06\"V\n\x0cUploadHeader\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x16\n\x0e\x66irst_sequence\x18\x04 \x01(\r\"b\n\nUploadPart\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.hortus.v1.UploadHeaderH\x00\x12!\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x10.hortus.v1.ChunkH\x00\x42\x06\n\x04kind\"\t\n\x07Receipt\"\'\n\x0eUploadProgress\x12\x15\n\rnext_sequence\x18\x01 \x01(\r\"H\n\x0f\x43onsiderRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08\x63ontract\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\".\n\rConsiderReply\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0f\n\x07refusal\x18\x02 \x01(\t\"\\\n\x0fTakePartRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08\x63ontract\x18\x02 \x01(\x0c\x12\x12\n\ndescriptor\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\".\n\rTakePartReply\x12\r\n\x05steps\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t2\xf5\x02\n\x0b\x41ggregation\x12=\n\x08\x41nnounce\x12\x17.hortus.v1.Announcement\x1a\x18.hortus.v1.Announcements\x12\x43\n\x0b\x45ncapsulate\x12\x19.hortus.v1.Encapsulations\x1a\x19.hortus.v1.Encapsulations\x12\x31\n\x05Ready\x12\x17.hortus.v1.ReadyRequest\x1a\x0f.hortus.v1.Turn\x12\x38\n\x07\x41\x64\x61pter\x12\x19.hortus.v1.AdapterRequest\x1a\x10.hortus.v1.Chunk0\x01\x12\x35\n\x06Upload\x12\x15.hortus.v1.UploadPart\x1a\x12.hortus.v1.Receipt(\x01\x12>\n\x08Progress\x12\x17.hortus.v1.UploadHeader\x1a\x19.hortus.v1.UploadProgress2\x8b\x01\n\x05\x41gent\x12@\n\x08\x43onsider\x12\x1a.hortus.v1.ConsiderRequest\x1a\x18.hortus.v1.ConsiderReply\x12@\n\x08TakePart\x12\x1a.hortus.v1.TakePartRequest\x1a\x18.hortus.v1.TakePartReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,41 +34,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ANNOUNCEMENT']._serialized_start=53
   _globals['_ANNOUNCEMENT']._serialized_end=166
   _globals['_ANNOUNCEMENTS']._serialized_start=168
-  _globals['_ANNOUNCEMENTS']._serialized_end=249
-  _globals['_ENCAPSULATION']._serialized_start=251
-  _globals['_ENCAPSULATION']._serialized_end=339
-  _globals['_ENCAPSULATIONS']._serialized_start=341
-  _globals['_ENCAPSULATIONS']._serialized_end=424
-  _globals['_READYREQUEST']._serialized_start=426
-  _globals['_READYREQUEST']._serialized_end=474
-  _globals['_TURN']._serialized_start=476
-  _globals['_TURN']._serialized_end=560
-  _globals['_GO']._serialized_start=562
-  _globals['_GO']._serialized_end=640
-  _globals['_FINISHED']._serialized_start=642
-  _globals['_FINISHED']._serialized_end=668
-  _globals['_ADAPTERREQUEST']._serialized_start=670
-  _globals['_ADAPTERREQUEST']._serialized_end=743
-  _globals['_CHUNK']._serialized_start=745
-  _globals['_CHUNK']._serialized_end=803
-  _globals['_UPLOADHEADER']._serialized_start=805
-  _globals['_UPLOADHEADER']._serialized_end=891
-  _globals['_UPLOADPART']._serialized_start=893
-  _globals['_UPLOADPART']._serialized_end=991
-  _globals['_RECEIPT']._serialized_start=993
-  _globals['_RECEIPT']._serialized_end=1002
-  _globals['_UPLOADPROGRESS']._serialized_start=1004
-  _globals['_UPLOADPROGRESS']._serialized_end=1043
-  _globals['_CONSIDERREQUEST']._serialized_start=1045
-  _globals['_CONSIDERREQUEST']._serialized_end=1117
-  _globals['_CONSIDERREPLY']._serialized_start=1119
-  _globals['_CONSIDERREPLY']._serialized_end=1165
-  _globals['_TAKEPARTREQUEST']._serialized_start=1167
-  _globals['_TAKEPARTREQUEST']._serialized_end=1259
-  _globals['_TAKEPARTREPLY']._serialized_start=1261
-  _globals['_TAKEPARTREPLY']._serialized_end=1307
-  _globals['_AGGREGATION']._serialized_start=1310
-  _globals['_AGGREGATION']._serialized_end=1683
-  _globals['_AGENT']._serialized_start=1686
-  _globals['_AGENT']._serialized_end=1825
+  _globals['_ANNOUNCEMENTS']._serialized_end=286
+  _globals['_HEAD']._serialized_start=288
+  _globals['_HEAD']._serialized_end=340
+  _globals['_COUNTERSIGNATURE']._serialized_start=342
+  _globals['_COUNTERSIGNATURE']._serialized_end=393
+  _globals['_ENCAPSULATION']._serialized_start=395
+  _globals['_ENCAPSULATION']._serialized_end=483
+  _globals['_ENCAPSULATIONS']._serialized_start=485
+  _globals['_ENCAPSULATIONS']._serialized_end=568
+  _globals['_READYREQUEST']._serialized_start=570
+  _globals['_READYREQUEST']._serialized_end=649
+  _globals['_TURN']._serialized_start=652
+  _globals['_TURN']._serialized_end=791
+  _globals['_GO']._serialized_start=793
+  _globals['_GO']._serialized_end=871
+  _globals['_FINISHED']._serialized_start=873
+  _globals['_FINISHED']._serialized_end=899
+  _globals['_ADAPTERREQUEST']._serialized_start=901
+  _globals['_ADAPTERREQUEST']._serialized_end=974
+  _globals['_CHUNK']._serialized_start=976
+  _globals['_CHUNK']._serialized_end=1034
+  _globals['_UPLOADHEADER']._serialized_start=1036
+  _globals['_UPLOADHEADER']._serialized_end=1122
+  _globals['_UPLOADPART']._serialized_start=1124
+  _globals['_UPLOADPART']._serialized_end=1222
+  _globals['_RECEIPT']._serialized_start=1224
+  _globals['_RECEIPT']._serialized_end=1233
+  _globals['_UPLOADPROGRESS']._serialized_start=1235
+  _globals['_UPLOADPROGRESS']._serialized_end=1274
+  _globals['_CONSIDERREQUEST']._serialized_start=1276
+  _globals['_CONSIDERREQUEST']._serialized_end=1348
+  _globals['_CONSIDERREPLY']._serialized_start=1350
+  _globals['_CONSIDERREPLY']._serialized_end=1396
+  _globals['_TAKEPARTREQUEST']._serialized_start=1398
+  _globals['_TAKEPARTREQUEST']._serialized_end=1490
+  _globals['_TAKEPARTREPLY']._serialized_start=1492
+  _globals['_TAKEPARTREPLY']._serialized_end=1538
+  _globals['_AGGREGATION']._serialized_start=1541
+  _globals['_AGGREGATION']._serialized_end=1914
+  _globals['_AGENT']._serialized_start=1917
+  _globals['_AGENT']._serialized_end=2056
 # @@protoc_insertion_point(module_scope)

@@ -23,12 +23,32 @@ class Announcement(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., session: _Optional[str] = ..., site: _Optional[str] = ..., x25519: _Optional[bytes] = ..., mlkem: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Announcements(_message.Message):
-    __slots__ = ("protocol", "announcements")
+    __slots__ = ("protocol", "announcements", "known_head")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCEMENTS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_HEAD_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     announcements: _containers.RepeatedCompositeFieldContainer[Announcement]
-    def __init__(self, protocol: _Optional[int] = ..., announcements: _Optional[_Iterable[_Union[Announcement, _Mapping]]] = ...) -> None: ...
+    known_head: Head
+    def __init__(self, protocol: _Optional[int] = ..., announcements: _Optional[_Iterable[_Union[Announcement, _Mapping]]] = ..., known_head: _Optional[_Union[Head, _Mapping]] = ...) -> None: ...
+
+class Head(_message.Message):
+    __slots__ = ("seq", "hash", "signature")
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    seq: int
+    hash: str
+    signature: bytes
+    def __init__(self, seq: _Optional[int] = ..., hash: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Countersignature(_message.Message):
+    __slots__ = ("time", "signature")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    time: float
+    signature: bytes
+    def __init__(self, time: _Optional[float] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Encapsulation(_message.Message):
     __slots__ = ("sender", "receiver", "ciphertext", "signature")
@@ -51,20 +71,24 @@ class Encapsulations(_message.Message):
     def __init__(self, session: _Optional[str] = ..., encapsulations: _Optional[_Iterable[_Union[Encapsulation, _Mapping]]] = ...) -> None: ...
 
 class ReadyRequest(_message.Message):
-    __slots__ = ("session", "refusal")
+    __slots__ = ("session", "refusal", "head")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     session: str
     refusal: str
-    def __init__(self, session: _Optional[str] = ..., refusal: _Optional[str] = ...) -> None: ...
+    head: Head
+    def __init__(self, session: _Optional[str] = ..., refusal: _Optional[str] = ..., head: _Optional[_Union[Head, _Mapping]] = ...) -> None: ...
 
 class Turn(_message.Message):
-    __slots__ = ("go", "finished")
+    __slots__ = ("go", "finished", "countersignature")
     GO_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    COUNTERSIGNATURE_FIELD_NUMBER: _ClassVar[int]
     go: Go
     finished: Finished
-    def __init__(self, go: _Optional[_Union[Go, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
+    countersignature: Countersignature
+    def __init__(self, go: _Optional[_Union[Go, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., countersignature: _Optional[_Union[Countersignature, _Mapping]] = ...) -> None: ...
 
 class Go(_message.Message):
     __slots__ = ("step", "attempt", "survivors", "adapter_digest")

@@ -1,5 +1,6 @@
 """A site against a server that lies: nothing is charged, masked or sent that should not be."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from hortus.client.session import Account, Session
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.errors import HortusError, ProtocolError
+from hortus.protocol.errors import HortusError, ProtocolError, Refused
+from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget
@@ -304,3 +306,80 @@ def test_a_server_that_puts_its_own_key_in_is_found_out(world: World) -> None:
     with pytest.raises(ProtocolError):
         world.session("ash", Channel(server, "ash")).run()
     assert charged(world, "ash") == 0
+
+
+class Notarised(Server):
+    """Countersigns every head, and shows each site the last one at the start."""
+
+    def __init__(self, world: World, script: Callable[[str], list[wire.Go]]) -> None:
+        super().__init__(script)
+        self.server, self.heads = world.server, dict[str, Head]()
+
+    def tamper(self, site: str, announcements: wire.Announcements) -> wire.Announcements:
+        if site in self.heads:
+            head = self.heads[site]
+            known = wire.Head(seq=head.seq, hash=head.hash, signature=head.signature)
+            announcements.known_head.CopyFrom(known)
+        return announcements
+
+    def countersign(self, site: str, request: wire.ReadyRequest, turn: wire.Turn) -> wire.Turn:
+        if request.HasField("head"):
+            shown = request.head
+            self.heads[site] = Head(site, shown.seq, shown.hash, shown.signature)
+            done = Countersignature.make(self.server, self.heads[site], 1.8e9)
+            turn.countersignature.time, turn.countersignature.signature = done.time, done.signature
+        return turn
+
+
+class NotarisedChannel(Channel):
+    server: Notarised
+
+    def ready(self, request: wire.ReadyRequest) -> wire.Turn:
+        return self.server.countersign(self.site, request, super().ready(request))
+
+
+def play_notarised(world: World, server: Notarised) -> dict[str, Any]:
+    def run(site: str) -> Any:
+        try:
+            return world.session(site, NotarisedChannel(server, site)).run()
+        except HortusError as error:
+            return error
+
+    with ThreadPoolExecutor(3) as pool:
+        return dict(zip(SITES, pool.map(run, SITES), strict=True))
+
+
+def countersigned(world: World, site: str) -> list[int]:
+    with sqlite3.connect(world.directory / f"{site}.sqlite") as raw:
+        return [seq for (seq,) in raw.execute("SELECT seq FROM countersignatures ORDER BY seq")]
+
+
+def test_a_site_that_was_rolled_back_refuses_to_go_on(world: World) -> None:
+    server = Notarised(world, lambda _: [go(0), go(1)])
+    play_notarised(world, server)
+    assert countersigned(world, "ash") == [1, 2]
+    # An operator, or a backup tool, puts a copy from before the session in ash's place.
+    for name in ("ash.sqlite", "ash.sqlite-wal", "ash.sqlite-shm"):
+        (world.directory / name).unlink(missing_ok=True)
+    again = Notarised(world, lambda _: [])
+    again.heads, again.announced = server.heads, dict(server.announced)
+    # The others would wait for ash's ciphertexts for ever, so ash plays alone.
+    with pytest.raises(Refused, match="rolled back: it does not contain entry 2"):
+        world.session("ash", NotarisedChannel(again, "ash")).run()
+
+
+def test_a_made_up_head_keeps_nobody_from_going_on(world: World) -> None:
+    server = Notarised(world, lambda _: [go(0)])
+    server.heads = {
+        site: Head(site, 99, "f" * 64, Head.sign(world.server, 99, "f" * 64).signature)
+        for site in SITES
+    }
+    outcomes = play_notarised(world, server)
+    assert all(outcome == (1, "done") for outcome in outcomes.values())
+
+
+def test_a_countersignature_by_another_key_is_not_kept(world: World) -> None:
+    server = Notarised(world, lambda _: [go(0)])
+    server.server = SiteIdentity.generate(SERVER)
+    play_notarised(world, server)
+    assert countersigned(world, "ash") == []

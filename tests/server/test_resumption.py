@@ -24,6 +24,7 @@ from hortus.protocol.plan import Cohort
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.server.aggregator import Aggregator, StepSum
+from hortus.server.notary import Notary
 from hortus.server.service import Hub, serving
 
 SITES = ("ash", "birch")
@@ -94,7 +95,8 @@ def session(consortium: Consortium) -> Iterator[tuple[Aggregator, int]]:
         dimension=DIMENSION,
         scale=1024,
     )
-    hub, one = Hub(), Aggregator(descriptor, RULES)
+    hub = Hub(Notary.open(consortium.server, lambda: 1.8e9))
+    one = Aggregator(descriptor, RULES)
     hub.open(one)
     with serving(hub, consortium.server.tls, "127.0.0.1:0", len(SITES)) as port:
         yield one, port

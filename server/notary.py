@@ -1,0 +1,124 @@
+"""The server as a witness: it countersigns the heads of sites' ledgers, and remembers the last.
+
+A site whose ledger was rolled back learns it from the head that it is shown at the next session, and
+the server sees it in the head that the site shows.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Self
+
+from hortus.protocol.consortium import ServerFiles
+from hortus.protocol.errors import HortusError, ProtocolError
+from hortus.protocol.heads import Countersignature, Head
+from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.wire import aggregation_pb2 as wire
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS heads (
+    site TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    hash TEXT NOT NULL,
+    signature BLOB NOT NULL,
+    time REAL NOT NULL
+) STRICT;
+"""
+
+
+class Notary:
+    """Countersigns heads; many threads may call it.
+
+    Args:
+        identity: The server's; every site's roster has its public half.
+        roster: The sites' public keys.
+        path: SQLite file of the last heads; made if it is not there.
+        clock: Seconds since the epoch.
+
+    Raises:
+        HortusError: The file cannot be used.
+    """
+
+    def __init__(
+        self, identity: SiteIdentity, roster: Roster, path: Path, clock: Callable[[], float]
+    ) -> None:
+        self._identity = identity
+        self._roster = roster
+        self._path = path
+        self._clock = clock
+        self._lock = threading.Lock()
+        try:
+            with closing(self._connect()) as connection:
+                connection.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise HortusError(f"it cannot be used: {error}", where=str(path)) from error
+
+    @classmethod
+    def open(cls, files: ServerFiles, clock: Callable[[], float]) -> Self:
+        """Opens the notary of a server's folder.
+
+        Raises:
+            UsageError: Identity or roster is missing or wrong.
+        """
+        identity = SiteIdentity.load(files.identity, SERVER)
+        return cls(identity, Roster.load(files.roster), files.heads, clock)
+
+    def known(self, site: str) -> Head | None:
+        """Returns the last head countersigned for a site; None before the first."""
+        with closing(self._connect()) as connection:
+            row = connection.execute(
+                "SELECT site, seq, hash, signature FROM heads WHERE site = ?", (site,)
+            ).fetchone()
+        return Head(*row) if row else None
+
+    def countersign(self, head: Head) -> Countersignature:
+        """Countersigns a head, once it is the last known, on disk.
+
+        Raises:
+            ProtocolError: The site did not sign it, or it is older than, or another than, the last.
+        """
+        if not head.is_signed_by(self._roster.sites.get(head.site, b"")):
+            raise ProtocolError("its signature of its ledger's head does not fit", where=head.site)
+        with self._lock:
+            last, now = self.known(head.site), self._clock()
+            if last is not None and (
+                head.seq < last.seq or (head.seq == last.seq and head.hash != last.hash)
+            ):
+                raise ProtocolError(
+                    f"its ledger ends with entry {head.seq}, which is not what it showed before "
+                    f"(entry {last.seq}): an older copy is in place",
+                    where=head.site,
+                    remedy="The site's operator must put the newest ledger back.",
+                )
+            row = (head.site, head.seq, head.hash, head.signature, now)
+            with closing(self._connect()) as connection, connection:
+                connection.execute("INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?, ?)", row)
+        return Countersignature.make(self._identity, head, now)
+
+    def remind(self, site: str, announcements: wire.Announcements) -> wire.Announcements:
+        """Adds the last head of a site to what it is told at the start of a session."""
+        head = self.known(site)
+        if head is not None:
+            known = wire.Head(seq=head.seq, hash=head.hash, signature=head.signature)
+            announcements.known_head.CopyFrom(known)
+        return announcements
+
+    def answer(self, site: str, request: wire.ReadyRequest) -> wire.Countersignature | None:
+        """Countersigns the head in a request; None where there is none.
+
+        Raises:
+            ProtocolError: See `countersign`.
+        """
+        if not request.HasField("head"):
+            return None
+        head = request.head
+        done = self.countersign(Head(site, head.seq, head.hash, head.signature))
+        return wire.Countersignature(time=done.time, signature=done.signature)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=30)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        return connection

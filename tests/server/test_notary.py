@@ -1,0 +1,67 @@
+"""The notary remembers, countersigns what a site has signed, and nothing older than it has seen."""
+
+from pathlib import Path
+
+import pytest
+
+from hortus.protocol.errors import ProtocolError
+from hortus.protocol.heads import Countersignature, Head
+from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.server.notary import Notary
+
+ASH, BIRCH = SiteIdentity.generate("ash"), SiteIdentity.generate("birch")
+OWN = SiteIdentity.generate(SERVER)
+ROSTER = Roster({i.site: i.public_key_bytes for i in (ASH, BIRCH)}, OWN.public_key_bytes)
+
+
+def _head(seq: int, letter: str = "a", signer: SiteIdentity = ASH) -> Head:
+    return Head.sign(signer, seq, letter * 64)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "heads.sqlite"
+
+
+def _open(path: Path) -> Notary:
+    return Notary(OWN, ROSTER, path, lambda: 1.8e9)
+
+
+def test_the_last_head_is_countersigned_and_remembered_over_restarts(path: Path) -> None:
+    first = _open(path)
+    assert first.known("ash") is None
+    done = first.countersign(_head(1))
+    assert done == Countersignature(_head(1), 1.8e9, done.signature)
+    assert done.is_signed_by(OWN.public_key_bytes)
+    assert not done.is_signed_by(ASH.public_key_bytes)
+    first.countersign(_head(7, "b"))
+    again = _open(path)
+    assert again.known("ash") == _head(7, "b")
+    told = again.remind("ash", wire.Announcements())
+    assert (told.known_head.seq, told.known_head.hash) == (7, "b" * 64)
+    assert not again.remind("birch", wire.Announcements()).HasField("known_head")
+
+
+@pytest.mark.parametrize("head", [_head(6), _head(7, "c")], ids=["older", "another"])
+def test_an_older_copy_is_not_countersigned(path: Path, head: Head) -> None:
+    notary = _open(path)
+    notary.countersign(_head(7, "b"))
+    with pytest.raises(ProtocolError, match="an older copy is in place"):
+        notary.countersign(head)
+    notary.countersign(_head(7, "b"))
+    assert notary.known("ash") == _head(7, "b")
+
+
+def test_a_head_that_the_site_did_not_sign_is_not_countersigned(path: Path) -> None:
+    notary = _open(path)
+    for signer in (BIRCH, OWN):
+        forged = Head("ash", 1, "a" * 64, _head(1, signer=signer).signature)
+        with pytest.raises(ProtocolError, match="does not fit"):
+            notary.countersign(forged)
+    assert notary.known("ash") is None
+
+
+def test_an_anchor_reads_back(tmp_path: Path) -> None:
+    _head(3).save(tmp_path / "anchor.json")
+    assert Head.load(tmp_path / "anchor.json") == _head(3)
