@@ -24,6 +24,7 @@ from hortus.client.workbench import Workbench
 from hortus.learning.tasks import Encoded
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.randomness import RandomSource, SystemRandomness, UnsafeSeededRandomness
+from hortus.protocol.answer import Answer
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import HortusError, Refused, in_one_line
 from hortus.protocol.limits import check_version, checked
@@ -67,8 +68,14 @@ class SiteAgent:
             self._encode(contract)
         except HortusError as error:
             logger.warning("refused to take part: %s", in_one_line(str(error)))
-            return wire.ConsiderReply(site=self._site.name, refusal=_public(error))
-        return wire.ConsiderReply(site=self._site.name)
+            return self._answer(request, _public(error))
+        return self._answer(request, "")
+
+    def _answer(self, request: wire.ConsiderRequest, refusal: str) -> wire.ConsiderReply:
+        answer = Answer.sign(self._site.identity, request.challenge, request.contract, refusal)
+        return wire.ConsiderReply(
+            site=answer.site, refusal=answer.refusal, signature=answer.signature
+        )
 
     def take_part(self, request: wire.TakePartRequest) -> wire.TakePartReply:
         """Takes part in a session until it ends; never raises for what the server did."""

@@ -41,9 +41,12 @@ def make_app(reach: Callable[[Context], AbstractContextManager[Agent]]) -> Clien
                     protocol=_version(request),
                     contract=_bytes(request, "contract"),
                     signature=_bytes(request, "signature"),
+                    challenge=_bytes(request, "challenge"),
                 )
             )
-        answer = ConfigRecord({"site": reply.site, "refusal": reply.refusal})
+        answer = ConfigRecord(
+            {"site": reply.site, "refusal": reply.refusal, "signature": reply.signature}
+        )
         return Message(RecordDict({"answer": answer}), reply_to=message)
 
     @app.train()

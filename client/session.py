@@ -15,11 +15,7 @@ from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_rou
 from hortus.privacy.entries import Charge
 from hortus.privacy.ledger import Ledger
 from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView
-from hortus.privacy.secure_sum import (
-    Announcement,
-    Encapsulation,
-    KeyExchange,
-)
+from hortus.privacy.secure_sum import KeyExchange, read_announcement, read_encapsulation
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import ProtocolError, Refused, in_one_line
 from hortus.protocol.identity import Roster, SiteIdentity
@@ -188,12 +184,7 @@ class Session:
         )
         check_version(checked(everybody).protocol)
         self._witness.check(everybody)
-        sealed = exchange.encapsulate(
-            [
-                Announcement(site=a.site, x25519=a.x25519, mlkem=a.mlkem, signature=a.signature)
-                for a in everybody.announcements
-            ]
-        )
+        sealed = exchange.encapsulate(map(read_announcement, everybody.announcements))
         ciphertexts = self._channel.encapsulate(
             wire.Encapsulations(
                 session=session,
@@ -201,10 +192,7 @@ class Session:
             )
         )
         masks = exchange.agree(
-            [
-                Encapsulation(e.sender, e.receiver, e.ciphertext, e.signature)
-                for e in checked(ciphertexts).encapsulations
-            ],
+            map(read_encapsulation, checked(ciphertexts).encapsulations),
             min_cohort=self._encoding.contract.cohort.minimum,
         )
         self._states.enter(ClientState.KEYED)

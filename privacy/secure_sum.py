@@ -21,6 +21,7 @@ from hortus.privacy.transcript import derive, frame, hash_of
 from hortus.protocol.errors import ProtocolError, UsageError
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import MLKEM_CIPHERTEXT_BYTES, MLKEM_PUBLIC_BYTES, X25519_BYTES
+from hortus.protocol.wire import aggregation_pb2 as wire
 
 _ANNOUNCEMENT = "secure-sum announcement"
 _ENCAPSULATION = "secure-sum encapsulation"
@@ -146,8 +147,8 @@ class KeyExchange:
         if self._announcements[self._identity.site] != self.announcement:
             raise ProtocolError("its own announcement came back altered", where=self._identity.site)
         for announcement in self._announcements.values():
-            self._verify_announcement(announcement)
-        self._announced = hash_of(*(_encoded(one) for one in self._announcements.values()))
+            check_announcement(announcement, self._roster, self._descriptor_digest)
+        self._announced = hash_of_announcements(self._announcements.values())
         sent = tuple(self._encapsulate_to(peer) for peer in self._peers())
         self._state = _State.ENCAPSULATED
         return sent
@@ -166,7 +167,9 @@ class KeyExchange:
         self._advance(_State.ENCAPSULATED)
         received = _by_site(encapsulations, lambda one: one.sender, self._peers())
         for one in received.values():
-            self._verify_encapsulation(one)
+            if one.receiver != self._identity.site:
+                raise ProtocolError("its encapsulation is for another site", where=one.sender)
+            check_encapsulation(one, self._roster, self._descriptor_digest, self._announced)
         return MaskGenerator(
             site=self._identity.site,
             cohort=self._cohort,
@@ -184,42 +187,17 @@ class KeyExchange:
     def _peers(self) -> tuple[str, ...]:
         return tuple(site for site in self._cohort if site != self._identity.site)
 
-    def _verify_announcement(self, one: Announcement) -> None:
-        if len(one.x25519) != X25519_BYTES or len(one.mlkem) != MLKEM_PUBLIC_BYTES:
-            raise ProtocolError("its public keys have a wrong length", where=one.site)
-        signed = _signed_announcement(self._descriptor_digest, one.site, one.x25519, one.mlkem)
-        self._roster.verify(one.site, _ANNOUNCEMENT, signed, one.signature)
-
     def _encapsulate_to(self, peer: str) -> Encapsulation:
         site, ciphertext = self._identity.site, b""
         if site < peer:
-            try:
-                key = MLKEM768PublicKey.from_public_bytes(self._announcements[peer].mlkem)
-            except ValueError as error:
-                raise ProtocolError("its ML-KEM public key is malformed", where=peer) from error
+            key = MLKEM768PublicKey.from_public_bytes(self._announcements[peer].mlkem)
             secret, ciphertext = key.encapsulate()
             self._encapsulated[peer] = secret, ciphertext
-        signed = self._signed_encapsulation(site, peer, ciphertext)
+        signed = _signed_encapsulation(
+            self._descriptor_digest, site, peer, self._announced, ciphertext
+        )
         signature = self._identity.sign(_ENCAPSULATION, signed)
         return Encapsulation(site, peer, ciphertext, signature)
-
-    def _verify_encapsulation(self, one: Encapsulation) -> None:
-        if one.receiver != self._identity.site:
-            raise ProtocolError("its encapsulation is for another site", where=one.sender)
-        due = MLKEM_CIPHERTEXT_BYTES if one.sender < one.receiver else 0
-        if len(one.ciphertext) != due:
-            raise ProtocolError("its ciphertext has a wrong length", where=one.sender)
-        signed = self._signed_encapsulation(one.sender, one.receiver, one.ciphertext)
-        self._roster.verify(one.sender, _ENCAPSULATION, signed, one.signature)
-
-    def _signed_encapsulation(self, sender: str, receiver: str, ciphertext: bytes) -> bytes:
-        return frame(
-            self._descriptor_digest,
-            sender.encode(),
-            receiver.encode(),
-            self._announced,
-            ciphertext,
-        )
 
     def _pair_secret(self, peer: str, received: Encapsulation) -> bytes:
         if peer in self._encapsulated:
@@ -228,10 +206,7 @@ class KeyExchange:
             ciphertext = received.ciphertext
             kem = self._mlkem.decapsulate(ciphertext)
         public = X25519PublicKey.from_public_bytes(self._announcements[peer].x25519)
-        try:
-            shared = self._x25519.exchange(public)
-        except ValueError as error:  # an all-zero secret (RFC 7748, section 6.1)
-            raise ProtocolError("its X25519 public key has a small order", where=peer) from error
+        shared = self._x25519.exchange(public)
         first, second = sorted((self._identity.site, peer))
         transcript = hash_of(
             self._descriptor_digest,
@@ -240,6 +215,65 @@ class KeyExchange:
             ciphertext,
         )
         return derive(shared + kem, frame(_PAIR_INFO, transcript))
+
+
+def read_announcement(message: wire.Announcement) -> Announcement:
+    """Takes a message's keys, unchecked."""
+    return Announcement(message.site, message.x25519, message.mlkem, message.signature)
+
+
+def read_encapsulation(message: wire.Encapsulation) -> Encapsulation:
+    """Takes what a message says, unchecked."""
+    return Encapsulation(message.sender, message.receiver, message.ciphertext, message.signature)
+
+
+def check_announcement(one: Announcement, roster: Roster, descriptor_digest: bytes) -> None:
+    """Checks one site's keys: every site does, and the server, so as to know whose fault it is.
+
+    Raises:
+        ProtocolError: They are malformed, or not signed by the site for this session.
+    """
+    if len(one.x25519) != X25519_BYTES or len(one.mlkem) != MLKEM_PUBLIC_BYTES:
+        raise ProtocolError("its public keys have a wrong length", where=one.site)
+    signed = _signed_announcement(descriptor_digest, one.site, one.x25519, one.mlkem)
+    roster.verify(one.site, _ANNOUNCEMENT, signed, one.signature)
+    try:
+        MLKEM768PublicKey.from_public_bytes(one.mlkem)
+    except ValueError as error:
+        raise ProtocolError("its ML-KEM public key is malformed", where=one.site) from error
+    try:
+        # With a point of small order every private key makes the same secret, which is zero.
+        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(one.x25519))
+    except ValueError as error:  # RFC 7748, section 6.1
+        raise ProtocolError("its X25519 public key has a small order", where=one.site) from error
+
+
+def hash_of_announcements(announcements: Iterable[Announcement]) -> bytes:
+    """Returns the hash that an encapsulation is signed with: of a cohort's, sorted by site."""
+    return hash_of(*(_encoded(one) for one in announcements))
+
+
+def check_encapsulation(
+    one: Encapsulation, roster: Roster, descriptor_digest: bytes, announced: bytes
+) -> None:
+    """Checks what one site says to one other; see `check_announcement`.
+
+    Args:
+        one: What it says.
+        roster: Pinned keys.
+        descriptor_digest: SHA-256 of the session's descriptor, 32 bytes.
+        announced: `hash_of_announcements` of those that were given out.
+
+    Raises:
+        ProtocolError: It is malformed, not signed by its sender, or for other announcements.
+    """
+    due = MLKEM_CIPHERTEXT_BYTES if one.sender < one.receiver else 0
+    if len(one.ciphertext) != due:
+        raise ProtocolError("its ciphertext has a wrong length", where=one.sender)
+    signed = _signed_encapsulation(
+        descriptor_digest, one.sender, one.receiver, announced, one.ciphertext
+    )
+    roster.verify(one.sender, _ENCAPSULATION, signed, one.signature)
 
 
 _Message = TypeVar("_Message", Announcement, Encapsulation)
@@ -265,6 +299,12 @@ def _by_site(
 
 def _signed_announcement(digest: bytes, site: str, x25519: bytes, mlkem: bytes) -> bytes:
     return frame(digest, site.encode(), x25519, mlkem)
+
+
+def _signed_encapsulation(
+    digest: bytes, sender: str, receiver: str, announced: bytes, ciphertext: bytes
+) -> bytes:
+    return frame(digest, sender.encode(), receiver.encode(), announced, ciphertext)
 
 
 def _encoded(one: Announcement) -> bytes:

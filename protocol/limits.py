@@ -30,6 +30,7 @@ SIGNATURE_BYTES = 64
 _SITE_BYTES = 63
 _IDENTIFIER_BYTES = 32  # 16 bytes, hexadecimal
 _DIGEST_BYTES = 64  # 32 bytes, hexadecimal
+_CHALLENGE_BYTES = 32
 _SENTENCE_BYTES = 2000  # what errors.in_one_line leaves of any text
 _CONTRACT_BYTES = 2**20
 _DESCRIPTOR_BYTES = 2**17
@@ -103,8 +104,10 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "ConsiderRequest.protocol": Limit(_UINT32),
         "ConsiderRequest.contract": Limit(_CONTRACT_BYTES),
         "ConsiderRequest.signature": Limit(SIGNATURE_BYTES),
+        "ConsiderRequest.challenge": Limit(_CHALLENGE_BYTES),
         "ConsiderReply.site": Limit(_SITE_BYTES),
         "ConsiderReply.refusal": Limit(_SENTENCE_BYTES),
+        "ConsiderReply.signature": Limit(SIGNATURE_BYTES),
         "TakePartRequest.protocol": Limit(_UINT32),
         "TakePartRequest.contract": Limit(_CONTRACT_BYTES),
         "TakePartRequest.descriptor": Limit(_DESCRIPTOR_BYTES),

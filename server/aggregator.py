@@ -8,14 +8,23 @@ says what may happen next; this class waits, with deadlines, and wakes.
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hortus.privacy.secure_sum import (
+    check_announcement,
+    check_encapsulation,
+    hash_of_announcements,
+    read_announcement,
+    read_encapsulation,
+)
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import ProtocolError, in_one_line
+from hortus.protocol.identity import Roster
 from hortus.protocol.limits import PROTOCOL_VERSION, check_version, checked
 from hortus.protocol.plan import Cohort
 from hortus.protocol.vectors import split, vector_digest
@@ -42,9 +51,12 @@ class Aggregator:
     Args:
         descriptor: The session.
         rules: Minimum cohort and deadlines.
+        roster: Keys of the sites. Nobody else relies on what the server makes of them: it looks for
+            whom to leave out when keys are such that the others would refuse them.
     """
 
-    def __init__(self, descriptor: Descriptor, rules: Cohort) -> None:
+    def __init__(self, descriptor: Descriptor, rules: Cohort, roster: Roster) -> None:
+        self._roster = roster
         self.descriptor = descriptor
         self.rules = rules
         self._changed = threading.Condition()
@@ -72,17 +84,22 @@ class Aggregator:
 
     def announce(self, site: str, request: wire.Announcement) -> wire.Announcements:
         """Takes a site's ephemeral keys; returns the cohort's, sorted by site."""
-        check_version(checked(request).protocol)
-        event, claimed = SiteEvent.ANNOUNCE, {request.site}
-        self._gather(self._announcements, site, request.session, event, claimed, request)
-        ordered = [self._announcements[name] for name in self.descriptor.cohort]
-        return wire.Announcements(protocol=PROTOCOL_VERSION, announcements=ordered)
+        self._admit(site, request.session)
+        with self._blaming(site):
+            check_version(checked(request).protocol)
+            own = read_announcement(request)
+            if own.site != site:
+                raise ProtocolError("the message is another site's", where=site)
+            check_announcement(own, self._roster, self.descriptor.digest())
+        self._gather(self._announcements, site, SiteEvent.ANNOUNCE, request)
+        return wire.Announcements(protocol=PROTOCOL_VERSION, announcements=self._announced())
 
     def encapsulate(self, site: str, request: wire.Encapsulations) -> wire.Encapsulations:
         """Takes a site's ciphertexts for the others; returns theirs for it, sorted by sender."""
-        claimed = {one.sender for one in checked(request).encapsulations}
-        event = SiteEvent.ENCAPSULATE
-        self._gather(self._encapsulations, site, request.session, event, claimed, request)
+        self._admit(site, request.session)
+        with self._blaming(site):
+            self._check_encapsulations(site, checked(request))
+        self._gather(self._encapsulations, site, SiteEvent.ENCAPSULATE, request)
         sent = (self._encapsulations[name].encapsulations for name in self.descriptor.cohort)
         own = [one for encapsulations in sent for one in encapsulations if one.receiver == site]
         return wire.Encapsulations(session=request.session, encapsulations=own)
@@ -248,19 +265,34 @@ class Aggregator:
         if session != self.descriptor.session:
             raise ProtocolError("no such session for this site", where=site)
 
+    def _announced(self) -> list[wire.Announcement]:
+        return [self._announcements[name] for name in self.descriptor.cohort]
+
+    def _check_encapsulations(self, site: str, request: wire.Encapsulations) -> None:
+        if len(self._announcements) < len(self.descriptor.cohort):
+            raise ProtocolError("it encapsulates to keys that it cannot have seen", where=site)
+        sent = [read_encapsulation(one) for one in request.encapsulations]
+        others = [name for name in self.descriptor.cohort if name != site]
+        if [one.receiver for one in sent] != others or {one.sender for one in sent} != {site}:
+            raise ProtocolError("its encapsulations are not its own to each other site", where=site)
+        digest = self.descriptor.digest()
+        announced = hash_of_announcements(map(read_announcement, self._announced()))
+        for one in sent:
+            check_encapsulation(one, self._roster, digest, announced)
+
+    @contextmanager
+    def _blaming(self, site: str) -> Iterator[None]:
+        """Takes a site out that sends keys which the others would refuse: they must not be blamed."""
+        try:
+            yield
+        except ProtocolError as error:
+            self.drop(site, in_one_line(f"its keys were refused: {error}"))
+            raise
+
     def _gather(
-        self,
-        into: dict[str, Message],
-        site: str,
-        session: str,
-        event: SiteEvent,
-        claimed: set[str],
-        message: Message,
+        self, into: dict[str, Message], site: str, event: SiteEvent, message: Message
     ) -> None:
         with self._changed:
-            self._admit(site, session)
-            if claimed != {site}:
-                raise ProtocolError("the message is another site's", where=site)
             self._take(site, event)
             into[site] = message
             everybody = len(self.descriptor.cohort)

@@ -51,7 +51,8 @@ def run_deployed(grid: Grid, out: Path, files: ServerFiles, plan_path: Path) -> 
     """
     contract = Contract.model_validate_json((out / "contract.json").read_bytes())
     plan = load_plan(plan_path)
-    sites = len(Roster.load(files.roster).sites)
+    roster = Roster.load(files.roster)
+    sites = len(roster.sites)
     model_path = resolve_model(contract.model, plan_path.resolve().parent)
     evaluator = Evaluator(contract, model_path, plan.evaluation)
     hub, store = Hub(Notary.open(files, time.time)), RunStore(out, contract)
@@ -60,7 +61,7 @@ def run_deployed(grid: Grid, out: Path, files: ServerFiles, plan_path: Path) -> 
         adapter = Federation(
             grid=grid,
             identity=SiteIdentity.load(files.identity, SERVER),
-            members=lambda: Roster.load(files.roster).sites,
+            roster=lambda: Roster.load(files.roster),
             contract=contract,
             store=store,
             hub=hub,

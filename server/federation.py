@@ -8,7 +8,7 @@ service, where the server sees masked vectors only.
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_round
+from hortus.protocol.answer import CHALLENGE_BYTES, Answer
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.errors import CohortTooSmall, in_one_line
-from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.errors import CohortTooSmall, ProtocolError, in_one_line
+from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.plan import Contract
 from hortus.server.aggregator import Aggregator
@@ -43,7 +44,7 @@ class Federation:
     Attributes:
         grid: Flower's way to the sites.
         identity: The server's; sites take nothing from another.
-        members: Names of the sites that may take part now.
+        roster: The sites that may take part now; only their own answers count.
         contract: What they are asked to train.
         store: The run's durable state.
         hub: Where sites find the current session.
@@ -53,7 +54,7 @@ class Federation:
 
     grid: Grid
     identity: SiteIdentity
-    members: Callable[[], Collection[str]]
+    roster: Callable[[], Roster]
     contract: Contract
     store: RunStore
     hub: Hub
@@ -98,9 +99,12 @@ class Federation:
             dimension=len(optimizer.adapter),
             scale=encoding.scale,
         )
-        session = Aggregator(descriptor, self.contract.cohort)
+        session = Aggregator(descriptor, self.contract.cohort, self.roster())
         self.hub.open(session)
-        sent = self.grid.push_messages(self._messages(MessageType.TRAIN, descriptor))
+        encoded = canonical_json(descriptor.model_dump(mode="json"))
+        sent = self.grid.push_messages(
+            self._messages(MessageType.TRAIN, "session", encoded, descriptor=encoded)
+        )
         try:
             session.exchange_keys()
             for number in range(first, self.contract.training.rounds):
@@ -148,18 +152,22 @@ class Federation:
     def _volunteers(self, number: int, absent: Mapping[str, str]) -> tuple[str, ...]:
         """Asks every site; returns the sorted names of those that would take part."""
         cohort = self.contract.cohort
-        messages = self._messages(MessageType.QUERY, None)
-        willing, refusals, members = set(), dict(absent), self.members()
+        challenge, roster = secrets.token_bytes(CHALLENGE_BYTES), self.roster()
+        contract = self._encoded_contract()
+        messages = self._messages(MessageType.QUERY, "contract", contract, challenge=challenge)
+        willing, refusals = set(), dict(absent)
         for reply in self.grid.send_and_receive(messages, timeout=cohort.join_deadline):
-            if reply.has_error():
+            try:
+                answer = _read_answer(reply)
+                answer.verify(roster, challenge, contract)
+            except ProtocolError as error:
+                logger.warning("a node's answer does not count: %s", in_one_line(str(error)))
                 continue
-            answer = reply.content.config_records["answer"]
-            site, refusal = str(answer["site"]), in_one_line(str(answer["refusal"]))
-            if refusal:
-                refusals[site] = refusal
-                self.store.note_departure(Departure(number, site, refusal))
-            elif site in members and site not in absent:
-                willing.add(site)
+            if answer.refusal:
+                refusals[answer.site] = refusal = in_one_line(answer.refusal)
+                self.store.note_departure(Departure(number, answer.site, refusal))
+            elif answer.site not in absent:
+                willing.add(answer.site)
         if len(willing) < cohort.minimum:
             raise CohortTooSmall(
                 f"{len(willing)} sites would take part, the plan needs {cohort.minimum}. "
@@ -170,15 +178,17 @@ class Federation:
             )
         return tuple(sorted(willing))
 
-    def _messages(self, kind: str, descriptor: Descriptor | None) -> list[Message]:
-        """One message for each connected node: the contract, and the session if there is one."""
-        contract = canonical_json(self.contract.model_dump(mode="json"))
-        request: dict[str, bytes | int] = {"protocol": PROTOCOL_VERSION, "contract": contract}
-        if descriptor is None:
-            request["signature"] = self.identity.sign("contract", contract)
-        else:
-            session = canonical_json(descriptor.model_dump(mode="json"))
-            request |= {"descriptor": session, "signature": self.identity.sign("session", session)}
+    def _encoded_contract(self) -> bytes:
+        return canonical_json(self.contract.model_dump(mode="json"))
+
+    def _messages(self, kind: str, purpose: str, question: bytes, **more: bytes) -> list[Message]:
+        """One message for each connected node: the contract, and what the server signs of it."""
+        request: dict[str, bytes | int] = {
+            "protocol": PROTOCOL_VERSION,
+            "contract": self._encoded_contract(),
+            "signature": self.identity.sign(purpose, question),
+            **more,
+        }
         return [
             Message(RecordDict({"request": ConfigRecord({**request})}), node, kind)
             for node in self.grid.get_node_ids()
@@ -190,3 +200,18 @@ class Federation:
         while sent and time.monotonic() < deadline:
             sent -= {m.metadata.reply_to_message_id for m in self.grid.pull_messages(sent)}
             time.sleep(_POLL_SECONDS if sent else 0)
+
+
+def _read_answer(reply: Message) -> Answer:
+    """Reads what a node says; a node may be anything that holds a SuperNode's key.
+
+    Raises:
+        ProtocolError: It is no answer.
+    """
+    if reply.has_error():
+        raise ProtocolError(f"the node failed: {reply.error.reason}")
+    answer = reply.content.config_records.get("answer", ConfigRecord())
+    site, refusal, signature = (answer.get(name) for name in ("site", "refusal", "signature"))
+    if not (isinstance(site, str) and isinstance(refusal, str) and isinstance(signature, bytes)):
+        raise ProtocolError("it lacks a site, a refusal or a signature")
+    return Answer(site, refusal, signature)

@@ -25,7 +25,7 @@ from hortus.privacy.encoding import StepEncoding
 from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic
-from hortus.protocol.identity import SERVER, SiteIdentity
+from hortus.protocol.identity import SERVER, Roster, SiteIdentity
 from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan import Cohort, Contract, Noise, Plan, Simulation
 from hortus.protocol.plan_file import dump_plan, load_plan
@@ -117,7 +117,7 @@ def simulate(plan: Plan, folder: Path, out: Path, on_round: OnRound) -> Simulate
         adapter = Federation(
             grid=grid,
             identity=SiteIdentity.load(consortium.server.identity, SERVER),
-            members=lambda: names,
+            roster=lambda: Roster.load(consortium.server.roster),
             contract=contract,
             store=store,
             hub=hub,

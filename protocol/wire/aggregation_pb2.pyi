@@ -159,22 +159,26 @@ class UploadProgress(_message.Message):
     def __init__(self, next_sequence: _Optional[int] = ...) -> None: ...
 
 class ConsiderRequest(_message.Message):
-    __slots__ = ("protocol", "contract", "signature")
+    __slots__ = ("protocol", "contract", "signature", "challenge")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     contract: bytes
     signature: bytes
-    def __init__(self, protocol: _Optional[int] = ..., contract: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    challenge: bytes
+    def __init__(self, protocol: _Optional[int] = ..., contract: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., challenge: _Optional[bytes] = ...) -> None: ...
 
 class ConsiderReply(_message.Message):
-    __slots__ = ("site", "refusal")
+    __slots__ = ("site", "refusal", "signature")
     SITE_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     site: str
     refusal: str
-    def __init__(self, site: _Optional[str] = ..., refusal: _Optional[str] = ...) -> None: ...
+    signature: bytes
+    def __init__(self, site: _Optional[str] = ..., refusal: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class TakePartRequest(_message.Message):
     __slots__ = ("protocol", "contract", "descriptor", "signature")

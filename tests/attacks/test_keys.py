@@ -1,24 +1,19 @@
 """A server that puts its own keys between sites, and sites that conspire with it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from attacks.hostile import HostileServer, go, serving_hostile
+from attacks.rogue import Rogue
 from attacks.world import SITES, World, is_noise, run_all
 from numpy.typing import NDArray
 
-from hortus.client.channel import dialling
-from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView
-from hortus.privacy.secure_sum import (
-    Announcement,
-    Encapsulation,
-    KeyExchange,
-)
+from hortus.privacy.masks import StepView
+from hortus.privacy.secure_sum import KeyExchange
 from hortus.protocol.identity import Roster, SiteIdentity
-from hortus.protocol.limits import PROTOCOL_VERSION
-from hortus.protocol.vectors import split
 from hortus.protocol.wire import aggregation_pb2 as wire
 
 Adapter = NDArray[np.float32]
@@ -186,87 +181,10 @@ def test_a_key_that_its_site_has_replaced_is_refused(
     assert_nothing_left(world, server)
 
 
-@dataclass(slots=True)
-class Conspirator:
-    """A site that takes part with its true identity and hands the server all it has."""
-
-    world: World
-    site: str
-    masks: MaskGenerator | None = None
-
-    def take_part(self, port: int, view: StepView) -> None:
-        """Exchanges keys by the book and uploads a masked zero."""
-        files = self.world.consortium.site(self.site)
-        identity = SiteIdentity.load(files.identity, self.site)
-        descriptor = self.world.descriptor()
-        exchange = KeyExchange.announce(
-            identity, Roster.load(files.roster), SITES, descriptor.digest()
-        )
-        own = exchange.announcement
-        with dialling(f"127.0.0.1:{port}", files.tls, self.world.rules) as channel:
-            announced = channel.announce(
-                wire.Announcement(
-                    protocol=PROTOCOL_VERSION,
-                    session=descriptor.session,
-                    site=self.site,
-                    x25519=own.x25519,
-                    mlkem=own.mlkem,
-                    signature=own.signature,
-                )
-            )
-            sealed = exchange.encapsulate(
-                Announcement(a.site, a.x25519, a.mlkem, a.signature)
-                for a in announced.announcements
-            )
-            all_sealed = channel.encapsulate(
-                wire.Encapsulations(
-                    session=descriptor.session,
-                    encapsulations=[wire.Encapsulation(**asdict(one)) for one in sealed],
-                )
-            )
-            self.masks = exchange.agree(
-                [
-                    Encapsulation(e.sender, e.receiver, e.ciphertext, e.signature)
-                    for e in all_sealed.encapsulations
-                ],
-                min_cohort=2,
-            )
-            channel.ready(wire.ReadyRequest(session=descriptor.session))
-            zeros = np.zeros(descriptor.dimension, np.int64)
-            parts = [
-                wire.UploadPart(
-                    header=wire.UploadHeader(
-                        session=descriptor.session, step=view.step, attempt=view.attempt
-                    )
-                )
-            ]
-            parts += [wire.UploadPart(chunk=c) for c in split(whole(self.masks.mask(zeros, view)))]
-            channel.upload(iter(parts))
-
-    def mask_with(self, peer: str, view: StepView) -> NDArray[np.uint32]:
-        """The mask that this site shares with a peer, signed as it is in the peer's upload."""
-        assert self.masks is not None
-        pair = tuple(sorted((self.site, peer)))
-        narrow = MaskGenerator(
-            site=self.site,
-            cohort=self.masks._cohort,
-            descriptor_digest=self.masks._descriptor_digest,
-            secrets=self.masks._secrets,
-            min_cohort=2,
-        )
-        seeds = dict(self.masks._seeds(view))
-        narrow._seeds = lambda _: [(peer, seeds[peer])]  # type: ignore[method-assign]
-        own_sign = whole(
-            narrow.mask(
-                np.zeros(self.world.workbench.space.dimension, np.int64),
-                StepView(view.step, view.attempt, pair, view.adapter_digest),
-            )
-        )
-        return (-own_sign.astype(np.int64)).astype(np.uint32)
-
-
-def whole(masked: MaskedVector) -> NDArray[np.uint32]:
-    return np.frombuffer(b"".join(masked.chunks()), "<u4").astype(np.uint32)
+def _conspire(traitor: Rogue, port: int, view: StepView) -> None:
+    with traitor.joined(port):
+        traitor.ready()
+        traitor.upload(traitor.masked_zeros(view), view)
 
 
 @pytest.mark.parametrize(
@@ -282,11 +200,11 @@ def test_what_conspirators_tell_the_server_leaves_noise_while_two_are_honest(
     """
     turn = go(adapter)
     view = StepView(0, 0, SITES, bytes.fromhex(turn.adapter_digest))
-    traitors = [Conspirator(world, site) for site in SITES[len(SITES) - conspiring :]]
+    traitors = [Rogue(world, site) for site in SITES[len(SITES) - conspiring :]]
     server = HostileServer(lambda _: [turn], [adapter])
     with serving_hostile(server, world.consortium.server.tls) as port:
         honest = SITES[: len(SITES) - conspiring]
-        work = {t.site: lambda t=t: t.take_part(port, view) for t in traitors}
+        work = {t.site: partial(_conspire, t, port, view) for t in traitors}
         work["honest sites"] = lambda: world.play(port, dict.fromkeys(honest, world.request()))
         run_all(work, 60)
     stripped = server.uploads["ash", 0, 0].copy()

@@ -9,12 +9,11 @@ import grpc
 import pytest
 import yaml
 from attacks.hostile import HostileServer, serving_hostile
-from attacks.world import SITES, World
-from cryptography import x509
+from attacks.world import SITES, World, issued
 
 from hortus.client.agent_service import listening
 from hortus.learning.models import model_digest
-from hortus.protocol.certificates import certify, create_authority, create_request
+from hortus.protocol.certificates import create_authority
 from hortus.protocol.consortium import TlsFiles
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.plan import Contract
@@ -152,23 +151,14 @@ def test_a_reason_of_the_server_cannot_forge_lines_of_a_log(world: World, log_of
 
 
 def _foreign_authority(world: World, directory: Path) -> TlsFiles:
-    now = _start(world)
-    create_authority(directory, now)
-    tls = TlsFiles.within(directory)
-    request = create_request("server", tls.key)
-    hosts = ("localhost", "127.0.0.1")
-    tls.certificate.write_bytes(certify(directory, request, "server", now, hosts=hosts))
+    create_authority(directory, world.started)
+    tls = issued(directory, "server", directory / "tls", world.started, ("127.0.0.1",))
     # It asks for the consortium's certificates as the true server does, and shows its own.
     return replace(tls, authority=world.consortium.server.tls.authority)
 
 
 def _a_sites_own(world: World, _: Path) -> TlsFiles:
     return world.consortium.site("dogwood").tls
-
-
-def _start(world: World) -> Any:
-    pem = world.consortium.server.tls.certificate.read_bytes()
-    return x509.load_pem_x509_certificate(pem).not_valid_before_utc
 
 
 @pytest.mark.parametrize("of", [_foreign_authority, _a_sites_own])

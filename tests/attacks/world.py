@@ -21,7 +21,8 @@ from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.entries import Charged
 from hortus.privacy.randomness import UnsafeSeededRandomness
 from hortus.protocol.canonical import canonical_json
-from hortus.protocol.consortium import Consortium, ServerConfig
+from hortus.protocol.certificates import certify, create_request
+from hortus.protocol.consortium import Consortium, ServerConfig, TlsFiles
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.identity import SERVER, SiteIdentity
 from hortus.protocol.limits import PROTOCOL_VERSION
@@ -44,6 +45,7 @@ class World:
     consortium: Consortium
     contract: Contract
     workbench: Workbench
+    started: datetime
     opened: list[Site] = field(default_factory=list)
 
     @classmethod
@@ -65,8 +67,9 @@ class World:
         }
         policies = dict.fromkeys(data, Policy(**fields | dict(policy)))
         addresses = ServerConfig(aggregation="127.0.0.1:0", superlink="127.0.0.1:0")
-        consortium = create_consortium(directory, data, policies, addresses, datetime.now(UTC))
-        return cls(consortium, contract, workbench)
+        started = datetime.now(UTC)
+        consortium = create_consortium(directory, data, policies, addresses, started)
+        return cls(consortium, contract, workbench, started)
 
     def site(self, name: str) -> Site:
         """Opens a site's folder, as a (re)started agent does."""
@@ -179,6 +182,17 @@ class World:
     def rules(self) -> Cohort:
         """The plan's deadlines and smallest cohort."""
         return self.contract.cohort
+
+
+def issued(
+    authority: Path, name: str, directory: Path, now: datetime, hosts: tuple[str, ...] = ()
+) -> TlsFiles:
+    """A key and a certificate of it, as an authority's owner can make for any name."""
+    tls = TlsFiles.within(directory)
+    request = create_request(name, tls.key)
+    tls.certificate.write_bytes(certify(authority, request, name, now, hosts=hosts))
+    tls.authority.write_bytes((authority / "ca.crt").read_bytes())
+    return tls
 
 
 def run_all(work: Mapping[str, Callable[[], object]], seconds: float) -> None:

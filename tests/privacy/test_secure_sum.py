@@ -24,6 +24,7 @@ from hortus.privacy.secure_sum import (
     Encapsulation,
     KeyExchange,
     _signed_announcement,
+    _signed_encapsulation,
 )
 from hortus.protocol.errors import ProtocolError, Refused, UsageError
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
@@ -313,9 +314,8 @@ class TestAnnouncements:
         signed = _signed_announcement(DIGEST, PEER, zero, signer.announcement.mlkem)
         signature = IDENTITIES[PEER].sign("secure-sum announcement", signed)
         signer.announcement = replace(signer.announcement, x25519=zero, signature=signature)
-        sent = _encapsulate(exchanges)
         with pytest.raises(ProtocolError, match=f"{PEER}: .*small order"):
-            exchanges[VICTIM].agree(_inbox(sent, VICTIM), min_cohort=2)
+            exchanges[VICTIM].encapsulate(one.announcement for one in exchanges.values())
 
 
 class TestEncapsulations:
@@ -340,7 +340,9 @@ class TestEncapsulations:
 
     def test_a_ciphertext_altered_by_its_own_sender_gives_noise(self) -> None:
         exchanges, sent = self._sent()
-        signed = exchanges[VICTIM]._signed_encapsulation(VICTIM, LAST, bytes(1088))
+        signed = _signed_encapsulation(
+            DIGEST, VICTIM, LAST, exchanges[VICTIM]._announced, bytes(1088)
+        )
         signature = IDENTITIES[VICTIM].sign("secure-sum encapsulation", signed)
         sent[VICTIM, LAST] = Encapsulation(VICTIM, LAST, bytes(1088), signature)
         generators = {n: e.agree(_inbox(sent, n), min_cohort=2) for n, e in exchanges.items()}

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from helpers.keys import exchange_keys
 from numpy.typing import NDArray
 
 from hortus.client.channel import GrpcChannel, dialling
@@ -18,6 +19,7 @@ from hortus.privacy.masks import MaskedVector
 from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import ConnectionLost
+from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import CHUNK_WORDS
 from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan import Cohort
@@ -31,6 +33,15 @@ SITES = ("ash", "birch")
 SESSION = "5" * 32
 DIMENSION = 6 * CHUNK_WORDS + 11
 ADAPTER = np.random.default_rng(0).standard_normal(DIMENSION).astype(np.float32)
+DESCRIPTOR = Descriptor(
+    run="1" * 32,
+    session=SESSION,
+    contract="2" * 64,
+    cohort=SITES,
+    first_round=0,
+    dimension=DIMENSION,
+    scale=1024,
+)
 RULES = Cohort(minimum=2, join_deadline=30, step_deadline=60)
 
 
@@ -86,27 +97,18 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> Consortium:
 
 @contextmanager
 def session(consortium: Consortium) -> Iterator[tuple[Aggregator, int]]:
-    descriptor = Descriptor(
-        run="1" * 32,
-        session=SESSION,
-        contract="2" * 64,
-        cohort=SITES,
-        first_round=0,
-        dimension=DIMENSION,
-        scale=1024,
-    )
     hub = Hub(Notary.open(consortium.server, lambda: 1.8e9))
-    one = Aggregator(descriptor, RULES)
+    one = Aggregator(DESCRIPTOR, RULES, Roster.load(consortium.server.roster))
     hub.open(one)
     with serving(hub, consortium.server.tls, "127.0.0.1:0", len(SITES)) as port:
         yield one, port
 
 
-def join(channel: GrpcChannel, site: str) -> wire.Go:
-    """Goes as far as Go; the keys are not looked at."""
-    channel.announce(wire.Announcement(protocol=1, session=SESSION, site=site))
-    sealed = [wire.Encapsulation(sender=site, receiver=peer) for peer in SITES if peer != site]
-    channel.encapsulate(wire.Encapsulations(session=SESSION, encapsulations=sealed))
+def join(consortium: Consortium, channel: GrpcChannel, site: str) -> wire.Go:
+    """Goes as far as Go."""
+    files = consortium.site(site)
+    identity, roster = SiteIdentity.load(files.identity, site), Roster.load(files.roster)
+    exchange_keys(identity, roster, DESCRIPTOR, channel.announce, channel.encapsulate)
     return channel.ready(wire.ReadyRequest(session=SESSION)).go
 
 
@@ -125,7 +127,7 @@ def send(consortium: Consortium, site: str, port: int) -> ClientStates:
     for state in (*before, ClientState.CHARGED):
         states.enter(state)
     with dialling(f"127.0.0.1:{port}", consortium.site(site).tls, RULES) as channel:
-        go = join(channel, site)
+        go = join(consortium, channel, site)
         adapter = download(channel, SESSION, go.adapter_digest, DIMENSION)
         assert np.array_equal(adapter, ADAPTER)
         header = wire.UploadHeader(session=SESSION, step=go.step, attempt=go.attempt)

@@ -1,0 +1,60 @@
+"""A site's answer to a contract, signed: no node may accept or refuse in another site's name."""
+
+import hashlib
+from dataclasses import dataclass
+
+from hortus.protocol.canonical import canonical_json
+from hortus.protocol.identity import Roster, SiteIdentity
+
+CHALLENGE_BYTES = 32
+_CONTEXT = "answer to a contract"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a site says when it is asked whether it would take part.
+
+    Attributes:
+        site: Who.
+        refusal: Why not; empty when it would.
+        signature: Ed25519, over the question and both of the above.
+    """
+
+    site: str
+    refusal: str
+    signature: bytes
+
+    @classmethod
+    def sign(
+        cls, identity: SiteIdentity, challenge: bytes, contract: bytes, refusal: str
+    ) -> "Answer":
+        """Answers a question.
+
+        Args:
+            identity: The site's.
+            challenge: Fresh random bytes of whoever asks, so that no answer is worth keeping.
+            contract: As it was sent.
+            refusal: Why not; empty when the site would take part.
+        """
+        said = _signed(identity.site, challenge, contract, refusal)
+        return cls(identity.site, refusal, identity.sign(_CONTEXT, said))
+
+    def verify(self, roster: Roster, challenge: bytes, contract: bytes) -> None:
+        """Checks that the site itself has given this answer to this question.
+
+        Raises:
+            ProtocolError: It has not, or is no site of the roster.
+        """
+        said = _signed(self.site, challenge, contract, self.refusal)
+        roster.verify(self.site, _CONTEXT, said, self.signature)
+
+
+def _signed(site: str, challenge: bytes, contract: bytes, refusal: str) -> bytes:
+    return canonical_json(
+        {
+            "site": site,
+            "challenge": challenge.hex(),
+            "contract": hashlib.sha256(contract).hexdigest(),
+            "refusal": refusal,
+        }
+    )

@@ -1,0 +1,117 @@
+"""Nodes that answer the control plane in another site's name, or with nonsense."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from attacks.world import SITES, World
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from hortus.client.relay import make_app
+from hortus.protocol.answer import Answer
+from hortus.protocol.errors import ProtocolError
+from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.server.evaluation import Evaluator
+from hortus.server.federation import Federation
+from hortus.server.notary import Notary
+from hortus.server.run_store import RunStore
+from hortus.server.service import Hub, serving
+from hortus.simulation.local_grid import LocalGrid
+
+NODE = "node-of-eve"
+
+
+def _node(answer: Callable[[Message], RecordDict]) -> ClientApp:
+    """A node with a true SuperNode's key that runs an app of its own."""
+    app = ClientApp()
+
+    @app.query()
+    def query(message: Message, _: Context) -> Message:
+        return Message(answer(message), reply_to=message)
+
+    @app.train()
+    def train(message: Message, _: Context) -> Message:
+        return Message(answer(message), reply_to=message)
+
+    return app
+
+
+def _refuses_for_ash(_: Message) -> RecordDict:
+    fields = {"site": "ash", "refusal": "never again", "signature": bytes(64)}
+    return RecordDict({"answer": ConfigRecord(fields)})
+
+
+def _accepts_for_elm(_: Message) -> RecordDict:
+    fields = {"site": "elm", "refusal": "", "signature": bytes(64)}
+    return RecordDict({"answer": ConfigRecord(fields)})
+
+
+def _says_nothing(_: Message) -> RecordDict:
+    return RecordDict()
+
+
+def _says_nonsense(_: Message) -> RecordDict:
+    return RecordDict({"answer": ConfigRecord({"site": 7, "refusal": [1, 2], "signature": "x"})})
+
+
+@pytest.mark.parametrize(
+    "answer", [_refuses_for_ash, _accepts_for_elm, _says_nothing, _says_nonsense]
+)
+def test_a_node_speaks_for_itself_alone(
+    make_world: Callable[..., World],
+    tiny_model: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    answer: Callable[[Message], RecordDict],
+) -> None:
+    """All four sites take part in the round, and nothing is noted against them."""
+    world = make_world(training={"rounds": 1, "steps_per_round": 1})
+    hub = Hub(Notary.open(world.consortium.server, lambda: 1.8e9))
+    store = RunStore(tmp_path / "run", world.contract)
+    roster = Roster.load(world.consortium.server.roster)
+    with serving(hub, world.consortium.server.tls, "127.0.0.1:0", len(SITES)) as port:
+        apps: dict[str, ClientApp] = {NODE: _node(answer)}
+        for site in SITES:
+            apps[site] = make_app(partial(_reach, world.agent(world.site(site), port)))
+        grid = LocalGrid(apps)
+        evaluator = Evaluator(world.contract, tiny_model, None)
+        federation = Federation(
+            grid=grid,
+            identity=SiteIdentity.load(world.consortium.server.identity, SERVER),
+            roster=lambda: roster,
+            contract=world.contract,
+            store=store,
+            hub=hub,
+            evaluator=evaluator,
+            on_round=lambda _: None,
+        )
+        final = federation.run()
+        grid.close()
+    assert np.isfinite(final).all()
+    assert [record.sites for record in store.rounds] == [SITES]
+    assert not store.departures
+    assert "a node's answer does not count" in caplog.text
+
+
+def test_an_answer_counts_for_the_question_that_it_was_given_to(world: World) -> None:
+    """Neither kept from another question, nor with the refusal taken out."""
+    site = world.site("ash")
+    roster = Roster.load(world.consortium.server.roster)
+    answer = Answer.sign(site.identity, b"1" * 32, b"contract", "no")
+    answer.verify(roster, b"1" * 32, b"contract")
+    for challenge, contract in ((b"2" * 32, b"contract"), (b"1" * 32, b"another")):
+        with pytest.raises(ProtocolError, match="does not fit the key"):
+            answer.verify(roster, challenge, contract)
+    with pytest.raises(ProtocolError, match="does not fit the key"):
+        Answer("ash", "", answer.signature).verify(roster, b"1" * 32, b"contract")
+    with pytest.raises(ProtocolError, match="does not fit the key"):
+        Answer("birch", "no", answer.signature).verify(roster, b"1" * 32, b"contract")
+
+
+def _reach(agent: Any, _: Context) -> Any:
+    return nullcontext(agent)
