@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from hortus.learning.adapters import AdapterSpace, attach
-from hortus.learning.models import load_base, load_tokenizer
+from hortus.learning.models import default_device, load_base, load_tokenizer
 from hortus.learning.tasks import TextClassification
 from hortus.privacy.gradients import PerUnitGradients
 from hortus.protocol.plan import Agreement
@@ -25,8 +25,9 @@ class Workbench:
     """
 
     def __init__(self, plan: Agreement, model_path: Path) -> None:
-        base = load_base(model_path, plan.task)
-        self.model: torch.nn.Module = attach(base, plan.adapter, plan.seed)
+        base = load_base(model_path, plan.task, plan.training.precision)
+        model: torch.nn.Module = attach(base, plan.adapter, plan.seed)
+        self.model = model.to(default_device())
         self.space = AdapterSpace(self.model)
         self.task = TextClassification(plan.task, load_tokenizer(model_path), base, plan.adapter)
         self.gradients = PerUnitGradients(self.model)

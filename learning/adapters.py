@@ -94,7 +94,7 @@ class AdapterSpace:
     def read(self, model: nn.Module) -> NDArray[np.float32]:
         """Returns the adapter, float32[d]."""
         parameters = [parameter.detach().reshape(-1) for _, parameter in _trainable(model)]
-        vector: NDArray[np.float32] = torch.cat(parameters).to(torch.float32).numpy()
+        vector: NDArray[np.float32] = torch.cat(parameters).to(torch.float32).cpu().numpy()
         return vector
 
     def write(self, model: nn.Module, vector: NDArray[np.float32]) -> None:

@@ -29,7 +29,7 @@ def evaluate(
     with torch.inference_mode():
         for batch in task.batches(data, np.arange(len(data)), micro_batch):
             logits = model(**batch.inputs)
-            predicted[batch.index] = logits.argmax(1).numpy()
+            predicted[batch.index] = logits.argmax(1).cpu().numpy()
             loss += float(nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))
     return Metrics(
         accuracy=float((predicted == labels).mean()),

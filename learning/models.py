@@ -19,13 +19,14 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import logging as transformers_logging
 
 from hortus.protocol.errors import UsageError
-from hortus.protocol.plan import Adapter, Task
+from hortus.protocol.plan import Adapter, Precision, Task
 
 # Logits are this many times the cosine-like products of unit embeddings and the head's rows.
 _EMBEDDING_SCALE = 8.0
 _CONTENT = ("*.json", "*.safetensors", "vocab.txt", "merges.txt", "*.model")
 # Encoders that are embeddings and then `encoder.layer`, each layer a function of states and mask.
 _LAYERED = ("bert", "roberta", "xlm-roberta", "camembert")
+_DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16}
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 _NO_HUB = "Hortus contacts no hub: give a folder, or package:NAME/FOLDER for an installed package."
 
@@ -111,7 +112,7 @@ class EncoderClassifier(nn.Module):
     def enter(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, depth: int
     ) -> torch.Tensor:
-        """Returns the hidden states that enter layer `depth`, float32 (records, tokens, hidden).
+        """Returns the hidden states that enter layer `depth`, (records, tokens, hidden).
 
         Args:
             input_ids: int64 (records, tokens).
@@ -181,8 +182,20 @@ def frozen_depth(base: EncoderClassifier, adapter: Adapter) -> int:
     return min(adapter.layers) if adapter.layers else 0
 
 
-def load_base(path: Path, task: Task) -> EncoderClassifier:
+def default_device() -> torch.device:
+    """Returns the first GPU where there is one, and the processor elsewhere."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_base(
+    path: Path, task: Task, precision: Precision = Precision.FLOAT32
+) -> EncoderClassifier:
     """Reads a base model and puts the task's head on it; without dropout, so that steps repeat.
+
+    Args:
+        path: Folder of the model.
+        task: Labels and length.
+        precision: Of the encoder; the head is float32.
 
     Raises:
         UsageError: The model cannot be read, or not as many tokens at once as the task says.
@@ -200,7 +213,7 @@ def load_base(path: Path, task: Task) -> EncoderClassifier:
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            dtype=torch.float32,
+            dtype=_DTYPES[precision],
         )
     except _UNREADABLE as error:
         raise _unreadable(path, "model", error) from error

@@ -53,7 +53,7 @@ class Encoded:
         tokens: Token ids of each record.
         labels: int64 (n,).
         units: int64 (n,), number of each record's privacy unit, from 0.
-        states: For each record what enters the first trained layer, float32 (tokens, hidden).
+        states: For each record what enters the first trained layer, (tokens, hidden).
         embeddings: What the head is given where nothing else is trained, float32 (n, hidden).
     """
 
@@ -97,10 +97,10 @@ class TextClassification:
         )["input_ids"]
         labels = torch.from_numpy(records.labels)
         encoded = Encoded(tuple(map(tuple, tokens)), labels, records.unit_index())
-        size = sum(map(len, tokens)) * int(self._base.config.hidden_size) * 4
+        size = sum(map(len, tokens)) * int(self._base.config.hidden_size)
         if self._head_only:
             return replace(encoded, embeddings=self._embeddings(encoded))
-        if self._depth == 0 or size > _STATES_BYTES:
+        if self._depth == 0 or size * self._base.encoder.dtype.itemsize > _STATES_BYTES:
             return encoded
         return replace(encoded, states=self._states(encoded))
 
@@ -108,13 +108,15 @@ class TextClassification:
         embeddings = torch.empty(len(encoded), int(self._base.config.hidden_size))
         with torch.no_grad():
             for batch in self.batches(encoded, np.arange(len(encoded)), _ENCODING_BATCH):
-                embeddings[torch.from_numpy(batch.index)] = self._base.embed(**batch.inputs)
+                embedded = self._base.embed(**batch.inputs)
+                embeddings[torch.from_numpy(batch.index)] = embedded.to(embeddings.device)
         return embeddings
 
     def _states(self, encoded: Encoded) -> tuple[torch.Tensor, ...]:
         lengths = [len(tokens) for tokens in encoded.tokens]
         width = int(self._base.config.hidden_size)
-        states: tuple[torch.Tensor, ...] = torch.empty(sum(lengths), width).split(lengths)  # type: ignore[no-untyped-call]
+        kept_states = torch.empty(sum(lengths), width, dtype=self._base.encoder.dtype)
+        states: tuple[torch.Tensor, ...] = kept_states.split(lengths)  # type: ignore[no-untyped-call]
         for batch in self.batches(encoded, np.arange(len(encoded)), _ENCODING_BATCH):
             real = batch.inputs["attention_mask"].bool()
             for index, row, kept in zip(batch.index, batch.inputs["states"], real, strict=True):
@@ -126,6 +128,7 @@ class TextClassification:
     ) -> Iterator[Batch]:
         """Yields the records at `indices`, int64 (m,), shortest first so that little is padded.
 
+        Tensors are where the model is, whatever device that is.
         Units stay whole: a batch has more than `micro_batch` records only where a single unit does.
         """
         lengths = np.array([len(data.tokens[i]) for i in indices], np.int64)
@@ -134,29 +137,29 @@ class TextClassification:
             units, counts = np.unique(data.units[index], return_inverse=True, return_counts=True)[
                 1:
             ]
+            device = self._base.encoder.device
             yield Batch(
                 self._inputs(data, index),
-                data.labels[torch.from_numpy(index)],
+                data.labels[torch.from_numpy(index)].to(device),
                 index,
-                torch.from_numpy(units),
-                torch.from_numpy((1 / counts).astype(np.float32)[units]),
+                torch.from_numpy(units).to(device),
+                torch.from_numpy((1 / counts).astype(np.float32)[units]).to(device),
             )
 
     def _inputs(self, data: Encoded, index: NDArray[np.int64]) -> dict[str, Any]:
+        device = self._base.encoder.device
         if data.embeddings is not None:
-            return {"embeddings": data.embeddings[torch.from_numpy(index)]}
+            return {"embeddings": data.embeddings[torch.from_numpy(index)].to(device)}
         if data.states is not None:
             rows = [data.states[i] for i in index]
             ones = [torch.ones(len(row), dtype=torch.int64) for row in rows]
-            states, mask = (
-                pad_sequence(rows, batch_first=True),
-                pad_sequence(ones, batch_first=True),
-            )
+            states = pad_sequence(rows, batch_first=True).to(device)
+            mask = pad_sequence(ones, batch_first=True).to(device)
             return {"states": states, "attention_mask": mask, "depth": self._depth}
         padded = self._tokenizer.pad(
             {"input_ids": [list(data.tokens[i]) for i in index]}, return_tensors="pt"
         )
-        tokens, mask = padded["input_ids"], padded["attention_mask"]
+        tokens, mask = padded["input_ids"].to(device), padded["attention_mask"].to(device)
         if self._depth == 0:
             return {"input_ids": tokens, "attention_mask": mask}
         with torch.no_grad():

@@ -37,6 +37,13 @@ class Update(StrEnum):
     DELTA = "delta"
 
 
+class Precision(StrEnum):
+    """What the base model computes in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
 class Task(Schema):
     """What the model learns to do."""
 
@@ -111,6 +118,11 @@ class Training(Schema):
     )
     local_optimizer: Optimizer | None = Field(
         None, description="What a site steps with when `update: delta`."
+    )
+    precision: Precision = Field(
+        Precision.FLOAT32,
+        description="Of the base model and its activations. `bfloat16` halves their memory; adapter, "
+        "head and gradients are float32, norms and sums float64 either way.",
     )
     micro_batch: int = Field(
         128, ge=1, description="Records in one forward pass: memory, not mathematics."

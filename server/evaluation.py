@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from hortus.learning.adapters import AdapterSpace, attach, save_adapter
 from hortus.learning.datasets import read_records
 from hortus.learning.metrics import evaluate
-from hortus.learning.models import load_base, load_tokenizer
+from hortus.learning.models import default_device, load_base, load_tokenizer
 from hortus.learning.tasks import TextClassification
 from hortus.protocol.plan import Agreement
 
@@ -28,8 +28,8 @@ class Evaluator:
     initial_adapter: NDArray[np.float32]
 
     def __init__(self, plan: Agreement, model_path: Path, records: Path | None) -> None:
-        base = load_base(model_path, plan.task)
-        self._model = attach(base, plan.adapter, plan.seed)
+        base = load_base(model_path, plan.task, plan.training.precision)
+        self._model = attach(base, plan.adapter, plan.seed).to(default_device())
         self._space = AdapterSpace(self._model)
         self.initial_adapter = self._space.read(self._model)
         self._task = TextClassification(plan.task, load_tokenizer(model_path), base, plan.adapter)

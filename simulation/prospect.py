@@ -65,7 +65,9 @@ def prospect(plan: Plan, folder: Path, sites: int | None) -> Prospect:
             where="cohort.minimum" if sites is None else "--sites",
         )
     contract, model_path = prepare(plan, folder)
-    model = attach(load_base(model_path, plan.task), plan.adapter, plan.seed)
+    model = attach(
+        load_base(model_path, plan.task, plan.training.precision), plan.adapter, plan.seed
+    )
     dimension = AdapterSpace(model).dimension
     encoding = StepEncoding.of(contract, dimension, count)
     per_round = sums_per_round(contract) * releases_per_sum(contract)

@@ -13,11 +13,11 @@ from hortus.learning import tasks
 from hortus.learning.adapters import AdapterSpace, attach
 from hortus.learning.datasets import Records
 from hortus.learning.metrics import evaluate
-from hortus.learning.models import frozen_depth, load_base, load_tokenizer
+from hortus.learning.models import default_device, frozen_depth, load_base, load_tokenizer
 from hortus.learning.tasks import Encoded, TextClassification
 from hortus.privacy.clipping import FlatClipping
 from hortus.privacy.gradients import PerUnitGradients
-from hortus.protocol.plan import Adapter, Task
+from hortus.protocol.plan import Adapter, Precision, Task
 
 TASK = Task(labels=("warm", "fresh", "cool"), max_length=8)
 TEXTS = ("the sky is blue", "grass", "a red rose is a red rose is a red rose", "ice", "sea sea sea")
@@ -30,8 +30,10 @@ EVERYWHERE = Adapter(rank=2)  # nothing frozen to run ahead
 class Bench:
     """A model away from zero, and its task with and without the frozen part run ahead."""
 
-    def __init__(self, path: Path, adapter: Adapter) -> None:
-        self.base = load_base(path, TASK)
+    def __init__(
+        self, path: Path, adapter: Adapter, precision: Precision = Precision.FLOAT32
+    ) -> None:
+        self.base = load_base(path, TASK, precision)
         self.model = attach(self.base, adapter, 1)
         space = AdapterSpace(self.model)
         vector = np.random.default_rng(0).normal(0, 0.3, space.dimension)
@@ -206,3 +208,35 @@ def test_evaluation_is_that_of_one_record_at_a_time(tiny_model: Path) -> None:
         metrics = evaluate(bench.model, task, task.encode(RECORDS), 2)
         assert metrics.accuracy == np.mean(np.array(predicted) == RECORDS.labels)
         assert metrics.loss == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_precision_is_that_of_the_frozen_part_alone(tiny_model: Path) -> None:
+    """Bfloat16 keeps 8 bits: sums agree within some per cent, and differ, or it was ignored."""
+    sums = []
+    for precision in Precision:
+        bench = Bench(tiny_model, LAST, precision)
+        assert {p.dtype for p in bench.model.parameters() if p.requires_grad} == {torch.float32}
+        frozen = {p.dtype for p in bench.model.parameters() if not p.requires_grad}
+        assert frozen >= {getattr(torch, precision)}
+        data = bench.ahead.encode(RECORDS)
+        assert data.states is not None
+        assert data.states[0].dtype == getattr(torch, precision)
+        for task in (bench.plain, bench.ahead):
+            batches = task.batches(task.encode(RECORDS), ALL, 5)
+            sums.append(PerUnitGradients(bench.model).clipped_sum(batches, FlatClipping(0.1)).total)
+    assert np.array_equal(sums[0], sums[1])
+    assert np.array_equal(sums[2], sums[3])
+    assert 0 < np.linalg.norm(sums[2] - sums[0]) < 0.1 * np.linalg.norm(sums[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("adapter", [LAST, Adapter(kind="head")], ids=["last layer", "head"])
+def test_a_gpu_computes_the_same_sum(tiny_model: Path, adapter: Adapter) -> None:
+    sums = []
+    for device in ("cpu", "cuda"):
+        bench = Bench(tiny_model, adapter)
+        bench.model.to(device)
+        batches = bench.ahead.batches(bench.ahead.encode(RECORDS), ALL, 5)
+        assert default_device().type == "cuda"
+        sums.append(PerUnitGradients(bench.model).clipped_sum(batches, FlatClipping(0.1)).total)
+    assert np.allclose(sums[0], sums[1], rtol=1e-3, atol=1e-6)

@@ -47,8 +47,9 @@ def run(path: Path, out: Path, stop_after: int | None = None) -> SimulatedRun:
         {"privacy": {"noise": "unsafe_none", "epsilon": None}},
         {"adapter": {"kind": "head"}},
         {"privacy": PATIENT},
+        {"training": {"precision": "bfloat16"}},
     ],
-    ids=["distributed", "local", "local deltas", "no privacy", "head", "patients"],
+    ids=["distributed", "local", "local deltas", "no privacy", "head", "patients", "bfloat16"],
 )
 def test_memory_and_grpc_give_the_same_bits(
     write_plan: Any, tmp_path: Path, changes: dict[str, Any]
