@@ -16,14 +16,14 @@ from functools import lru_cache, partial
 import numpy as np
 from dp_accounting import NeighboringRelation
 from dp_accounting.pld import privacy_loss_distribution as pld
+from numpy.typing import NDArray
 from opacus.accountants import PRVAccountant
 from opacus.accountants.analysis import rdp
 
+from hortus.privacy.composition import composed_epsilon
 from hortus.protocol.errors import UsageError
 
-# Width of a privacy loss cell, and the ε below which it is too coarse for 0.1 %. Each divides the
-# one before, so that a finer grid never gives a larger bound.
-_INTERVALS = ((1e-3, 0.5), (1e-4, 0.02), (1e-5, 0.0))
+_CURVE_INTERVAL = 1e-3  # width of a privacy loss cell of a whole curve
 _RDP_ORDERS = tuple(1 + x / 10 for x in range(1, 100)) + tuple(range(11, 64)) + (80, 128, 256, 512)
 _LARGEST_MULTIPLIER = 1e5
 _MOST_STEPS = 2**20
@@ -213,12 +213,13 @@ def true_positive_bound_of(history: History, false_positive_rate: float) -> floa
         UsageError: A count is negative.
     """
     multiset = _multiset(history, _CURVE_DELTA)
-    end = _epsilon_pld(multiset, _CURVE_DELTA)
-    if not math.isfinite(end):
+    end = _epsilon_rdp(multiset, _CURVE_DELTA)
+    if end > _WIDEST:
         return 1.0
     grid = np.linspace(0, end, _CURVE_POINTS)
-    interval = _INTERVALS[0][0]
-    deltas = _compose(multiset, interval).get_delta_for_epsilon(grid) if multiset else 0 * grid
+    deltas = (
+        _compose(multiset, _CURVE_INTERVAL).get_delta_for_epsilon(grid) if multiset else 0 * grid
+    )
     return min(
         true_positive_bound(float(point), float(delta), false_positive_rate)
         for point, delta in zip(grid, deltas, strict=True)
@@ -260,20 +261,23 @@ def _multiset(history: History, delta: float) -> _Multiset:
 def _epsilon_rdp(multiset: _Multiset, delta: float) -> float:
     if not multiset:
         return 0.0
-    total = sum(
-        count
-        * rdp.compute_rdp(
-            q=event.sampling_rate,
-            noise_multiplier=event.noise_multiplier,
-            steps=1,
-            orders=_RDP_ORDERS,
-        )
-        for event, count in multiset
-    )
+    total = sum((count * _rdp(event) for event, count in multiset), np.zeros(len(_RDP_ORDERS)))
     orders = np.array(_RDP_ORDERS)
     bounds = total - (math.log(delta) + np.log(orders)) / (orders - 1) + np.log1p(-1 / orders)
     # An order that overflows to no number bounds nothing; another order may.
     return max(0.0, float(np.nan_to_num(bounds, nan=math.inf, posinf=math.inf).min()))
+
+
+@lru_cache(maxsize=4096)
+def _rdp(event: GaussianEvent) -> NDArray[np.float64]:
+    """Returns the Rényi divergences of one release, at `_RDP_ORDERS`."""
+    values = rdp.compute_rdp(
+        q=event.sampling_rate,
+        noise_multiplier=event.noise_multiplier,
+        steps=1,
+        orders=_RDP_ORDERS,
+    )
+    return np.asarray(values, dtype=np.float64)
 
 
 @lru_cache(maxsize=65536)
@@ -282,13 +286,9 @@ def _epsilon_pld(multiset: _Multiset, delta: float) -> float:
         return 0.0
     if _epsilon_rdp(multiset, delta) > _WIDEST:
         return math.inf
-    bound = math.inf
-    for interval, fine_from in _INTERVALS:
-        composed = _compose(multiset, interval)
-        bound = min(bound, float(composed.get_epsilon_for_delta(delta)))
-        if bound >= fine_from:
-            break
-    return bound
+    releases = tuple(((e.sampling_rate, e.noise_multiplier), count) for e, count in multiset)
+    divergences = tuple(_rdp(event) for event, _ in multiset)
+    return composed_epsilon(releases, delta, np.array(_RDP_ORDERS), divergences)
 
 
 def _compose(multiset: _Multiset, interval: float) -> pld.PrivacyLossDistribution:
