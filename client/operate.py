@@ -8,15 +8,19 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
 from hortus.client.agent import SiteAgent
 from hortus.client.agent_service import listening
 from hortus.client.channel import dialling
+from hortus.client.metrics import SiteCollector, SiteCounts, counting
 from hortus.client.site import Site
 from hortus.client.supernode import start_supernode
-from hortus.client.trainer import untimed
 from hortus.client.workbench import Workbench
 from hortus.protocol.expiry import warn_of_expiry
+from hortus.protocol.monitoring import CertificateCollector, Heartbeat, monitoring
 from hortus.protocol.plan import Contract
+from hortus.protocol.processes import ChildProcess
 
 logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
@@ -39,19 +43,44 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
         config = site.config
         superlink = config.superlink or site.server.superlink
         aggregation = config.aggregation or site.server.aggregation
-        connect = partial(dialling, aggregation, site.files.tls)
-        agent = SiteAgent(site, warm, connect, untimed)
-        with listening(agent, directory / "run") as socket:
+        counts, relay, heartbeat = SiteCounts(), _Relay(), Heartbeat()
+        connect = counting(partial(dialling, aggregation, site.files.tls), counts)
+        agent = SiteAgent(site, warm, connect, counts.stopwatch)
+        registry = CollectorRegistry()
+        registry.register(SiteCollector(counts, lambda: site.ledger.head()[0], relay.is_up))
+        registry.register(CertificateCollector(site.files))
+
+        def stopped() -> bool:
+            heartbeat.beat()
+            return stop()
+
+        with (
+            monitoring(config.monitoring, registry, heartbeat.reason, relay.reason),
+            listening(agent, directory / "run") as socket,
+        ):
             node_config = {"site": site.name, "agent-socket": str(socket.resolve())}
-            while not stop():
+            while not stopped():
                 if not _answers(superlink):
                     time.sleep(_POLL_SECONDS)
                     continue
                 # A SuperNode gives up when the SuperLink does not know it yet.
-                with start_supernode(site.files, superlink, node_config) as supernode:
-                    while supernode.is_running and not stop():
+                with start_supernode(site.files, superlink, node_config) as relay.process:
+                    while relay.is_up() and not stopped():
                         time.sleep(_POLL_SECONDS)
-                _pause(_RETRY_SECONDS, stop)
+                _pause(_RETRY_SECONDS, stopped)
+
+
+class _Relay:
+    """The SuperNode of the moment, which another thread may ask about."""
+
+    def __init__(self) -> None:
+        self.process: ChildProcess | None = None
+
+    def is_up(self) -> bool:
+        return self.process is not None and self.process.is_running
+
+    def reason(self) -> str | None:
+        return None if self.is_up() else "the relay to the server does not run: no server answers"
 
 
 def _answers(address: str) -> bool:

@@ -181,6 +181,11 @@ class SiteConfig(_ConfigFile):
         description="A head of the ledger, from `hortus budget anchor`, best on another machine's "
         "disk; an agent whose ledger does not contain it does not start.",
     )
+    monitoring: str | None = Field(
+        None,
+        description="Host and port of health checks and metrics, such as 127.0.0.1:9465; none "
+        "without it.",
+    )
 
 
 class ServerConfig(_ConfigFile):
@@ -190,6 +195,11 @@ class ServerConfig(_ConfigFile):
     superlink: str = Field(description="Host and port of the SuperLink's Fleet API.")
     host: str | None = Field(
         None, description="Name or address at which sites dial both, if not the one listened on."
+    )
+    monitoring: str | None = Field(
+        None,
+        description="Host and port of health checks and metrics, such as 127.0.0.1:9464; none "
+        "without it.",
     )
 
     def dialled(self, address: str) -> str:

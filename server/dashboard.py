@@ -202,6 +202,7 @@ def serve_dashboard(
         ssl_certfile=certificate,
         ssl_keyfile=key,
         lifespan="off",
+        ws="none",
         log_level="warning",
         access_log=False,  # it would hold the token
         server_header=False,

@@ -6,15 +6,19 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
 from hortus.protocol.consortium import ServerConfig, ServerFiles
 from hortus.protocol.errors import HortusError
 from hortus.protocol.expiry import warn_of_expiry
 from hortus.protocol.files import write_atomic
 from hortus.protocol.identity import Roster
+from hortus.protocol.monitoring import CertificateCollector, Heartbeat, monitoring
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.plan_file import dump_plan
 from hortus.protocol.processes import tail
 from hortus.server.failure import forget_failure, read_failure
+from hortus.server.metrics import RunCollector
 from hortus.server.prepare import prepare
 from hortus.server.run_records import RoundRecord
 from hortus.server.run_store import RunStore
@@ -48,11 +52,19 @@ def run_server(
     write_atomic(out / "plan.yaml", dump_plan(plan))
     warn_of_expiry(files, datetime.now(UTC), logger)
     forget_failure(out)
-    address = ServerConfig.load(files.config).superlink
-    told = store.next_round
-    with SuperLink(out / "flower", files.tls, address) as superlink:
-        for site in Roster.load(files.roster).sites:
+    config, sites = ServerConfig.load(files.config), Roster.load(files.roster).sites
+    told, heartbeat, registry = store.next_round, Heartbeat(), CollectorRegistry()
+    superlink = SuperLink(out / "flower", files.tls, config.superlink)
+    registry.register(RunCollector(out, contract, len(sites), lambda: superlink.is_up))
+    registry.register(CertificateCollector(files))
+
+    def unready() -> str | None:
+        return None if superlink.is_up else "Flower's SuperLink does not run"
+
+    with monitoring(config.monitoring, registry, heartbeat.reason, unready), superlink:
+        for site in sites:
             superlink.register(site, files.flower_key(site))
+            heartbeat.beat()
         run = superlink.submit(
             "hortus.server.app:app",
             "hortus.client.relay:app",
@@ -65,6 +77,7 @@ def run_server(
         running = True
         while running:
             running = superlink.is_running(run)
+            heartbeat.beat()
             for record in store.rounds[told:]:
                 on_round(record)
                 told += 1

@@ -96,6 +96,11 @@ class SuperLink:
         told = json.loads(self._flwr("run", str(app), _CONNECTION, "--format", "json"))
         return str(told["run-id"])
 
+    @property
+    def is_up(self) -> bool:
+        """Whether its process runs."""
+        return self._child is not None and self._child.is_running
+
     def is_running(self, run: str) -> bool:
         """Whether the run has not come to its end.
 

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 from safetensors.numpy import load_file
 
-from hortus.protocol.consortium import Consortium
+from hortus.protocol.consortium import Consortium, ServerConfig, SiteConfig
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Policy
 from hortus.simulation.simulate import simulate
@@ -97,6 +99,30 @@ def test_a_deployed_run_gives_the_bits_of_the_simulated_one(
     assert saved[0].read_bytes() == saved[1].read_bytes()
     for site in SITES:
         hortus("audit", str(consortium.site(site).directory))
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert all(site in report for site in SITES)
+    assert "the server’s claim" in report
+
+
+def let_watch(consortium: Consortium) -> tuple[str, str]:
+    """Gives the server and one site an address for health and metrics."""
+    addresses = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    for path, kind, address in zip(
+        (consortium.server.config, consortium.site(SITES[0]).config),
+        (ServerConfig, SiteConfig),
+        addresses,
+        strict=True,
+    ):
+        kind.load(path).model_copy(update={"monitoring": address}).save(path)
+    return addresses
+
+
+def told(address: str, name: str) -> float:
+    """A metric, of a process that is healthy and ready."""
+    for path in ("healthz", "readyz"):
+        assert httpx.get(f"http://{address}/{path}").status_code == 200
+    families = text_string_to_metric_families(httpx.get(f"http://{address}/metrics").text)
+    return next(s.value for family in families for s in family.samples if s.name == name)
 
 
 def is_served(address: str) -> bool:
@@ -111,6 +137,7 @@ def test_an_interrupted_server_ends_all_it_started_and_goes_on_to_the_same_bits(
     path = write_plan(cohort={"minimum": 3}, training={"rounds": 50}, privacy={"epsilon": 60.0})
     simulated = simulate(load_plan(path), path.parent, tmp_path / "simulated", lambda *_: None)
     consortium = make_consortium(path, tmp_path / "consortium", epsilon=100)
+    server, site = let_watch(consortium)
     allow_repeatable_noise(consortium)
     for site in SITES:
         hortus("approve", str(consortium.site(site).directory), str(path))
@@ -122,6 +149,8 @@ def test_an_interrupted_server_ends_all_it_started_and_goes_on_to_the_same_bits(
         while not (out / "metrics.jsonl").exists():
             assert first.poll() is None, (tmp_path / "server.log").read_text()
             time.sleep(0.05)
+        assert told(server, "hortus_server_rounds_total") >= 1
+        assert told(site, "hortus_site_uploads_total") >= 1
         first.send_signal(signal.SIGINT)
         assert first.wait(60) == 130
         config = yaml.safe_load(consortium.server.config.read_text())
