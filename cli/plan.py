@@ -119,7 +119,7 @@ def _mechanism_table(what: "Prospect") -> Table:
     table.add_row(
         "releases", f"{cost.rounds} rounds × {cost.per_round} private steps = {releases:,}"
     )
-    table.add_row("clipping", f"C = {privacy.clipping_norm:g}")
+    table.add_row("clipping", _clipping(what))
     if mechanism is not None and cost.event is not None:
         where = (
             "at each site"
@@ -142,10 +142,21 @@ def _mechanism_table(what: "Prospect") -> Table:
         table.add_row("rounding", f"{100 * inflation:.3g} % more sensitivity")
         table.add_row("a failed attempt", _attempt(what))
     table.add_row("ring scale", f"2^{math.log2(encoding.scale):.0f} units for 1.0, of 2^32")
-    size = _bytes(4 * what.dimension)
+    size = _bytes(4 * encoding.words)
     table.add_row("on the wire", f"{size} up and {size} down, a secure sum and site")
     table.add_row("", f"({what.dimension:,} parameters of 4 bytes, {what.sums} sums)")
     return table
+
+
+def _clipping(what: "Prospect") -> str:
+    privacy, adaptive = what.contract.privacy, what.encoding.adaptive
+    rule = f"{privacy.clipping.rule.value}, C = {privacy.clipping_norm:g}"
+    if adaptive is None:
+        return rule
+    return (
+        f"{rule} at first, then so that {adaptive.quantile:.0%} of the units are not cut; counting "
+        f"them takes {adaptive.unit_norm - 1:.2%} more noise"
+    )
 
 
 def _attempt(what: "Prospect") -> str:

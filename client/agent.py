@@ -97,9 +97,8 @@ class SiteAgent:
                 f"the session descriptor is malformed: {error.errors()[0]['msg']}"
             ) from error
         workbench = self._workbench(contract)
-        dimension = workbench.space.dimension
-        encoding = StepEncoding.of(contract, dimension, len(descriptor.cohort))
-        check_descriptor(contract, descriptor, encoding, dimension, site.name)
+        encoding = StepEncoding.of(contract, workbench.space.dimension, len(descriptor.cohort))
+        check_descriptor(contract, descriptor, encoding, site.name)
         check_ceiling(site.policy, contract, encoding)
         randomness = self._randomness(contract)
         trainer = Trainer(encoding, workbench, self._encode(contract), randomness, self._stopwatch)

@@ -116,7 +116,7 @@ def check_model(contract: Contract, model_digest: str) -> None:
 
 
 def check_descriptor(
-    contract: Contract, descriptor: Descriptor, encoding: StepEncoding, dimension: int, site: str
+    contract: Contract, descriptor: Descriptor, encoding: StepEncoding, site: str
 ) -> None:
     """Checks that a session is one of the contract's.
 
@@ -125,7 +125,7 @@ def check_descriptor(
     """
     expected = {
         "contract": (descriptor.contract, contract.digest()),
-        "dimension": (descriptor.dimension, dimension),
+        "dimension": (descriptor.dimension, encoding.words),
         "scale": (descriptor.scale, encoding.scale),
     }
     for name, (told, own) in expected.items():

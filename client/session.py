@@ -44,7 +44,12 @@ class Account:
         return self.budget if encoding.event else None
 
     def charge(
-        self, encoding: StepEncoding, descriptor: Descriptor | None, round_: int, view: StepView
+        self,
+        encoding: StepEncoding,
+        descriptor: Descriptor | None,
+        round_: int,
+        view: StepView,
+        clipping_norm: float,
     ) -> Charge:
         """Returns the charge of one step; without a descriptor, one to ask about only."""
         contract, event = encoding.contract, encoding.event
@@ -60,7 +65,7 @@ class Account:
             mechanism="discrete-gaussian" if event else "none",
             sampling_rate=contract.training.sampling_rate,
             noise_multiplier=event.noise_multiplier if event else 0.0,
-            clipping_norm=contract.privacy.clipping_norm,
+            clipping_norm=clipping_norm,
             releases=releases_per_sum(contract),
             delta=self.budget.delta,
             plan=contract.digest(),
@@ -68,7 +73,8 @@ class Account:
 
     def reason_to_refuse(self, encoding: StepEncoding) -> str:
         """Says, in words that the server may read, why one more step cannot be paid; or nothing."""
-        charge = self.charge(encoding, None, 0, NO_VIEW)
+        norm = encoding.contract.privacy.clipping_norm
+        charge = self.charge(encoding, None, 0, NO_VIEW, norm)
         level = self.ledger.shortfall(charge, self.limit(encoding))
         if level is None:
             return ""
@@ -116,8 +122,8 @@ class Session:
         contract = encoding.contract
         rounds_left = contract.training.rounds - descriptor.first_round
         self._steps = rounds_left * sums_per_round(contract)
-        self._adapter = np.empty(0, np.float32)
-        self._adapter_digest = ""
+        self._start = np.empty(0, np.float32)
+        self._start_digest = ""
         self._resend: tuple[int, NDArray[np.int64]] | None = None
         self._states = ClientStates()
 
@@ -221,7 +227,7 @@ class Session:
 
     def _fetch_adapter(self, view: StepView) -> None:
         wanted = view.adapter_digest.hex()
-        if wanted == self._adapter_digest:
+        if wanted == self._start_digest:
             return
         with self._stopwatch("download"):
             adapter = download(
@@ -231,7 +237,7 @@ class Session:
         is_finite = np.isfinite(adapter.min()) and np.isfinite(adapter.max())
         if vector_digest(adapter) != wanted or not is_finite:
             raise ProtocolError("the adapter received is not the one announced, or not finite")
-        self._adapter, self._adapter_digest = adapter, wanted
+        self._start, self._start_digest = adapter, wanted
 
     def _masked_vector(self, masks: MaskGenerator, view: StepView) -> MaskedVector:
         """Reserves, computes, charges and masks: nothing is masked that is not paid for."""
@@ -247,11 +253,12 @@ class Session:
     def _paid_vector(self, view: StepView) -> NDArray[np.int64]:
         round_, step = self._global_position(view.step)
         account, ledger = self._account, self._account.ledger
-        charge = account.charge(self._encoding, self._descriptor, round_, view)
+        norm = self._encoding.clipping_norm(self._start)
+        charge = account.charge(self._encoding, self._descriptor, round_, view, norm)
         with self._stopwatch("charge"):
             reservation = ledger.reserve(charge, account.limit(self._encoding))
         try:
-            vector = self._trainer.vector(self._adapter, step, view.attempt)
+            vector = self._trainer.vector(self._start, step, view.attempt)
         except BaseException:
             ledger.cancel(reservation)
             raise

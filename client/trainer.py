@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from hortus.client.workbench import Workbench
 from hortus.learning.tasks import Encoded
-from hortus.privacy.clipping import FlatClipping
 from hortus.privacy.encoding import StepEncoding, nominal_batch
-from hortus.privacy.gradients import ClippedSum, LossBatch
+from hortus.privacy.gradients import LossBatch
+from hortus.privacy.mechanism import Mechanism
 from hortus.privacy.randomness import RandomSource
 from hortus.privacy.sampling import sample_records
 from hortus.protocol.plan import Update
@@ -51,66 +51,73 @@ class Trainer:
         self._randomness = randomness
         self._stopwatch = stopwatch
 
-    def vector(self, adapter: NDArray[np.float32], step: int, attempt: int) -> NDArray[np.int64]:
-        """Returns this site's addend, int64[d], clipped, encoded and noised.
+    def vector(self, start: NDArray[np.float32], step: int, attempt: int) -> NDArray[np.int64]:
+        """Returns this site's addend, int64[words], clipped, encoded and noised.
 
         Args:
-            adapter: float32[d], where the step starts.
+            start: float32[words], what the step starts from: see `StepEncoding.start`.
             step: Number of the secure sum within the whole plan, from 0.
             attempt: Number of the attempt at it; fresh randomness for each.
         """
+        encoding = self._encoding
+        norm, adapter = encoding.clipping_norm(start), start[: encoding.dimension]
         with self._workbench.holding(adapter):
             if self._plan.training.update is Update.DELTA:
-                return self._delta(adapter, step, attempt)
-            if self._encoding.mechanism is None:
-                mean = self._clipped_sum(step, attempt, 0)[0].total / nominal_batch(self._plan)
-                return self._encoding.fixed_point.encode(mean)
-            return self._private_sum(step, attempt, 0)
+                return self._delta(adapter, norm, step, attempt)
+            if encoding.mechanism is None:
+                total, _ = self._clipped_sum(norm, step, attempt, 0)
+                return encoding.fixed_point.encode(total / nominal_batch(self._plan))
+            return self._private_sum(encoding.mechanism, norm, step, attempt, 0)
 
-    def _delta(self, adapter: NDArray[np.float32], step: int, attempt: int) -> NDArray[np.int64]:
+    def _delta(
+        self, adapter: NDArray[np.float32], norm: float, step: int, attempt: int
+    ) -> NDArray[np.int64]:
         config = self._plan.training.local_optimizer
         assert config is not None  # noqa: S101 - the schema ties it to update: delta
         parameter = torch.nn.Parameter(torch.from_numpy(adapter.copy()))
         optimizer = build_optimizer(config, [parameter])
         for number in range(self._plan.training.steps_per_round):
-            gradient = self._local_gradient(step, attempt, number)
+            gradient = self._local_gradient(norm, step, attempt, number)
             parameter.grad = torch.from_numpy(gradient).to(torch.float32)
             optimizer.step()
             self._workbench.space.write(self._workbench.model, parameter.detach().numpy())
         delta = parameter.detach().numpy().astype(np.float64) - adapter.astype(np.float64)
         return self._encoding.fixed_point.encode(delta)
 
-    def _local_gradient(self, step: int, attempt: int, number: int) -> NDArray[np.float64]:
+    def _local_gradient(
+        self, norm: float, step: int, attempt: int, number: int
+    ) -> NDArray[np.float64]:
         mechanism = self._encoding.mechanism
         if mechanism is None:
-            total = self._clipped_sum(step, attempt, number)[0].total
+            total, _ = self._clipped_sum(norm, step, attempt, number)
         else:
-            ring = self._private_sum(step, attempt, number)
+            ring = self._private_sum(mechanism, norm, step, attempt, number)
             total = mechanism.decode(ring.astype(np.uint32))
         return self._encoding.mean_gradient(total, sites=1)
 
-    def _private_sum(self, step: int, attempt: int, number: int) -> NDArray[np.int64]:
-        mechanism = self._encoding.mechanism
-        assert mechanism is not None  # noqa: S101 - callers have looked
-        clipped, units = self._clipped_sum(step, attempt, number)
+    def _private_sum(
+        self, mechanism: Mechanism, norm: float, step: int, attempt: int, number: int
+    ) -> NDArray[np.int64]:
+        total, units = self._clipped_sum(norm, step, attempt, number)
         noise = self._randomness.stream("noise", step, attempt, number)
         with self._stopwatch("noise"):
-            return mechanism.release(clipped.total, units, noise)
+            return mechanism.release(total, units, noise)
 
-    def _clipped_sum(self, step: int, attempt: int, number: int) -> tuple[ClippedSum, int]:
-        """Returns the sum of a fresh sample, and how many units are in it."""
-        training, privacy = self._plan.training, self._plan.privacy
+    def _clipped_sum(
+        self, norm: float, step: int, attempt: int, number: int
+    ) -> tuple[NDArray[np.float64], int]:
+        """Returns what a fresh sample adds up to, float64[words], and how many units are in it."""
         chosen = sample_records(
             self._records.units,
-            training.sampling_rate,
-            privacy.max_records_per_unit,
+            self._plan.training.sampling_rate,
+            self._plan.privacy.max_records_per_unit,
             self._randomness.stream("sample", step, attempt, number),
         )
-        bound = np.inf if self._encoding.mechanism is None else privacy.clipping_norm
+        clipping = self._encoding.clipping(norm)
         with self._stopwatch("gradients"):
-            clipping = FlatClipping(bound)
             clipped = self._workbench.gradients.clipped_sum(self._batches(chosen), clipping)
-        return clipped, len(np.unique(self._records.units[chosen]))
+        units = len(np.unique(self._records.units[chosen]))
+        return self._encoding.addend(clipped, norm), units
 
     def _batches(self, chosen: NDArray[np.int64]) -> Iterator[LossBatch]:
         task, size = self._workbench.task, self._plan.training.micro_batch

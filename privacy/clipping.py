@@ -57,3 +57,75 @@ class FlatClipping:
     def factors(self, norms: torch.Tensor) -> torch.Tensor:
         """Returns the factors, float64 (1, units)."""
         return torch.clamp(self.norm / norms, max=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitClipping:
+    """min(1, C / ‖g‖₂) / C: what is summed has norm 1 at most, whatever C is.
+
+    Attributes:
+        norm: C.
+    """
+
+    norm: float
+
+    def groups(self, names: Sequence[str]) -> Sequence[int]:
+        """Returns one group for all."""
+        return [0] * len(names)
+
+    def factors(self, norms: torch.Tensor) -> torch.Tensor:
+        """Returns the factors, float64 (1, units)."""
+        return torch.clamp(1 / norms, max=1 / self.norm)
+
+
+@dataclass(frozen=True, slots=True)
+class AutomaticClipping:
+    """C / (‖g‖₂ + γ): every gradient gets nearly norm C, large or small (Bu, Wang et al. 2023, AUTO-S).
+
+    Attributes:
+        norm: C.
+        stability: γ.
+    """
+
+    norm: float
+    stability: float
+
+    def groups(self, names: Sequence[str]) -> Sequence[int]:
+        """Returns one group for all."""
+        return [0] * len(names)
+
+    def factors(self, norms: torch.Tensor) -> torch.Tensor:
+        """Returns the factors, float64 (1, units)."""
+        return self.norm / (norms + self.stability)
+
+
+@dataclass(frozen=True, slots=True)
+class PerLayerClipping:
+    """Each of L adapted layers by itself, to C/√L: together √(L·C²/L) = C (McMahan et al. 2018).
+
+    Attributes:
+        norm: C.
+    """
+
+    norm: float
+
+    def groups(self, names: Sequence[str]) -> Sequence[int]:
+        """Returns a group for each layer of the base model and its adapter's parameters."""
+        layers = [_layer(name) for name in names]
+        numbers = {layer: number for number, layer in enumerate(dict.fromkeys(layers))}
+        return [numbers[layer] for layer in layers]
+
+    def factors(self, norms: torch.Tensor) -> torch.Tensor:
+        """Returns the factors, float64 (layers, units)."""
+        # Lowered by more than the quotient's and the root's own rounding.
+        bound = self.norm / math.sqrt(len(norms)) * (1 - 2.0**-50)
+        return torch.clamp(bound / norms, max=1.0)
+
+
+def _layer(name: str) -> str:
+    """Returns the base model's module that a parameter of a PEFT adapter belongs to."""
+    for mark in (".lora_", ".modules_to_save."):
+        before, found, _ = name.partition(mark)
+        if found:
+            return before
+    return name.rpartition(".")[0]

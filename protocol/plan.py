@@ -1,8 +1,9 @@
 """The plan: what a consortium trains and how privately; a site approves its contract's hash."""
 
+import math
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -129,6 +130,75 @@ class Training(Schema):
     )
 
 
+class ClippingRule(StrEnum):
+    """How a unit's gradient is cut to the clipping norm."""
+
+    FLAT = "flat"
+    PER_LAYER = "per-layer"
+    AUTOMATIC = "automatic"
+    ADAPTIVE = "adaptive"
+
+
+_RULE_DEFAULTS: dict[str, dict[str, float]] = {
+    ClippingRule.AUTOMATIC: {"stability": 0.01},
+    ClippingRule.ADAPTIVE: {
+        "quantile": 0.5,
+        "rate": 0.2,
+        "count_weight": 0.2,
+        "smallest": 1e-3,
+        "largest": 1e3,
+    },
+}
+
+
+class Clipping(Schema):
+    """How a unit's gradient is cut to the clipping norm C (not with `noise: unsafe_none`)."""
+
+    rule: ClippingRule = Field(
+        ClippingRule.FLAT,
+        description="`flat`: g·min(1, C/‖g‖). `per-layer`: each of L adapted layers by itself, to "
+        "C/√L. `automatic`: g·C/(‖g‖ + γ) (Bu, Wang et al. 2023). `adaptive`: flat, with a C that follows "
+        "a quantile of the units' norms (Andrew et al. 2021; `update: gradient` only).",
+    )
+    stability: Positive | None = Field(None, description="γ of `automatic`; 0.01 if not given.")
+    quantile: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Share of units that `adaptive` leaves uncut; 0.5 if not given."
+    )
+    rate: Positive | None = Field(
+        None, description="η of `adaptive`: each step, C ← C·exp(η·excess); 0.2 if not given."
+    )
+    count_weight: Annotated[float, Field(gt=0, le=2)] | None = Field(
+        None,
+        description="Weight w of the noisy count beside the gradient in `adaptive`, charged with it; "
+        "noise grows by √(1 + w²·max(quantile, 1 − quantile)²). 0.2 if not given.",
+    )
+    smallest: Positive | None = Field(
+        None, description="Least C that `adaptive` may come to; 0.001 if not given."
+    )
+    largest: Positive | None = Field(
+        None, description="Largest C that `adaptive` may come to; 1000 if not given."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, fields: Any) -> Any:  # noqa: ANN401 - whatever a file holds
+        """Gives the rule's numbers where there are none, so that a contract states them all."""
+        if not isinstance(fields, dict):
+            return fields
+        given = {name: value for name, value in fields.items() if value is not None}
+        return _RULE_DEFAULTS.get(str(fields.get("rule")), {}) | given
+
+    @model_validator(mode="after")
+    def _numbers_of_rule(self) -> Self:
+        own = _RULE_DEFAULTS.get(self.rule, {})
+        for name in set().union(*_RULE_DEFAULTS.values()) - set(own):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} does not belong to rule: {self.rule.value}")
+        if self.smallest and self.largest and self.smallest > self.largest:
+            raise ValueError("smallest is more than largest")
+        return self
+
+
 class Privacy(Schema):
     """The mechanism of every step and the budget of the whole plan, for each site."""
 
@@ -154,7 +224,11 @@ class Privacy(Schema):
     )
     delta: float = Field(1e-5, gt=0, lt=1, description="δ at which ε is stated.")
     noise_multiplier: Positive | None = Field(None, description="σ / C of a step, instead of ε.")
-    clipping_norm: Positive = Field(1.0, description="C: the L2 norm a unit's gradient is cut to.")
+    clipping_norm: Positive = Field(
+        1.0,
+        description="C: the L2 norm a unit's gradient is cut to; the first one, where it adapts.",
+    )
+    clipping: Clipping = Field(default_factory=Clipping)
 
     @property
     def unit_column(self) -> str | None:
@@ -167,6 +241,13 @@ class Privacy(Schema):
             raise ValueError(
                 "max_records_per_unit belongs to a unit that is a column, and is needed there"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _norm_within_bounds(self) -> Self:
+        smallest, largest = self.clipping.smallest or 0, self.clipping.largest or math.inf
+        if not smallest <= self.clipping_norm <= largest:
+            raise ValueError("clipping_norm is not between clipping.smallest and clipping.largest")
         return self
 
     @model_validator(mode="after")
@@ -235,6 +316,11 @@ class Agreement(Schema):
         if delta != (self.training.local_optimizer is not None):
             raise ValueError(
                 "training.local_optimizer belongs to update: delta, and is needed there"
+            )
+        if delta and self.privacy.clipping.rule is ClippingRule.ADAPTIVE:
+            raise ValueError(
+                "privacy.clipping.rule: adaptive needs training.update: gradient, since the server "
+                "sees no count of a site's own steps"
             )
         if (self.privacy.max_records_per_unit or 0) > self.training.micro_batch:
             raise ValueError(

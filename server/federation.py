@@ -30,7 +30,7 @@ from hortus.server.evaluation import Evaluator
 from hortus.server.run_records import Departure, RoundRecord
 from hortus.server.run_store import RunStore
 from hortus.server.service import Hub
-from hortus.strategies.server_optimizer import ServerOptimizer
+from hortus.strategies.server_state import ServerState
 
 _FAREWELL_SECONDS = 30.0
 _POLL_SECONDS = 0.05
@@ -68,35 +68,35 @@ class Federation:
             CohortTooSmall: Too few sites would go on; rounds finished so far are kept.
         """
         initial = self.evaluator.initial_adapter
-        optimizer = self._resumed(initial)
+        trained = self._resumed(initial)
         absent: dict[str, str] = {}
         while (first := self.store.next_round) < self.contract.training.rounds:
             cohort = self._volunteers(first, absent)
-            departed = self._run_session(first, cohort, optimizer)
+            departed = self._run_session(first, cohort, trained)
             # Who spoilt a session that finished no round is left out of the next one.
             absent = {} if self.store.next_round > first else absent | departed
-            optimizer = self._resumed(initial)
-        return optimizer.adapter
+            trained = self._resumed(initial)
+        return trained.adapter
 
-    def _resumed(self, initial: NDArray[np.float32]) -> ServerOptimizer:
-        """Returns the optimiser as the last finished round left it."""
-        optimizer = ServerOptimizer(self.contract.training.server_optimizer, initial)
+    def _resumed(self, initial: NDArray[np.float32]) -> ServerState:
+        """Returns the state that the last finished round left."""
+        trained = ServerState(self.contract, initial)
         if state := self.store.latest_state():
-            optimizer.restore(state)
-        return optimizer
+            trained.restore(state)
+        return trained
 
     def _run_session(
-        self, first: int, cohort: tuple[str, ...], optimizer: ServerOptimizer
+        self, first: int, cohort: tuple[str, ...], trained: ServerState
     ) -> dict[str, str]:
         """Opens a session for all missing rounds; returns whom it lost on the way, and why."""
-        encoding = StepEncoding.of(self.contract, len(optimizer.adapter), len(cohort))
+        encoding = StepEncoding.of(self.contract, len(trained.adapter), len(cohort))
         descriptor = Descriptor(
             run=self.store.run,
             session=secrets.token_hex(16),
             contract=self.contract.digest(),
             cohort=cohort,
             first_round=first,
-            dimension=len(optimizer.adapter),
+            dimension=encoding.words,
             scale=encoding.scale,
         )
         session = Aggregator(descriptor, self.contract.cohort, self.roster())
@@ -108,7 +108,7 @@ class Federation:
         try:
             session.exchange_keys()
             for number in range(first, self.contract.training.rounds):
-                self._run_round(number, session, encoding, optimizer)
+                self._run_round(number, session, encoding, trained)
         except CohortTooSmall as error:
             logger.warning("the session ended early: %s", error)
         finally:
@@ -119,28 +119,27 @@ class Federation:
         return dict(session.departures)
 
     def _run_round(
-        self, number: int, session: Aggregator, encoding: StepEncoding, optimizer: ServerOptimizer
+        self, number: int, session: Aggregator, encoding: StepEncoding, trained: ServerState
     ) -> None:
         started = time.monotonic()
         sums = sums_per_round(self.contract)
-        adapter, attempts = optimizer.adapter, 0
+        attempts = 0
         sites: tuple[str, ...] = ()
         for index in range(sums):
             step = (number - session.descriptor.first_round) * sums + index
-            result = session.sum(step, adapter)
-            gradient = encoding.server_gradient(result.total, len(result.sites))
-            adapter = optimizer.step(gradient)
+            result = session.sum(step, trained.start(encoding))
+            trained.step(encoding, result.total, len(result.sites))
             attempts, sites = attempts + result.attempts, result.sites
         record = RoundRecord(
             round=number,
             sites=sites,
             attempts=attempts,
             sums=sums,
-            metrics=self.evaluator.measure(adapter),
+            metrics=self.evaluator.measure(trained.adapter),
             epsilon=self._claimed_epsilon(encoding, number + 1),
             seconds=time.monotonic() - started,
         )
-        self.store.commit(record, optimizer.state())
+        self.store.commit(record, trained.state())
         self.on_round(record)
 
     def _claimed_epsilon(self, encoding: StepEncoding, rounds: int) -> float | None:

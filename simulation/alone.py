@@ -12,7 +12,7 @@ from hortus.privacy.randomness import UnsafeSeededRandomness
 from hortus.protocol.plan import Plan
 from hortus.server.evaluation import Evaluator
 from hortus.server.prepare import prepare
-from hortus.strategies.server_optimizer import ServerOptimizer
+from hortus.strategies.server_state import ServerState
 
 
 def without_privacy(plan: Plan) -> Plan:
@@ -44,9 +44,8 @@ def train_alone(
     encoding = StepEncoding.of(contract, workbench.space.dimension, cohort=1)
     randomness = UnsafeSeededRandomness(plan.seed, name)
     trainer = Trainer(encoding, workbench, workbench.task.encode(records), randomness, untimed)
-    adapter = evaluator.initial_adapter
-    optimizer = ServerOptimizer(plan.training.server_optimizer, adapter)
+    trained = ServerState(contract, evaluator.initial_adapter)
     for step in range(plan.training.rounds * sums_per_round(plan)):
-        vector = trainer.vector(adapter, step, attempt=0).astype(np.uint32)
-        adapter = optimizer.step(encoding.server_gradient(vector, sites=1))
-    return evaluator.measure(adapter)
+        vector = trainer.vector(trained.start(encoding), step, attempt=0).astype(np.uint32)
+        trained.step(encoding, vector, sites=1)
+    return evaluator.measure(trained.adapter)

@@ -164,7 +164,7 @@ def descriptor(agreed: Contract, /, **changes: Any) -> Descriptor:
 
 def check(contract: Contract, session: Descriptor, site: str = "ash") -> None:
     encoding = StepEncoding.of(contract, 10, len(session.cohort))
-    check_descriptor(contract, session, encoding, 10, site)
+    check_descriptor(contract, session, encoding, site)
 
 
 def test_a_session_of_the_contract_is_accepted(contract: Contract) -> None:

@@ -13,12 +13,13 @@ from scipy.stats import chisquare
 
 from hortus.client.session import Account, Session
 from hortus.privacy.encoding import StepEncoding
+from hortus.privacy.entries import Charged
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import HortusError, ProtocolError, Refused
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
-from hortus.protocol.plan import Contract, Plan
+from hortus.protocol.plan import ClippingRule, Contract, Plan
 from hortus.protocol.policy import Budget
 from hortus.protocol.vectors import split, vector_digest
 from hortus.protocol.wire import aggregation_pb2 as wire
@@ -46,7 +47,8 @@ class World:
         self.server = SiteIdentity.generate(SERVER)
         keys = {site: identity.public_key_bytes for site, identity in self.identities.items()}
         self.roster = Roster(keys, self.server.public_key_bytes)
-        self.encoding = StepEncoding.of(contract, DIMENSION, len(SITES))
+        adapts = contract.privacy.clipping.rule is ClippingRule.ADAPTIVE
+        self.encoding = StepEncoding.of(contract, DIMENSION - adapts, len(SITES))
         self.descriptor = Descriptor(
             run="1" * 32,
             session="2" * 32,
@@ -224,6 +226,26 @@ def test_a_malformed_go_is_refused_before_anything_is_charged_or_sent(
     assert charged(world, "ash") == 0
     assert not server.received["ash"]
     assert server.refusals["ash"], "the others are told"
+
+
+def test_a_clipping_norm_outside_of_the_contract_is_refused_before_anything_is_charged(
+    plan: Plan, tmp_path: Path
+) -> None:
+    fields = plan.model_dump()
+    fields["privacy"] |= {"clipping": {"rule": "adaptive", "largest": 2.0}}
+    contract = Plan(**fields).contract(model_digest="a" * 64, noise_multiplier=5.0)
+    world = World(contract, tmp_path)
+    for norm, taken in ((2.5, False), (1.5, True)):
+        start = np.append(ADAPTER[1:], np.float32(norm))
+        server = Server(lambda _, start=start: [go(digest=vector_digest(start))])
+        server.adapter = start
+        outcomes = play(world, server)
+        if not taken:
+            assert "clipping norm received is 2.5" in str(outcomes["ash"])
+            assert charged(world, "ash") == 0
+    (entry,) = world.ledger("ash").entries()
+    assert isinstance(entry.body, Charged)
+    assert entry.body.charge.clipping_norm == 1.5
 
 
 def test_a_replayed_go_is_refused(world: World) -> None:

@@ -15,6 +15,7 @@ from hortus.client.trainer import Trainer, untimed
 from hortus.client.workbench import Workbench
 from hortus.learning.datasets import Records
 from hortus.learning.tasks import Batch
+from hortus.privacy import encoding
 from hortus.privacy.clipping import Clipping, FlatClipping
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.gradients import ClippedSum
@@ -119,6 +120,6 @@ def test_a_unit_with_all_its_records_moves_the_sum_by_no_more_than_the_clipping_
 def test_a_step_that_clips_nothing_is_not_released(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FlatClipping", lambda _: FlatClipping(np.inf))
+    monkeypatch.setattr(encoding, "FlatClipping", lambda _: FlatClipping(np.inf))
     with pytest.raises(HortusError, match="not clipped"):
         bench.step(RECORDS)

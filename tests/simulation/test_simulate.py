@@ -19,6 +19,7 @@ from hortus.server.run_records import RoundRecord
 from hortus.simulation.simulate import SimulatedRun, simulate
 
 LOCAL = {"noise": "local", "epsilon": 50.0, "delta": 1e-3}
+ADAPTIVE = {"clipping": {"rule": "adaptive", "rate": 0.5}, "clipping_norm": 0.5}
 PATIENT = {"unit": "patient", "max_records_per_unit": 2}
 DELTA = {
     "rounds": 2,
@@ -48,8 +49,22 @@ def run(path: Path, out: Path, stop_after: int | None = None) -> SimulatedRun:
         {"adapter": {"kind": "head"}},
         {"privacy": PATIENT},
         {"training": {"precision": "bfloat16"}},
+        {"privacy": ADAPTIVE},
+        {"privacy": {"clipping": {"rule": "per-layer"}}},
+        {"privacy": {"clipping": {"rule": "automatic"}} | LOCAL, "training": DELTA},
     ],
-    ids=["distributed", "local", "local deltas", "no privacy", "head", "patients", "bfloat16"],
+    ids=[
+        "distributed",
+        "local",
+        "local deltas",
+        "no privacy",
+        "head",
+        "patients",
+        "bfloat16",
+        "adaptive",
+        "per layer",
+        "automatic",
+    ],
 )
 def test_memory_and_grpc_give_the_same_bits(
     write_plan: Any, tmp_path: Path, changes: dict[str, Any]
@@ -69,8 +84,26 @@ def test_another_seed_gives_other_noise(write_plan: Any, tmp_path: Path) -> None
     assert not np.array_equal(first, second)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(write_plan: Any, tmp_path: Path) -> None:
-    path = write_plan()
+def test_a_norm_that_adapts_is_the_same_for_all_and_in_their_ledgers(
+    write_plan: Any, tmp_path: Path
+) -> None:
+    result = run(write_plan(privacy=ADAPTIVE), tmp_path / "run")
+    norms = []
+    for site in result.consortium.sites:
+        files = result.consortium.site(site)
+        audit = audit_ledger(files.ledger, Roster.load(files.roster).sites[site], site)
+        assert audit.first_broken is None
+        norms.append([row.clipping_norm for row in audit.rounds])
+    assert norms[0] == norms[1] == norms[2]
+    assert norms[0][0] == 0.5
+    assert len(set(norms[0])) == len(norms[0]) == 4
+
+
+@pytest.mark.parametrize("privacy", [{}, ADAPTIVE], ids=["flat", "adaptive"])
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    write_plan: Any, tmp_path: Path, privacy: dict[str, Any]
+) -> None:
+    path = write_plan(privacy=privacy)
     whole = run(path, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(path, tmp_path / "cut", stop_after=0)

@@ -1,0 +1,57 @@
+"""What the server carries from step to step: adapter, optimiser and clipping norm."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hortus.privacy.encoding import StepEncoding
+from hortus.protocol.plan import Contract
+from hortus.strategies.server_optimizer import ServerOptimizer
+
+_NORM = "clipping_norm"
+
+
+class ServerState:
+    """The server's half of training; everything in it follows from noisy sums.
+
+    Args:
+        contract: What is trained.
+        adapter: float32[d], where training starts.
+    """
+
+    def __init__(self, contract: Contract, adapter: NDArray[np.float32]) -> None:
+        self._optimizer = ServerOptimizer(contract.training.server_optimizer, adapter)
+        self._clipping_norm = np.float32(contract.privacy.clipping_norm)
+
+    @property
+    def adapter(self) -> NDArray[np.float32]:
+        """The current adapter, float32[d], a copy."""
+        return self._optimizer.adapter
+
+    def start(self, encoding: StepEncoding) -> NDArray[np.float32]:
+        """Returns what the next step starts from, as sites are sent it."""
+        return encoding.start(self.adapter, self._clipping_norm)
+
+    def step(self, encoding: StepEncoding, total: NDArray[np.uint32], sites: int) -> None:
+        """Takes a step.
+
+        Args:
+            encoding: The session's.
+            total: The ring sum of the step.
+            sites: Sites whose vectors are in it.
+        """
+        update = encoding.server_update(total, sites, self._clipping_norm)
+        gradient, self._clipping_norm = update
+        self._optimizer.step(gradient)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything as tensors, by name."""
+        return self._optimizer.state() | {_NORM: torch.tensor(self._clipping_norm)}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Goes on from a state that `state` returned."""
+        own = dict(state)
+        self._clipping_norm = np.float32(own.pop(_NORM).item())
+        self._optimizer.restore(own)
