@@ -7,7 +7,8 @@ and a classification head, float32 (and of one shape all linear layers, as they 
 others the sum of clipped per-record gradients. All steps of a shape run in turn in one process, on one
 thread, timed by the processor's time, which other processes do not count in; ratios are medians
 over the turns. Peak memory is what a first step adds to the process's resident set,
-each in a process of its own. Results go to benchmarks/results/engine.csv, one line a shape and step.
+each in a process of its own. Results go to benchmarks/results/engine.csv, one line a shape and step,
+and from there into the table in benchmarks/README.md.
 """
 
 import csv
@@ -38,6 +39,8 @@ from hortus.privacy.gradients import PerUnitGradients
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "engine.csv"
+PAGE = HERE / "README.md"
+MARKS = ("<!-- engine.py writes from here -->", "<!-- to here -->")
 COLUMNS = (
     "shape",
     "step",
@@ -271,6 +274,20 @@ def measure(shape: str) -> list[dict[str, Any]]:
     ]
 
 
+def write_table(rows: list[dict[str, Any]]) -> None:
+    """Puts all results into the page, between its marks."""
+    table = [
+        "| shape | step | s | ÷ plain | MiB | ÷ plain | commit |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    cells = ("shape", "step", "seconds", "times_plain", "step_mib", "memory_times_plain", "commit")
+    table += ["| " + " | ".join(str(row[cell]) for cell in cells) + " |" for row in rows]
+    before, rest = PAGE.read_text(encoding="utf-8").split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    text = f"{before}{MARKS[0]}\n" + "\n".join(table) + f"\n{MARKS[1]}{after}"
+    PAGE.write_text(text, encoding="utf-8")
+
+
 def _ratio(times: list[float], plain_times: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(times, plain_times, strict=True))
 
@@ -294,6 +311,7 @@ def main(arguments: list[str]) -> None:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(known)
+        write_table(known)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,10 @@ class PerUnitGradients:
         """Runs a batch forward and backward."""
         device = next(iter(self._parameters.values())).device
         unit = batch.units.to(device)
-        recorder = Recorder(unit, int(unit.max()) + 1)
+        counts = torch.bincount(unit)
+        if not bool((counts > 0).all()):
+            raise ValueError("the units of a batch are numbered from 0 without gaps")
+        recorder = Recorder(unit, len(counts))
         for parameter in self._parameters.values():
             parameter.grad = None
         with tracking(self._model, list(self._parameters), recorder):

@@ -252,3 +252,20 @@ def test_every_kind_of_adapter_in_every_architecture(architecture: str, kind: st
     rows = one_by_one(model, texts)
     assert np.abs(rows).max() > 0
     assert np.allclose(found, clipped(rows, texts.units, 0.3), rtol=TOLERANCE, atol=1e-11)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("architecture", sorted(ATTENTION))
+def test_checkpointed_transformers_give_the_same_sum(
+    architecture: str, use_reentrant: bool
+) -> None:
+    model = build(architecture, "lora", 2, 1)
+    texts = Texts.draw([5, 2, 7, 3], [0, 1, 0, 2], 1)
+    engine, clipping = PerUnitGradients(model), FlatClipping(0.3)
+    expected = engine.clipped_sum([texts], clipping).total
+    inner = model.base_model.model.encoder  # type: ignore[union-attr]
+    inner.activation_checkpointing_enable({"use_reentrant": use_reentrant})  # type: ignore[operator, union-attr]
+    if use_reentrant:  # which sees no gradient where the first layer's input needs none
+        inner.enable_input_require_grads()  # type: ignore[operator, union-attr]
+    assert inner.is_activation_checkpointing  # type: ignore[union-attr]
+    assert np.array_equal(engine.clipped_sum([texts], clipping).total, expected)

@@ -262,3 +262,20 @@ def test_norms_are_told_unit_by_unit_in_the_order_of_the_batches() -> None:
     assert found.shape == (1, 4)
     assert np.allclose(found[0], alone, rtol=1e-12)
     assert (found[0] >= alone).all()
+
+
+def test_a_batch_of_no_records_adds_nothing() -> None:
+    model = Using(lambda x, v: x * v, VECTOR)
+    inputs = Inputs.draw()
+    none = Inputs(inputs.x[:0], inputs.units[:0])
+    engine, clipping = PerUnitGradients(model), FlatClipping(0.5)
+    alone = engine.clipped_sum([inputs], clipping)
+    assert np.array_equal(engine.clipped_sum([none, inputs, none], clipping).total, alone.total)
+    assert engine.clipped_sum([none], clipping).norms.shape == (1, 0)
+
+
+def test_units_with_a_gap_are_not_taken_for_single_records() -> None:
+    """Three records and a highest unit of 2 look like three units."""
+    inputs = Inputs(Inputs.draw().x[:3], torch.tensor([0, 0, 2]))
+    with pytest.raises(ValueError, match="without gaps"):
+        PerUnitGradients(Using(lambda x, v: x * v, VECTOR)).clipped_sum([inputs], FlatClipping(0.5))
