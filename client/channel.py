@@ -7,9 +7,8 @@ import grpc
 
 from hortus.protocol.consortium import TlsFiles
 from hortus.protocol.errors import ConnectionLost, ProtocolError
-from hortus.protocol.limits import MAX_MESSAGE_BYTES
 from hortus.protocol.plan import Cohort
-from hortus.protocol.transport import keepalive_options
+from hortus.protocol.transport import connection_options
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 
@@ -100,7 +99,7 @@ def dialling(address: str, tls: TlsFiles, rules: Cohort) -> Iterator[GrpcChannel
         private_key=tls.key.read_bytes(),
         certificate_chain=tls.certificate.read_bytes(),
     )
-    options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), *keepalive_options()]
+    options = connection_options()
     with grpc.secure_channel(address, credentials, options=options) as channel:
         try:
             patience = min(CONNECT_SECONDS, rules.join_deadline)

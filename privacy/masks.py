@@ -162,29 +162,36 @@ class MaskedVector:
         length = len(self._values)
         shares = min(os.cpu_count() or 1, -(-min(length, CHUNK_WORDS) // _BLOCK_WORDS))
         lanes = [_Lane(self._seeds) for _ in range(shares)]
+        buffer = io.BytesIO()
         with ThreadPoolExecutor(max(1, shares - 1), thread_name_prefix="masks") as pool:
             for sequence in range(first, chunk_count(length)):
-                yield self._chunk(chunk_slice(sequence, length), lanes, pool)
+                place = chunk_slice(sequence, length)
+                size = 4 * (place.stop - place.start)
+                if len(buffer.getbuffer()) != size:
+                    buffer = io.BytesIO(bytes(size))
+                self._write(np.frombuffer(buffer.getbuffer(), "<u4"), place, lanes, pool)
+                # BytesIO gives its memory away without a copy, and takes other memory for the
+                # next chunk only if somebody still holds this one.
+                yield buffer.getvalue()
 
-    def _chunk(self, place: slice, lanes: list["_Lane"], pool: ThreadPoolExecutor) -> bytes:
-        # BytesIO hands out the bytes that the array was a view of: a copy less.
-        buffer = io.BytesIO(bytes(4 * (place.stop - place.start)))
-        words = np.frombuffer(buffer.getbuffer(), dtype="<u4")
+    def _write(
+        self,
+        words: NDArray[np.uint32],
+        place: slice,
+        lanes: list["_Lane"],
+        pool: ThreadPoolExecutor,
+    ) -> None:
         np.copyto(words, self._values[place], casting="unsafe")
         blocks = -(-len(words) // _BLOCK_WORDS)
         share = -(-blocks // len(lanes)) * _BLOCK_WORDS
-        parts = [
-            (lane, words[start : start + share], place.start + start)
-            for lane, start in zip(lanes, range(0, len(words), share), strict=False)
-        ]
+        busy = lanes[: -(-len(words) // share)]
+        for lane, start in zip(busy, range(0, len(words), share), strict=True):
+            lane.words, lane.start = words[start : start + share], place.start + start
         # This thread works too; numpy and AES let go of the interpreter's lock.
-        running = [pool.submit(lane.add, part, start) for lane, part, start in parts[1:]]
-        lane, part, start = parts[0]
-        lane.add(part, start)
+        running = [pool.submit(lane.add) for lane in busy[1:]]
+        busy[0].add()
         for one in running:
             one.result()
-        del words, part, parts
-        return buffer.getvalue()
 
 
 class _Lane:
@@ -192,30 +199,37 @@ class _Lane:
 
     Args:
         seeds: A key for each mask, and whether the mask is added.
+
+    Attributes:
+        words: What `add` adds the masks to, in place; it lets go of it in the end.
+        start: Where that is in the vector.
     """
 
     def __init__(self, seeds: Sequence[tuple[bytes, bool]]) -> None:
+        self.words = np.empty(0, dtype="<u4")
+        self.start = 0
         self._streams = [
-            (Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor(), is_added)
+            (
+                Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor(),
+                np.add if is_added else np.subtract,
+            )
             for seed, is_added in seeds
         ]
         self._keystream = np.empty(_BLOCK_WORDS, dtype="<u4")
 
-    def add(self, words: NDArray[np.uint32], start: int) -> None:
-        """Adds all masks to `words`, in place, which begin at `start` in the vector."""
-        counter = (start // _WORDS_PER_CIPHER_BLOCK).to_bytes(16, "big")
+    def add(self) -> None:
+        """Adds all masks."""
+        words, self.words = self.words, self.words[:0].copy()
+        counter = (self.start // _WORDS_PER_CIPHER_BLOCK).to_bytes(16, "big")
         for stream, _ in self._streams:
             stream.reset_nonce(counter)
         for offset in range(0, len(words), _BLOCK_WORDS):
             block = words[offset : offset + _BLOCK_WORDS]
             keystream = self._keystream[: len(block)]
             zeros, out = memoryview(_ZEROS)[: block.nbytes], keystream.view(np.uint8).data
-            for stream, is_added in self._streams:
+            for stream, combine in self._streams:
                 stream.update_into(zeros, out)
-                if is_added:
-                    np.add(block, keystream, out=block)
-                else:
-                    np.subtract(block, keystream, out=block)
+                combine(block, keystream, out=block)
 
 
 def check_digest(digest: bytes) -> None:

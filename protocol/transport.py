@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Protocol
 
+from hortus.protocol.limits import CHUNK_WORDS, MAX_MESSAGE_BYTES
 from hortus.protocol.wire import aggregation_pb2 as wire
 
 # A peer that a cut network hides is noticed after KEEPALIVE + KEEPALIVE_TIMEOUT. A gRPC server
@@ -10,15 +11,24 @@ from hortus.protocol.wire import aggregation_pb2 as wire
 KEEPALIVE_SECONDS = 30.0
 KEEPALIVE_TIMEOUT_SECONDS = 20.0
 
+# What may be on its way in a stream: two chunks. gRPC by itself would try out up to 16 MiB, for each.
+STREAM_BYTES = 2 * 4 * CHUNK_WORDS
 
-def keepalive_options() -> list[tuple[str, int]]:
-    """Returns the gRPC options of both ends: a call may wait for hours, but not on a dead peer."""
+
+def connection_options() -> list[tuple[str, int]]:
+    """Returns the gRPC options of both ends.
+
+    A call may wait for hours, but not on a dead peer; and what a stream has under way is bounded.
+    """
     every, patience = int(1000 * KEEPALIVE_SECONDS), int(1000 * KEEPALIVE_TIMEOUT_SECONDS)
     return [
         ("grpc.keepalive_time_ms", every),
         ("grpc.keepalive_timeout_ms", patience),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", STREAM_BYTES),
         ("grpc.http2.min_ping_interval_without_data_ms", every // 2),
     ]
 

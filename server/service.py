@@ -11,8 +11,8 @@ import grpc
 
 from hortus.protocol.consortium import TlsFiles
 from hortus.protocol.errors import HortusError, ProtocolError, in_one_line
-from hortus.protocol.limits import MAX_MESSAGE_BYTES, checked
-from hortus.protocol.transport import keepalive_options
+from hortus.protocol.limits import checked
+from hortus.protocol.transport import connection_options
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 from hortus.server.aggregator import Aggregator
@@ -188,9 +188,8 @@ def serving(hub: Hub, tls: TlsFiles, address: str, sites: int) -> Iterator[int]:
             max_workers=_CALLS_PER_SITE * sites + _SPARE_THREADS, thread_name_prefix="aggregation"
         ),
         options=[
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.so_reuseport", 0),
-            *keepalive_options(),
+            *connection_options(),
         ],
     )
     rpc.add_AggregationServicer_to_server(_Servicer(hub), server)  # type: ignore[no-untyped-call]

@@ -1,0 +1,492 @@
+"""The secure sum's speed and size, as ratios measured side by side in one process.
+
+    python benchmarks/secure_sum.py [masks] [addition] [round] [wire] [flower]
+
+Each ratio comes from medians of runs that take turns, so that a busy machine disturbs both sides
+alike. Results go to benchmarks/results/secure_sum.csv: a row for each measure, replaced when it is
+measured again.
+"""
+
+import csv
+import os
+import platform
+import secrets
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from secaggplus import FlowerRound
+
+from hortus.client.channel import GrpcChannel, dialling
+from hortus.client.states import ClientState, ClientStates
+from hortus.client.transfer import download, upload
+from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView
+from hortus.privacy.secure_sum import Announcement, Encapsulation, KeyExchange
+from hortus.protocol.consortium import Consortium, ServerConfig
+from hortus.protocol.descriptor import Descriptor
+from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.limits import CHUNK_WORDS, PROTOCOL_VERSION
+from hortus.protocol.membership import create_consortium
+from hortus.protocol.plan import Cohort
+from hortus.protocol.policy import Budget, Policy
+from hortus.protocol.vectors import split
+from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.server.aggregator import Aggregator
+from hortus.server.attempt import Attempt
+from hortus.server.service import Hub, serving
+
+RESULTS = Path(__file__).parent / "results" / "secure_sum.csv"
+COLUMNS = ("measure", "value", "bar", "note", "command", "commit", "machine")
+RULES = Cohort(minimum=2, join_deadline=600, step_deadline=600)
+CLIENTS, PARAMETERS = 10, 1_000_000
+TRAINING_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    measure: str
+    value: float
+    bar: str = ""
+    note: str = ""
+
+
+def interleaved(
+    runs: int, *sides: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Median seconds of each side; the sides take turns."""
+    seconds: list[list[float]] = [[] for _ in sides]
+    for _ in range(runs + 1):
+        for side, own in zip(sides, seconds, strict=True):
+            started = clock()
+            side()
+            own.append(clock() - started)
+    return [statistics.median(own[1:]) for own in seconds]
+
+
+# Masks.
+
+
+def cipher_alone(keystreams: int, words: int, threads: int) -> None:
+    """AES-256-CTR as fast as `cryptography` makes it: one buffer that stays in the cache."""
+
+    def work(share: int) -> None:
+        zeros, out = bytes(2**17), bytearray(2**17)
+        encryptor = Cipher(algorithms.AES256(bytes(32)), modes.CTR(bytes(16))).encryptor()
+        for _ in range(share * 4 * words // 2**17):
+            encryptor.update_into(zeros, out)
+
+    if threads == 1:
+        work(keystreams)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, [keystreams // threads] * threads))
+
+
+def mask(vector: np.ndarray, peers: int) -> None:
+    masked = MaskedVector(vector, [(secrets.token_bytes(32), True)] * peers)
+    deque(map(len, masked.chunks()), maxlen=0)  # each chunk is let go of, as an upload does
+
+
+def masks() -> Iterator[Row]:
+    words, peers = 16 * CHUNK_WORDS, 8
+    vector = np.ones(words, np.uint32)
+    gigabytes = 4 * words * peers / 1e9
+    # One thread is timed by the processor's clock, which other programs do not move.
+    clocks = {1: time.process_time, os.cpu_count() or 1: time.perf_counter}
+    for threads, clock in clocks.items():
+        with patch("os.cpu_count", return_value=threads):
+            raw, masked = interleaved(
+                15,
+                lambda t=threads: cipher_alone(peers, words, t),
+                lambda: mask(vector, peers),
+                clock=clock,
+            )
+        yield Row(
+            f"masks: generated and added / raw AES-256-CTR, threads: {threads}",
+            raw / masked,
+            ">= 0.70",
+            f"{gigabytes / masked:.2f} of {gigabytes / raw:.2f} GB/s of keystream",
+        )
+    few, many = interleaved(9, lambda: mask(vector, 4), lambda: mask(vector, 32))
+    yield Row("masks: seconds a peer, 32 peers / 4 peers", (many / 32) / (few / 4), "about 1")
+
+
+# Addition.
+
+
+def addition() -> Iterator[Row]:
+    words = 64 * CHUNK_WORDS
+    vector = np.ones(words, np.uint32)
+    total = np.zeros(words, np.uint32)
+    raw = [chunk.SerializeToString() for chunk in split(vector)]
+    chunks = [wire.Chunk.FromString(one) for one in raw]
+    attempt = Attempt(0, 0, [f"s{number}" for number in range(64)], words)
+    names = iter(attempt.sites)
+
+    def whole() -> None:
+        np.add(total, vector, out=total)
+
+    def parsed() -> None:
+        site = next(names)
+        stream, _ = attempt.open_stream(site)
+        for chunk in chunks:
+            attempt.add(site, stream, chunk)
+
+    def from_bytes() -> None:
+        site = next(names)
+        stream, _ = attempt.open_stream(site)
+        for one in raw:
+            attempt.add(site, stream, wire.Chunk.FromString(one))
+
+    numpy, added, parsed_and_added = interleaved(9, whole, parsed, from_bytes)
+    size = 4 * words / 1e9
+    yield Row(
+        "addition: chunks checked and added / numpy uint32 add",
+        numpy / added,
+        ">= 0.50",
+        f"{size / added:.2f} of {size / numpy:.2f} GB/s of uploads",
+    )
+    yield Row("addition: the same with protobuf's parsing", numpy / parsed_and_added)
+
+
+# A round over gRPC.
+
+
+class Site:
+    """One client: real keys and masks, or none."""
+
+    def __init__(
+        self, name: str, identity: SiteIdentity, channel: GrpcChannel, dimension: int
+    ) -> None:
+        self.name = name
+        self._identity = identity
+        self._channel = channel
+        self._masks: MaskGenerator | None = None
+        self._vector = np.ones(dimension, np.uint32)
+
+    def join(self, descriptor: Descriptor, roster: Roster, *, secure: bool) -> None:
+        exchange = KeyExchange.announce(
+            self._identity, roster, descriptor.cohort, descriptor.digest()
+        )
+        own = exchange.announcement
+        everybody = self._channel.announce(
+            wire.Announcement(
+                protocol=PROTOCOL_VERSION,
+                session=descriptor.session,
+                site=self.name,
+                x25519=own.x25519,
+                mlkem=own.mlkem,
+                signature=own.signature,
+            )
+        )
+        sent: tuple[Encapsulation, ...] = ()
+        if secure:
+            sent = exchange.encapsulate(
+                [
+                    Announcement(a.site, a.x25519, a.mlkem, a.signature)
+                    for a in everybody.announcements
+                ]
+            )
+        said = [
+            wire.Encapsulation(
+                sender=e.sender,
+                receiver=e.receiver,
+                ciphertext=e.ciphertext,
+                signature=e.signature,
+            )
+            for e in sent
+        ] or [wire.Encapsulation(sender=self.name)]
+        heard = self._channel.encapsulate(
+            wire.Encapsulations(session=descriptor.session, encapsulations=said)
+        )
+        if secure:
+            self._masks = exchange.agree(
+                [
+                    Encapsulation(e.sender, e.receiver, e.ciphertext, e.signature)
+                    for e in heard.encapsulations
+                ],
+                min_cohort=2,
+            )
+
+    def step(self, descriptor: Descriptor, training: float) -> bool:
+        """Ready, download, "training", upload; whether there was a step."""
+        turn = self._channel.ready(wire.ReadyRequest(session=descriptor.session))
+        if turn.WhichOneof("kind") != "go":
+            return False
+        go = turn.go
+        download(self._channel, descriptor.session, go.adapter_digest, descriptor.dimension)
+        time.sleep(training)
+        digest = bytes.fromhex(go.adapter_digest)
+        view = StepView(go.step, go.attempt, tuple(go.survivors), digest)
+        # The plain vector: the same bits over the same service, masked with nothing.
+        masked = self._masks.mask(self._vector, view) if self._masks else None
+        header = wire.UploadHeader(session=descriptor.session, step=go.step, attempt=go.attempt)
+        states = ClientStates()
+        for state in list(ClientState)[1:6]:
+            states.enter(state)
+        upload(self._channel, header, masked or MaskedVector(self._vector, ()), states)
+        return True
+
+
+class Loopback:
+    """So many sites and a server in this process, over mutual TLS on loopback."""
+
+    def __init__(self, stack: ExitStack, clients: int) -> None:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        self.names = tuple(f"site-{number:03}" for number in range(clients))
+        data = directory / "records.csv"
+        data.write_text("text,label\n")
+        policy = Policy(budget=Budget(epsilon=1, delta=1e-5), min_cohort=2, min_honest=1)
+        addresses = ServerConfig(aggregation="127.0.0.1:0", superlink="127.0.0.1:0")
+        self.consortium: Consortium = create_consortium(
+            directory / "consortium",
+            dict.fromkeys(self.names, data),
+            dict.fromkeys(self.names, policy),
+            addresses,
+            datetime.now(UTC),
+        )
+        files = {name: self.consortium.site(name) for name in self.names}
+        self.identities = {n: SiteIdentity.load(f.identity, n) for n, f in files.items()}
+        self.roster = Roster.load(files[self.names[0]].roster)
+        self.hub = Hub()
+        self.port = stack.enter_context(
+            serving(self.hub, self.consortium.server.tls, "127.0.0.1:0", clients)
+        )
+        self.pool = stack.enter_context(ThreadPoolExecutor(clients + 1))
+        self._stack = stack
+
+    def channel(self, name: str, port: int | None = None) -> GrpcChannel:
+        tls = self.consortium.site(name).tls
+        return self._stack.enter_context(dialling(f"127.0.0.1:{port or self.port}", tls, RULES))
+
+    def session(
+        self,
+        channels: dict[str, GrpcChannel],
+        dimension: int,
+        steps: int,
+        training: float,
+        *,
+        secure: bool,
+    ) -> tuple[float, list[float]]:
+        """Runs a session; returns the seconds of its key exchange, and of each step."""
+        descriptor = Descriptor(
+            run=secrets.token_hex(16),
+            session=secrets.token_hex(16),
+            contract="0" * 64,
+            cohort=self.names,
+            first_round=0,
+            dimension=dimension,
+            scale=1,
+        )
+        server = Aggregator(descriptor, RULES)
+        self.hub.open(server)
+
+        def take_part(site: Site) -> None:
+            site.join(descriptor, self.roster, secure=secure)
+            while site.step(descriptor, training):
+                pass
+
+        sites = [
+            Site(name, self.identities[name], channels[name], dimension) for name in self.names
+        ]
+        players = [self.pool.submit(take_part, site) for site in sites]
+        started = time.perf_counter()
+        server.exchange_keys()
+        keys = time.perf_counter() - started
+        adapter, seconds = np.zeros(dimension, np.float32), []
+        for step in range(steps):
+            started = time.perf_counter()
+            result = server.sum(step, adapter)
+            seconds.append(time.perf_counter() - started)
+            assert (result.total == len(self.names)).all()
+            adapter = adapter + 1
+        server.close("done")
+        for player in players:
+            player.result()
+        return keys, seconds
+
+
+def round_() -> Iterator[Row]:
+    with ExitStack() as stack:
+        cohort = Loopback(stack, CLIENTS)
+        channels = {name: cohort.channel(name) for name in cohort.names}
+        taken: dict[bool, list[float]] = {True: [], False: []}
+        keys: dict[bool, list[float]] = {True: [], False: []}
+        for turn in range(6):
+            for secure in (True, False) if turn % 2 else (False, True):
+                exchanged, steps = cohort.session(
+                    channels, PARAMETERS, 2, TRAINING_SECONDS, secure=secure
+                )
+                if turn:
+                    taken[secure] += steps
+                    keys[secure].append(exchanged)
+    secure, plain = (statistics.median(taken[side]) for side in (True, False))
+    exchange = statistics.median(keys[True])
+    yield Row(
+        "round: secure / plain float32, 10 clients x 1 M parameters, 1 s of training",
+        secure / plain,
+        "<= 1.05",
+        f"{secure:.2f} and {plain:.2f} s; all ten clients mask on this machine's cores",
+    )
+    yield Row("round: key exchange of the session, seconds", exchange, "", "once for all its steps")
+
+
+# Bytes on the wire.
+
+
+class CountingProxy:
+    """Passes bytes between sites and the server, and counts them."""
+
+    def __init__(self, target: int) -> None:
+        self.up = self.down = 0
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
+                for source, sink, is_up in ((near, far, True), (far, near, False)):
+                    threading.Thread(
+                        target=self._pump, args=(source, sink, is_up), daemon=True
+                    ).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, is_up: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(2**18):
+                if is_up:
+                    self.up += len(data)
+                else:
+                    self.down += len(data)
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+
+def wire_() -> Iterator[Row]:
+    with ExitStack() as stack:
+        cohort = Loopback(stack, CLIENTS)
+        watched = cohort.names[0]
+        proxy = CountingProxy(cohort.port)
+        stack.callback(proxy.close)
+        counts = []
+        for steps in (1, 3):
+            channels = {
+                name: cohort.channel(name, proxy.port if name == watched else None)
+                for name in cohort.names
+            }
+            before = proxy.up, proxy.down
+            cohort.session(channels, PARAMETERS, steps, 0.0, secure=True)
+            time.sleep(0.5)
+            counts.append((proxy.up - before[0], proxy.down - before[1]))
+    (up_1, down_1), (up_3, down_3) = counts
+    size = 4 * PARAMETERS
+    yield Row("wire: bytes up a step / 4 x parameters", (up_3 - up_1) / 2 / size, "<= 1.02")
+    yield Row("wire: bytes down a step / 4 x parameters", (down_3 - down_1) / 2 / size, "<= 1.02")
+    yield Row(
+        "wire: bytes of a site's connection and key exchange, 10 sites",
+        up_1 + down_1 - (up_3 + down_3 - up_1 - down_1) / 2,
+    )
+
+
+# Flower's SecAgg+.
+
+
+def flower() -> Iterator[Row]:
+    with ExitStack() as stack:
+        cohort = Loopback(stack, CLIENTS)
+        channels = {name: cohort.channel(name) for name in cohort.names}
+        theirs = FlowerRound(CLIENTS, PARAMETERS)
+        own: list[float] = []
+
+        def ours() -> None:
+            keys, steps = cohort.session(channels, PARAMETERS, 1, 0.0, secure=True)
+            own.append(keys + steps[0])
+
+        _, flower_seconds = interleaved(3, ours, theirs.run)
+    hortus_seconds = statistics.median(own[1:])
+    note = f"{hortus_seconds:.2f} s with TLS and keys; Flower {flower_seconds:.2f} s by plain calls"
+    yield Row(
+        "flower: SecAgg+ seconds / ours, 10 clients x 1 M",
+        flower_seconds / hortus_seconds,
+        "",
+        note,
+    )
+    yield Row(
+        "flower: SecAgg+ bytes up a client / 4 x parameters",
+        theirs.bytes_up / CLIENTS / (4 * PARAMETERS),
+    )
+
+
+PARTS: dict[str, Callable[[], Iterator[Row]]] = {
+    "masks": masks,
+    "addition": addition,
+    "round": round_,
+    "wire": wire_,
+    "flower": flower,
+}
+
+
+@contextmanager
+def kept_results() -> Iterator[dict[str, dict[str, Any]]]:
+    rows = {}
+    if RESULTS.exists():
+        rows = {row["measure"]: row for row in csv.DictReader(RESULTS.open())}
+    yield rows
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows[measure] for measure in sorted(rows))
+
+
+def record(command: str, measured: Iterator[Row]) -> None:
+    """Prints rows as they come, and puts them into the results in place of older ones."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    machine = f"{os.cpu_count()} cores, {platform.machine()}"
+    with kept_results() as rows:
+        for row in measured:
+            print(f"{row.measure}: {row.value:.4g}  {row.bar}  {row.note}", flush=True)
+            rows[row.measure] = {
+                "measure": row.measure,
+                "value": f"{row.value:.4g}",
+                "bar": row.bar,
+                "note": row.note,
+                "command": command,
+                "commit": commit,
+                "machine": machine,
+            }
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")
+    for part in sys.argv[1:] or list(PARTS):
+        record(f"python benchmarks/secure_sum.py {part}", PARTS[part]())
+
+
+if __name__ == "__main__":
+    main()
