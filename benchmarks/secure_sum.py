@@ -45,7 +45,7 @@ from hortus.protocol.limits import CHUNK_WORDS, PROTOCOL_VERSION
 from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan import Cohort
 from hortus.protocol.policy import Budget, Policy
-from hortus.protocol.vectors import split
+from hortus.protocol.vectors import chunk_slice, split
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.server.aggregator import Aggregator
 from hortus.server.attempt import Attempt
@@ -168,6 +168,18 @@ def addition() -> Iterator[Row]:
 # A round over gRPC.
 
 
+class Plain(MaskedVector):
+    """A vector that goes as it is."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values = values
+
+    def chunks(self, first: int = 0) -> Iterator[bytes]:
+        length = len(self._values)
+        for sequence in range(first, self.chunk_count):
+            yield self._values[chunk_slice(sequence, length)].tobytes()
+
+
 class Site:
     """One client: real keys and masks, or none."""
 
@@ -235,12 +247,12 @@ class Site:
         digest = bytes.fromhex(go.adapter_digest)
         view = StepView(go.step, go.attempt, tuple(go.survivors), digest)
         # The plain vector: the same bits over the same service, masked with nothing.
-        masked = self._masks.mask(self._vector, view) if self._masks else None
+        masked = self._masks.mask(self._vector, view) if self._masks else Plain(self._vector)
         header = wire.UploadHeader(session=descriptor.session, step=go.step, attempt=go.attempt)
         states = ClientStates()
         for state in list(ClientState)[1:6]:
             states.enter(state)
-        upload(self._channel, header, masked or MaskedVector(self._vector, ()), states)
+        upload(self._channel, header, masked, states)
         return True
 
 

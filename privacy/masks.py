@@ -139,6 +139,9 @@ class MaskedVector:
     Args:
         values: int64[d] or uint32[d], read-only.
         seeds: A key for each mask, used for nothing else, and whether the mask is added.
+
+    Raises:
+        ValueError: There are no masks.
     """
 
     def __init__(
@@ -146,6 +149,8 @@ class MaskedVector:
         values: NDArray[np.int64] | NDArray[np.uint32],
         seeds: Sequence[tuple[bytes, bool]],
     ) -> None:
+        if not seeds:
+            raise ValueError("a vector without masks is not masked")
         self._values = values
         self._seeds = seeds
 
@@ -181,15 +186,16 @@ class MaskedVector:
         lanes: list["_Lane"],
         pool: ThreadPoolExecutor,
     ) -> None:
-        np.copyto(words, self._values[place], casting="unsafe")
+        values = self._values[place]
         blocks = -(-len(words) // _BLOCK_WORDS)
         share = -(-blocks // len(lanes)) * _BLOCK_WORDS
         busy = lanes[: -(-len(words) // share)]
         for lane, start in zip(busy, range(0, len(words), share), strict=True):
-            lane.words, lane.start = words[start : start + share], place.start + start
+            lane.words, lane.values = words[start : start + share], values[start : start + share]
+            lane.start = place.start + start
         # This thread works too; numpy and AES let go of the interpreter's lock.
-        running = [pool.submit(lane.add) for lane in busy[1:]]
-        busy[0].add()
+        running = [pool.submit(lane.write) for lane in busy[1:]]
+        busy[0].write()
         for one in running:
             one.result()
 
@@ -201,13 +207,15 @@ class _Lane:
         seeds: A key for each mask, and whether the mask is added.
 
     Attributes:
-        words: What `add` adds the masks to, in place; it lets go of it in the end.
-        start: Where that is in the vector.
+        values: A part of the vector.
+        start: Where it begins in the vector.
+        words: Where `write` puts the values plus all masks; it lets go of it in the end.
     """
 
     def __init__(self, seeds: Sequence[tuple[bytes, bool]]) -> None:
-        self.words = np.empty(0, dtype="<u4")
+        self.values: NDArray[np.int64] | NDArray[np.uint32] = np.empty(0, dtype=np.uint32)
         self.start = 0
+        self.words = np.empty(0, dtype="<u4")
         self._streams = [
             (
                 Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor(),
@@ -217,19 +225,29 @@ class _Lane:
         ]
         self._keystream = np.empty(_BLOCK_WORDS, dtype="<u4")
 
-    def add(self) -> None:
-        """Adds all masks."""
+    def write(self) -> None:
+        """Writes the masked words, a block at a time: it stays in the cache for all its masks."""
         words, self.words = self.words, self.words[:0].copy()
         counter = (self.start // _WORDS_PER_CIPHER_BLOCK).to_bytes(16, "big")
         for stream, _ in self._streams:
             stream.reset_nonce(counter)
+        (first, combine), *others = self._streams
         for offset in range(0, len(words), _BLOCK_WORDS):
             block = words[offset : offset + _BLOCK_WORDS]
+            values = self.values[offset : offset + _BLOCK_WORDS].astype("<u4", copy=False)
+            zeros = memoryview(_ZEROS)[: block.nbytes]
+            # The first keystream is made where the sum goes: a pass less over the block.
+            first.update_into(zeros, _octets(block))
+            combine(values, block, out=block)
             keystream = self._keystream[: len(block)]
-            zeros, out = memoryview(_ZEROS)[: block.nbytes], keystream.view(np.uint8).data
-            for stream, combine in self._streams:
+            out = _octets(keystream)
+            for stream, combine_other in others:
                 stream.update_into(zeros, out)
-                combine(block, keystream, out=block)
+                combine_other(block, keystream, out=block)
+
+
+def _octets(words: NDArray[np.uint32]) -> memoryview:
+    return words.view(np.uint8).data
 
 
 def check_digest(digest: bytes) -> None:

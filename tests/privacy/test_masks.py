@@ -72,6 +72,11 @@ def test_what_was_masked_cannot_be_changed_any_more() -> None:
         values[0] = 1
 
 
+def test_a_vector_without_masks_is_never_taken_for_masked() -> None:
+    with pytest.raises(ValueError, match="without masks"):
+        MaskedVector(np.arange(5), [])
+
+
 @pytest.mark.parametrize("peers", [1, 9])
 def test_masking_takes_the_memory_of_two_chunks_however_long_the_vector(peers: int) -> None:
     masked = MaskedVector(np.zeros(8 * CHUNK_WORDS, np.uint32), [(bytes(32), True)] * peers)
