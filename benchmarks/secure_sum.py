@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from hortus.protocol.vectors import chunk_slice, split
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.server.aggregator import Aggregator
 from hortus.server.attempt import Attempt
+from hortus.server.notary import Notary
 from hortus.server.service import Hub, serving
 
 RESULTS = Path(__file__).parent / "results" / "secure_sum.csv"
@@ -192,7 +193,7 @@ class Site:
         self._masks: MaskGenerator | None = None
         self._vector = np.ones(dimension, np.uint32)
 
-    def join(self, descriptor: Descriptor, roster: Roster, *, secure: bool) -> None:
+    def join(self, descriptor: Descriptor, roster: Roster) -> None:
         exchange = KeyExchange.announce(
             self._identity, roster, descriptor.cohort, descriptor.digest()
         )
@@ -207,36 +208,22 @@ class Site:
                 signature=own.signature,
             )
         )
-        sent: tuple[Encapsulation, ...] = ()
-        if secure:
-            sent = exchange.encapsulate(
-                [
-                    Announcement(a.site, a.x25519, a.mlkem, a.signature)
-                    for a in everybody.announcements
-                ]
-            )
-        said = [
-            wire.Encapsulation(
-                sender=e.sender,
-                receiver=e.receiver,
-                ciphertext=e.ciphertext,
-                signature=e.signature,
-            )
-            for e in sent
-        ] or [wire.Encapsulation(sender=self.name)]
+        sent = exchange.encapsulate(
+            [Announcement(a.site, a.x25519, a.mlkem, a.signature) for a in everybody.announcements]
+        )
+        said = [wire.Encapsulation(**asdict(one)) for one in sent]
         heard = self._channel.encapsulate(
             wire.Encapsulations(session=descriptor.session, encapsulations=said)
         )
-        if secure:
-            self._masks = exchange.agree(
-                [
-                    Encapsulation(e.sender, e.receiver, e.ciphertext, e.signature)
-                    for e in heard.encapsulations
-                ],
-                min_cohort=2,
-            )
+        self._masks = exchange.agree(
+            [
+                Encapsulation(e.sender, e.receiver, e.ciphertext, e.signature)
+                for e in heard.encapsulations
+            ],
+            min_cohort=2,
+        )
 
-    def step(self, descriptor: Descriptor, training: float) -> bool:
+    def step(self, descriptor: Descriptor, training: float, *, secure: bool) -> bool:
         """Ready, download, "training", upload; whether there was a step."""
         turn = self._channel.ready(wire.ReadyRequest(session=descriptor.session))
         if turn.WhichOneof("kind") != "go":
@@ -247,7 +234,8 @@ class Site:
         digest = bytes.fromhex(go.adapter_digest)
         view = StepView(go.step, go.attempt, tuple(go.survivors), digest)
         # The plain vector: the same bits over the same service, masked with nothing.
-        masked = self._masks.mask(self._vector, view) if self._masks else Plain(self._vector)
+        assert self._masks is not None
+        masked = self._masks.mask(self._vector, view) if secure else Plain(self._vector)
         header = wire.UploadHeader(session=descriptor.session, step=go.step, attempt=go.attempt)
         states = ClientStates()
         for state in list(ClientState)[1:6]:
@@ -276,7 +264,7 @@ class Loopback:
         files = {name: self.consortium.site(name) for name in self.names}
         self.identities = {n: SiteIdentity.load(f.identity, n) for n, f in files.items()}
         self.roster = Roster.load(files[self.names[0]].roster)
-        self.hub = Hub()
+        self.hub = Hub(Notary.open(self.consortium.server, time.time))
         self.port = stack.enter_context(
             serving(self.hub, self.consortium.server.tls, "127.0.0.1:0", clients)
         )
@@ -306,12 +294,12 @@ class Loopback:
             dimension=dimension,
             scale=1,
         )
-        server = Aggregator(descriptor, RULES)
+        server = Aggregator(descriptor, RULES, self.roster)
         self.hub.open(server)
 
         def take_part(site: Site) -> None:
-            site.join(descriptor, self.roster, secure=secure)
-            while site.step(descriptor, training):
+            site.join(descriptor, self.roster)
+            while site.step(descriptor, training, secure=secure):
                 pass
 
         sites = [
