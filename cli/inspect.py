@@ -1,55 +1,153 @@
 """`hortus audit`."""
 
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from hortus.cli.groups import FallbackGroup
-from hortus.protocol.consortium import Consortium, SiteFiles
+from hortus.protocol.consortium import Consortium, SiteConfig, SiteFiles
 from hortus.protocol.errors import UsageError
+from hortus.protocol.files import write_atomic
+from hortus.protocol.heads import Head
 from hortus.protocol.identity import Roster
 from hortus.protocol.plan import Contract
 
 if TYPE_CHECKING:
     from hortus.privacy.audit import Audit
+    from hortus.privacy.evidence import Evidence
+    from hortus.privacy.omissions import Omission
 
 audit = typer.Typer(
     name="audit",
     cls=FallbackGroup,
     no_args_is_help=True,
-    help="Check what was spent: hortus audit DIRECTORY verifies the ledgers in it.",
+    help="Check what was spent: hortus audit PATH verifies the ledgers in it.",
 )
+
+SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
 
 
 @audit.command()
 def ledger(
-    directory: Annotated[Path, typer.Argument(help="A site's folder, or a run's.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A site's folder, evidence bundles, or a run's folder, alone or with its sites'."
+        ),
+    ],
+    anchor: Annotated[
+        Path | None, typer.Option(help="A head of this site's ledger that was kept elsewhere.")
+    ] = None,
+    roster: Annotated[
+        Path | None, typer.Option(help="Keys to trust, instead of those in the evidence.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page, to read or to print.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Verify ledgers and recompute every ε with a second accountant.
 
-    A deployed server's run holds no ledgers; what it claims is shown instead. Exit code 0 only if
-    every entry holds.
+    A run's folder is compared with its sites' ledgers, and what either side lacks is named; without
+    any ledger, the server's own claims are shown. Exit code 0 only if everything holds.
     """
+    from hortus.privacy.audit import audit as audit_evidence
+
     console = Console()
-    if (directory / "contract.json").exists() and not (directory / "consortium").exists():
-        _show_claims(console, directory)
+    collected = [one for path in paths for one in _evidence(path)]
+    if not collected:
+        _show_claims(console, paths[0])
         return
-    audits = [_audit(files) for files in _sites(directory)]
-    for result in audits:
-        _show(console, result)
-    if any(result.first_broken for result in audits):
+    trusted = Roster.load(roster) if roster else None
+    kept = Head.load(anchor) if anchor else None
+    audits = [
+        audit_evidence(one, trusted or one.roster, kept if kept and kept.site == one.site else None)
+        for one in collected
+    ]
+    if kept and kept.site not in {one.site for one in collected}:
+        raise UsageError(
+            f"the anchor is {kept.site}'s, whose ledger is not here", where=str(anchor)
+        )
+    lacking = [one for path in paths for one in _omissions(path, audits)]
+    holds = not lacking and not any(result.first_broken for result in audits)
+    if as_json:
+        typer.echo(_as_json(audits, lacking, holds=holds))
+    else:
+        for result in audits:
+            _show(console, result)
+        for omission in lacking:
+            console.print(f"{omission.site}: {omission.problem}", style="red")
+    if html is not None:
+        from hortus.cli.audit_page import audit_page
+
+        write_atomic(html, audit_page(audits, lacking).encode())
+    if not holds:
         raise typer.Exit(1)
 
 
+@audit.command()
+def export(
+    site: SiteFolder,
+    file: Annotated[Path, typer.Argument(help="Where the bundle goes.")],
+) -> None:
+    """Write a site's evidence to one file, for an auditor elsewhere. No record is in it."""
+    from hortus.privacy.evidence import export as write_evidence
+
+    (evidence,) = _evidence(site)
+    write_evidence(evidence, file)
+    Console().print(f"{file}: {len(evidence.rows)} entries of {evidence.site}")
+
+
+def _evidence(path: Path) -> "list[Evidence]":
+    from hortus.privacy.evidence import collect, load
+
+    if path.is_file():
+        return [load(path)]
+    return [collect(files, SiteConfig.load(files.config).site) for files in _sites(path)]
+
+
+def _sites(directory: Path) -> list[SiteFiles]:
+    if SiteFiles(directory).config.exists():
+        return [SiteFiles(directory)]
+    inner = directory / "consortium"
+    consortium = Consortium(inner if inner.is_dir() else directory)
+    if (consortium.directory / "sites").is_dir():
+        files = [consortium.site(name) for name in consortium.sites]
+        # A site that refused from the beginning has no ledger.
+        return [one for one in files if one.ledger.exists()]
+    if _is_run(directory):
+        return []
+    raise UsageError(
+        "there is no site in this folder",
+        where=str(directory),
+        remedy="Name a site's folder (with site.yaml), an evidence bundle or the folder of a run.",
+    )
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "contract.json").exists() and (path / "run.sqlite").exists()
+
+
+def _omissions(path: Path, audits: "Sequence[Audit]") -> "list[Omission]":
+    from hortus.privacy.omissions import omissions
+    from hortus.server.run_records import read_run, read_sums
+
+    if not _is_run(path):
+        return []
+    sessions, sums = read_sums(path)
+    return omissions(read_run(path).run, sessions, sums, audits)
+
+
 def _show_claims(console: Console, directory: Path) -> None:
-    from hortus.server.run_store import RunStore
+    from hortus.server.run_records import read_run
 
     contract = Contract.model_validate_json((directory / "contract.json").read_bytes())
     table = Table("round", "sites", "attempts", "ε claimed", box=None, title=contract.name)
-    for record in RunStore(directory, contract).rounds:
+    for record in read_run(directory).rounds:
         claim = "∞" if record.epsilon is None else f"{record.epsilon:.3f}"
         table.add_row(str(record.round + 1), ", ".join(record.sites), str(record.attempts), claim)
     console.print(table)
@@ -59,55 +157,65 @@ def _show_claims(console: Console, directory: Path) -> None:
     )
 
 
-def _sites(directory: Path) -> list[SiteFiles]:
-    if SiteFiles(directory).config.exists():
-        return [SiteFiles(directory)]
-    consortium = Consortium(
-        directory / "consortium" if (directory / "consortium").is_dir() else directory
-    )
-    if not (consortium.directory / "sites").is_dir():
-        raise UsageError(
-            "there is no site in this folder",
-            where=str(directory),
-            remedy="Name a site's folder (with site.yaml) or the folder of a run.",
-        )
-    return [consortium.site(name) for name in consortium.sites]
-
-
-def _audit(files: SiteFiles) -> "Audit":
-    from hortus.privacy.audit import audit_ledger
-
-    site = files.directory.resolve().name
-    keys = Roster.load(files.roster).sites
-    if site not in keys:
-        raise UsageError(f"the roster has no site {site!r}", where=str(files.roster))
-    if not files.ledger.exists():
-        raise UsageError("there is no ledger yet", where=str(files.ledger))
-    return audit_ledger(files.ledger, keys[site], site)
-
-
 def _show(console: Console, result: "Audit") -> None:
     from hortus.privacy.audit import Severity
 
     table = Table(box=None, pad_edge=False, title=f"{result.site}: {result.entries} entries")
-    for name in ("run", "round", "noise", "q", "σ/C", "C", "releases", "ε alone", "ε so far", "δ"):
+    for name in ("run", "round", "unit", "noise", "q", "σ/C", "C", "releases", "unsent"):
+        table.add_column(name, justify="right")
+    for name in ("ε alone", "ε so far", "left", "δ"):
         table.add_column(name, justify="right")
     for row in result.rounds:
         table.add_row(
             row.run[:8],
             str(row.round + 1),
+            row.unit,
             row.mode,
             f"{row.sampling_rate:g}",
             f"{row.noise_multiplier:.4f}",
             f"{row.clipping_norm:g}",
             str(row.releases),
+            str(row.unsent),
             f"{row.epsilon_alone:.3f}",
             f"{row.epsilon_so_far:.3f}",
+            f"{row.left:.3f}",
             f"{row.delta:g}",
         )
     console.print(table)
+    for one in result.decisions:
+        amount = f" ε = {one.epsilon:g}" if one.epsilon else ""
+        console.print(f"entry {one.entry}: {one.kind}{amount}, {one.dataset[:16]}: {one.reason}")
     for finding in result.findings:
         style = "red" if finding.severity is Severity.BROKEN else "yellow"
-        console.print(f"entry {finding.entry}: {finding.problem}. {finding.meaning}", style=style)
+        where = f"entry {finding.entry}" if finding.entry else "the ledger"
+        console.print(f"{where}: {finding.problem}. {finding.meaning}", style=style)
+    console.print(_head_line(result))
     if not result.first_broken:
         console.print("chain, signatures and every ε hold", style="green")
+
+
+def _head_line(result: "Audit") -> str:
+    seq, hash_ = result.head
+    seen = f"the server countersigned entry {result.countersigned}"
+    return f"ends with entry {seq} ({hash_[:16]}…); " + (
+        seen if result.countersigned else "the server has countersigned none"
+    )
+
+
+def _as_json(audits: "Sequence[Audit]", lacking: "Sequence[Omission]", *, holds: bool) -> str:
+    """Infinite ε and limits are `null`: JSON has no number for them."""
+    sites = [asdict(one) for one in audits]
+    for site in sites:
+        del site["charges"]
+    value = {"holds": holds, "sites": sites, "omissions": [asdict(one) for one in lacking]}
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value in {float("inf"), float("-inf")}:
+        return None
+    return value

@@ -102,6 +102,7 @@ class SiteAgent:
         check_ceiling(site.policy, contract, encoding)
         randomness = self._randomness(contract)
         trainer = Trainer(encoding, workbench, self._encode(contract), randomness, self._stopwatch)
+        site.keep_contract(contract)
         with self._connect(contract.cohort) as channel:
             return Session(
                 identity=site.identity,

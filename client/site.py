@@ -12,12 +12,14 @@ from hortus.client.witness import require
 from hortus.learning.datasets import Records, read_records, record_bytes
 from hortus.learning.models import model_digest, resolve_model
 from hortus.privacy.ledger import Ledger, dataset_fingerprint
+from hortus.protocol.canonical import canonical_json
 from hortus.protocol.card import ServerCard, load_card
 from hortus.protocol.consortium import SiteConfig, SiteFiles
 from hortus.protocol.errors import UsageError
+from hortus.protocol.files import write_atomic
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
-from hortus.protocol.plan import Agreement
+from hortus.protocol.plan import Agreement, Contract
 from hortus.protocol.policy import Policy
 
 Content = TypeVar("Content")
@@ -103,6 +105,12 @@ class Site:
                 "the roster has another key for this site than keys/identity.pem",
                 where=str(self.files.roster),
             )
+
+    def keep_contract(self, contract: Contract) -> None:
+        """Stores a plan that the site takes part in, for who audits it later."""
+        path = self.files.contracts / f"{contract.digest()}.json"
+        if not path.exists():
+            write_atomic(path, canonical_json(contract.model_dump(mode="json")))
 
     def _check_anchor(self) -> None:
         """Does not start from a ledger that was rolled back behind what the operator keeps."""

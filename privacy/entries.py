@@ -266,6 +266,11 @@ class Entry:
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"the content is no entry: {error}") from error
 
+    @property
+    def is_of_version_1(self) -> bool:
+        """Whether a program wrote it that knew charges alone."""
+        return '"format":"hortus/v1/ledger"' in self.content
+
     def is_signed_by(self, public_key: bytes) -> bool:
         """Returns whether the raw Ed25519 key signed the entry's hash."""
         try:

@@ -69,6 +69,11 @@ class SiteFiles:
         return self.directory / "ledger.sqlite"
 
     @property
+    def contracts(self) -> Path:
+        """The plans that the site has taken part in, by hash: what an audit compares with."""
+        return self.directory / "plans"
+
+    @property
     def identity(self) -> Path:
         """Ed25519 signing key."""
         return self.directory / "keys" / "identity.pem"

@@ -218,7 +218,11 @@ class Roster:
         Raises:
             UsageError: The file is not that; it names the site.
         """
-        content = load_yaml(path)
+        return cls.parse(load_yaml(path), path)
+
+    @classmethod
+    def parse(cls, content: Mapping[str, object], path: Path) -> Self:
+        """Reads the content of the file `path`; see `load`."""
         sites = content.get("sites")
         handovers = content.get("handovers", {})
         if (
@@ -240,6 +244,10 @@ class Roster:
 
     def save(self, path: Path) -> None:
         """Writes the file that `load` reads."""
+        write_atomic(path, yaml.safe_dump(self.content()).encode())
+
+    def content(self) -> dict[str, object]:
+        """Returns what `parse` reads."""
         sites = {site: key.hex() for site, key in self.sites.items()}
         content: dict[str, object] = {SERVER: self.server.hex(), "sites": sites}
         if self.handovers:
@@ -247,7 +255,7 @@ class Roster:
                 site: [handover.model_dump() for handover in handovers]
                 for site, handovers in self.handovers.items()
             }
-        write_atomic(path, yaml.safe_dump(content).encode())
+        return content
 
     def key_at(self, site: str, entry: int) -> bytes:
         """Returns the key that signs an entry of a site's ledger, by number from 1."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_round
+from hortus.privacy.omissions import SumRecord
 from hortus.protocol.answer import CHALLENGE_BYTES, Answer
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.descriptor import Descriptor
@@ -100,6 +101,7 @@ class Federation:
             scale=encoding.scale,
         )
         session = Aggregator(descriptor, self.contract.cohort, self.roster())
+        self.store.note_session(descriptor.session, cohort)
         self.hub.open(session)
         encoded = canonical_json(descriptor.model_dump(mode="json"))
         sent = self.grid.push_messages(
@@ -128,6 +130,9 @@ class Federation:
         for index in range(sums):
             step = (number - session.descriptor.first_round) * sums + index
             result = session.sum(step, trained.start(encoding))
+            self.store.note_sum(
+                SumRecord(session.descriptor.session, step, result.attempts - 1, result.sites)
+            )
             trained.step(encoding, result.total, len(result.sites))
             attempts, sites = attempts + result.attempts, result.sites
         record = RoundRecord(

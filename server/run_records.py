@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hortus.privacy.omissions import SumRecord
 from hortus.protocol.databases import read_sqlite
 from hortus.protocol.errors import HortusError
 
@@ -71,6 +72,27 @@ def read_run(directory: Path) -> RunRows:
                 tuple(Departure(*row) for row in left),
             )
     except (sqlite3.Error, TypeError) as error:
+        raise HortusError(f"the run cannot be read: {error}", where=str(database)) from error
+
+
+def read_sums(directory: Path) -> tuple[dict[str, tuple[str, ...]], list[SumRecord]]:
+    """Returns the cohort of each session, and the sums that were completed in them.
+
+    Raises:
+        HortusError: There is no run here, or it cannot be read.
+    """
+    database = directory / "run.sqlite"
+    try:
+        with closing(read_sqlite(database)) as connection:
+            cohorts = connection.execute("SELECT session, cohort FROM sessions").fetchall()
+            sums = connection.execute(
+                "SELECT session, step, attempt, sites FROM sums ORDER BY rowid"
+            )
+            return (
+                {session: tuple(json.loads(cohort)) for session, cohort in cohorts},
+                [SumRecord(s, step, n, tuple(json.loads(sites))) for s, step, n, sites in sums],
+            )
+    except (sqlite3.Error, ValueError) as error:
         raise HortusError(f"the run cannot be read: {error}", where=str(database)) from error
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from hortus.privacy.omissions import SumRecord
 from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.files import write_atomic
 from hortus.protocol.plan import Contract
@@ -33,6 +34,11 @@ CREATE TABLE IF NOT EXISTS rounds (
 );
 CREATE TABLE IF NOT EXISTS departures (
     id INTEGER PRIMARY KEY, round INTEGER NOT NULL, site TEXT NOT NULL, reason TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS sessions (session TEXT PRIMARY KEY, cohort TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS sums (
+    session TEXT NOT NULL, step INTEGER NOT NULL, attempt INTEGER NOT NULL, sites TEXT NOT NULL,
+    PRIMARY KEY (session, step)
 );
 """
 
@@ -105,6 +111,17 @@ class RunStore:
         lines = "".join(json.dumps(asdict(r)) + "\n" for r in self.rounds)
         write_atomic(self.directory / "metrics.jsonl", lines.encode())
         self._forget_checkpoints(before=record.round - 1)
+
+    def note_session(self, session: str, cohort: tuple[str, ...]) -> None:
+        """Records a session before a site hears of it: its charges are then accounted for."""
+        with closing(self._connect()) as connection, connection:
+            connection.execute("INSERT INTO sessions VALUES (?, ?)", (session, json.dumps(cohort)))
+
+    def note_sum(self, record: SumRecord) -> None:
+        """Records a completed sum before the next one starts."""
+        row = (record.session, record.step, record.attempt, json.dumps(record.sites))
+        with closing(self._connect()) as connection, connection:
+            connection.execute("INSERT INTO sums VALUES (?, ?, ?, ?)", row)
 
     def note_departure(self, departure: Departure) -> None:
         """Records that a site left or refused."""

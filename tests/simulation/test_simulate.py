@@ -10,10 +10,12 @@ import pytest
 from peft import PeftModel
 
 from hortus.learning.models import load_base
-from hortus.privacy.audit import audit_ledger
+from hortus.privacy.audit import Audit, audit
+from hortus.privacy.evidence import collect
 from hortus.privacy.ledger import Ledger
+from hortus.protocol.consortium import SiteFiles
 from hortus.protocol.errors import CohortTooSmall, UsageError
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.plan_file import load_plan
 from hortus.server.run_records import RoundRecord
 from hortus.simulation.simulate import SimulatedRun, simulate
@@ -84,6 +86,11 @@ def test_another_seed_gives_other_noise(write_plan: Any, tmp_path: Path) -> None
     assert not np.array_equal(first, second)
 
 
+def _audited(files: SiteFiles, site: str) -> Audit:
+    evidence = collect(files, site)
+    return audit(evidence, evidence.roster)
+
+
 def test_a_norm_that_adapts_is_the_same_for_all_and_in_their_ledgers(
     write_plan: Any, tmp_path: Path
 ) -> None:
@@ -91,9 +98,9 @@ def test_a_norm_that_adapts_is_the_same_for_all_and_in_their_ledgers(
     norms = []
     for site in result.consortium.sites:
         files = result.consortium.site(site)
-        audit = audit_ledger(files.ledger, Roster.load(files.roster).sites[site], site)
-        assert audit.first_broken is None
-        norms.append([row.clipping_norm for row in audit.rounds])
+        audited = _audited(files, site)
+        assert audited.first_broken is None
+        norms.append([row.clipping_norm for row in audited.rounds])
     assert norms[0] == norms[1] == norms[2]
     assert norms[0][0] == 0.5
     assert len(set(norms[0])) == len(norms[0]) == 4
@@ -140,13 +147,13 @@ def test_every_release_is_in_the_ledger_and_the_audit_agrees(
     result = run(write_plan(), tmp_path / "run")
     for site in result.consortium.sites:
         files = result.consortium.site(site)
-        audit = audit_ledger(files.ledger, Roster.load(files.roster).sites[site], site)
-        assert audit.first_broken is None
-        assert audit.entries == 4
-        assert audit.rounds[-1].epsilon_so_far == pytest.approx(
+        audited = _audited(files, site)
+        assert audited.first_broken is None
+        assert audited.entries == 4
+        assert audited.rounds[-1].epsilon_so_far == pytest.approx(
             result.store.rounds[-1].epsilon, abs=1e-9
         )
-        assert audit.rounds[-1].epsilon_so_far <= 50
+        assert audited.rounds[-1].epsilon_so_far <= 50
 
 
 def test_a_run_for_patients_is_recorded_as_one(write_plan: Any, tmp_path: Path) -> None:
@@ -181,8 +188,7 @@ def test_a_site_whose_budget_is_spent_refuses_and_the_others_go_on(
     assert departure.site == "birch"
     assert "budget is spent" in departure.reason
     files = result.consortium.site("birch")
-    audit = audit_ledger(files.ledger, Roster.load(files.roster).sites["birch"], "birch")
-    assert audit.rounds[-1].epsilon_so_far <= 45
+    assert _audited(files, "birch").rounds[-1].epsilon_so_far <= 45
 
 
 def test_a_budget_too_small_for_one_step_is_refused_before_the_session(

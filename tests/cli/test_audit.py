@@ -1,0 +1,121 @@
+"""`hortus audit` of folders, bundles and runs: what it prints and writes, and its exit code."""
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from hortus.cli.main import app
+from hortus.client.site import Site
+from hortus.protocol.errors import Refused
+
+
+def hortus(*arguments: str | Path) -> Result:
+    runner = CliRunner(env={"COLUMNS": "400", "TERM": "dumb"})
+    return runner.invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def run(write_plan: Any, tmp_path: Path) -> Path:
+    """A small simulated run of three sites."""
+    out = tmp_path / "run"
+    assert hortus("simulate", write_plan(), "--out", out).exit_code == 0
+    return out
+
+
+def test_a_run_is_audited_exported_shown_and_compared_with_the_servers_record(
+    run: Path, tmp_path: Path
+) -> None:
+    site = run / "consortium" / "sites" / "ash"
+    whole = hortus("audit", run)
+    assert whole.exit_code == 0, whole.output
+    assert whole.output.count("chain, signatures and every ε hold") == 3
+    assert "the server countersigned entry 4" in whole.output
+
+    # One file for an auditor elsewhere, who trusts a roster of their own; no word of a record in it.
+    bundle = tmp_path / "ash.evidence"
+    assert hortus("audit", "export", site, bundle).exit_code == 0
+    assert hortus("audit", bundle, "--roster", run / "consortium/server/roster.yaml").exit_code == 0
+    words = {
+        word
+        for line in (run / "records/ash.jsonl").read_text().splitlines()
+        for word in json.loads(line)["text"].split()
+        if len(word) > 3
+    }
+    stored = bundle.read_bytes()
+    assert words
+    assert not any(word.encode() in stored for word in words)
+
+    told = json.loads(hortus("audit", run, "--json").stdout)
+    assert told["holds"] is True
+    assert [one["site"] for one in told["sites"]] == ["ash", "birch", "cedar"]
+    assert told["sites"][0]["rounds"][-1]["epsilon_so_far"] <= 50
+    assert "plan" not in json.dumps([one["findings"] for one in told["sites"]])
+
+    page = tmp_path / "audit.html"
+    assert hortus("audit", run, "--html", page).exit_code == 0
+    text = page.read_text()
+    for expected in (
+        "everything holds",
+        "<svg",
+        "Who signed what",
+        "What is not promised",
+        "at most",
+    ):
+        assert expected in text
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert "<script" not in text
+
+    # An anchor that is kept elsewhere shows that an older copy is in place.
+    anchor = tmp_path / "anchor.json"
+    assert hortus("budget", "anchor", site, anchor).exit_code == 0
+    assert hortus("audit", site, "--anchor", anchor).exit_code == 0
+    with closing(sqlite3.connect(site / "ledger.sqlite")) as raw, raw:
+        for (trigger,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
+            raw.execute(f"DROP TRIGGER {trigger}")
+        raw.execute("DELETE FROM entries WHERE seq = 4")
+        raw.execute("DELETE FROM countersignatures WHERE seq = 4")
+        raw.execute("DELETE FROM sent")
+    assert hortus("audit", site).exit_code == 0  # whole in itself …
+    rolled_back = hortus("audit", site, "--anchor", anchor)
+    assert rolled_back.exit_code == 1
+    assert "entry 4: it is missing: the anchor holds entry 4" in rolled_back.output
+    # … but the server has a vector that it does not account for.
+    omitted = hortus("audit", run)
+    assert omitted.exit_code == 1
+    assert "ash: the server has its vector of session" in omitted.output
+    broken = hortus("audit", run, "--html", page)
+    assert broken.exit_code == 1
+    assert "not everything holds" in page.read_text()
+
+    # Another site's ledger in its place is signed by another key.
+    shutil.copy(site.parent / "birch" / "ledger.sqlite", site / "ledger.sqlite")
+    exchanged = hortus("audit", site)
+    assert exchanged.exit_code == 1
+    assert "entry 1: its signature is not by the key of ash" in exchanged.output
+
+
+def test_an_agent_does_not_start_behind_its_anchor(run: Path, tmp_path: Path) -> None:
+    site, anchor = run / "consortium" / "sites" / "ash", tmp_path / "anchor.json"
+    hortus("budget", "anchor", site, anchor)
+    config = site / "site.yaml"
+    config.write_text(config.read_text() + f"anchor: {anchor}\n")
+    with Site(site, lambda: 1.8e9):
+        pass
+    for name in site.glob("ledger.sqlite*"):
+        name.unlink()
+    with pytest.raises(Refused, match="rolled back: it does not contain entry 4"):
+        Site(site, lambda: 1.8e9)
+
+
+def test_a_path_that_is_nothing_is_explained(tmp_path: Path) -> None:
+    for path, words in ((tmp_path, "no site"), (tmp_path / "file", "no evidence bundle")):
+        (tmp_path / "file").write_text("nothing")
+        result = hortus("audit", path)
+        assert result.exit_code == 2
+        assert words in result.output
