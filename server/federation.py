@@ -25,7 +25,7 @@ from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import CohortTooSmall, ProtocolError, in_one_line
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import PROTOCOL_VERSION
-from hortus.protocol.plan import Contract
+from hortus.protocol.plan import Contract, Noise
 from hortus.server.aggregator import Aggregator
 from hortus.server.evaluation import Evaluator
 from hortus.server.run_records import Departure, RoundRecord
@@ -141,16 +141,21 @@ class Federation:
             attempts=attempts,
             sums=sums,
             metrics=self.evaluator.measure(trained.adapter),
-            epsilon=self._claimed_epsilon(encoding, number + 1),
+            epsilon=self._claimed_epsilon(encoding, attempts),
             seconds=time.monotonic() - started,
         )
         self.store.commit(record, trained.state())
         self.on_round(record)
 
-    def _claimed_epsilon(self, encoding: StepEncoding, rounds: int) -> float | None:
+    def _claimed_epsilon(self, encoding: StepEncoding, attempts: int) -> float | None:
+        """ε of a site that was in every attempt so far; with distributed noise each is charged."""
         if encoding.event is None:
             return None
-        steps = rounds * sums_per_round(self.contract) * releases_per_sum(self.contract)
+        if self.contract.privacy.noise is Noise.DISTRIBUTED:
+            charged = attempts + sum(record.attempts for record in self.store.rounds)
+        else:
+            charged = (self.store.next_round + 1) * sums_per_round(self.contract)
+        steps = charged * releases_per_sum(self.contract)
         return epsilon({encoding.event: steps}, self.contract.privacy.delta)
 
     def _volunteers(self, number: int, absent: Mapping[str, str]) -> tuple[str, ...]:

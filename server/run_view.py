@@ -187,7 +187,8 @@ def epsilon_plot(view: RunView, last: int | None = None) -> Plot:
     curves = {together(names): points for points, names in alike.items() if points}
     budgets = {site.budget.epsilon for site in view.sites if site.budget is not None}
     levels = {f"budget {epsilon:.4g}": epsilon for epsilon in sorted(budgets)}
-    return Plot("epsilon", "ε spent", curves, levels, "No site has released anything.", last=last)
+    quantity = "ε spent" if view.simulated else "ε claimed"
+    return Plot("epsilon", quantity, curves, levels, "No site has released anything.", last=last)
 
 
 def _read_contract(directory: Path) -> Contract:

@@ -101,7 +101,7 @@ def test_a_deployed_run_gives_the_bits_of_the_simulated_one(
         hortus("audit", str(consortium.site(site).directory))
     report = (tmp_path / "run" / "report.html").read_text()
     assert all(site in report for site in SITES)
-    assert "the server’s claim" in report
+    assert "Nobody has to believe it" in report
 
 
 def let_watch(consortium: Consortium) -> tuple[str, str]:

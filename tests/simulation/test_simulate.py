@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 from peft import PeftModel
 
+from hortus.client.trainer import Trainer
 from hortus.learning.models import load_base
 from hortus.privacy.audit import Audit, audit
 from hortus.privacy.evidence import collect
 from hortus.privacy.ledger import Ledger
+from hortus.privacy.spending import read_spending
 from hortus.protocol.consortium import SiteFiles
-from hortus.protocol.errors import CohortTooSmall, UsageError
+from hortus.protocol.errors import CohortTooSmall, HortusError, UsageError
 from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.plan_file import load_plan
 from hortus.server.run_records import RoundRecord
 from hortus.simulation.simulate import SimulatedRun, simulate
+from tests.conftest import write_records
 
 LOCAL = {"noise": "local", "epsilon": 50.0, "delta": 1e-3}
 ADAPTIVE = {"clipping": {"rule": "adaptive", "rate": 0.5}, "clipping_norm": 0.5}
@@ -198,6 +201,30 @@ def test_a_budget_too_small_for_one_step_is_refused_before_the_session(
     result = run(path, tmp_path / "run")
     assert all(record.sites == ("ash", "cedar") for record in result.store.rounds)
     assert "one more step would bring" in result.store.departures[0].reason
+
+
+@pytest.mark.parametrize("noise", ["distributed", "local"])
+def test_the_claim_counts_every_attempt_that_a_ledger_charges(
+    write_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: str
+) -> None:
+    budgets = dict.fromkeys(("ash", "birch", "cedar"), 100.0)
+    path = write_plan(privacy={"noise": noise}, simulation={"budgets": budgets})
+    write_records(tmp_path / "cedar.csv", 61)
+    vector = Trainer.vector
+
+    def failing(self: Trainer, *arguments: Any) -> Any:
+        if len(self._records) == 61:
+            raise HortusError("the disk is full")
+        return vector(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "vector", failing)
+    result = run(path, tmp_path / "run")
+    first, last = result.store.rounds
+    assert (first.attempts, last.attempts, last.sites) == (3, 2, ("ash", "birch"))
+    spent = read_spending(result.consortium.site("ash").ledger, result.store.run)
+    assert spent.charges == (5 if noise == "distributed" else 4)
+    claims = {record.round: record.epsilon for record in (first, last)}
+    assert claims == pytest.approx(spent.after_round, rel=1e-3)
 
 
 def test_too_few_willing_sites_end_the_run_with_their_reasons(
