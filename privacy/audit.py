@@ -475,7 +475,8 @@ def _count(tally: _Tally, entry: Entry, charge: Charge, level: Level) -> Iterato
         yield _more(entry.seq, level.epsilon, bound, charge.delta)
     elif bound > _WIDEST and level.epsilon < bound * (1 - _RENYI_TOLERANCE):
         yield _less(entry.seq, level.epsilon, bound, charge.delta)
-    elif level.epsilon < tally.claim * (1 - 1e-9):
+    # A grid that grew coarser may take back as much as the two accountants may differ.
+    elif level.epsilon < tally.claim * (1 - _TOLERANCE):
         yield _less(entry.seq, level.epsilon, tally.claim, charge.delta)
     elif bound <= _WIDEST:
         # A ledger of version 1 counted on a coarser grid: up to the Rényi bound.
@@ -595,30 +596,41 @@ def _check_sent(evidence: Evidence, charges: Iterable[Charge]) -> Iterator[Findi
             )
 
 
+@dataclass(slots=True)
+class _Open:
+    """A row that still grows."""
+
+    last: Charged
+    releases: int = 0
+    unsent: int = 0
+
+
 class _Rounds:
     """Sums entries up by round."""
 
     def __init__(self, evidence: Evidence) -> None:
         self._site = evidence.site
         self._sent = evidence.sent
-        self._open: dict[tuple[object, ...], list[Charged]] = {}
+        self._open: dict[tuple[object, ...], _Open] = {}
         self._alone: dict[tuple[GaussianEvent, int, float], float] = {}
 
     def add(self, charged: Charged) -> None:
         """Adds a charge to its row."""
         c = charged.charge
         key = (c.run, c.round, c.dataset, c.mode, c.mechanism, c.sampling_rate)
-        self._open.setdefault((*key, c.noise_multiplier, c.clipping_norm, c.delta), []).append(
-            charged
+        row = self._open.setdefault(
+            (*key, c.noise_multiplier, c.clipping_norm, c.delta), _Open(charged)
         )
+        row.last = charged
+        row.releases += c.releases
+        row.unsent += c.key not in self._sent
 
     def rows(self) -> tuple[RoundRow, ...]:
         """Returns the rows in the order in which they were begun."""
         return tuple(map(self._close, self._open.values()))
 
-    def _close(self, charges: list[Charged]) -> RoundRow:
-        charge, level = charges[-1].charge, charges[-1].levels[0]
-        releases = sum(one.charge.releases for one in charges)
+    def _close(self, row: _Open) -> RoundRow:
+        charge, level = row.last.charge, row.last.levels[0]
         return RoundRow(
             run=charge.run,
             round=charge.round,
@@ -630,10 +642,10 @@ class _Rounds:
             sampling_rate=charge.sampling_rate,
             noise_multiplier=charge.noise_multiplier,
             clipping_norm=charge.clipping_norm,
-            releases=releases,
-            unsent=sum(one.charge.key not in self._sent for one in charges),
+            releases=row.releases,
+            unsent=row.unsent,
             delta=charge.delta,
-            epsilon_alone=self._epsilon(charge, releases),
+            epsilon_alone=self._epsilon(charge, row.releases),
             epsilon_so_far=level.epsilon,
             limit=level.limit,
         )

@@ -8,6 +8,7 @@ signed. Floats are in C's hexadecimal notation, which is exact.
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -365,7 +366,8 @@ def _only(value: Mapping[str, Any], names: set[str]) -> None:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
-    return value
+    # A run's entries share most of their texts: a long ledger's fit in memory once.
+    return sys.intern(value)
 
 
 def _whole(value: object) -> int:

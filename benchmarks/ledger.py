@@ -1,0 +1,281 @@
+"""The ledger's promises at size: `python benchmarks/ledger.py` writes results/ledger.csv.
+
+    charges    the 10,000th charge, reserve and commit with their fsyncs: median and p99
+    audit      100,000 entries: seconds and peak memory, in a process of its own
+    agreement  200 random histories: the ledger's accountant, the auditor's, and Google's
+    kills      1,000 processes killed with -9 while they charge: what is lost, what is torn
+
+Parts can be named: `python benchmarks/ledger.py charges kills --kills 20`.
+"""
+
+import argparse
+import csv
+import math
+import os
+import random
+import resource
+import signal
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from dp_accounting.pld import privacy_loss_distribution as pld
+
+from hortus.privacy.accounting import GaussianEvent, epsilon
+from hortus.privacy.audit import audit
+from hortus.privacy.entries import GENESIS, Charge, Charged, Entry, Level, Scope
+from hortus.privacy.evidence import Evidence, _read_ledger
+from hortus.privacy.ledger import Ledger
+from hortus.privacy.recount import recount
+from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.policy import Budget
+
+DELTA = 1e-5
+SITE, OWN = SiteIdentity.generate("ash"), SiteIdentity.generate(SERVER)
+ROSTER = Roster({"ash": SITE.public_key_bytes}, OWN.public_key_bytes)
+BUDGET = Budget(epsilon=1e6, delta=DELTA)
+CHARGE = Charge(
+    run="0" * 32,
+    session="1" * 32,
+    round=0,
+    step=0,
+    attempt=0,
+    dataset="d" * 64,
+    unit="record",
+    mode="distributed",
+    mechanism="discrete-gaussian",
+    sampling_rate=0.01,
+    noise_multiplier=2.0,
+    clipping_norm=1.0,
+    releases=1,
+    delta=DELTA,
+    plan="e" * 64,
+)
+EVENT = CHARGE.event
+
+Rows = Iterator[tuple[str, float, str]]
+
+
+def charges(directory: Path, count: int = 300) -> Rows:
+    """Charges after the 9,900th; the first also pays for putting losses on a grid."""
+    path = directory / "charges.sqlite"
+    write_ledger(path, 9_900)
+    ledger = Ledger.open(path, SITE, time.time)
+    seconds = []
+    for step in range(count):
+        start = time.perf_counter()
+        ledger.commit(ledger.reserve(replace(CHARGE, session="2" * 32, step=step), BUDGET))
+        seconds.append(time.perf_counter() - start)
+    ledger.close()
+    steady = sorted(seconds[1:])
+    yield "first charge after opening", 1e3 * seconds[0], "ms"
+    yield "charge, median", 1e3 * statistics.median(steady), "ms"
+    yield "charge, p99", 1e3 * steady[int(0.99 * len(steady))], "ms"
+
+
+def big_audit(directory: Path, entries: int = 100_000) -> Rows:
+    """The audit of a large ledger of a run in a thousand rounds."""
+    path = directory / "big.sqlite"
+    write_ledger(path, entries)
+    command = [sys.executable, __file__, "--audit-one", str(path), SITE.public_key_bytes.hex()]
+    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    yield f"audit of {entries} entries", float(told[0]), "s"
+    yield "its processor time", float(told[1]), "s"
+    yield "its peak memory", float(told[2]), "MB"
+
+
+def audit_one(path: Path, key: str) -> None:
+    """Audits in a fresh process and prints seconds, processor seconds and peak megabytes."""
+    start = time.perf_counter()
+    rows, _, sent = _read_ledger(path)
+    roster = Roster({"ash": bytes.fromhex(key)}, OWN.public_key_bytes)
+    evidence = Evidence("ash", roster, BUDGET, tuple(rows), (), frozenset(sent), {})
+    found = audit(evidence, roster)
+    seconds = time.perf_counter() - start
+    if found.first_broken is not None:
+        raise SystemExit(str(found.first_broken))
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    print(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def agreement(_: Path, histories: int = 200) -> Rows:
+    """Heterogeneous histories with ε between 0.05 and 20."""
+    apart, below, above = 0.0, 0, 0
+    draw, done = random.Random(1), 0
+    while done < histories:
+        events = random_history(draw)
+        charged = epsilon(events, DELTA)
+        if not 0.05 <= charged <= 20:
+            continue
+        done += 1
+        audited = recount(events, DELTA)
+        apart = max(apart, abs(charged / audited - 1))
+        below += min(charged, audited) < google(events, pessimistic=False)
+        above += max(charged, audited) > google(events, pessimistic=True) * 1.001
+    yield f"largest difference of two accountants on {histories} histories", 100 * apart, "%"
+    yield "histories with either below Google's lower estimate", below, ""
+    yield "histories with either above Google's upper estimate by 0.1 %", above, ""
+
+
+def random_history(draw: random.Random) -> dict[GaussianEvent, int]:
+    """Several rates, noises and numbers of releases."""
+    events: dict[GaussianEvent, int] = {}
+    for _ in range(draw.randint(1, 5)):
+        rate = draw.choice([1.0, 0.3, 0.1, 0.03, 0.01])
+        noise = draw.uniform(0.8, 3) * (1 + 30 * rate)
+        events[GaussianEvent(rate, noise)] = draw.choice([1, 3, 10, 100, 1000])
+    return events
+
+
+def google(events: dict[GaussianEvent, int], *, pessimistic: bool) -> float:
+    """ε by dp_accounting alone: its own composition, its own search."""
+    composed = None
+    for event, count in events.items():
+        one = pld.from_gaussian_mechanism(
+            event.noise_multiplier,
+            sampling_prob=event.sampling_rate,
+            value_discretization_interval=1e-3,
+            use_connect_dots=pessimistic,
+            pessimistic_estimate=pessimistic,
+        ).self_compose(count)
+        composed = one if composed is None else composed.compose(one)
+    return float(composed.get_epsilon_for_delta(DELTA)) if composed else 0.0
+
+
+def kills(directory: Path, times: int = 1_000) -> Rows:
+    """Children that charge until they are killed; a charge is told after its commit returned."""
+    lost = torn = told = 0
+    draw = random.Random(2)
+    path = directory / "kills-0.sqlite"
+    for number in range(times):
+        if number % 50 == 0:
+            path = directory / f"kills-{number}.sqlite"
+            Ledger.open(path, SITE, time.time).close()
+        announced = _charge_until_killed(
+            path, f"{number:032x}", draw.uniform(0, 0.05), number % 4 > 0
+        )
+        told += len(announced)
+        with closing(sqlite3.connect(path)) as raw:
+            torn += raw.execute("PRAGMA integrity_check").fetchone() != ("ok",)
+        ledger = Ledger.open(path, SITE, time.time)  # checks the chain and the last signature
+        mine = [
+            entry.hash
+            for entry in ledger.entries()
+            if isinstance(entry.body, Charged) and entry.body.charge.session == f"{number:032x}"
+        ]
+        # At most one was on disk and not told yet.
+        lost += mine[: len(announced)] != announced or len(mine) > len(announced) + 1
+        ledger.close()
+    yield f"kill -9, {times} times: charges told", told, ""
+    yield "lost or out of order", lost, ""
+    yield "torn ledgers", torn, ""
+
+
+def _charge_until_killed(
+    path: Path, session: str, seconds: float, after_the_first: bool
+) -> list[str]:
+    """Kills a child so long after its start, or after its first charge; returns what it told."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        ledger = Ledger.open(path, SITE, time.time)
+        for step in range(100_000):
+            charge = replace(CHARGE, session=session, step=step)
+            entry = ledger.commit(ledger.reserve(charge, BUDGET))
+            os.write(write, f"{entry.hash}\n".encode())
+            ledger.mark_sent(session, step, 0)
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as told:
+        first = told.readline() if after_the_first else ""
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return (first + told.read()).split()
+
+
+def write_ledger(path: Path, entries: int) -> None:
+    """Writes a ledger as charges would, in one transaction; between some, ε is interpolated."""
+    Ledger.open(path, SITE, time.time).close()
+    known: dict[int, float] = {}
+    previous, after = GENESIS, 0.0
+    with closing(sqlite3.connect(path)) as raw, raw:
+        for seq in range(1, entries + 1):
+            charge = replace(CHARGE, step=seq, round=seq // 100)
+            after = max(after, _interpolated(known, seq))
+            body = Charged(charge, (Level(Scope.LIFETIME, "", after, 1e6),))
+            entry = Entry.make(seq, 1.8e9 + seq, body, previous, SITE)
+            row = (entry.seq, entry.content, entry.hash, entry.signature)
+            raw.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", row)
+            raw.execute("INSERT INTO uses VALUES (?, ?, 0, 1.8e9)", (charge.session, seq))
+            raw.execute("INSERT INTO sent VALUES (?, ?, 0, 1.8e9)", (charge.session, seq))
+            previous = entry.hash
+
+
+def _interpolated(known: dict[int, float], releases: int) -> float:
+    """ε after so many releases, from the accountant's at neighbouring powers of 1.02."""
+
+    def exact(count: int) -> float:
+        if count not in known:
+            known[count] = epsilon({EVENT: count}, DELTA)
+        return known[count]
+
+    if releases < 1_000:
+        return exact(releases)
+    exponent = math.floor(math.log(releases, 1.02))
+    below, above = math.floor(1.02**exponent), math.ceil(1.02 ** (exponent + 1))
+    share = (releases - below) / max(1, above - below)
+    return (1 - share) * exact(below) + share * exact(above)
+
+
+PARTS: dict[str, Callable[..., Rows]] = {
+    "charges": charges,
+    "audit": big_audit,
+    "agreement": agreement,
+    "kills": kills,
+}
+
+
+def main() -> None:
+    """Measures what is asked for and writes it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", default=list(PARTS))
+    parser.add_argument("--kills", type=int, default=1_000)
+    parser.add_argument("--histories", type=int, default=200)
+    parser.add_argument("--entries", type=int, default=100_000)
+    parser.add_argument("--audit-one", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.audit_one:
+        audit_one(Path(options.audit_one[0]), options.audit_one[1])
+        return
+    sizes = {
+        "audit": (options.entries,),
+        "agreement": (options.histories,),
+        "kills": (options.kills,),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        found = [PARTS[name](Path(folder), *sizes.get(name, ())) for name in options.parts]
+        rows = []
+        for what, value, unit in chain.from_iterable(found):
+            print(f"{what:64} {value:10.4g} {unit}", flush=True)
+            rows.append((what, f"{value:.4g}", unit))
+    if set(options.parts) == set(PARTS):
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        path = Path(__file__).parent / "results" / "ledger.csv"
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([("what", "value", "unit"), *rows, ("commit", commit, "")])
+
+
+if __name__ == "__main__":
+    main()
