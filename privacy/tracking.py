@@ -315,10 +315,12 @@ def _mul(first: torch.Tensor | float, second: torch.Tensor | float) -> torch.Ten
     return _tap(output, other, (tracked, partial(_multiplied, tracked)))
 
 
-def _add(first: torch.Tensor | float, second: torch.Tensor | float) -> torch.Tensor | None:
+def _add(
+    first: torch.Tensor | float, second: torch.Tensor | float, *, alpha: float = 1
+) -> torch.Tensor | None:
     """A vector added to an activation, or a number added to a parameter."""
     tracked, other = (first, second) if isinstance(first, Tracked) else (second, first)
-    if not isinstance(tracked, Tracked) or isinstance(other, Tracked):
+    if not isinstance(tracked, Tracked) or isinstance(other, Tracked) or alpha != 1:
         return None
     output = tracked.plain + other
     if isinstance(other, int | float):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,20 @@ KNOWN: dict[str, nn.Module] = {
 @pytest.mark.parametrize("known", KNOWN)
 def test_a_known_use_gives_the_gradients_of_single_records(known: str) -> None:
     model = KNOWN[known]
-    assert np.allclose(summed(model), one_by_one(model), rtol=1e-10, atol=1e-12)
+    for bound in (0.5, np.inf):
+        expected = one_by_one(model, bound)
+        assert np.allclose(summed(model, bound), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_rounding_never_lifts_a_clipped_gradient_above_the_bound() -> None:
+    """Without the margin about half of the records would pass 0.3: all 40 keep it with 1 in 2⁴⁰."""
+    engine = PerUnitGradients(Using(lambda x, v: x * v, VECTOR))
+    x = torch.randn(40, TOKENS, WIDTH, generator=torch.Generator().manual_seed(6)).double()
+    for record in range(len(x)):
+        alone = Inputs(x[record : record + 1], torch.tensor([0]))
+        total = engine.clipped_sum([alone], FlatClipping(0.3)).total
+        exact = sum(Fraction(float(value)) ** 2 for value in total)
+        assert Fraction(0.29) ** 2 < exact <= Fraction(0.3) ** 2
 
 
 REFUSED: dict[str, tuple[nn.Module, str]] = {
@@ -122,6 +136,10 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
         "weights.0: .*conv1d",
     ),
     "a power": (Using(lambda x, v: x * v.exp(), VECTOR), "weights.0: .*Tensor.exp"),
+    "a multiple, added": (
+        Using(lambda x, v: torch.add(x, v, alpha=2), VECTOR),
+        "weights.0: .*torch.add",
+    ),
     "a product of two": (
         Using(lambda x, a, b: x @ (a @ b), SQUARE, SQUARE),
         "weights.[01]: .*matmul",
