@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from hortus.cli import attack as attacks
 from hortus.cli import budget, consortium, inspect, operate, train, watch
 from hortus.cli import plan as plans
 from hortus.cli.errors import ReportingGroup
@@ -29,6 +30,7 @@ app.command()(operate.approve)
 app.command()(operate.server)
 app.command()(operate.client)
 app.command()(watch.dashboard)
+inspect.audit.command()(attacks.attack)
 app.add_typer(inspect.audit)
 app.add_typer(budget.budget)
 

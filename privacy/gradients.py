@@ -117,6 +117,17 @@ class PerUnitGradients:
             norms.append(norm)
         return ClippedSum(torch.cat(totals).cpu().numpy(), torch.cat(norms, 1).cpu().numpy())
 
+    def of_each(self, batch: LossBatch) -> NDArray[np.float32]:
+        """Returns each unit's gradient, not clipped, float32 (units, d): for audits, small batches.
+
+        Raises:
+            UsageError: A parameter's gradients cannot be told apart by unit.
+        """
+        self._model.train()
+        rows = [one.dense() for one in self._contributions(batch)]
+        gradients: NDArray[np.float32] = torch.cat(rows, 1).to(torch.float32).cpu().numpy()
+        return gradients
+
     def _contributions(self, batch: LossBatch) -> list[Contribution]:
         """Runs a batch forward and backward."""
         device = next(iter(self._parameters.values())).device
