@@ -104,29 +104,37 @@ class PerUnitGradients:
             if len(batch.units) == 0:
                 continue
             contributions = self._contributions(batch)
-            squared = torch.stack([c.squared_norms() for c in contributions])  # (parameters, units)
-            grouped = squared.new_zeros(len(norms[0]), squared.shape[1])
-            norm = grouped.index_add_(0, groups, squared).sqrt_().mul_(self._rounding)
-            finite = torch.isfinite(norm).all(0)
-            norm = torch.where(finite, norm, torch.inf)
-            factors = torch.where(finite, clipping.factors(norm), 0.0)  # (groups, units)
-            for total, contribution, factor in zip(
-                totals, contributions, factors[groups], strict=True
-            ):
+            norm, factors = _norms_and_factors(contributions, groups, clipping, self._rounding)
+            for total, contribution, factor in zip(totals, contributions, factors, strict=True):
                 contribution.add_to(total, factor)
             norms.append(norm)
         return ClippedSum(torch.cat(totals).cpu().numpy(), torch.cat(norms, 1).cpu().numpy())
 
-    def of_each(self, batch: LossBatch) -> NDArray[np.float32]:
-        """Returns each unit's gradient, not clipped, float32 (units, d): for audits, small batches.
+    def clipped_each(self, batch: LossBatch, clipping: Clipping) -> list[ClippedSum]:
+        """Returns each unit's own clipped gradient, all held at once: for audits, in small batches.
+
+        Args:
+            batch: The units.
+            clipping: Gives the factors.
 
         Raises:
             UsageError: A parameter's gradients cannot be told apart by unit.
         """
         self._model.train()
-        rows = [one.dense() for one in self._contributions(batch)]
-        gradients: NDArray[np.float32] = torch.cat(rows, 1).to(torch.float32).cpu().numpy()
-        return gradients
+        contributions = self._contributions(batch)
+        device = next(iter(self._parameters.values())).device
+        groups = torch.tensor(clipping.groups(list(self._parameters)), device=device)
+        norm, factors = _norms_and_factors(contributions, groups, clipping, self._rounding)
+        rows = torch.cat(
+            [
+                torch.where(factor > 0, factor, 0.0)[:, None] * one.dense().to(torch.float64)
+                for one, factor in zip(contributions, factors, strict=True)
+            ],
+            1,
+        )
+        each = rows.nan_to_num(0.0, 0.0, 0.0).cpu().numpy()
+        norms = norm.cpu().numpy()
+        return [ClippedSum(row, norms[:, unit : unit + 1]) for unit, row in enumerate(each)]
 
     def _contributions(self, batch: LossBatch) -> list[Contribution]:
         """Runs a batch forward and backward."""
@@ -155,3 +163,16 @@ class PerUnitGradients:
                     remedy="Freeze the parameter, or use it in the forward pass as it is.",
                 )
         return [recorder.contributions[name] for name in self._parameters]
+
+
+def _norms_and_factors(
+    contributions: list[Contribution], groups: torch.Tensor, clipping: Clipping, rounding: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns norms, float64 (groups, units), and each parameter's factors, (parameters, units)."""
+    squared = torch.stack([c.squared_norms() for c in contributions])  # (parameters, units)
+    grouped = squared.new_zeros(int(groups.max()) + 1, squared.shape[1])
+    norm = grouped.index_add_(0, groups, squared).sqrt_().mul_(rounding)
+    finite = torch.isfinite(norm).all(0)
+    norm = torch.where(finite, norm, torch.inf)
+    factors = torch.where(finite, clipping.factors(norm), 0.0)  # (groups, units)
+    return norm, factors[groups]

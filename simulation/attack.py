@@ -14,6 +14,7 @@ regression over all steps, on the clipped gradients of all canaries.
 import copy
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +44,7 @@ from hortus.protocol.files import write_atomic
 from hortus.protocol.plan import Contract, Plan, Update
 from hortus.server.prepare import prepare
 from hortus.simulation.simulate import read_site_records
-from hortus.strategies.server_optimizer import ServerOptimizer
+from hortus.strategies.server_state import ServerState
 
 _FEWEST_CANARIES = 10
 _MOST_CANARIES = 200
@@ -213,7 +214,7 @@ class _Stage:
         seed = self.contract.seed
         present = np.random.default_rng([seed, number]).random(len(self.canaries)) < 0.5
         bench = copy.copy(self.workbench)
-        bench.gradients = watched = _Watched(bench.model, len(self.rest))
+        bench.gradients = watched = _Watched(bench.model, self.encoding, len(self.rest))
         trainers = [
             Trainer(
                 self.encoding,
@@ -224,36 +225,33 @@ class _Stage:
             )
             for name, records in {self.site: self._with(present), **self.others}.items()
         ]
-        optimizer = ServerOptimizer(self.contract.training.server_optimizer, self.initial)
+        trained = ServerState(self.contract, self.initial)
         guess = _Regression(len(self.canaries), self.contract.training.sampling_rate)
         for step in range(self.contract.training.rounds * sums_per_round(self.contract)):
             on_step(step)
-            adapter = optimizer.adapter
-            watched.clear()
-            total = np.zeros(len(adapter), np.uint32)
+            start = trained.start(self.encoding)
+            watched.begin(self.encoding.clipping_norm(start))
+            total = np.zeros(self.encoding.words, np.uint32)
             for trainer in trainers:
-                total += trainer.vector(adapter, step, 0).astype(np.uint32)
-            gradient = self.encoding.server_gradient(total, len(trainers))
-            rows = self._gradients(adapter)
-            guess.add(rows, self._unexplained(gradient, watched, rows, present))
-            optimizer.step(gradient)
-        confidence = logit_confidence(self._losses(optimizer.adapter))
+                total += trainer.vector(start, step, 0).astype(np.uint32)
+            rows = self._gradients(start)
+            seen = self._released(total)
+            if self.contract.training.update is Update.GRADIENT:
+                joined = np.flatnonzero(present)[watched.joined[0] - len(self.rest)]
+                seen = seen - watched.total + rows[joined].sum(0)
+            guess.add(rows, seen)
+            trained.step(self.encoding, total, len(trainers))
+        confidence = logit_confidence(self._losses(trained.adapter))
         return {"present": present, "scores": guess.scores(), "confidence": confidence}
 
-    def _unexplained(
-        self,
-        gradient: NDArray[np.float64],
-        watched: "_Watched",
-        rows: NDArray[np.float64],
-        present: NDArray[np.bool_],
-    ) -> NDArray[np.float64]:
-        """Returns the sum less what other records added to it, float64[d]."""
-        sites = len(self.others) + 1
-        released = gradient * (nominal_batch(self.contract) * sites)
-        if self.contract.training.update is Update.DELTA:
-            return released  # no sum of gradients; what others added is left in it
-        joined = np.flatnonzero(present)[watched.joined[0] - len(self.rest)]
-        return released - watched.total + rows[joined].sum(0)
+    def _released(self, total: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """Returns a ring sum as the sum of clipped gradients, or against the move, float64[words]."""
+        encoding = self.encoding
+        if encoding.mechanism is not None and not encoding.plain:
+            return encoding.mechanism.decode(total)
+        moved = encoding.fixed_point.decode(total)
+        delta = self.contract.training.update is Update.DELTA
+        return -moved if delta else moved * nominal_batch(self.contract)
 
     def _with(self, present: NDArray[np.bool_]) -> Encoded:
         """Returns the site's data with the canaries that are there."""
@@ -267,18 +265,16 @@ class _Stage:
             )
         )
 
-    def _gradients(self, adapter: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Returns the canaries' clipped gradients, float64 (canaries, d)."""
-        rows = np.empty((len(self.canaries), len(adapter)))
-        with self.workbench.holding(adapter):
+    def _gradients(self, start: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Returns what each canary adds to a sum that it joins, float64 (canaries, words)."""
+        norm = self.encoding.clipping_norm(start)
+        rows = np.empty((len(self.canaries), self.encoding.words))
+        with self.workbench.holding(start[: self.encoding.dimension]):
             for batch in self._batches():
+                each = self.workbench.gradients.clipped_each(batch, self.encoding.clipping(norm))
                 # A batch numbers its units in the order of their numbers, which are the canaries'.
-                rows[np.sort(batch.index)] = self.workbench.gradients.of_each(batch)
-        if self.encoding.mechanism is not None:
-            norms = np.linalg.norm(rows, axis=1, keepdims=True)
-            rows *= np.minimum(
-                1.0, self.encoding.mechanism.clipping_norm / np.maximum(norms, 1e-30)
-            )
+                for canary, clipped in zip(np.sort(batch.index), each, strict=True):
+                    rows[canary] = self.encoding.addend(clipped, norm)
         return rows
 
     def _losses(self, adapter: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -294,29 +290,31 @@ class _Stage:
 
 
 class _Watched(PerUnitGradients):
-    """The engine, which tells the attacker what others added, and which records joined.
+    """The engine, which tells the attacker what the sites added, and which records joined.
 
     Attributes:
-        total: float64[d], the clipped sums of this step.
+        total: float64[words], the clipped sums of this step.
         joined: int64 (records,) for each sum, the positions of those that joined from where the
             canaries begin.
     """
 
-    def __init__(self, model: torch.nn.Module, first_canary: int) -> None:
+    def __init__(self, model: torch.nn.Module, encoding: StepEncoding, first_canary: int) -> None:
         super().__init__(model)
+        self._encoding = encoding
         self._first_canary = first_canary
-        self.clear()
+        self.begin(math.nan)
 
-    def clear(self) -> None:
-        """Starts a step."""
-        self.total = np.zeros(self.dimension)
+    def begin(self, norm: float) -> None:
+        """Starts a step with a clipping norm."""
+        self._norm = norm
+        self.total = np.zeros(self._encoding.words)
         self.joined: list[NDArray[np.int64]] = []
 
     def clipped_sum(self, batches: Iterable[LossBatch], clipping: Clipping) -> ClippedSum:
         """See `PerUnitGradients`."""
         kept = list(batches)
         result = super().clipped_sum(kept, clipping)
-        self.total += result.total
+        self.total += self._encoding.addend(result, self._norm)
         index = [batch.index for batch in kept if isinstance(batch, Batch)]
         positions = np.concatenate([*index, np.zeros(0, np.int64)])
         self.joined.append(positions[positions >= self._first_canary])
@@ -337,7 +335,8 @@ class _Regression:
     def __init__(self, canaries: int, rate: float) -> None:
         self._gram = np.zeros((canaries, canaries))
         self._products = np.zeros(canaries)
-        self._squares, self._size = 0.0, 0
+        self._squares = 0.0
+        self._size = 0
         self._mean = rate / 2
 
     def add(self, rows: NDArray[np.float64], seen: NDArray[np.float64]) -> None:
@@ -356,7 +355,7 @@ class _Regression:
             left = self._products + ridge * self._mean
             scores = np.linalg.solve(self._gram + ridge * np.eye(len(self._gram)), left)
             explained = 2 * scores @ self._products - scores @ self._gram @ scores
-            noise = (self._squares - explained) / self._size
+            noise = (self._squares - float(explained)) / self._size
         return scores
 
 
