@@ -177,6 +177,15 @@ class TestViews:
         # vector. This is why the server must never do it, and why attempt 0 was charged.
         assert not sum_ring([without_late, first[NAMES[3]]]).any()
 
+    def test_half_an_upload_completes_an_attempt_at_its_own_places_only(self) -> None:
+        generators = _generators(4)
+        zeros, half = np.zeros(2 * WORDS, np.int64), WORDS
+        uploads = [mask(generators[n], zeros, _view(NAMES[:4])) for n in NAMES[:4]]
+        uploads[3] = np.concatenate([uploads[3][:half], np.zeros(WORDS, np.uint32)])
+        total = sum_ring(uploads)
+        assert not total[:half].any()  # a server that keeps chunks has this: so it was charged
+        assert _is_uniform(total[half:])
+
     @pytest.mark.parametrize(
         ("survivors", "error"),
         [
