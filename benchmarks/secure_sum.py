@@ -223,14 +223,14 @@ class Site:
             min_cohort=2,
         )
 
-    def step(self, descriptor: Descriptor, training: float, *, secure: bool) -> bool:
-        """Ready, download, "training", upload; whether there was a step."""
+    def step(self, descriptor: Descriptor, train: Callable[[], None], *, secure: bool) -> bool:
+        """Ready, download, training, upload; whether there was a step."""
         turn = self._channel.ready(wire.ReadyRequest(session=descriptor.session))
         if turn.WhichOneof("kind") != "go":
             return False
         go = turn.go
         download(self._channel, descriptor.session, go.adapter_digest, descriptor.dimension)
-        time.sleep(training)
+        train()
         digest = bytes.fromhex(go.adapter_digest)
         view = StepView(go.step, go.attempt, tuple(go.survivors), digest)
         # The plain vector: the same bits over the same service, masked with nothing.
@@ -280,7 +280,7 @@ class Loopback:
         channels: dict[str, GrpcChannel],
         dimension: int,
         steps: int,
-        training: float,
+        train: Callable[[], None],
         *,
         secure: bool,
     ) -> tuple[float, list[float]]:
@@ -299,7 +299,7 @@ class Loopback:
 
         def take_part(site: Site) -> None:
             site.join(descriptor, self.roster)
-            while site.step(descriptor, training, secure=secure):
+            while site.step(descriptor, train, secure=secure):
                 pass
 
         sites = [
@@ -322,29 +322,54 @@ class Loopback:
         return keys, seconds
 
 
-def round_() -> Iterator[Row]:
+def no_training() -> None:
+    pass
+
+
+def elsewhere() -> None:
+    """Training on a machine of the site's own."""
+    time.sleep(TRAINING_SECONDS)
+
+
+def here() -> None:
+    """Training on this machine, beside the other sites': so much time of a core."""
+    until = time.thread_time() + TRAINING_SECONDS
+    numbers = np.linspace(0, 1, 50_000)
+    while time.thread_time() < until:
+        np.sin(numbers)
+
+
+def compared_rounds(
+    train: Callable[[], None], turns: int, steps: int
+) -> tuple[float, float, float]:
+    """Median seconds of a secure round, of a plain one, and of a key exchange."""
+    taken: dict[bool, list[float]] = {True: [], False: []}
+    keys: list[float] = []
     with ExitStack() as stack:
         cohort = Loopback(stack, CLIENTS)
         channels = {name: cohort.channel(name) for name in cohort.names}
-        taken: dict[bool, list[float]] = {True: [], False: []}
-        keys: dict[bool, list[float]] = {True: [], False: []}
-        for turn in range(6):
+        for turn in range(turns):
             for secure in (True, False) if turn % 2 else (False, True):
-                exchanged, steps = cohort.session(
-                    channels, PARAMETERS, 2, TRAINING_SECONDS, secure=secure
+                exchanged, seconds = cohort.session(
+                    channels, PARAMETERS, steps, train, secure=secure
                 )
-                if turn:
-                    taken[secure] += steps
-                    keys[secure].append(exchanged)
-    secure, plain = (statistics.median(taken[side]) for side in (True, False))
-    exchange = statistics.median(keys[True])
+                taken[secure] += seconds[1:] if steps > 1 else seconds
+                keys.append(exchanged)
+    return (*(statistics.median(taken[side]) for side in (True, False)), statistics.median(keys))
+
+
+def round_() -> Iterator[Row]:
+    name = "round: secure / plain float32, 10 clients x 1 M parameters, 1 s of training"
+    secure, plain, exchange = compared_rounds(elsewhere, 6, 3)
     yield Row(
-        "round: secure / plain float32, 10 clients x 1 M parameters, 1 s of training",
+        f"{name} each elsewhere",
         secure / plain,
         "<= 1.05",
-        f"{secure:.2f} and {plain:.2f} s; all ten clients mask on this machine's cores",
+        f"{secure:.2f} and {plain:.2f} s; yet all ten clients mask on this machine's cores",
     )
     yield Row("round: key exchange of the session, seconds", exchange, "", "once for all its steps")
+    secure, plain, _ = compared_rounds(here, 4, 1)
+    yield Row(f"{name} each here", secure / plain, "<= 1.05", f"{secure:.2f} and {plain:.2f} s")
 
 
 # Bytes on the wire.
@@ -398,7 +423,7 @@ def wire_() -> Iterator[Row]:
                 for name in cohort.names
             }
             before = proxy.up, proxy.down
-            cohort.session(channels, PARAMETERS, steps, 0.0, secure=True)
+            cohort.session(channels, PARAMETERS, steps, no_training, secure=True)
             time.sleep(0.5)
             counts.append((proxy.up - before[0], proxy.down - before[1]))
     (up_1, down_1), (up_3, down_3) = counts
@@ -422,7 +447,7 @@ def flower() -> Iterator[Row]:
         own: list[float] = []
 
         def ours() -> None:
-            keys, steps = cohort.session(channels, PARAMETERS, 1, 0.0, secure=True)
+            keys, steps = cohort.session(channels, PARAMETERS, 1, no_training, secure=True)
             own.append(keys + steps[0])
 
         _, flower_seconds = interleaved(3, ours, theirs.run)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from secure_sum import Loopback, Row, record
+from secure_sum import Loopback, Row, no_training, record
 
 _STEPS = 2
 
@@ -27,7 +27,7 @@ def session(sites: int, parameters: int) -> Iterator[Row]:
         loopback = Loopback(stack, sites)
         channels = {site: loopback.channel(site) for site in loopback.names}
         before = peak_bytes()
-        keys, steps = loopback.session(channels, parameters, _STEPS, 0.0, secure=True)
+        keys, steps = loopback.session(channels, parameters, _STEPS, no_training, secure=True)
         used = peak_bytes() - before
     vectors = 4 * parameters * (2 * sites + 3)
     note = f"{steps[-1] / sites * 1000:.0f} ms a site; key exchange {keys:.1f} s in all"
