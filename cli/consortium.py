@@ -1,5 +1,6 @@
 """`hortus init`, `roster` and `rotate`: how parties come together, renew their keys, and leave."""
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -225,6 +226,22 @@ def flower(directory: SiteFolder) -> None:
     """
     files = _site_files(directory)
     _tell_renewal(files, rotate_flower(files, datetime.now(UTC)).site)
+
+
+@rotate.command()
+def identity(directory: SiteFolder) -> None:
+    """Make a new identity key: the old one hands over to it, and the ledger goes on.
+
+    Stop the site's agent first. Every other party adds the new card.
+    """
+    from hortus.client.rotation import rotate_identity
+
+    files = _site_files(directory)
+    card = rotate_identity(files, time.time)
+    console = Console()
+    console.print("The new fingerprint:")
+    console.print(f"  {key_words(card.site, card.key)}", soft_wrap=True)
+    console.print(f"Give {files.card(card.site)} to the server and to every other site.")
 
 
 def _site_files(directory: Path) -> SiteFiles:

@@ -14,9 +14,12 @@ from hortus.client.agent import SiteAgent
 from hortus.client.agent_service import listening
 from hortus.client.channel import dialling
 from hortus.client.metrics import SiteCollector, SiteCounts, counting
+from hortus.client.relay_user import RelayUser
+from hortus.client.rotation import sole_agent
 from hortus.client.site import Site
 from hortus.client.supernode import start_supernode
 from hortus.client.workbench import Workbench
+from hortus.protocol.consortium import SiteFiles
 from hortus.protocol.expiry import warn_of_expiry
 from hortus.protocol.monitoring import CertificateCollector, Heartbeat, monitoring
 from hortus.protocol.plan import Contract
@@ -37,12 +40,13 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
     Raises:
         UsageError: The folder is not complete or correct.
     """
-    with Site(directory, clock=time.time) as site:
+    with sole_agent(SiteFiles(directory)), Site(directory, clock=time.time) as site:
         warn_of_expiry(site.files, datetime.now(UTC), logger)
         warm = WarmWorkbench(site)
         config = site.config
         superlink = config.superlink or site.server.superlink
         aggregation = config.aggregation or site.server.aggregation
+        user = RelayUser.find(config.relay_user) if config.relay_user else None
         counts, relay, heartbeat = SiteCounts(), _Relay(), Heartbeat()
         connect = counting(partial(dialling, aggregation, site.files.tls), counts)
         agent = SiteAgent(site, warm, connect, counts.stopwatch)
@@ -56,7 +60,7 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
 
         with (
             monitoring(config.monitoring, registry, heartbeat.reason, relay.reason),
-            listening(agent, directory / "run") as socket,
+            listening(agent, directory / "run", user) as socket,
         ):
             node_config = {"site": site.name, "agent-socket": str(socket.resolve())}
             while not stopped():
@@ -64,7 +68,7 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
                     time.sleep(_POLL_SECONDS)
                     continue
                 # A SuperNode gives up when the SuperLink does not know it yet.
-                with start_supernode(site.files, superlink, node_config) as relay.process:
+                with start_supernode(site.files, superlink, node_config, user) as relay.process:
                     while relay.is_up() and not stopped():
                         time.sleep(_POLL_SECONDS)
                 _pause(_RETRY_SECONDS, stopped)

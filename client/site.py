@@ -104,6 +104,7 @@ class Site:
             raise UsageError(
                 "the roster has another key for this site than keys/identity.pem",
                 where=str(self.files.roster),
+                remedy="If a change of the key was cut short: hortus rotate identity SITE_DIR",
             )
 
     def keep_contract(self, contract: Contract) -> None:

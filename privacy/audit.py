@@ -286,6 +286,13 @@ class _Chain:
             )
         if self._site not in self._roster.sites:
             return _broken(number, "the roster has no such site", "It is another consortium's.")
+        for handover in self._roster.handovers.get(self._site, ()):
+            if number == handover.last_entry and entry.hash != handover.head:
+                return _broken(
+                    number,
+                    "it is not the entry after which the site changed its key",
+                    "The entries before the change were replaced, with the site's former key.",
+                )
         if not entry.is_signed_by(self._roster.key_at(self._site, number)):
             return _broken(
                 number,

@@ -375,7 +375,7 @@ class Ledger:
                 raise self._altered(f"an entry was altered: number {number + 1} does not fit")
             self._count(entry)
         # The last signature vouches for all entries before it.
-        if entry is not None and not entry.is_signed_by(self._identity.public_key_bytes):
+        if entry is not None and not entry.is_signed_by(self._identity.public_key_at(entry.seq)):
             raise self._altered(
                 f"entry {entry.seq} was not signed by the key of {self._identity.site}"
             )

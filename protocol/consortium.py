@@ -79,6 +79,16 @@ class SiteFiles:
         return self.directory / "keys" / "identity.pem"
 
     @property
+    def next_identity(self) -> Path:
+        """The key that takes its place once it has been handed over to."""
+        return self.directory / "keys" / "identity.next.pem"
+
+    @property
+    def lock(self) -> Path:
+        """Held by whatever signs with the identity for long: the agent, or its replacement."""
+        return self.directory / "run" / "agent.lock"
+
+    @property
     def dataset_key(self) -> Path:
         """Secret that keys the fingerprint of the records."""
         return self.directory / "keys" / "dataset.key"
@@ -190,6 +200,10 @@ class SiteConfig(_ConfigFile):
         None,
         description="Host and port of health checks and metrics, such as 127.0.0.1:9465; none "
         "without it.",
+    )
+    relay_user: str | None = Field(
+        None,
+        description="User that Flower's programs run as beside the agent, which root must start.",
     )
 
 

@@ -33,6 +33,7 @@ SERVER = "server"
 SIGNATURE_BYTES = 64
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _HANDOVER = "handover"
+HANDOVERS = "handovers.yaml"  # beside a site's key
 
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 HexSignature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
@@ -58,13 +59,16 @@ class SiteIdentity:
 
     Attributes:
         site: The name that the roster has for the key.
+        handovers: From the keys that it had before, oldest first.
     """
 
     site: str
     _key: Ed25519PrivateKey = field(repr=False, compare=False)
+    handovers: tuple["Handover", ...] = ()
 
     def __post_init__(self) -> None:
         check_site_name(self.site)
+        check_handovers(self.site, self.handovers, self.public_key_bytes)
 
     @classmethod
     def generate(cls, site: str) -> Self:
@@ -87,10 +91,11 @@ class SiteIdentity:
 
     @classmethod
     def load(cls, path: Path, site: str) -> Self:
-        """Reads the key that `create` wrote.
+        """Reads the key that `create` wrote, and the hand-overs that led to it, if any.
 
         Raises:
-            UsageError: The file is missing or holds no unencrypted Ed25519 private key.
+            UsageError: The file is missing or holds no unencrypted Ed25519 private key, or the
+                hand-overs beside it lead to another key.
         """
         try:
             key = load_pem_private_key(path.read_bytes(), password=None)
@@ -100,12 +105,20 @@ class SiteIdentity:
             raise UsageError("this is no private key in PEM", where=str(path)) from error
         if not isinstance(key, Ed25519PrivateKey):
             raise UsageError("this is a private key, but not an Ed25519 one", where=str(path))
-        return cls(site, key)
+        try:
+            return cls(site, key, load_handovers(path.with_name(HANDOVERS)))
+        except UsageError as error:
+            remedy = "If a change of the key was cut short: hortus rotate identity SITE_DIR"
+            raise UsageError(error.problem, where=str(path), remedy=remedy) from error
 
     @property
     def public_key_bytes(self) -> bytes:
         """The raw public key, 32 bytes."""
         return self._key.public_key().public_bytes_raw()
+
+    def public_key_at(self, entry: int) -> bytes:
+        """Returns the raw public key that signs an entry of the site's ledger, by number from 1."""
+        return key_at(self.public_key_bytes, self.handovers, entry)
 
     def sign(self, context: str, message: bytes) -> bytes:
         """Signs a message for one purpose.
@@ -170,6 +183,33 @@ def check_handovers(site: str, handovers: tuple[Handover, ...], key: bytes) -> N
         if handover.successor != successor or handover.last_entry < last:
             raise UsageError("its hand-overs do not lead to its present key", where=site)
         last = handover.last_entry
+
+
+def key_at(key: bytes, handovers: tuple[Handover, ...], entry: int) -> bytes:
+    """Returns the key that signs an entry of a ledger, by number from 1; `key` is the present one."""
+    former = (bytes.fromhex(h.key) for h in handovers if entry <= h.last_entry)
+    return next(former, key)
+
+
+def load_handovers(path: Path) -> tuple[Handover, ...]:
+    """Reads the hand-overs that a site keeps beside its key; none if there is no such file.
+
+    Raises:
+        UsageError: The file is wrong.
+    """
+    if not path.exists():
+        return ()
+    content = load_yaml(path)
+    try:
+        return _HandoverFile.model_validate(content).handovers
+    except ValidationError as error:
+        raise validation_error(path, error, _HandoverFile) from error
+
+
+def save_handovers(path: Path, handovers: tuple[Handover, ...]) -> None:
+    """Writes the file that `load_handovers` reads."""
+    fields = _HandoverFile(handovers=handovers).model_dump(mode="json")
+    write_atomic(path, yaml.safe_dump(fields, sort_keys=False).encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,10 +299,7 @@ class Roster:
 
     def key_at(self, site: str, entry: int) -> bytes:
         """Returns the key that signs an entry of a site's ledger, by number from 1."""
-        for handover in self.handovers.get(site, ()):
-            if entry <= handover.last_entry:
-                return bytes.fromhex(handover.key)
-        return self.sites[site]
+        return key_at(self.sites[site], self.handovers.get(site, ()), entry)
 
     def verify(self, site: str, context: str, message: bytes, signature: bytes) -> None:
         """Checks a signature against the pinned key.
@@ -302,6 +339,10 @@ def _parse_key(path: Path, field: str, value: object) -> bytes:
         f"the public key is {str(value)[:70]!r}, not 64 hexadecimal digits in quotes",
         where=f"{path}: {field}",
     )
+
+
+class _HandoverFile(Schema):
+    handovers: tuple[Handover, ...]
 
 
 class _Handovers(Schema):

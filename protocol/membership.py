@@ -133,15 +133,13 @@ def write_site_card(files: SiteFiles, now: datetime) -> SiteCard:
     name = SiteConfig.load(files.config).site
     key = files.tls.next_key if files.tls.next_key.exists() else files.tls.key
     flower = files.next_flower_key if files.next_flower_key.exists() else files.flower_key
-    handovers: tuple[Handover, ...] = ()
-    if files.roster.exists():
-        handovers = Roster.load(files.roster).handovers.get(name, ())
+    identity = SiteIdentity.load(files.identity, name)
     card = SiteCard.make(
-        SiteIdentity.load(files.identity, name),
+        identity,
         now,
         flower=flower_public_key(flower),
         request=renew_request(name, key),
-        handovers=handovers,
+        handovers=identity.handovers,
     )
     card.save(files.card(name))
     return card

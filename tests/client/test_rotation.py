@@ -1,0 +1,176 @@
+"""A site changes its identity key and keeps its ledger, wherever the change is cut short."""
+
+import os
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from hortus.client.rotation import rotate_identity, sole_agent
+from hortus.client.site import Site
+from hortus.privacy.audit import audit
+from hortus.privacy.entries import Charge
+from hortus.privacy.evidence import collect
+from hortus.privacy.ledger import Ledger
+from hortus.protocol.consortium import Consortium, ServerConfig, SiteConfig, SiteFiles
+from hortus.protocol.errors import HortusError, UsageError
+from hortus.protocol.identity import Handover, Roster, SiteIdentity
+from hortus.protocol.membership import admit, create_consortium, create_site, pin
+from hortus.protocol.policy import Budget, Policy
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+POLICY = Policy(budget=Budget(epsilon=50.0, delta=1e-5))
+FILES_WRITTEN = 4  # next key, hand-over, roster, card
+
+
+def clock() -> float:
+    return NOW.timestamp()
+
+
+@pytest.fixture
+def consortium(tmp_path: Path) -> Consortium:
+    sites = ("ash", "birch")
+    server = ServerConfig(aggregation="127.0.0.1:1", superlink="127.0.0.1:2")
+    data = dict.fromkeys(sites, Path("x.csv"))
+    return create_consortium(tmp_path / "c", data, dict.fromkeys(sites, POLICY), server, NOW)
+
+
+def charge(step: int, noise_multiplier: float = 1.0) -> Charge:
+    """One release."""
+    return Charge(
+        run="1" * 32,
+        session="2" * 32,
+        round=0,
+        step=step,
+        attempt=0,
+        dataset="d" * 64,
+        unit="record",
+        mode="distributed",
+        mechanism="discrete-gaussian",
+        sampling_rate=0.1,
+        noise_multiplier=noise_multiplier,
+        clipping_norm=1.0,
+        releases=1,
+        delta=1e-5,
+        plan="3" * 64,
+    )
+
+
+def release(files: SiteFiles, step: int) -> None:
+    """Charges one release, as the site's agent does."""
+    with Site(files.directory, clock) as site:
+        site.ledger.commit(site.ledger.reserve(charge(step), POLICY.budget))
+
+
+def broken(consortium: Consortium, roster: Roster | None = None) -> str | None:
+    """What the first finding of an audit of ash is, by birch's roster; None if there is none."""
+    pinned = roster or Roster.load(consortium.site("birch").roster)
+    found = audit(collect(consortium.site("ash"), "ash"), pinned)
+    chain = [f.problem for f in found.findings if "key" in f.problem]
+    return chain[0] if chain else None
+
+
+def tell_everybody(consortium: Consortium, card: object) -> None:
+    admit(consortium.server, [card], NOW)  # type: ignore[list-item]
+    pin(consortium.site("birch"), None, [card], NOW)  # type: ignore[list-item]
+
+
+def test_the_ledger_goes_on_over_two_changes_and_others_can_audit_it(
+    consortium: Consortium,
+) -> None:
+    files = consortium.site("ash")
+    keys = [SiteIdentity.load(files.identity, "ash").public_key_bytes]
+    for step in range(2):
+        release(files, step)
+    for step in (2, 3):
+        card = rotate_identity(files, clock)
+        keys.append(card.key)
+        release(files, step)
+    assert broken(consortium) is not None, "who has not pinned the new card cannot follow"
+    tell_everybody(consortium, card)
+    assert broken(consortium) is None
+    roster = Roster.load(consortium.site("birch").roster)
+    assert [roster.key_at("ash", entry) for entry in range(1, 5)] == [keys[i] for i in (0, 0, 1, 2)]
+    assert (
+        SiteIdentity.load(files.identity, "ash").public_key_bytes == keys[2] == roster.sites["ash"]
+    )
+    assert len(set(keys)) == 3
+
+
+def test_an_entry_by_a_former_key_after_the_change_is_found(consortium: Consortium) -> None:
+    files = consortium.site("ash")
+    release(files, 0)
+    stolen = SiteIdentity.load(files.identity, "ash")
+    tell_everybody(consortium, rotate_identity(files, clock))
+    release(files, 1)
+    assert broken(consortium) is None
+    roster = Roster.load(consortium.site("birch").roster)
+    later = roster.handovers["ash"][0].model_copy(update={"last_entry": 2})
+    with pytest.raises(UsageError, match="not signed by the key that it is from"):
+        replace(roster, handovers={"ash": (later,)})
+    # A ledger that only the thief of the former key has written on.
+    files.ledger.unlink()
+    for name in ("-wal", "-shm"):
+        files.ledger.with_name(files.ledger.name + name).unlink(missing_ok=True)
+    with closing(Ledger.open(files.ledger, stolen, clock)) as forged:
+        for step in range(2):
+            reserved = forged.reserve(charge(step, noise_multiplier=9.0), POLICY.budget)
+            forged.commit(reserved)
+    assert broken(consortium) == "it is not the entry after which the site changed its key"
+    without_head = replace(
+        roster,
+        handovers={"ash": (Handover.make(stolen, roster.sites["ash"], 1, _head(files, stolen)),)},
+    )
+    assert "its signature is not by the key" in str(broken(consortium, without_head))
+
+
+def _head(files: SiteFiles, identity: SiteIdentity) -> str:
+    with closing(Ledger.open(files.ledger, identity, clock)) as ledger:
+        return next(iter(ledger.entries())).hash
+
+
+@pytest.mark.parametrize("survived", range(FILES_WRITTEN + 1))
+def test_a_change_cut_short_anywhere_is_completed_by_doing_it_again(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch, survived: int
+) -> None:
+    files, left = consortium.site("ash"), [survived]
+    release(files, 0)
+
+    def until_power_fails(write: Callable[..., None]) -> Callable[..., None]:
+        def writing(*arguments: object, **options: object) -> None:
+            if not left[0]:
+                raise OSError("power cut")
+            left[0] -= 1
+            write(*arguments, **options)
+
+        return writing
+
+    with monkeypatch.context() as patch:
+        # Each file is synced twice: itself, and its name in the folder.
+        patch.setattr("hortus.protocol.files.os.fsync", until_power_fails(os.fsync))
+        left[0] = 2 * survived
+        with suppress(HortusError):
+            rotate_identity(files, clock)
+    assert left[0] == 0
+    with suppress(UsageError):
+        release(files, 1)
+    card = rotate_identity(files, clock)
+    release(files, 2)
+    tell_everybody(consortium, card)
+    assert broken(consortium) is None
+    assert not files.next_identity.exists()
+
+
+def test_a_running_agent_and_a_site_without_partners_keep_their_key(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    files = consortium.site("ash")
+    with sole_agent(files), pytest.raises(HortusError, match="an agent of this site is running"):
+        rotate_identity(files, clock)
+    alone = SiteFiles(tmp_path / "alone")
+    create_site(alone, SiteConfig(site="alone", data=Path("x.csv")), POLICY, NOW)
+    with pytest.raises(UsageError, match="has pinned nobody yet"):
+        rotate_identity(alone, clock)
