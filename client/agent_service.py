@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 
 from hortus.client.agent import SiteAgent
+from hortus.client.relay_user import RelayUser
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 
@@ -31,15 +32,18 @@ class _Servicer(rpc.AgentServicer):
 
 
 @contextmanager
-def listening(agent: SiteAgent, directory: Path) -> Iterator[Path]:
+def listening(agent: SiteAgent, directory: Path, user: RelayUser | None = None) -> Iterator[Path]:
     """Answers the relay until the block is left; yields the socket.
 
     Args:
         agent: Answers.
-        directory: A folder that only this user may enter; the socket is made in it.
+        directory: A folder that only this user, and the relay's, may enter; the socket is made in it.
+        user: Whom the relay runs as; None: this user.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.chmod(0o700)
+    if user is not None:
+        os.chown(directory, -1, user.gid)
+    directory.chmod(0o700 if user is None else 0o710)
     socket = directory / "agent.sock"
     socket.unlink(missing_ok=True)
     server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="agent"))
@@ -50,6 +54,9 @@ def listening(agent: SiteAgent, directory: Path) -> Iterator[Path]:
         server.start()
     finally:
         os.umask(previous)
+    if user is not None:
+        os.chown(socket, -1, user.gid)
+        socket.chmod(0o660)
     try:
         yield socket
     finally:

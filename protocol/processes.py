@@ -54,9 +54,16 @@ class ChildProcess:
         command: Program and arguments.
         environment: The whole environment.
         log: File that its output is appended to.
+        user: Number of the user and of the group that it runs as; None: this process's own.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        user: tuple[int, int] | None = None,
+    ) -> None:
         self._name = Path(command[0]).name
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +75,9 @@ class ChildProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                user=user[0] if user else None,
+                group=user[1] if user else None,
+                extra_groups=[] if user else None,
                 preexec_fn=_die_with_parent(),  # noqa: PLW1509
             )
 

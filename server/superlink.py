@@ -94,6 +94,8 @@ class SuperLink:
         """
         app = _write_app(self._directory / "app", serverapp, clientapp, settings)
         told = json.loads(self._flwr("run", str(app), _CONNECTION, "--format", "json"))
+        if "run-id" not in told:
+            raise HortusError("Flower did not start the run", remedy=json.dumps(told)[:1000])
         return str(told["run-id"])
 
     @property

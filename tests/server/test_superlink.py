@@ -2,27 +2,33 @@
 
 import json
 import os
+import pwd
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from hortus.client.supernode import start_supernode
-from hortus.protocol.consortium import Consortium, ServerConfig
-from hortus.protocol.errors import HortusError
+import hortus
+from hortus.client.relay_user import RelayUser
+from hortus.client.supernode import site_secrets, start_supernode
+from hortus.protocol.consortium import Consortium, ServerConfig, SiteConfig
+from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.membership import create_consortium
 from hortus.protocol.policy import Budget, Policy
-from hortus.protocol.processes import ChildProcess
+from hortus.protocol.processes import ChildProcess, installed_script
 from hortus.server.guarded_superlink import FleetOnly
 from hortus.server.superlink import SuperLink
 
@@ -81,17 +87,22 @@ def has_ended(process: int) -> bool:
         return True
 
 
-@pytest.fixture
-def consortium(tmp_path: Path) -> Consortium:
+def make(directory: Path) -> Consortium:
     """Keys and certificates of three sites and a server with a free port."""
     sites = (*SITES, STRANGER)
     return create_consortium(
-        tmp_path / "consortium",
-        dict.fromkeys(sites, tmp_path / "unused.csv"),
+        directory,
+        {site: Path("unused.csv") for site in sites},
         dict.fromkeys(sites, Policy(budget=Budget(epsilon=1.0, delta=1e-5))),
         ServerConfig(aggregation="127.0.0.1:1", superlink=f"127.0.0.1:{free_port()}"),
         datetime.now(UTC),
     )
+
+
+@pytest.fixture
+def consortium(tmp_path: Path) -> Consortium:
+    """The folders of three sites and a server."""
+    return make(tmp_path / "consortium")
 
 
 @pytest.fixture
@@ -131,6 +142,141 @@ def test_registered_nodes_run_their_own_relay_and_a_stranger_is_refused(
     # No agent runs here, so a relay can only say that it finds none. The server's app never ran.
     assert json.loads(report.read_text()) == ["<class 'KeyError'>:<''agent-socket''>"] * 2
     assert not loot.exists()
+
+
+# What a hostile server would ship if a site ran it: it opens what it can, and tells the server.
+THIEF = """
+import json
+import os
+import time
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+client = ClientApp()
+server = ServerApp()
+
+
+@client.query()
+def steal(message, context):
+    found = {"uid": str(os.geteuid())}
+    for path in context.node_config["wanted"].split(os.pathsep):
+        try:
+            found[path] = "read" if Path(path).read_bytes() else "empty"
+        except OSError as error:
+            found[path] = type(error).__name__
+    answer = ConfigRecord({"site": context.node_config["site"], "found": json.dumps(found)})
+    return Message(RecordDict({"answer": answer}), reply_to=message)
+
+
+@server.main()
+def main(grid, context):
+    while len(nodes := list(grid.get_node_ids())) < 2:
+        time.sleep(0.2)
+    replies = grid.send_and_receive([Message(RecordDict(), node, "query") for node in nodes])
+    answers = [r.content.config_records["answer"] for r in replies if not r.has_error()]
+    told = {a["site"]: json.loads(a["found"]) for a in answers}
+    Path(context.run_config["report"]).write_text(json.dumps(told))
+"""
+
+
+def let_nobody_run_python(directory: Path, patch: pytest.MonkeyPatch) -> None:
+    """Starts Flower by a Python of this version that every user may run: root's own may be hidden."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
+        try:
+            subprocess.run([python, "-c", ""], user="nobody", check=True)
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        break
+    else:
+        pytest.skip(f"nobody may run no {version} of this machine")
+    for name in ("flower-supernode", "flower-superexec", "flwr-clientapp"):
+        program = directory / "programs" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\nexec {python} {installed_script(name)} "$@"\n')
+        program.chmod(0o755)
+    stock = {n: [str(directory / "programs" / n)] for n in ("flower-superexec", "flwr-clientapp")}
+    patch.setattr("hortus.client.supernode._PROGRAMS", stock)
+    patch.setattr(
+        "hortus.client.supernode.installed_script", lambda n: str(directory / "programs" / n)
+    )
+    own = SimpleNamespace(executable=python, prefix=python)
+    patch.setattr("hortus.client.relay_user.sys", own)
+    libraries = [
+        str(directory / "app"),
+        str(Path(hortus.__file__).parents[1]),
+        sysconfig.get_path("purelib"),
+    ]
+    patch.setenv("PYTHONPATH", os.pathsep.join(libraries))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may run programs as another user")
+def test_a_hostile_app_reads_no_key_where_flower_runs_as_another_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The site's pin is taken away, so that the server's app does run: as nobody, and as the agent."""
+    with ExitStack() as stack:
+        # Not below pytest's own folder, which others may not enter.
+        directory = Path(stack.enter_context(TemporaryDirectory(prefix="hortus-")))
+        directory.chmod(0o711)
+        (directory / "app").mkdir()
+        (directory / "app" / "hortus_thief.py").write_text(THIEF)
+        let_nobody_run_python(directory, monkeypatch)
+        consortium = make(directory / "consortium")
+        address = ServerConfig.load(consortium.server.config).superlink
+        superlink = stack.enter_context(
+            SuperLink(directory / "flower", consortium.server.tls, address)
+        )
+        users = {"ash": RelayUser.find("nobody"), "birch": None}
+        wanted = {}
+        for site, user in users.items():
+            superlink.register(site, consortium.server.flower_key(site))
+            files = consortium.site(site)
+            files.ledger.touch(mode=0o600)
+            files.ledger.write_text("entries")
+            records = files.directory / SiteConfig.load(files.config).data
+            records.write_text("text,label")
+            records.chmod(0o600)
+            wanted[site] = [str(path) for path in site_secrets(files)]
+            config = {"site": site, "wanted": os.pathsep.join(wanted[site])}
+            stack.enter_context(start_supernode(files, address, config, user))
+        report = directory / "report.json"
+        superlink.submit("hortus_thief:server", "hortus_thief:client", {"report": str(report)})
+        wait_for(report.exists, 75)
+        found = json.loads(report.read_text())
+    assert found["birch"].pop("uid") == "0"
+    assert set(found["birch"].values()) == {"read"}, "under the agent's user it reads everything"
+    assert found["ash"].pop("uid") == str(pwd.getpwnam("nobody").pw_uid)
+    assert found["ash"] == dict.fromkeys(wanted["ash"], "PermissionError")
+    assert len(wanted["ash"]) == 6
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may run programs as another user")
+def test_a_relay_user_that_could_read_the_records_is_refused() -> None:
+    with TemporaryDirectory(prefix="hortus-") as name:
+        directory = Path(name)
+        directory.chmod(0o711)
+        consortium = make(directory / "consortium")
+        files, user = consortium.site("ash"), RelayUser.find("nobody")
+        records = files.directory / SiteConfig.load(files.config).data
+        records.write_text("text,label")
+        records.chmod(0o644)
+        with pytest.raises(UsageError, match=r"unused.csv: the user 'nobody'.* can read this"):
+            start_supernode(files, "127.0.0.1:1", {}, user)
+        directory.chmod(0o700)
+        with pytest.raises(UsageError, match=r"ca.crt: the user 'nobody'.* cannot reach this"):
+            start_supernode(files, "127.0.0.1:1", {}, user)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [("no-such-user", "has no user"), ("root", "can read all that the agent")]
+)
+def test_a_relay_user_that_cannot_be_one_is_refused(name: str, problem: str) -> None:
+    with pytest.raises(UsageError, match=rf"^site.yaml: relay_user: .*{problem}"):
+        RelayUser.find(name)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +330,7 @@ time.sleep(600)
 # A parent that watches a child, and is killed before it can stop it.
 PARENT = """
 import os, pathlib, sys, time
-from hortus.protocol.processes import ChildProcess
+from hortus.protocol.processes import ChildProcess, installed_script
 child = ChildProcess(["sleep", "600"], dict(os.environ), pathlib.Path(sys.argv[1] + ".log"))
 pathlib.Path(sys.argv[1]).write_text(str(child._process.pid))
 time.sleep(600)
