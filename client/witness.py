@@ -39,7 +39,7 @@ class Witness:
             return
         told = announcements.known_head
         head = Head(self.identity.site, told.seq, told.hash, told.signature)
-        if not head.is_signed_by(self.identity.public_key_bytes):
+        if not any(map(head.is_signed_by, self.identity.public_keys_since(head.seq))):
             logger.warning("the server showed a ledger head that this site never signed")
             return
         require(self.ledger, head)

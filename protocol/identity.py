@@ -120,6 +120,11 @@ class SiteIdentity:
         """Returns the raw public key that signs an entry of the site's ledger, by number from 1."""
         return key_at(self.public_key_bytes, self.handovers, entry)
 
+    def public_keys_since(self, entry: int) -> list[bytes]:
+        """Returns the keys that an entry can have been vouched for with: its own and later ones."""
+        former = [bytes.fromhex(h.key) for h in self.handovers if entry <= h.last_entry]
+        return [*former, self.public_key_bytes]
+
     def sign(self, context: str, message: bytes) -> bytes:
         """Signs a message for one purpose.
 

@@ -11,15 +11,17 @@ import pytest
 
 from hortus.client.rotation import rotate_identity, sole_agent
 from hortus.client.site import Site
+from hortus.client.witness import Witness
 from hortus.privacy.audit import audit
 from hortus.privacy.entries import Charge
 from hortus.privacy.evidence import collect
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.consortium import Consortium, ServerConfig, SiteConfig, SiteFiles
-from hortus.protocol.errors import HortusError, UsageError
+from hortus.protocol.errors import HortusError, Refused, UsageError
 from hortus.protocol.identity import Handover, Roster, SiteIdentity
 from hortus.protocol.membership import admit, create_consortium, create_site, pin
 from hortus.protocol.policy import Budget, Policy
+from hortus.protocol.wire import aggregation_pb2 as wire
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 POLICY = Policy(budget=Budget(epsilon=50.0, delta=1e-5))
@@ -162,6 +164,28 @@ def test_a_change_cut_short_anywhere_is_completed_by_doing_it_again(
     tell_everybody(consortium, card)
     assert broken(consortium) is None
     assert not files.next_identity.exists()
+
+
+def test_a_head_signed_before_the_change_still_shows_a_rollback(consortium: Consortium) -> None:
+    files = consortium.site("ash")
+    release(files, 0)
+    older = files.ledger.read_bytes()
+    release(files, 1)
+    with Site(files.directory, clock) as site:
+        head = site.ledger.signed_head()
+    assert head is not None
+    shown = wire.Announcements(
+        known_head=wire.Head(seq=head.seq, hash=head.hash, signature=head.signature)
+    )
+    rotate_identity(files, clock)
+    with Site(files.directory, clock) as site:
+        Witness(site.identity, site.roster, site.ledger).check(shown)
+    files.ledger.write_bytes(older)
+    with (
+        Site(files.directory, clock) as site,
+        pytest.raises(Refused, match="the ledger was rolled back"),
+    ):
+        Witness(site.identity, site.roster, site.ledger).check(shown)
 
 
 def test_a_running_agent_and_a_site_without_partners_keep_their_key(
