@@ -8,20 +8,29 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from hortus.protocol.consortium import ServerFiles, SiteFiles
+from hortus.protocol.consortium import ServerFiles, SiteConfig, SiteFiles
+from hortus.protocol.logs import Form, configure_logging
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Policy
 
+LogFormat = Annotated[Form, typer.Option(help="How log lines are written.")]
 PlanFile = Annotated[Path, typer.Argument(help="The plan file.")]
 SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
 
 
 def approve(site: SiteFolder, plan: PlanFile) -> None:
-    """Approve a plan at a site: its contract's hash goes into policy.yaml."""
+    """Approve a plan at a site: its contract's hash goes into policy.yaml.
+
+    The site's records are read with the plan's columns and labels, so that what does not fit is said
+    here: an agent's log never says it, since it may quote records.
+    """
+    from hortus.learning.datasets import read_records
     from hortus.server.prepare import prepare
 
     contract, _ = prepare(load_plan(plan), plan.resolve().parent)
     files = SiteFiles(site)
+    data = files.directory / SiteConfig.load(files.config).data
+    read_records(data, contract.task, contract.privacy.unit_column)
     policy = Policy.load(files.policy)
     approved = tuple(dict.fromkeys((*policy.approved_plans, contract.digest())))
     policy.model_copy(update={"approved_plans": approved}).save(files.policy)
@@ -36,6 +45,7 @@ def server(
     out: Annotated[
         Path | None, typer.Option(help="The run's folder. Default: runs/NAME beside the plan.")
     ] = None,
+    log_format: LogFormat = Form.TEXT,
 ) -> None:
     """Serve a plan: wait for the sites, and train until all rounds are done.
 
@@ -49,6 +59,7 @@ def server(
     loaded = load_plan(plan)
     files = ServerFiles(home or plan.parent / "server")
     folder = out or plan.parent / "runs" / loaded.name
+    configure_logging(folder / "server.log", log_format)
     with RoundsDisplay(console, loaded.name, loaded.training.rounds) as display:
         store = run_server(loaded, plan, files, folder, lambda record: display.add(record, {}))
     if store.departures:
@@ -57,9 +68,15 @@ def server(
     console.print(f"report          {report_run(folder, loaded)}")
 
 
-def client(site: SiteFolder) -> None:
-    """Run a site: it answers the server until it is told to stop (Ctrl-C or SIGTERM)."""
+def client(site: SiteFolder, log_format: LogFormat = Form.TEXT) -> None:
+    """Run a site: it answers the server until it is told to stop (Ctrl-C or SIGTERM).
+
+    It then leaves in an orderly way: a step under way is finished, and the server is told. Its log is
+    on standard error and in SITE_DIR/logs/agent.log; neither holds anything that depends on a record.
+    """
     from hortus.client.operate import run_site
+
+    configure_logging(SiteFiles(site).log, log_format)
 
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

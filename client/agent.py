@@ -5,8 +5,11 @@ take part in a contract, and: take part in this session. It trusts nothing in ei
 """
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -26,7 +29,7 @@ from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.randomness import RandomSource, SystemRandomness, UnsafeSeededRandomness
 from hortus.protocol.answer import Answer
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.errors import HortusError, Refused, in_one_line
+from hortus.protocol.errors import DataError, HortusError, Refused, in_one_line
 from hortus.protocol.limits import check_version, checked
 from hortus.protocol.plan import Cohort, Contract
 from hortus.protocol.transport import AggregationChannel
@@ -57,18 +60,39 @@ class SiteAgent:
         self._connect = connect
         self._stopwatch = stopwatch
         self._encoded: tuple[str, Encoded] | None = None
+        self._stopping = threading.Event()
+        self._left = threading.Condition()
+        self._sessions: dict[Session, Callable[[], None]] = {}
+
+    def stop(self, seconds: float) -> None:
+        """Leaves all sessions in an orderly way, and hangs up on those that last longer.
+
+        Args:
+            seconds: Time for the step that is under way.
+        """
+        self._stopping.set()
+        with self._left:
+            running = dict(self._sessions)
+        for session in running:
+            session.stop()
+        with self._left:
+            in_time = self._left.wait_for(lambda: not self._sessions, timeout=seconds)
+        for hang_up in () if in_time else running.values():
+            hang_up()
 
     def consider(self, request: wire.ConsiderRequest) -> wire.ConsiderReply:
         """Says whether this site would take part, and if not, why."""
         try:
             check_version(checked(request).protocol)
+            self._check_going_on()
             self._check_signed("contract", request.contract, request.signature)
             contract = self._approved(request.contract)
             self._check_budget(contract)
             self._encode(contract)
         except HortusError as error:
-            logger.warning("refused to take part: %s", in_one_line(str(error)))
+            logger.warning("refused to take part: %s", loggable(error))
             return self._answer(request, _public(error))
+        logger.info("would take part in %s (%s)", contract.name, contract.digest())
         return self._answer(request, "")
 
     def _answer(self, request: wire.ConsiderRequest, refusal: str) -> wire.ConsiderReply:
@@ -82,12 +106,14 @@ class SiteAgent:
         try:
             steps, reason = self._take_part(request)
         except HortusError as error:
-            logger.warning("left the session: %s", in_one_line(str(error)))
+            logger.warning("left the session: %s", loggable(error))
             return wire.TakePartReply(reason=_public(error))
+        logger.info("the session is over after %d steps: %s", steps, reason)
         return wire.TakePartReply(steps=steps, reason=reason)
 
     def _take_part(self, request: wire.TakePartRequest) -> tuple[int, str]:
         check_version(checked(request).protocol)
+        self._check_going_on()
         self._check_signed("session", request.descriptor, request.signature)
         site, contract = self._site, self._approved(request.contract)
         try:
@@ -103,8 +129,9 @@ class SiteAgent:
         randomness = self._randomness(contract)
         trainer = Trainer(encoding, workbench, self._encode(contract), randomness, self._stopwatch)
         site.keep_contract(contract)
-        with self._connect(contract.cohort) as channel:
-            return Session(
+        with ExitStack() as connection:
+            channel = connection.enter_context(self._connect(contract.cohort))
+            session = Session(
                 identity=site.identity,
                 roster=site.roster,
                 descriptor=descriptor,
@@ -113,7 +140,27 @@ class SiteAgent:
                 account=self._account(contract),
                 channel=channel,
                 stopwatch=self._stopwatch,
-            ).run()
+            )
+            with self._counted(session, connection.close):
+                logger.info("joins session %s of %s", descriptor.session, contract.name)
+                return session.run()
+
+    def _check_going_on(self) -> None:
+        if self._stopping.is_set():
+            raise Refused("its operator is stopping it")
+
+    @contextmanager
+    def _counted(self, session: Session, hang_up: Callable[[], None]) -> Iterator[None]:
+        """Lets `stop` reach a session while it runs."""
+        with self._left:
+            self._check_going_on()
+            self._sessions[session] = hang_up
+        try:
+            yield
+        finally:
+            with self._left:
+                del self._sessions[session]
+                self._left.notify_all()
 
     def _approved(self, encoded: bytes) -> Contract:
         """Reads a contract; the policy decides first, since the contract names a folder to read."""
@@ -164,3 +211,13 @@ def _public(error: HortusError) -> str:
     if isinstance(error, Refused):
         return in_one_line(str(error))
     return f"{type(error).__name__}: see this site's own log"
+
+
+def loggable(error: Exception) -> str:
+    """Returns what a log may keep of an error: nothing of one that may quote a record."""
+    if isinstance(error, DataError):
+        return "the records do not fit the plan; `hortus approve SITE_DIR PLAN.yaml` says where"
+    if isinstance(error, HortusError):
+        return in_one_line(str(error))
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"a defect: {type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}"

@@ -1,5 +1,6 @@
 """The site agent's local socket, which the Flower relay alone can reach."""
 
+import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import grpc
 
-from hortus.client.agent import SiteAgent
+from hortus.client.agent import SiteAgent, loggable
 from hortus.client.relay_user import RelayUser
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 
+logger = logging.getLogger(__name__)
 _THREADS = 4
 
 
@@ -23,12 +25,24 @@ class _Servicer(rpc.AgentServicer):
     def Consider(
         self, request: wire.ConsiderRequest, context: grpc.ServicerContext
     ) -> wire.ConsiderReply:
-        return self._agent.consider(request)
+        with _nothing_told(context):
+            return self._agent.consider(request)
 
     def TakePart(
         self, request: wire.TakePartRequest, context: grpc.ServicerContext
     ) -> wire.TakePartReply:
-        return self._agent.take_part(request)
+        with _nothing_told(context):
+            return self._agent.take_part(request)
+
+
+@contextmanager
+def _nothing_told(context: grpc.ServicerContext) -> Iterator[None]:
+    """Keeps a defect's text, which may quote records, from gRPC's log and from the server."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is, it ends here
+        logger.error("%s", loggable(error))  # noqa: TRY400 - no traceback
+        context.abort(grpc.StatusCode.INTERNAL, "the agent failed; see this site's own log")
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from hortus.protocol.processes import ChildProcess
 logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 _RETRY_SECONDS = 3.0
+_GRACE_SECONDS = 60.0  # what systemd gives before it kills is 90
 
 
 def run_site(directory: Path, stop: Callable[[], bool]) -> None:
@@ -71,6 +72,8 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
                 with start_supernode(site.files, superlink, node_config, user) as relay.process:
                     while relay.is_up() and not stopped():
                         time.sleep(_POLL_SECONDS)
+                    if stop():
+                        agent.stop(_GRACE_SECONDS)
                 _pause(_RETRY_SECONDS, stopped)
 
 

@@ -1,6 +1,7 @@
 """A site's half of a session: keys, then steps, each charged to the ledger before it is sent."""
 
 import logging
+import threading
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
@@ -29,6 +30,7 @@ from hortus.protocol.wire import aggregation_pb2 as wire
 # Stands for a step that is only asked about.
 NO_VIEW = StepView(0, 0, (), b"")
 logger = logging.getLogger(__name__)
+_STOPPED = "its operator is stopping it; it can join again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,15 @@ class Session:
         self._start_digest = ""
         self._resend: tuple[int, NDArray[np.int64]] | None = None
         self._states = ClientStates()
+        self._stopping = threading.Event()
+        self._owes_nothing = threading.Event()
+
+    def stop(self) -> None:
+        """Leaves, from another thread: at once while it waits for its turn, else after its upload."""
+        self._stopping.set()
+        if self._owes_nothing.is_set():
+            with suppress(ProtocolError):
+                self._leave(_STOPPED)
 
     def run(self) -> tuple[int, str]:
         """Takes part; returns the vectors sent, and why it ended."""
@@ -141,10 +152,14 @@ class Session:
             masks = self._exchange_keys()
         sent, last = 0, (-1, 0)
         while True:
-            refusal = self._reason_to_stop(last[0] + 1)
+            self._owes_nothing.set()
+            refusal = _STOPPED if self._stopping.is_set() else self._reason_to_stop(last[0] + 1)
             self._states.enter(ClientState.READY)
             with self._stopwatch("wait"):
                 turn = self._say_ready(refusal)
+            self._owes_nothing.clear()
+            if self._stopping.is_set():
+                return sent, self._leave(_STOPPED)
             if turn.WhichOneof("kind") != "go":
                 self._states.enter(ClientState.FINISHED)
                 return sent, refusal or in_one_line(turn.finished.reason)

@@ -15,7 +15,7 @@ from hortus.privacy.ledger import Ledger, dataset_fingerprint
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.card import ServerCard, load_card
 from hortus.protocol.consortium import SiteConfig, SiteFiles
-from hortus.protocol.errors import UsageError
+from hortus.protocol.errors import DataError, UsageError
 from hortus.protocol.files import write_atomic
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
@@ -136,7 +136,10 @@ class Site:
         key = (plan.task.model_dump_json(), unit)
         if key not in self._records:
             path = self.files.directory / self.config.data
-            self._records[key] = read_records(path, plan.task, unit)
+            try:
+                self._records[key] = read_records(path, plan.task, unit)
+            except UsageError as error:
+                raise DataError(error.problem, where=error.where, remedy=error.remedy) from error
         return self._records[key]
 
     def fingerprint(self, records: Records) -> str:

@@ -84,6 +84,11 @@ class SiteFiles:
         return self.directory / "keys" / "identity.next.pem"
 
     @property
+    def log(self) -> Path:
+        """What the agent tells its operator."""
+        return self.directory / "logs" / "agent.log"
+
+    @property
     def lock(self) -> Path:
         """Held by whatever signs with the identity for long: the agent, or its replacement."""
         return self.directory / "run" / "agent.lock"

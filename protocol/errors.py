@@ -41,6 +41,10 @@ class UsageError(HortusError):
     exit_code = 2
 
 
+class DataError(UsageError):
+    """A site's records do not fit a plan. It may quote them: for its operator's terminal alone."""
+
+
 class Refused(HortusError):  # noqa: N818 - an answer, not a fault
     """A site's own policy or budget forbids the request."""
 

@@ -11,36 +11,19 @@ import grpc
 import numpy as np
 import pytest
 from attacks.rogue import Rogue, bare_stub, refusal_of
-from attacks.world import SESSION, SITES, World, issued, run_all
+from attacks.world import SESSION, SITES, World, issued, run_all, served
 from numpy.typing import NDArray
 
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.masks import StepView
-from hortus.protocol.identity import Roster
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.vectors import fill, split
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.server.aggregator import Aggregator, StepSum
-from hortus.server.notary import Notary
-from hortus.server.service import Hub, serving
 
 HONEST = SITES[:3]
 ROGUE = SITES[3]
 Adapter = NDArray[np.float32]
-
-
-@contextmanager
-def served(world: World) -> Iterator[tuple[Aggregator, int]]:
-    """The real service with an open session."""
-    hub = Hub(Notary.open(world.consortium.server, lambda: 1.8e9))
-    roster = Roster.load(world.consortium.server.roster)
-    session = Aggregator(world.descriptor(), world.rules, roster)
-    hub.open(session)
-    with serving(hub, world.consortium.server.tls, "127.0.0.1:0", len(SITES)) as port:
-        try:
-            yield session, port
-        finally:
-            session.close("the session is over")
 
 
 def one_step(
@@ -404,3 +387,36 @@ def test_strangers_are_refused_before_anything_they_say_is_read(world: World) ->
             stub.Upload(iter([]), timeout=5)
         assert "no such session for this site" in error.value.details()
         assert not session.departures
+
+
+def test_a_site_that_its_operator_stops_takes_its_leave_and_the_others_go_on(
+    world: World, adapter: Adapter
+) -> None:
+    """The real agent against the real service: stopped while it waits for the second step."""
+    reply: list[wire.TakePartReply] = []
+    with served(world) as (session, port):
+        agent = world.agent(world.site(ROGUE), port)
+
+        def serve() -> None:
+            session.exchange_keys()
+            session.sum(0, adapter)
+            agent.stop(seconds=20)
+            assert session.departures == {ROGUE: "its operator is stopping it; it can join again"}
+            assert session.sum(1, adapter).sites == HONEST
+            session.close("done")
+
+        run_all(
+            {
+                "server": serve,
+                "honest": lambda: world.play(port, dict.fromkeys(HONEST, world.request())),
+                "leaving": lambda: reply.append(agent.take_part(world.request())),
+            },
+            90,
+        )
+    assert (reply[0].steps, reply[0].reason) == (
+        1,
+        "its operator is stopping it; it can join again",
+    )
+    assert agent.take_part(world.request()).reason == "its operator is stopping it"
+    with world.site(ROGUE) as reopened:
+        assert len(list(reopened.ledger.entries())) == 1

@@ -1,7 +1,8 @@
 """Real sites on loopback for the attacks: folders, keys, TLS, policies, ledgers, agents, a model."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -24,12 +25,15 @@ from hortus.protocol.canonical import canonical_json
 from hortus.protocol.certificates import certify, create_request
 from hortus.protocol.consortium import Consortium, ServerConfig, TlsFiles
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.identity import SERVER, SiteIdentity
+from hortus.protocol.identity import SERVER, Roster, SiteIdentity
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan import Cohort, Contract
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.server.aggregator import Aggregator
+from hortus.server.notary import Notary
+from hortus.server.service import Hub, serving
 
 SITES = ("ash", "birch", "cedar", "dogwood")
 SESSION = "2" * 32
@@ -218,3 +222,17 @@ def uniformity(words: NDArray[np.uint32]) -> float:
 def is_noise(words: NDArray[np.uint32]) -> bool:
     """Whether words look uniform; says no to uniform words with probability `FALSE_FAILURE`."""
     return bool(uniformity(words) > FALSE_FAILURE)
+
+
+@contextmanager
+def served(world: World) -> Iterator[tuple[Aggregator, int]]:
+    """The real service with an open session."""
+    hub = Hub(Notary.open(world.consortium.server, lambda: 1.8e9))
+    roster = Roster.load(world.consortium.server.roster)
+    session = Aggregator(world.descriptor(), world.rules, roster)
+    hub.open(session)
+    with serving(hub, world.consortium.server.tls, "127.0.0.1:0", len(SITES)) as port:
+        try:
+            yield session, port
+        finally:
+            session.close("the session is over")

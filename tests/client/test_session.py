@@ -1,6 +1,7 @@
 """A site against a server that lies: nothing is charged, masked or sent that should not be."""
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -405,3 +406,69 @@ def test_a_countersignature_by_another_key_is_not_kept(world: World) -> None:
     server.server = SiteIdentity.generate(SERVER)
     play_notarised(world, server)
     assert countersigned(world, "ash") == []
+
+
+class Patient(Channel):
+    """Keeps a site waiting for its turn until the site says that it leaves."""
+
+    def __init__(self, server: Server, site: str, waits: threading.Event) -> None:
+        super().__init__(server, site)
+        self.waits = waits
+        self.left = threading.Event()
+
+    def ready(self, request: wire.ReadyRequest) -> wire.Turn:
+        if request.refusal:
+            self.left.set()
+            return super().ready(request)
+        if self.server.script[self.site]:
+            return super().ready(request)
+        self.waits.set()
+        assert self.left.wait(20)
+        return wire.Turn(finished=wire.Finished(reason="left"))
+
+
+def stopped(world: World, server: Server, when: Callable[[Session], None]) -> tuple[int, str]:
+    """Runs all sites while `when` stops the first; returns what the first returned."""
+    waits = threading.Event()
+    session = world.session(SITES[0], Patient(server, SITES[0], waits))
+    with ThreadPoolExecutor(3) as pool:
+        others = [pool.submit(world.session(site, Channel(server, site)).run) for site in SITES[1:]]
+        own = pool.submit(session.run)
+        assert waits.wait(20)
+        when(session)
+        result = own.result(20)
+        for other in others:
+            other.result(20)
+    return result
+
+
+def test_a_site_told_to_stop_while_it_waits_leaves_at_once_and_says_so(world: World) -> None:
+    server = Server(lambda _: [go()])
+    sent, reason = stopped(world, server, lambda session: session.stop())
+    assert (sent, reason) == (1, "its operator is stopping it; it can join again")
+    assert server.refusals[SITES[0]][0] == reason
+    assert charged(world, SITES[0]) == 1
+
+
+def test_a_site_told_to_stop_within_a_step_uploads_it_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(lambda _: [go(0), go(1)])
+    sessions: list[Session] = []
+    vector = Zeros.vector
+
+    def stopping(self: Zeros, adapter: Any, step: int, attempt: int) -> Any:
+        if step == 0:
+            sessions[0].stop()
+            # One stop is enough; the others train as ever.
+            monkeypatch.setattr(Zeros, "vector", vector)
+        return vector(self, adapter, step, attempt)
+
+    monkeypatch.setattr(Zeros, "vector", stopping)
+    sessions.append(world.session(SITES[0], Channel(server, SITES[0])))
+    others = [world.session(site, Channel(server, site)) for site in SITES[1:]]
+    with ThreadPoolExecutor(3) as pool:
+        results = [each.result(20) for each in [pool.submit(s.run) for s in (*sessions, *others)]]
+    assert results[0] == (1, "its operator is stopping it; it can join again")
+    assert [len(server.received[site]) for site in SITES] == [1, 2, 2]
+    assert charged(world, SITES[0]) == 1
