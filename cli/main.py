@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hortus.cli import attack as attacks
-from hortus.cli import budget, consortium, inspect, operate, train, watch
+from hortus.cli import budget, consortium, inspect, operate, status, train, watch
 from hortus.cli import plan as plans
 from hortus.cli.errors import ReportingGroup
 
@@ -29,6 +29,7 @@ app.add_typer(consortium.rotate)
 app.command()(operate.approve)
 app.command()(operate.server)
 app.command()(operate.client)
+app.command()(status.status)
 app.command()(watch.dashboard)
 inspect.audit.command()(attacks.attack)
 app.add_typer(inspect.audit)

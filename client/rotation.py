@@ -41,6 +41,18 @@ def sole_agent(files: SiteFiles) -> Iterator[None]:
         yield
 
 
+def is_agent_running(files: SiteFiles) -> bool:
+    """Whether an agent holds the site's lock now."""
+    if not files.lock.exists():
+        return False
+    with files.lock.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def rotate_identity(files: SiteFiles, clock: Callable[[], float]) -> SiteCard:
     """Gives a site a new identity key, or completes a change that was cut short.
 

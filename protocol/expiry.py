@@ -87,6 +87,19 @@ def expiries(files: SiteFiles | ServerFiles) -> list[Expiry]:
     ]
 
 
+def certificate_lines(files: SiteFiles | ServerFiles, now: datetime) -> list[dict[str, str]]:
+    """Returns all certificates' ends as JSON has them."""
+    return [
+        {
+            "whose": expiry.whose,
+            "expires": expiry.expires.isoformat(),
+            "urgency": expiry.urgency(now).value,
+            "remedy": expiry.remedy,
+        }
+        for expiry in expiries(files)
+    ]
+
+
 def warn_of_expiry(files: SiteFiles | ServerFiles, now: datetime, logger: logging.Logger) -> None:
     """Warns of each certificate that ends soon, at a party's start.
 

@@ -7,6 +7,7 @@ rosters with one fingerprint, one of them made by an attacker who may choose key
 """
 
 import hashlib
+from pathlib import Path
 
 from mnemonic import Mnemonic
 
@@ -25,6 +26,14 @@ def roster_words(roster: Roster) -> str:
     """Returns the fingerprint of a whole roster: equal for all who have pinned the same keys."""
     keys = {name: key.hex() for name, key in roster.sites.items()}
     return _words("roster", {"server": roster.server.hex(), "sites": keys})
+
+
+def roster_lines(path: Path) -> dict[str, object] | None:
+    """Returns a roster's fingerprint and sites, as JSON has them; None if there is no roster yet."""
+    if not path.exists():
+        return None
+    roster = Roster.load(path)
+    return {"fingerprint": roster_words(roster), "sites": sorted(roster.sites)}
 
 
 def _words(kind: str, content: dict[str, object]) -> str:

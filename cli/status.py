@@ -1,0 +1,97 @@
+"""`hortus status`."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hortus.protocol.consortium import ServerFiles, open_party
+from hortus.protocol.expiry import Urgency
+
+
+def status(
+    directory: Annotated[Path, typer.Argument(help="A site's folder, the server's, or a run's.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Show certificates' ends, the roster, budgets, the last rounds, and who left and why."""
+    told = _gather(directory)
+    console = Console()
+    if as_json:
+        console.print_json(json.dumps(told, allow_nan=False))
+        return
+    console.print(f"[bold]{told['kind']} {told['name']}[/]  {told.get('agent', '')}")
+    if told["kind"] == "run":
+        _show_run(console, told)
+    else:
+        _show_party(console, told)
+
+
+def _gather(directory: Path) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    if (directory / "contract.json").exists():
+        from hortus.server.status import run_status
+
+        return run_status(directory)
+    files = open_party(directory)
+    if isinstance(files, ServerFiles):
+        from hortus.server.status import server_status
+
+        return server_status(files, now)
+    from hortus.client.status import site_status
+
+    return site_status(files, now)
+
+
+def _show_party(console: Console, told: dict[str, Any]) -> None:
+    console.print(f"fingerprint  {told['fingerprint']}", soft_wrap=True)
+    roster = told["roster"]
+    if roster is None:
+        console.print("roster       nobody is pinned yet")
+    else:
+        console.print(f"roster       {', '.join(roster['sites']) or 'no sites yet'}")
+        console.print(f"             {roster['fingerprint']}", soft_wrap=True)
+    certificates = Table("TLS certificate of", "expires", "", box=None)
+    for line in told["certificates"]:
+        far = line["urgency"] == Urgency.FAR
+        style = "red" if line["urgency"] in (Urgency.URGENT, Urgency.EXPIRED) else "yellow"
+        remedy = "" if far else f"{line['urgency']}: {line['remedy']}"
+        certificates.add_row(
+            line["whose"], line["expires"][:10], remedy, style=None if far else style
+        )
+    console.print(certificates)
+    if "datasets" in told:
+        datasets = Table("dataset", "unit", "ε spent", "limit", "", box=None)
+        for line in told["datasets"]:
+            frozen = f"frozen: {line['frozen']}" if line["frozen"] else ""
+            row = (line["dataset"][:16], line["unit"], _epsilon(line["epsilon_spent"]))
+            datasets.add_row(*row, f"{line['epsilon_limit']:g}", frozen)
+        console.print(datasets)
+        rounds = Table("run", "round", "released", "ε after", box=None)
+        for line in told["rounds"]:
+            after = _epsilon(line["epsilon"])
+            rounds.add_row(line["run"][:8], str(line["round"]), line["time"], after)
+        console.print(rounds)
+        console.print(f"ε at δ = {told['delta']:g}")
+
+
+def _show_run(console: Console, told: dict[str, Any]) -> None:
+    console.print(f"plan    {told['plan']}")
+    console.print(f"rounds  {told['rounds_finished']} of {told['rounds_planned']}")
+    rounds = Table("round", "sites", "attempts", "ε claimed", "seconds", box=None)
+    for line in told["rounds"]:
+        sites = ", ".join(line["sites"])
+        row = (str(line["round"]), sites, str(line["attempts"]), _epsilon(line["epsilon"]))
+        rounds.add_row(*row, f"{line['seconds']:.1f}")
+    console.print(rounds)
+    left = Table("from round", "left or refused", "why", box=None)
+    for line in told["departures"]:
+        left.add_row(str(line["round"]), line["site"], line["reason"])
+    console.print(left)
+
+
+def _epsilon(value: float | None) -> str:
+    return "∞" if value is None else f"{value:.3f}"

@@ -1,0 +1,69 @@
+"""What `hortus status SITE_DIR` tells: all of it from the site's own files, beside a running agent."""
+
+import math
+from datetime import UTC, datetime
+
+from hortus.client.accounts import account_lines, opened_ledger
+from hortus.client.rotation import is_agent_running
+from hortus.privacy.entries import Charged
+from hortus.privacy.ledger import Ledger
+from hortus.protocol.consortium import SiteConfig, SiteFiles
+from hortus.protocol.expiry import certificate_lines
+from hortus.protocol.fingerprint import key_words, roster_lines
+from hortus.protocol.identity import SiteIdentity
+
+_ROUNDS_SHOWN = 5
+
+
+def site_status(files: SiteFiles, now: datetime) -> dict[str, object]:
+    """Returns a site's status as JSON has it; an ε that is infinite is None.
+
+    Raises:
+        UsageError: A file is missing or wrong; it names the file and the field.
+        HortusError: The ledger was altered.
+    """
+    name = SiteConfig.load(files.config).site
+    key = SiteIdentity.load(files.identity, name).public_key_bytes
+    with opened_ledger(files.directory, now.timestamp) as (ledger, policy):
+        budget = policy.budget
+        datasets = [
+            {
+                "dataset": line.dataset,
+                "unit": line.unit,
+                "epsilon_spent": _finite(line.spent),
+                "epsilon_limit": line.limit,
+                "frozen": line.frozen,
+            }
+            for line in account_lines(ledger, budget)
+        ]
+        rounds = _last_rounds(ledger)
+    return {
+        "kind": "site",
+        "name": name,
+        "fingerprint": key_words(name, key),
+        "agent": "running" if is_agent_running(files) else "not running",
+        "roster": roster_lines(files.roster),
+        "certificates": certificate_lines(files, now),
+        "delta": budget.delta,
+        "datasets": datasets,
+        "rounds": rounds,
+    }
+
+
+def _last_rounds(ledger: Ledger) -> list[dict[str, object]]:
+    """The last rounds that anything was released for, oldest first."""
+    last: dict[tuple[str, int], dict[str, object]] = {}
+    for entry in ledger.entries():
+        if isinstance(entry.body, Charged):
+            charge = entry.body.charge
+            last[charge.run, charge.round] = {
+                "run": charge.run,
+                "round": charge.round + 1,
+                "time": datetime.fromtimestamp(entry.time, UTC).isoformat(timespec="seconds"),
+                "epsilon": _finite(entry.body.epsilon_after),
+            }
+    return list(last.values())[-_ROUNDS_SHOWN:]
+
+
+def _finite(value: float) -> float | None:
+    return None if math.isinf(value) else value

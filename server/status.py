@@ -1,0 +1,64 @@
+"""What `hortus status` tells of the server's folder and of a run's, beside a running server."""
+
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from hortus.protocol.consortium import ServerConfig, ServerFiles
+from hortus.protocol.expiry import certificate_lines
+from hortus.protocol.fingerprint import key_words, roster_lines
+from hortus.protocol.identity import SERVER, SiteIdentity
+from hortus.protocol.plan import Contract
+from hortus.server.run_records import read_run
+
+_ROUNDS_SHOWN = 5
+
+
+def server_status(files: ServerFiles, now: datetime) -> dict[str, object]:
+    """Returns the server's status as JSON has it.
+
+    Raises:
+        UsageError: A file is missing or wrong; it names the file and the field.
+    """
+    config = ServerConfig.load(files.config)
+    key = SiteIdentity.load(files.identity, SERVER).public_key_bytes
+    return {
+        "kind": "server",
+        "name": SERVER,
+        "fingerprint": key_words(SERVER, key),
+        "aggregation": config.aggregation,
+        "superlink": config.superlink,
+        "roster": roster_lines(files.roster),
+        "certificates": certificate_lines(files, now),
+    }
+
+
+def run_status(directory: Path) -> dict[str, object]:
+    """Returns a run's status as JSON has it: who took part last, who left and why.
+
+    Raises:
+        HortusError: There is no run here, or it cannot be read.
+    """
+    contract = Contract.model_validate_json((directory / "contract.json").read_bytes())
+    rows = read_run(directory)
+    return {
+        "kind": "run",
+        "name": contract.name,
+        "run": rows.run,
+        "plan": contract.digest(),
+        "rounds_finished": len(rows.rounds),
+        "rounds_planned": contract.training.rounds,
+        "delta": contract.privacy.delta,
+        "sites": list(rows.rounds[-1].sites) if rows.rounds else [],
+        "departures": [asdict(d) | {"round": d.round + 1} for d in rows.departures],
+        "rounds": [
+            {
+                "round": record.round + 1,
+                "sites": list(record.sites),
+                "attempts": record.attempts,
+                "epsilon": record.epsilon,
+                "seconds": record.seconds,
+            }
+            for record in rows.rounds[-_ROUNDS_SHOWN:]
+        ],
+    }

@@ -1,0 +1,88 @@
+"""What an operator sees of a site, a server and a run, in words and as JSON."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from hortus.cli.main import app
+from hortus.client.rotation import sole_agent
+from hortus.protocol.consortium import Consortium, ServerConfig
+from hortus.protocol.fingerprint import roster_words
+from hortus.protocol.identity import Roster
+from hortus.protocol.membership import create_consortium
+from hortus.protocol.policy import Budget, Policy
+
+
+def hortus(*arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "400", "TERM": "dumb"}).invoke(app, list(arguments))
+
+
+def status(directory: Path) -> dict[str, Any]:
+    result = hortus("status", str(directory), "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.output)
+    assert isinstance(told, dict)
+    return told
+
+
+@pytest.fixture
+def consortium(tmp_path: Path) -> Consortium:
+    sites = ("ash", "birch")
+    policy = Policy(budget=Budget(epsilon=1.0, delta=1e-5))
+    server = ServerConfig(aggregation="127.0.0.1:1", superlink="127.0.0.1:2")
+    data = dict.fromkeys(sites, Path("x.csv"))
+    start = datetime.now(UTC)
+    return create_consortium(tmp_path / "c", data, dict.fromkeys(sites, policy), server, start)
+
+
+def test_a_run_and_its_sites_say_what_happened(write_plan: Any, tmp_path: Path) -> None:
+    plan = write_plan(simulation={"budgets": {"cedar": 0.001}})
+    out = tmp_path / "run"
+    assert hortus("simulate", str(plan), "--out", str(out)).exit_code == 0
+    run = status(out)
+    assert (run["kind"], run["rounds_finished"], run["rounds_planned"]) == ("run", 2, 2)
+    assert run["sites"] == ["ash", "birch"]
+    assert [left["site"] for left in run["departures"]] == ["cedar"]
+    assert "budget" in run["departures"][0]["reason"]
+    site = status(out / "consortium" / "sites" / "ash")
+    (dataset,) = site["datasets"]
+    assert site["rounds"][-1]["round"] == 2
+    assert dataset["epsilon_spent"] == pytest.approx(site["rounds"][-1]["epsilon"])
+    assert 0 < dataset["epsilon_spent"] <= dataset["epsilon_limit"]
+    for directory in (out, out / "consortium" / "sites" / "ash"):
+        assert hortus("status", str(directory)).exit_code == 0
+
+
+def test_a_site_and_the_server_show_one_roster_and_their_certificates(
+    consortium: Consortium,
+) -> None:
+    site, server = status(consortium.site("ash").directory), status(consortium.server.directory)
+    words = roster_words(Roster.load(consortium.server.roster))
+    assert site["roster"] == server["roster"] == {"fingerprint": words, "sites": ["ash", "birch"]}
+    assert [line["whose"] for line in server["certificates"]][2:] == ["ash", "birch"]
+    assert {line["urgency"] for line in site["certificates"]} == {"far"}
+    assert site["agent"] == "not running"
+    with sole_agent(consortium.site("ash")):
+        assert status(consortium.site("ash").directory)["agent"] == "running"
+    shown = hortus("status", str(consortium.server.directory)).output
+    assert words in shown
+
+
+def test_a_site_that_has_pinned_nobody_says_so(tmp_path: Path) -> None:
+    (tmp_path / "records.csv").write_text("text,label\n")
+    data, out = str(tmp_path / "records.csv"), str(tmp_path / "elm")
+    assert hortus("init", "site", "elm", "--data", data, "--out", out).exit_code == 0
+    told = status(tmp_path / "elm")
+    assert told["roster"] is None
+    assert told["certificates"] == []
+    assert "nobody is pinned yet" in hortus("status", out).output
+
+
+def test_a_folder_of_nobody_is_refused(tmp_path: Path) -> None:
+    result = hortus("status", str(tmp_path))
+    assert result.exit_code == 2
+    assert "no site's folder" in result.output
