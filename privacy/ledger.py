@@ -437,6 +437,13 @@ def explained(path: Path) -> Iterator[None]:
         raise HortusError(
             f"the ledger cannot be used: {problem}", where=where, remedy=remedy
         ) from error
+    except UnicodeDecodeError as error:
+        # What SQLite finds on a damaged page it may take for text.
+        raise HortusError(
+            "the ledger is damaged: it holds bytes that are no text",
+            where=str(path),
+            remedy="Restore it from a backup.",
+        ) from error
     except OSError as error:
         problem = f"the ledger cannot be opened: {error.strerror}"
         raise HortusError(problem, where=str(path)) from error

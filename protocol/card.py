@@ -169,8 +169,8 @@ def load_card(path: Path) -> SiteCard | ServerCard:
         UsageError: The file is none; it names the field.
     """
     fields = load_yaml(path)
-    kinds: dict[object, type[SiteCard | ServerCard]] = {"site": SiteCard, "server": ServerCard}
-    model = kinds.get(fields.get("kind"))
+    kinds: dict[str, type[SiteCard | ServerCard]] = {"site": SiteCard, "server": ServerCard}
+    model = kinds.get(str(fields.get("kind")))
     if model is None:
         raise UsageError(
             f"this is no card: its kind is {str(fields.get('kind'))[:60]!r}, not site or server",

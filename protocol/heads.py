@@ -59,7 +59,7 @@ class Head:
             return cls(str(value["site"]), int(value["seq"]), str(value["hash"]), signature)
         except OSError as error:
             raise UsageError(f"it cannot be read: {error.strerror}", where=str(path)) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise UsageError("this is no anchor of a ledger", where=str(path)) from error
 
     def save(self, path: Path) -> None:
