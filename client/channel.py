@@ -7,6 +7,7 @@ import grpc
 
 from hortus.protocol.consortium import TlsFiles
 from hortus.protocol.errors import ConnectionLost, ProtocolError
+from hortus.protocol.faults import Fault, reach
 from hortus.protocol.plan import Cohort
 from hortus.protocol.transport import connection_options
 from hortus.protocol.wire import aggregation_pb2 as wire
@@ -42,35 +43,45 @@ class GrpcChannel:
     def announce(self, request: wire.Announcement) -> wire.Announcements:
         """See `AggregationChannel`."""
         with _explained(self._join):
+            reach(Fault.SITE_BEFORE_ANNOUNCE)
             reply: wire.Announcements = self._stub.Announce(request, timeout=self._join)
+            reach(Fault.SITE_AFTER_ANNOUNCE)
             return reply
 
     def encapsulate(self, request: wire.Encapsulations) -> wire.Encapsulations:
         """See `AggregationChannel`."""
         with _explained(self._join):
+            reach(Fault.SITE_BEFORE_ENCAPSULATE)
             reply: wire.Encapsulations = self._stub.Encapsulate(request, timeout=self._join)
+            reach(Fault.SITE_AFTER_ENCAPSULATE)
             return reply
 
     def ready(self, request: wire.ReadyRequest) -> wire.Turn:
         """See `AggregationChannel`."""
         seconds = self._farewell if request.refusal else self._turn
         with _explained(seconds):
+            reach(Fault.SITE_BEFORE_READY)
             reply: wire.Turn = self._stub.Ready(request, timeout=seconds)
+            reach(Fault.SITE_AFTER_READY)
             return reply
 
     def adapter(self, request: wire.AdapterRequest) -> Iterator[wire.Chunk]:
         """See `AggregationChannel`."""
         with _explained(self._transfer):
+            reach(Fault.SITE_BEFORE_ADAPTER)
             call = self._stub.Adapter(request, timeout=self._transfer, wait_for_ready=True)
             try:
                 yield from call
+                reach(Fault.SITE_AFTER_ADAPTER)
             finally:
                 call.cancel()
 
     def upload(self, parts: Iterator[wire.UploadPart]) -> wire.Receipt:
         """See `AggregationChannel`."""
         with _explained(self._transfer):
-            receipt: wire.Receipt = self._stub.Upload(parts, timeout=self._transfer)
+            reach(Fault.SITE_BEFORE_UPLOAD)
+            receipt: wire.Receipt = self._stub.Upload(_reaching(parts), timeout=self._transfer)
+            reach(Fault.SITE_AFTER_UPLOAD)
             return receipt
 
     def progress(self, request: wire.UploadHeader) -> wire.UploadProgress:
@@ -80,6 +91,12 @@ class GrpcChannel:
                 request, timeout=self._transfer, wait_for_ready=True
             )
             return reply
+
+
+def _reaching(parts: Iterator[wire.UploadPart]) -> Iterator[wire.UploadPart]:
+    for part in parts:
+        yield part
+        reach(Fault.SITE_WITHIN_UPLOAD)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import grpc
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from hortus.protocol.faults import Fault, reach
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 
@@ -28,14 +29,15 @@ class Agent(Protocol):
         ...
 
 
-def make_app(reach: Callable[[Context], AbstractContextManager[Agent]]) -> ClientApp:
-    """Makes the ClientApp; `reach` finds the node's agent."""
+def make_app(find: Callable[[Context], AbstractContextManager[Agent]]) -> ClientApp:
+    """Makes the ClientApp; `find` finds the node's agent."""
     app = ClientApp()
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
         request = message.content.config_records["request"]
-        with reach(context) as agent:
+        with find(context) as agent:
+            reach(Fault.RELAY_BEFORE_QUERY)
             reply = agent.consider(
                 wire.ConsiderRequest(
                     protocol=_version(request),
@@ -44,6 +46,7 @@ def make_app(reach: Callable[[Context], AbstractContextManager[Agent]]) -> Clien
                     challenge=_bytes(request, "challenge"),
                 )
             )
+        reach(Fault.RELAY_AFTER_QUERY)
         answer = ConfigRecord(
             {"site": reply.site, "refusal": reply.refusal, "signature": reply.signature}
         )
@@ -52,7 +55,8 @@ def make_app(reach: Callable[[Context], AbstractContextManager[Agent]]) -> Clien
     @app.train()
     def train(message: Message, context: Context) -> Message:
         request = message.content.config_records["request"]
-        with reach(context) as agent:
+        with find(context) as agent:
+            reach(Fault.RELAY_BEFORE_TRAIN)
             reply = agent.take_part(
                 wire.TakePartRequest(
                     protocol=_version(request),
@@ -61,6 +65,7 @@ def make_app(reach: Callable[[Context], AbstractContextManager[Agent]]) -> Clien
                     signature=_bytes(request, "signature"),
                 )
             )
+        reach(Fault.RELAY_AFTER_TRAIN)
         answer = ConfigRecord({"steps": reply.steps, "reason": reply.reason})
         return Message(RecordDict({"answer": answer}), reply_to=message)
 

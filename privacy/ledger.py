@@ -36,6 +36,7 @@ from hortus.privacy.entries import (
 )
 from hortus.privacy.ledger_schema import migrate
 from hortus.protocol.errors import HortusError, Refused, UsageError
+from hortus.protocol.faults import Fault, reach
 from hortus.protocol.files import sync_directory
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import SiteIdentity
@@ -398,12 +399,15 @@ class Ledger:
     def _transaction(self) -> Iterator[float]:
         """Holds the write lock of the file; durable on leaving, undone on an exception."""
         with self._lock, explained(self._path):
+            reach(Fault.LEDGER_BEFORE_BEGIN)
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 self._catch_up()
                 self._added = None
                 yield self._clock()
+                reach(Fault.LEDGER_BEFORE_COMMIT)
                 self._connection.execute("COMMIT")
+                reach(Fault.LEDGER_DURABLE)
                 if self._added is not None:
                     self._count(self._added)
             except BaseException:

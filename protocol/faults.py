@@ -1,9 +1,9 @@
 """Named points at which a test kills a process: before and after whatever must survive that.
 
-Nothing happens in production but one look at the environment. A test names a file in
-`HORTUS_UNSAFE_FAULTS`; its first line is `trace`, or `POINT NUMBER`. Each point that is reached adds
-a line to it, and the process that reaches POINT for the NUMBER-th time, counted over all processes
-and restarts, kills itself as `kill -9` does.
+In production a point is one look at the environment. A test names a file, the journal, in
+`HORTUS_UNSAFE_FAULTS`. Its first line says `trace`, or `POINT NUMBER`; every point that is reached
+adds a line. The process that reaches POINT for the NUMBER-th time, counted over all processes and
+restarts, kills itself, as `kill -9` would.
 """
 
 import fcntl
@@ -19,18 +19,19 @@ class Fault(StrEnum):
     """Every point there is."""
 
     # A file that is written whole or not at all (protocol/files.py).
-    FILE_BEFORE_WRITE = "file-before-write"
     FILE_BEFORE_FSYNC = "file-before-fsync"
     FILE_BEFORE_RENAME = "file-before-rename"
     FILE_BEFORE_DIRECTORY_FSYNC = "file-before-directory-fsync"
-    FILE_AFTER_DIRECTORY_FSYNC = "file-after-directory-fsync"
+    FILE_DURABLE = "file-durable"
 
-    # A transaction of a site's ledger (privacy/ledger.py).
-    LEDGER_BEFORE_WRITE = "ledger-before-write"
+    # A transaction of a site's ledger (privacy/ledger.py), and of the notary (server/notary.py).
+    LEDGER_BEFORE_BEGIN = "ledger-before-begin"
     LEDGER_BEFORE_COMMIT = "ledger-before-commit"
-    LEDGER_AFTER_COMMIT = "ledger-after-commit"
+    LEDGER_DURABLE = "ledger-durable"
+    NOTARY_BEFORE_COMMIT = "notary-before-commit"
+    NOTARY_DURABLE = "notary-durable"
 
-    # Messages of a site to the server, and its answers (client/session.py).
+    # A site's messages to the server, and the answers (client/channel.py).
     SITE_BEFORE_ANNOUNCE = "site-before-announce"
     SITE_AFTER_ANNOUNCE = "site-after-announce"
     SITE_BEFORE_ENCAPSULATE = "site-before-encapsulate"
@@ -49,15 +50,11 @@ class Fault(StrEnum):
     RELAY_BEFORE_TRAIN = "relay-before-train"
     RELAY_AFTER_TRAIN = "relay-after-train"
 
-    # Messages of the server to a site (server/aggregator.py).
-    SERVER_BEFORE_ANNOUNCEMENTS = "server-before-announcements"
-    SERVER_BEFORE_ENCAPSULATIONS = "server-before-encapsulations"
-    SERVER_BEFORE_GO = "server-before-go"
-    SERVER_AFTER_GO = "server-after-go"
-    SERVER_BEFORE_ADAPTER = "server-before-adapter"
+    # A site's message at the server (server/service.py), and a chunk of one (server/attempt.py).
+    SERVER_RECEIVED = "server-received"
     SERVER_BEFORE_CHUNK = "server-before-chunk"
     SERVER_AFTER_CHUNK = "server-after-chunk"
-    SERVER_BEFORE_RECEIPT = "server-before-receipt"
+    SERVER_BEFORE_ANSWER = "server-before-answer"
 
     # The round loop (server/federation.py).
     LOOP_BEFORE_QUERY = "loop-before-query"
@@ -66,14 +63,14 @@ class Fault(StrEnum):
     LOOP_AFTER_TRAIN = "loop-after-train"
     LOOP_AFTER_KEYS = "loop-after-keys"
     LOOP_AFTER_SUM = "loop-after-sum"
-    LOOP_AFTER_CLOSE = "loop-after-close"
+    LOOP_AFTER_SESSION = "loop-after-session"
 
     # A round that is made durable (server/run_store.py).
     ROUND_BEFORE_CHECKPOINT = "round-before-checkpoint"
-    ROUND_AFTER_CHECKPOINT = "round-after-checkpoint"
     ROUND_BEFORE_COMMIT = "round-before-commit"
-    ROUND_AFTER_COMMIT = "round-after-commit"
+    ROUND_DURABLE = "round-durable"
     ROUND_AFTER_METRICS = "round-after-metrics"
+    ROUND_AFTER_FORGETTING = "round-after-forgetting"
 
 
 def reach(fault: Fault) -> None:
@@ -83,7 +80,7 @@ def reach(fault: Fault) -> None:
 
 
 def _record(journal: Path, fault: Fault) -> None:
-    with journal.open("r+") as file:
+    with journal.open("r+", encoding="ascii") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         order, *reached = file.read().splitlines()
         file.write(f"{fault} {os.getpid()}\n")

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from hortus.protocol.errors import HortusError, UsageError
+from hortus.protocol.faults import Fault, reach
 
 _SCREEN_LINES = 20
 _VALUE_CHARACTERS = 60
@@ -42,12 +43,16 @@ def _write(path: Path, data: bytes, mode: int, directory_mode: int) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
+                reach(Fault.FILE_BEFORE_FSYNC)
                 os.fsync(file.fileno())
+            reach(Fault.FILE_BEFORE_RENAME)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        reach(Fault.FILE_BEFORE_DIRECTORY_FSYNC)
         sync_directory(path.parent)
+        reach(Fault.FILE_DURABLE)
     except OSError as error:
         raise HortusError(f"it cannot be written: {error.strerror}", where=str(path)) from error
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hortus.protocol.errors import ProtocolError
+from hortus.protocol.faults import Fault, reach
 from hortus.protocol.vectors import chunk_count, chunk_slice, unpack
 from hortus.protocol.wire import aggregation_pb2 as wire
 
@@ -83,9 +84,11 @@ class Attempt:
             with self._places[upload.due]:
                 if self._closed:
                     raise ProtocolError("the upload came too late and was not added", where=site)
+                reach(Fault.SERVER_BEFORE_CHUNK)
                 part = self._total[chunk_slice(upload.due, self._dimension)]
                 np.add(part, words, out=part)
             upload.due += 1
+            reach(Fault.SERVER_AFTER_CHUNK)
             return upload.due == self._chunks
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from hortus.protocol.answer import CHALLENGE_BYTES, Answer
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import CohortTooSmall, ProtocolError, in_one_line
+from hortus.protocol.faults import Fault, reach
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.plan import Contract, Noise
@@ -72,8 +73,11 @@ class Federation:
         trained = self._resumed(initial)
         absent: dict[str, str] = {}
         while (first := self.store.next_round) < self.contract.training.rounds:
+            reach(Fault.LOOP_BEFORE_QUERY)
             cohort = self._volunteers(first, absent)
+            reach(Fault.LOOP_AFTER_QUERY)
             departed = self._run_session(first, cohort, trained)
+            reach(Fault.LOOP_AFTER_SESSION)
             # Who spoilt a session that finished no round is left out of the next one.
             absent = {} if self.store.next_round > first else absent | departed
             trained = self._resumed(initial)
@@ -104,11 +108,14 @@ class Federation:
         self.store.note_session(descriptor.session, cohort)
         self.hub.open(session)
         encoded = canonical_json(descriptor.model_dump(mode="json"))
+        reach(Fault.LOOP_BEFORE_TRAIN)
         sent = self.grid.push_messages(
             self._messages(MessageType.TRAIN, "session", encoded, descriptor=encoded)
         )
+        reach(Fault.LOOP_AFTER_TRAIN)
         try:
             session.exchange_keys()
+            reach(Fault.LOOP_AFTER_KEYS)
             for number in range(first, self.contract.training.rounds):
                 self._run_round(number, session, encoding, trained)
         except CohortTooSmall as error:
@@ -130,6 +137,7 @@ class Federation:
         for index in range(sums):
             step = (number - session.descriptor.first_round) * sums + index
             result = session.sum(step, trained.start(encoding))
+            reach(Fault.LOOP_AFTER_SUM)
             self.store.note_sum(
                 SumRecord(session.descriptor.session, step, result.attempts - 1, result.sites)
             )

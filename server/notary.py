@@ -13,6 +13,7 @@ from typing import Self
 
 from hortus.protocol.consortium import ServerFiles
 from hortus.protocol.errors import HortusError, ProtocolError
+from hortus.protocol.faults import Fault, reach
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
 from hortus.protocol.wire import aggregation_pb2 as wire
@@ -95,6 +96,8 @@ class Notary:
             row = (head.site, head.seq, head.hash, head.signature, now)
             with closing(self._connect()) as connection, connection:
                 connection.execute("INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?, ?)", row)
+                reach(Fault.NOTARY_BEFORE_COMMIT)
+        reach(Fault.NOTARY_DURABLE)
         return Countersignature.make(self._identity, head, now)
 
     def remind(self, site: str, announcements: wire.Announcements) -> wire.Announcements:

@@ -13,8 +13,8 @@ on from a whole round.
 import json
 import secrets
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import torch
 
 from hortus.privacy.omissions import SumRecord
 from hortus.protocol.errors import HortusError, UsageError
+from hortus.protocol.faults import Fault, reach
 from hortus.protocol.files import write_atomic
 from hortus.protocol.plan import Contract
 from hortus.server.run_records import Departure, RoundRecord, decode_round
@@ -78,6 +79,8 @@ class RunStore:
                 remedy="Choose another folder with --out, or remove this one to start anew.",
             )
         write_atomic(directory / "contract.json", contract.model_dump_json(indent=2).encode())
+        if self.next_round:
+            self._export()  # a crash may have come between the last round and this
 
     @property
     def next_round(self) -> int:
@@ -104,30 +107,34 @@ class RunStore:
         """Makes a round durable: checkpoint first, then the row that names it."""
         name = f"round-{record.round:05d}.safetensors"
         encoded = safetensors.torch.save({key: value.contiguous() for key, value in state.items()})
+        reach(Fault.ROUND_BEFORE_CHECKPOINT)
         write_atomic(self.directory / "checkpoints" / name, encoded)
-        with closing(self._connect()) as connection, connection:
+        with self._writing(f"round {record.round}") as connection:
             row = (record.round, json.dumps(asdict(record)), name)
             connection.execute("INSERT INTO rounds VALUES (?, ?, ?)", row)
-        lines = "".join(json.dumps(asdict(r)) + "\n" for r in self.rounds)
-        write_atomic(self.directory / "metrics.jsonl", lines.encode())
+            reach(Fault.ROUND_BEFORE_COMMIT)
+        reach(Fault.ROUND_DURABLE)
+        self._export()
+        reach(Fault.ROUND_AFTER_METRICS)
         self._forget_checkpoints(before=record.round - 1)
+        reach(Fault.ROUND_AFTER_FORGETTING)
 
     def note_session(self, session: str, cohort: tuple[str, ...]) -> None:
         """Records a session before a site hears of it: its charges are then accounted for."""
-        with closing(self._connect()) as connection, connection:
+        with self._writing("a session") as connection:
             connection.execute("INSERT INTO sessions VALUES (?, ?)", (session, json.dumps(cohort)))
 
     def note_sum(self, record: SumRecord) -> None:
         """Records a completed sum before the next one starts."""
         row = (record.session, record.step, record.attempt, json.dumps(record.sites))
-        with closing(self._connect()) as connection, connection:
+        with self._writing("a sum") as connection:
             connection.execute("INSERT INTO sums VALUES (?, ?, ?, ?)", row)
 
     def note_departure(self, departure: Departure) -> None:
         """Records that a site left or refused."""
         if departure in self.departures:
             return
-        with closing(self._connect()) as connection, connection:
+        with self._writing("a departure") as connection:
             connection.execute(
                 "INSERT INTO departures (round, site, reason) VALUES (?, ?, ?)",
                 (departure.round, departure.site, departure.reason),
@@ -142,6 +149,23 @@ class RunStore:
         if row is None:
             return None
         return safetensors.torch.load_file(self.directory / "checkpoints" / row[0])
+
+    def _export(self) -> None:
+        lines = "".join(json.dumps(asdict(r)) + "\n" for r in self.rounds)
+        write_atomic(self.directory / "metrics.jsonl", lines.encode())
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[sqlite3.Connection]:
+        """Lends the database for one transaction, which is on disk when the block is left."""
+        try:
+            with closing(self._connect()) as connection, connection:
+                yield connection
+        except sqlite3.Error as error:
+            raise HortusError(
+                f"{what} cannot be written: {error}",
+                where=str(self._database),
+                remedy="Is the disk full? Finished rounds are kept; the same command goes on.",
+            ) from error
 
     def _forget_checkpoints(self, *, before: int) -> None:
         for path in (self.directory / "checkpoints").glob("round-*.safetensors"):

@@ -11,6 +11,7 @@ import grpc
 
 from hortus.protocol.consortium import TlsFiles
 from hortus.protocol.errors import HortusError, ProtocolError, in_one_line
+from hortus.protocol.faults import Fault, reach
 from hortus.protocol.limits import checked
 from hortus.protocol.transport import connection_options
 from hortus.protocol.wire import aggregation_pb2 as wire
@@ -150,7 +151,9 @@ class _Servicer(rpc.AggregationServicer):
                 )
             session = self._hub.current
             session.check_member(site)
+            reach(Fault.SERVER_RECEIVED)
             yield site, session
+            reach(Fault.SERVER_BEFORE_ANSWER)
         except HortusError as error:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, in_one_line(str(error)))
         finally:

@@ -19,6 +19,8 @@ from google.protobuf.message import DecodeError, Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hortus.privacy.audit import audit
+from hortus.privacy.evidence import collect, export, load
 from hortus.privacy.ledger import Ledger
 from hortus.privacy.secure_sum import KeyExchange, read_announcement, read_encapsulation
 from hortus.protocol.answer import Answer
@@ -252,7 +254,7 @@ FILES: dict[str, tuple[Callable[[World], Path], Callable[[Path], Any]]] = {
 def test_files_of_another_party(
     world: World, tmp_path: Path, kind: str, data: st.DataObject
 ) -> None:
-    locate, load = FILES[kind]
+    locate, read = FILES[kind]
     whole = locate(world).read_bytes()
     fields = yaml.safe_load(whole)
     made_up = (
@@ -264,7 +266,7 @@ def test_files_of_another_party(
     path = tmp_path / "fuzzed.yaml"
     path.write_bytes(data.draw(made_up))
     with only_our_errors():
-        load(path)
+        read(path)
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -272,13 +274,13 @@ def test_files_of_another_party(
 def test_each_field_of_a_file_with_a_value_of_another_kind(
     world: World, tmp_path: Path, kind: str, value: Any
 ) -> None:
-    locate, load = FILES[kind]
+    locate, read = FILES[kind]
     fields = yaml.safe_load(locate(world).read_bytes())
     path = tmp_path / "changed.yaml"
     for field in fields:
         path.write_text(yaml.safe_dump(fields | {field: value}))
         with only_our_errors():
-            load(path)
+            read(path)
 
 
 @fuzzed
@@ -288,6 +290,20 @@ def test_anchors(tmp_path: Path, data: st.DataObject) -> None:
     path.write_bytes(data.draw(st.binary(max_size=80) | JSON.map(lambda v: json.dumps(v).encode())))
     with only_our_errors():
         Head.load(path)
+
+
+@fuzzed
+@given(data=st.data())
+def test_evidence(world: World, tmp_path: Path, data: st.DataObject) -> None:
+    """What a site exports for an auditor elsewhere, damaged on the way."""
+    world.site("ash")
+    path = tmp_path / "evidence.zip"
+    path.unlink(missing_ok=True)
+    export(collect(world.consortium.site("ash"), "ash"), path)
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
+    roster = Roster.load(world.consortium.site("ash").roster)
+    with only_our_errors():
+        audit(load(path), roster)
 
 
 @fuzzed
