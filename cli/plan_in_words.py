@@ -51,6 +51,7 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
     text = environment.get_template("plan_in_words.md").render(
         contract=what.contract,
         dimension=what.dimension,
+        words=what.encoding.words,
         sums=what.sums,
         event=what.cost.event,
         epsilon=what.cost.epsilon(delta),

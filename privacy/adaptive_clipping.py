@@ -10,7 +10,7 @@ b − γ, rather than b, makes the fixed point right without knowing how many un
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
@@ -40,8 +40,7 @@ class AdaptiveClipping:
     @classmethod
     def of(cls, clipping: Clipping) -> Self:
         """Reads a plan's section, whose rule is `adaptive`."""
-        values = (getattr(clipping, name) for name in cls.__slots__)
-        return cls(*map(float, values))
+        return cls(**{field.name: getattr(clipping, field.name) for field in fields(cls)})
 
     @property
     def unit_norm(self) -> float:

@@ -24,7 +24,11 @@ class Descriptor(Schema):
     contract: Digest
     cohort: tuple[str, ...] = Field(min_length=2, max_length=MAX_SITES)
     first_round: int = Field(ge=0)
-    dimension: int = Field(ge=1, le=MAX_WORDS)
+    dimension: int = Field(
+        ge=1,
+        le=MAX_WORDS,
+        description="Words of a vector, up and down: d, and one more where the clipping norm adapts.",
+    )
     ring_bits: Literal[32] = 32
     scale: int = Field(ge=1, lt=2**31, description="Ring units for 1.0.")
 

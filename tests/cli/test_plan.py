@@ -141,13 +141,16 @@ def test_a_plan_is_explained_with_its_hash_its_bounds_and_the_command(write_plan
         assert words in text
 
 
-def test_a_patient_a_local_plan_and_one_without_noise_are_explained_as_what_they_are(
+def test_a_patient_an_adaptive_and_a_local_plan_and_one_without_noise_are_explained_as_what_they_are(
     write_plan: Any,
 ) -> None:
     patients = {"unit": "patient_id", "max_records_per_unit": 3}
     text = explained(write_plan(privacy=CHEAP | patients))
     assert "same value in the column `patient_id`" in text
     assert "at most 3 records" in text
+    assert "counts, with noise" not in text
+    text = explained(write_plan(privacy=CHEAP | {"clipping": {"rule": "adaptive"}}))
+    assert "One of the numbers counts, with noise of its own" in text
     text = explained(write_plan(privacy=CHEAP | {"noise": "local"}))
     assert "Nobody. Each site adds the whole noise" in text
     text = explained(write_plan(privacy={"noise": "unsafe_none", "epsilon": None}))
