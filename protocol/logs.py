@@ -52,6 +52,8 @@ def configure_logging(path: Path, form: Form) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     logger = logging.getLogger(_ROOT)
     logger.setLevel(logging.INFO)
+    # A library that logs to the root logger would write each line once more, in its own form.
+    logger.propagate = False
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()

@@ -30,6 +30,7 @@ def _restored() -> Iterator[None]:
     level = logger.level
     yield
     logger.setLevel(level)
+    logger.propagate = True
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()

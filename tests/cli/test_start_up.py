@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,18 @@ print(json.dumps([code, heavy]), file=sys.stderr)
 """
 
 
+def start(*command: str) -> str:
+    """Runs a command; returns its exit code and the heavy libraries that it has loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -30,11 +43,10 @@ print(json.dumps([code, heavy]), file=sys.stderr)
     ],
 )
 def test_help_loads_no_heavy_library(command: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *command],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.stderr.splitlines()[-1] == "[0, []]", done.stderr
+    assert start(*command) == "[0, []]"
+
+
+def test_keys_and_rosters_need_no_heavy_library(tmp_path: Path) -> None:
+    server = str(tmp_path / "server")
+    assert start("init", "server", "127.0.0.1", "--out", server) == "[0, []]"
+    assert start("roster", "show", server) == "[0, []]"
