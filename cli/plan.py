@@ -9,6 +9,7 @@ import typer
 from rich.bar import Bar
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.markup import escape
 from rich.table import Table
 
 from hortus.cli.groups import FallbackGroup
@@ -53,7 +54,7 @@ def budget(
     gets the ε that follows.
     """
     from hortus.privacy.forecast import shown_rounds
-    from hortus.simulation.prospect import prospect, site_budgets
+    from hortus.simulation.prospect import prospect, refusal_at, site_budgets
 
     _check_options(epsilon, delta, site)
     console = Console()
@@ -61,7 +62,10 @@ def budget(
         what = prospect(load_plan(plan_file), plan_file.resolve().parent, sites)
         budgets = site_budgets(what, epsilon, delta, site)
         forecasts = [what.cost.forecast(one) for one in budgets]
+        refusal = refusal_at(what.contract, site) if site else ""
     console.print(_mechanism_table(what))
+    if refusal:
+        console.print(f"[red]This site refuses the plan:[/] {escape(refusal)}")
     if what.cost.event is None:
         console.print("[red]No noise: ε is infinite from the first round on.[/]")
         return

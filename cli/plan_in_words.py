@@ -47,7 +47,8 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
     delta = what.contract.privacy.delta
     steps = what.cost.rounds * what.cost.per_round
     history = {what.cost.event: steps} if what.cost.event else {}
-    here = what.cost.forecast(site_budgets(what, None, None, site)[0]) if site else None
+    budgets = site_budgets(what, None, None, site) if site else []
+    here = min(map(what.cost.forecast, budgets), key=lambda one: one.rounds, default=None)
     text = environment.get_template("plan_in_words.md").render(
         contract=what.contract,
         dimension=what.dimension,

@@ -1,14 +1,14 @@
 """A plan before it runs: its contract, its numbers, and the budgets that it would draw on."""
 
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hortus.client.consent import check_contract, check_model
+from hortus.client.consent import budget_of, check_contract, check_model
 from hortus.client.site import Site
 from hortus.learning.adapters import AdapterSpace, attach
 from hortus.learning.models import load_base
+from hortus.privacy.books import Account, Tally, period_of
 from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_round
 from hortus.privacy.forecast import PlanCost, SiteBudget
 from hortus.protocol.errors import Refused, UsageError
@@ -91,7 +91,7 @@ def site_budgets(
         HortusError: Its ledger was altered.
     """
     if directory is not None:
-        return [_of_site(what.contract, directory)]
+        return _of_site(what.contract, directory)
     privacy = what.plan.privacy
     at = privacy.delta if delta is None else delta
     own = epsilon or what.target or what.cost.epsilon(privacy.delta)
@@ -103,7 +103,7 @@ def site_budgets(
 
 
 def refusal_at(contract: Contract, directory: Path) -> str:
-    """Returns why a site's policy would refuse a contract that its operator approved, if it would.
+    """Returns why a site would refuse a contract that its operator approved, whatever its cost, if so.
 
     Raises:
         UsageError: The site's folder cannot be used.
@@ -115,21 +115,30 @@ def refusal_at(contract: Contract, directory: Path) -> str:
             check_model(contract, site.model_digest(contract))
         except Refused as refused:
             return str(refused)
-        return ""
+        reason = site.ledger.frozen(site.fingerprint(site.records(contract)))
+        return f"the dataset is frozen: {reason}" if reason else ""
 
 
-def _of_site(contract: Contract, directory: Path) -> SiteBudget:
+def _of_site(contract: Contract, directory: Path) -> list[SiteBudget]:
+    """Returns the site's limits over all plans, and on one plan and one period if it has them."""
     with Site(directory, clock=time.time) as site:
         dataset = site.fingerprint(site.records(contract))
-        policy = site.policy.budget
-        spent = site.ledger.spent(dataset, policy.delta)
-        return SiteBudget(
-            site=site.name,
-            epsilon=policy.epsilon,
-            delta=policy.delta,
-            history=site.ledger.history(dataset),
-            unbounded=math.isinf(spent),
-        )
+        budget = budget_of(site.policy, contract)
+        account = site.ledger.accounts().get(dataset) or Account(contract.privacy.unit)
+        limits = [
+            (site.name, budget.epsilon + site.ledger.granted(dataset), account.lifetime),
+        ]
+        if budget.per_plan is not None:
+            tally = account.plans.get(contract.digest(), Tally())
+            limits.append((f"{site.name}, this plan", budget.per_plan, tally))
+        if budget.per_period is not None:
+            period = period_of(time.time(), budget.per_period.every)
+            tally = account.periods.get(period, Tally())
+            limits.append((f"{site.name}, {period}", budget.per_period.epsilon, tally))
+    return [
+        SiteBudget(name, limit, budget.delta, dict(tally.history), tally.is_bare)
+        for name, limit, tally in limits
+    ]
 
 
 def _known_sites(plan: Plan) -> int:

@@ -1,6 +1,8 @@
 """What `hortus plan` prints is what the accountant and the contract say."""
 
 import math
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from hortus.cli.main import app
+from hortus.client.site import Site
 from hortus.privacy.accounting import GaussianEvent, report, true_positive_bound_of
+from hortus.privacy.entries import Frozen, Granted
 from hortus.protocol.plan_file import load_plan
 from hortus.server.prepare import prepare
 
@@ -78,6 +82,28 @@ def test_a_real_sites_ledger_and_policy_count(write_plan: Any, tmp_path: Path) -
     result = hortus("plan", path, "--site", site, "--epsilon", 3)
     assert result.exit_code == 2
     assert "--site has a budget of its own" in result.output
+
+
+def test_a_sites_grants_limits_and_freezes_count(write_plan: Any, tmp_path: Path) -> None:
+    path = write_plan(privacy=CHEAP)
+    assert hortus("simulate", path, "--out", tmp_path / "run").exit_code == 0
+    site = tmp_path / "run" / "consortium" / "sites" / "ash"
+    policy = site / "policy.yaml"
+    limits = "budget:\n  per_plan: 2.5\n  per_period: {epsilon: 2.25, every: year}\n"
+    text = re.sub(r"\n  per_(plan|period):.*", "", policy.read_text())
+    policy.write_text(text.replace("budget:\n", limits))
+    with Site(site, clock=time.time) as opened:
+        plan = load_plan(path)
+        dataset = opened.fingerprint(opened.records(plan))
+        opened.ledger.record(Granted(dataset, 0.5, "for the test"))
+        opened.ledger.record(Frozen(dataset, "for the test too"))
+    output = shown(hortus("plan", path, "--site", site))
+    spent = report({GaussianEvent(0.5, 2.0): 4}, 1e-3).epsilon
+    assert f"{spent + 0.5:.2f}"[:-1] in output, "the grant adds to the budget"
+    assert "ash, this plan" in output
+    assert "2.5000" in output
+    assert "2.2500" in output
+    assert "This site refuses the plan: the dataset is frozen: for the test too" in output
 
 
 def test_a_plan_without_noise_says_that_there_is_no_bound(write_plan: Any) -> None:

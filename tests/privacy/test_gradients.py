@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hortus.client.workbench import Workbench
 from hortus.learning.datasets import Records
 from hortus.learning.tasks import Encoded
-from hortus.privacy.clipping import FlatClipping
+from hortus.privacy.clipping import Clipping, FlatClipping, PerLayerClipping
 from hortus.protocol.plan import Plan
 
 TEXTS = ("the sky is blue", "grass is green", "a red rose", "ice", "leaf leaf leaf leaf leaf tree")
@@ -169,3 +169,19 @@ def plan_bench(tiny_model: object) -> tuple[Workbench, Encoded]:
     )
     bench = Workbench(plan, Path(plan.model))
     return bench, bench.task.encode(Records(TEXTS, np.arange(len(TEXTS)) % 3))
+
+
+@pytest.mark.parametrize("clipping", [FlatClipping(C), PerLayerClipping(C), FlatClipping(np.inf)])
+def test_each_units_own_clipped_gradient_is_its_part_of_the_sum(
+    workbench: Workbench, encoded: Encoded, clipping: Clipping
+) -> None:
+    (batch,) = workbench.task.batches(encoded, np.arange(len(encoded)), len(encoded))
+    each = workbench.gradients.clipped_each(batch, clipping)
+    together = workbench.gradients.clipped_sum([batch], clipping)
+    assert np.allclose(sum(one.total for one in each), together.total, rtol=1e-4, atol=1e-7)
+    assert np.allclose(np.hstack([one.norms for one in each]), together.norms, rtol=1e-6)
+    for number, one in enumerate(each):
+        index = np.sort(batch.index)[number]
+        alone = workbench.task.batches(encoded, np.array([index]), 1)
+        own = workbench.gradients.clipped_sum(alone, clipping).total
+        assert np.allclose(one.total, own, rtol=2e-4, atol=1e-6)
