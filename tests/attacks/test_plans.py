@@ -48,14 +48,17 @@ def changed(contract: Contract, section: str, **fields: Any) -> Contract:
     ids=str,
 )
 def test_a_plan_other_than_the_approved_is_refused(
-    world: World, section: str, fields: dict[str, Any]
+    world: World,
+    section: str,
+    fields: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,  # a socket's path is short, this test's name is not
 ) -> None:
     """Over the agent's own socket, as the relay asks; the session is as the plan would have it."""
     contract = changed(world.contract, section, **fields)
     descriptor = world.descriptor().model_copy(update={"contract": contract.digest()})
     agent = world.agent(world.site("ash"), port=1)
     with (
-        listening(agent, world.consortium.site("ash").directory / "run") as socket,
+        listening(agent, tmp_path_factory.mktemp("run")) as socket,
         grpc.insecure_channel(f"unix:{socket}") as channel,
     ):
         relay = rpc.AgentStub(channel)
