@@ -4,20 +4,21 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import grpc
 
 from hortus.client.agent import SiteAgent, loggable
 from hortus.client.relay_user import RelayUser
-from hortus.protocol.errors import UsageError
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 
 logger = logging.getLogger(__name__)
 _THREADS = 4
-_LONGEST_SOCKET = 107  # bytes, in sockaddr_un
+_SOCKET = "agent.sock"
+_LONGEST_PATH = 107  # bytes, in sockaddr_un
 
 
 class _Servicer(rpc.AgentServicer):
@@ -53,37 +54,32 @@ def listening(agent: SiteAgent, directory: Path, user: RelayUser | None = None) 
 
     Args:
         agent: Answers.
-        directory: A folder that only this user, and the relay's, may enter; the socket is made in it.
+        directory: A folder that only this user, and the relay's, may enter; the socket is made in
+            it, or in a temporary folder like it where its path is too long for a socket's.
         user: Whom the relay runs as; None: this user.
-
-    Raises:
-        UsageError: The folder's path is longer than the system lets a socket's be.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if user is not None:
-        os.chown(directory, -1, user.gid)
-    directory.chmod(0o700 if user is None else 0o710)
-    socket = directory / "agent.sock"
-    if len(os.fsencode(socket)) > _LONGEST_SOCKET:
-        raise UsageError(
-            f"the path of the agent's socket is longer than {_LONGEST_SOCKET} bytes",
-            where=str(socket),
-            remedy="Move the site's folder to a shorter path.",
-        )
-    socket.unlink(missing_ok=True)
-    server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="agent"))
-    rpc.add_AgentServicer_to_server(_Servicer(agent), server)  # type: ignore[no-untyped-call]
-    server.add_insecure_port(f"unix:{socket}")
-    previous = os.umask(0o177)
-    try:
-        server.start()
-    finally:
-        os.umask(previous)
-    if user is not None:
-        os.chown(socket, -1, user.gid)
-        socket.chmod(0o660)
-    try:
-        yield socket
-    finally:
-        server.stop(grace=1.0).wait()
+    with ExitStack() as cleanup:
+        if len(os.fsencode(directory / _SOCKET)) > _LONGEST_PATH:
+            directory = Path(cleanup.enter_context(TemporaryDirectory(prefix="hortus-")))
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if user is not None:
+            os.chown(directory, -1, user.gid)
+        directory.chmod(0o700 if user is None else 0o710)
+        socket = directory / _SOCKET
         socket.unlink(missing_ok=True)
+        server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="agent"))
+        rpc.add_AgentServicer_to_server(_Servicer(agent), server)  # type: ignore[no-untyped-call]
+        server.add_insecure_port(f"unix:{socket}")
+        previous = os.umask(0o177)
+        try:
+            server.start()
+        finally:
+            os.umask(previous)
+        if user is not None:
+            os.chown(socket, -1, user.gid)
+            socket.chmod(0o660)
+        try:
+            yield socket
+        finally:
+            server.stop(grace=1.0).wait()
+            socket.unlink(missing_ok=True)

@@ -5,13 +5,13 @@ import pytest
 
 from hortus.client.agent import SiteAgent
 from hortus.client.agent_service import listening
-from hortus.protocol.errors import UsageError
 
 
-def test_a_folder_too_deep_for_a_socket_is_refused_with_a_remedy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["run", "a" * 100])
+def test_the_socket_is_private_however_long_the_folders_path(tmp_path: Path, name: str) -> None:
     nobody = cast("SiteAgent", None)  # is never asked
-    with (
-        pytest.raises(UsageError, match=r"107 bytes .* shorter path"),
-        listening(nobody, tmp_path / ("a" * 100)),
-    ):
-        pass
+    with listening(nobody, tmp_path / name) as socket:
+        assert socket.is_socket()
+        assert socket.parent.stat().st_mode & 0o777 == 0o700
+        assert (socket.parent == tmp_path / name) == (name == "run")
+    assert not socket.exists()

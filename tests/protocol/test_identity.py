@@ -31,7 +31,7 @@ def test_an_identity_is_never_replaced(tmp_path: Path) -> None:
 
 
 def test_the_private_key_is_not_in_its_repr() -> None:
-    assert repr(SiteIdentity.generate("clinic-a")) == "SiteIdentity(site='clinic-a')"
+    assert repr(SiteIdentity.generate("clinic-a")) == "SiteIdentity(site='clinic-a', handovers=())"
 
 
 @pytest.mark.parametrize("content", [b"", b"no key", b"\xff\x00"])

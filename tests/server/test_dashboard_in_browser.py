@@ -212,6 +212,7 @@ def test_updates_can_be_paused_by_keyboard(page: Page, running: tuple[Running, s
     page.wait_until("waiting !== null")
     assert rounds_shown(page) == before
     page.press(" ")
+    page.wait_until(f"document.querySelectorAll('#round-rows tr').length > {before}")
     assert rounds_shown(page) == before + 1
 
 
