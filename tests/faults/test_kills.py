@@ -29,6 +29,8 @@ from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
 
+pytestmark = pytest.mark.processes
+
 SITES = ("ash", "birch", "cedar")
 ROUNDS = 2
 SECONDS = 120.0
