@@ -29,14 +29,16 @@ from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
 
-pytestmark = pytest.mark.processes
-
 SITES = ("ash", "birch", "cedar")
 ROUNDS = 2
 SECONDS = 120.0
 
 # What benchmarks/faults.py sets: every point is tried, and a row is written for each.
 SWEEP = os.environ.get("HORTUS_FAULT_SWEEP")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(not SWEEP, reason="takes minutes: python benchmarks/faults.py"),
+]
 QUICK = [
     (Fault.LEDGER_DURABLE, "middle", Blast.MACHINE),
     (Fault.SITE_WITHIN_UPLOAD, "first", Blast.PROCESS),
