@@ -59,6 +59,7 @@ def listening(agent: SiteAgent, directory: Path, user: RelayUser | None = None) 
         user: Whom the relay runs as; None: this user.
     """
     with ExitStack() as cleanup:
+        directory = directory.resolve()
         if len(os.fsencode(directory / _SOCKET)) > _LONGEST_PATH:
             directory = Path(cleanup.enter_context(TemporaryDirectory(prefix="hortus-")))
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -64,7 +64,7 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
             monitoring(config.monitoring, registry, heartbeat.reason, relay.reason),
             listening(agent, directory / "run", user) as socket,
         ):
-            node_config = {"site": site.name, "agent-socket": str(socket.resolve())}
+            node_config = {"site": site.name, "agent-socket": str(socket)}
             while not stopped():
                 if not _answers(superlink):
                     time.sleep(_POLL_SECONDS)

@@ -137,7 +137,7 @@ def test_an_interrupted_server_ends_all_it_started_and_goes_on_to_the_same_bits(
     path = write_plan(cohort={"minimum": 3}, training={"rounds": 50}, privacy={"epsilon": 60.0})
     simulated = simulate(load_plan(path), path.parent, tmp_path / "simulated", lambda *_: None)
     consortium = make_consortium(path, tmp_path / "consortium", epsilon=100)
-    server, site = let_watch(consortium)
+    server_address, site_address = let_watch(consortium)
     allow_repeatable_noise(consortium)
     for site in SITES:
         hortus("approve", str(consortium.site(site).directory), str(path))
@@ -149,8 +149,8 @@ def test_an_interrupted_server_ends_all_it_started_and_goes_on_to_the_same_bits(
         while not (out / "metrics.jsonl").exists():
             assert first.poll() is None, (tmp_path / "server.log").read_text()
             time.sleep(0.05)
-        assert told(server, "hortus_server_rounds_total") >= 1
-        assert told(site, "hortus_site_uploads_total") >= 1
+        assert told(server_address, "hortus_server_rounds_total") >= 1
+        assert told(site_address, "hortus_site_uploads_total") >= 1
         first.send_signal(signal.SIGINT)
         assert first.wait(60) == 130
         config = yaml.safe_load(consortium.server.config.read_text())
