@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from hortus.server.run_records import Departure, RoundRecord
 
 _ROWS_SHOWN = 12
+_COLUMNS = ("round", "accuracy", "macro F1", "ε spent, per site", "sites", "seconds")
 
 
 class RoundsDisplay:
-    """A live progress bar and table of rounds.
+    """A live progress bar and table of rounds; a line for each round where output is no terminal.
 
     Args:
         console: Where to draw.
@@ -29,6 +30,7 @@ class RoundsDisplay:
     def __init__(
         self, console: Console, title: str, rounds: int, finished: Sequence["RoundRecord"] = ()
     ) -> None:
+        self._console, self._title, self._rounds = console, title, rounds
         self._records = [(record, "") for record in finished]
         self._progress = Progress(
             TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -37,7 +39,8 @@ class RoundsDisplay:
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
 
     def __enter__(self) -> Self:
-        self._live.__enter__()
+        if self._console.is_terminal:
+            self._live.__enter__()
         return self
 
     def __exit__(
@@ -46,29 +49,38 @@ class RoundsDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._live.refresh()
-        self._live.__exit__(kind, error, trace)
+        if self._console.is_terminal:
+            self._live.refresh()
+            self._live.__exit__(kind, error, trace)
 
     def add(self, record: "RoundRecord", spent: Mapping[str, float]) -> None:
         """Shows a finished round; `spent` is ε by site, as their own ledgers have it."""
         self._records.append((record, _range(spent.values()) if spent else ""))
         self._progress.update(self._task, completed=record.round + 1)
+        if not self._console.is_terminal:
+            cells = zip(_COLUMNS, _cells(*self._records[-1]), strict=True)
+            line = ", ".join(f"{name} {cell}" for name, cell in cells)
+            self._console.print(f"{self._title}, of {self._rounds}: {line}", soft_wrap=True)
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False)
-        for name in ("round", "accuracy", "macro F1", "ε spent, per site", "sites", "seconds"):
+        for name in _COLUMNS:
             table.add_column(name, justify="right")
         for record, spent in self._records[-_ROWS_SHOWN:]:
-            claimed = "" if record.epsilon is None else spent or f"{record.epsilon:.3f}"
-            table.add_row(
-                str(record.round + 1),
-                percent(record.metrics.get("accuracy")),
-                percent(record.metrics.get("macro_f1")),
-                claimed or "∞",
-                str(len(record.sites)),
-                f"{record.seconds:.1f}",
-            )
+            table.add_row(*_cells(record, spent))
         return Group(table, self._progress)
+
+
+def _cells(record: "RoundRecord", spent: str) -> tuple[str, ...]:
+    claimed = "∞" if record.epsilon is None else spent or f"{record.epsilon:.3f}"
+    return (
+        str(record.round + 1),
+        percent(record.metrics.get("accuracy")),
+        percent(record.metrics.get("macro_f1")),
+        claimed,
+        str(len(record.sites)),
+        f"{record.seconds:.1f}",
+    )
 
 
 def departures_table(departures: Sequence["Departure"]) -> Table:

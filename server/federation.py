@@ -172,13 +172,14 @@ class Federation:
         challenge, roster = secrets.token_bytes(CHALLENGE_BYTES), self.roster()
         contract = self._encoded_contract()
         messages = self._messages(MessageType.QUERY, "contract", contract, challenge=challenge)
-        willing, refusals = set(), dict(absent)
+        willing, refusals, invalid = set(), dict(absent), 0
         for reply in self.grid.send_and_receive(messages, timeout=cohort.join_deadline):
             try:
                 answer = _read_answer(reply)
                 answer.verify(roster, challenge, contract)
             except ProtocolError as error:
                 logger.warning("a node's answer does not count: %s", in_one_line(str(error)))
+                invalid += 1
                 continue
             if answer.refusal:
                 refusals[answer.site] = refusal = in_one_line(answer.refusal)
@@ -187,8 +188,10 @@ class Federation:
                 willing.add(answer.site)
         if len(willing) < cohort.minimum:
             raise CohortTooSmall(
-                f"{len(willing)} sites would take part, the plan needs {cohort.minimum}. "
-                + " ".join(f"{site}: {why}." for site, why in sorted(refusals.items())),
+                f"{len(willing)} of {len(messages)} connected sites would take part, the plan needs "
+                f"{cohort.minimum}. "
+                + " ".join(f"{site}: {why}." for site, why in sorted(refusals.items()))
+                + (f" {invalid} gave no valid answer: its own log says why." if invalid else ""),
                 where=f"round {number}",
                 remedy="Finished rounds are kept; the same command goes on when enough sites would. "
                 "Sites that are only slow need a longer cohort.join_deadline.",

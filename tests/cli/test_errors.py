@@ -129,7 +129,7 @@ def test_a_cohort_below_the_minimum_is_refused_with_every_reason(
 ) -> None:
     plan = write_plan(simulation={"budgets": {"ash": 0.001, "birch": 0.001}})
     result = hortus("simulate", str(plan), "--out", str(tmp_path / "run"))
-    fails(result, REFUSED, "1 sites would take part", "ash:", "birch:", "of 0.001")
+    fails(result, REFUSED, "1 of 3 connected sites would take part", "ash:", "birch:", "of 0.001")
 
 
 def test_a_simulation_leaves_adapter_report_and_ledgers_and_the_audit_holds(
