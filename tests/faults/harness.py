@@ -11,13 +11,15 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,6 +40,7 @@ from hortus.protocol.errors import HortusError
 from hortus.protocol.faults import SWITCH
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
 from hortus.protocol.plan import Contract
+from hortus.protocol.processes import tail
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.server.aggregator import Aggregator, StepSum
 from hortus.server.evaluation import Evaluator
@@ -91,6 +94,11 @@ class Deployment:
         return self.out / "uploads"
 
     @property
+    def log(self) -> Path:
+        """What the processes print."""
+        return self.out / "log"
+
+    @property
     def sums(self) -> Path:
         """One file for each sum that the server has made."""
         return self.out / "sums"
@@ -119,16 +127,23 @@ def run(deployment: Deployment, order: str, blast: Blast, seconds: float) -> int
     deployment.journal.write_text(f"{order}\n")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
-    starts: dict[str, Callable[[], Any]] = {
-        site: partial(_start, context, _run_site, deployment, site)
-        for site in deployment.consortium.sites
-    }
-    starts[SERVER] = partial(_start, context, _run_server, deployment)
-    running = {name: start() for name, start in starts.items()}
-    killed, deadline = 0, time.monotonic() + seconds
+    # Short paths: a socket's has 107 bytes at most, and a test's folder may be deeper.
+    with TemporaryDirectory(prefix="hortus-") as sockets:
+        starts: dict[str, Callable[[], Any]] = {
+            site: partial(_start, context, _run_site, deployment, site, Path(sockets) / site)
+            for site in deployment.consortium.sites
+        }
+        starts[SERVER] = partial(_start, context, _run_server, deployment, Path(sockets))
+        return _supervise(starts, blast, time.monotonic() + seconds, deployment.log)
+
+
+def _supervise(
+    starts: Mapping[str, Callable[[], Any]], blast: Blast, deadline: float, log: Path
+) -> int:
+    running, killed = {name: start() for name, start in starts.items()}, 0
     try:
         while running[SERVER].exitcode != 0:
-            assert time.monotonic() < deadline, f"stuck after {order}"
+            assert time.monotonic() < deadline, f"stuck; the log ends with\n{tail(log)}"
             ended = [name for name, process in running.items() if process.exitcode is not None]
             for name in ended:
                 code = running[name].exitcode
@@ -162,24 +177,33 @@ def _kill(processes: Any) -> None:
 
 
 def _prepare(deployment: Deployment) -> None:
+    threading.Thread(target=_end_with_the_tests, daemon=True).start()
     os.environ[SWITCH] = str(deployment.journal)
     torch.set_num_threads(1)
-    log = os.open(deployment.out / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(deployment.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
 
 
-def _run_site(deployment: Deployment, name: str) -> None:
+def _end_with_the_tests() -> None:
+    """Leaves nothing behind when the tests are killed; a fork server alone would wait for this."""
+    tests = multiprocessing.parent_process()
+    assert tests is not None
+    tests.join()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _run_site(deployment: Deployment, name: str, socket: Path) -> None:
     _prepare(deployment)
     files = deployment.consortium.site(name)
     with Site(files.directory, clock=time.time) as site:
         connect = partial(dialling, site.server.aggregation, files.tls)
         agent = SiteAgent(site, WarmWorkbench(site), connect, untimed)
-        with listening(agent, files.directory / "run"):
+        with listening(agent, socket):
             signal.pause()
 
 
-def _run_server(deployment: Deployment) -> None:
+def _run_server(deployment: Deployment, sockets: Path) -> None:
     _prepare(deployment)
     files, contract = deployment.consortium.server, deployment.contract
     _record(deployment)
@@ -190,11 +214,7 @@ def _run_server(deployment: Deployment) -> None:
             address = ServerConfig.load(files.config).aggregation
             roster = Roster.load(files.roster)
             stack.enter_context(serving(hub, files.tls, address, len(roster.sites)))
-            sockets = {
-                site: deployment.consortium.site(site).directory / "run" / "agent.sock"
-                for site in roster.sites
-            }
-            grid = _Grid({site: _relay(path) for site, path in sockets.items()})
+            grid = _Grid({site: _relay(sockets / site / "agent.sock") for site in roster.sites})
             stack.callback(grid.close)
             Federation(
                 grid=grid,
