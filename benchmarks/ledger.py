@@ -29,10 +29,11 @@ from pathlib import Path
 
 from dp_accounting.pld import privacy_loss_distribution as pld
 
-from hortus.privacy.accounting import GaussianEvent, epsilon
+from hortus.privacy.accounting import epsilon
 from hortus.privacy.audit import audit
 from hortus.privacy.entries import GENESIS, Charge, Charged, Entry, Level, Scope
-from hortus.privacy.evidence import Evidence, _read_ledger
+from hortus.privacy.events import GaussianEvent
+from hortus.privacy.evidence import Evidence, read_ledger
 from hortus.privacy.ledger import Ledger
 from hortus.privacy.recount import recount
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
@@ -95,7 +96,7 @@ def big_audit(directory: Path, entries: int = 100_000) -> Rows:
 def audit_one(path: Path, key: str) -> None:
     """Audits in a fresh process and prints seconds, processor seconds and peak megabytes."""
     start = time.perf_counter()
-    rows, _, sent = _read_ledger(path)
+    rows, _, sent = read_ledger(path)
     roster = Roster({"ash": bytes.fromhex(key)}, OWN.public_key_bytes)
     evidence = Evidence("ash", roster, BUDGET, tuple(rows), (), frozenset(sent), {})
     found = audit(evidence, roster)

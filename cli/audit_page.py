@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 
 from hortus.pages.plots import Plot, describe, svg
 from hortus.pages.templates import templates
-from hortus.privacy.accounting import true_positive_bound
-from hortus.privacy.audit import Audit, RoundRow
+from hortus.privacy.audit import Audit
+from hortus.privacy.audit_rounds import RoundRow
+from hortus.privacy.detection import true_positive_bound
 from hortus.privacy.omissions import Omission
 
 _FALSE_POSITIVE_RATES = (0.01, 0.001)

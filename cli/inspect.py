@@ -158,7 +158,7 @@ def _show_claims(console: Console, directory: Path) -> None:
 
 
 def _show(console: Console, result: "Audit") -> None:
-    from hortus.privacy.audit import Severity
+    from hortus.privacy.findings import Severity
 
     table = Table(box=None, pad_edge=False, title=f"{result.site}: {result.entries} entries")
     for name in ("run", "round", "unit", "noise", "q", "σ/C", "C", "releases", "unsent"):

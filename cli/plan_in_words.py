@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
-from hortus.privacy.accounting import true_positive_bound_of
+from hortus.privacy.detection import true_positive_bound_of
 from hortus.simulation.prospect import refusal_at, site_budgets
 
 if TYPE_CHECKING:

@@ -9,49 +9,25 @@ prices one of the two directions.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
-from dp_accounting import NeighboringRelation
-from dp_accounting.pld import privacy_loss_distribution as pld
 from numpy.typing import NDArray
 from opacus.accountants import PRVAccountant
 from opacus.accountants.analysis import rdp
 
 from hortus.privacy.composition import composed_epsilon
+from hortus.privacy.events import GaussianEvent, History
 from hortus.protocol.errors import UsageError
 
-_CURVE_INTERVAL = 1e-3  # width of a privacy loss cell of a whole curve
 _RDP_ORDERS = tuple(1 + x / 10 for x in range(1, 100)) + tuple(range(11, 64)) + (80, 128, 256, 512)
 _LARGEST_MULTIPLIER = 1e5
 _MOST_STEPS = 2**20
 _NO_EPSILON = 1e-12  # stands for ε = 0 where a logarithm is taken
-_EXP_LIMIT = 700.0  # e to a larger power is no float64
-_CURVE_DELTA = 1e-12  # where a curve of (ε, δ) is followed to
-_CURVE_POINTS = 400
 _WIDEST = 200.0  # a loss distribution wider than this takes long, and nobody would spend it
 
-
-@dataclass(frozen=True, slots=True, order=True)
-class GaussianEvent:
-    """One release of a Poisson-subsampled Gaussian.
-
-    Attributes:
-        sampling_rate: q in (0, 1].
-        noise_multiplier: Standard deviation over L2 sensitivity.
-    """
-
-    sampling_rate: float
-    noise_multiplier: float
-
-    def __post_init__(self) -> None:
-        if not (0 < self.sampling_rate <= 1 and 0 < self.noise_multiplier < math.inf):
-            raise UsageError(f"no such mechanism: {self}")
-
-
-History = Mapping[GaussianEvent, int]
 _Multiset = tuple[tuple[GaussianEvent, int], ...]
 
 
@@ -187,45 +163,6 @@ def affordable_steps(
     return low
 
 
-def true_positive_bound(epsilon: float, delta: float, false_positive_rate: float) -> float:
-    """Returns the largest share of present units that a test may find, whatever the test.
-
-    Under (ε, δ)-differential privacy, a test that takes absent units for present with probability α
-    finds present ones with probability at most min(e^ε·α + δ, 1 − e^−ε·(1 − δ − α)) (Kairouz, Oh
-    and Viswanath 2015, Theorem 2.1).
-
-    Args:
-        epsilon: ε, perhaps infinite.
-        delta: δ in [0, 1].
-        false_positive_rate: α in [0, 1].
-    """
-    if epsilon > _EXP_LIMIT:
-        return 1.0
-    above = math.exp(epsilon) * false_positive_rate + delta
-    below = 1 - math.exp(-epsilon) * (1 - delta - false_positive_rate)
-    return min(1.0, above, below)
-
-
-def true_positive_bound_of(history: History, false_positive_rate: float) -> float:
-    """Returns the same bound from a history's whole curve of (ε, δ), not from one point of it.
-
-    Raises:
-        UsageError: A count is negative.
-    """
-    multiset = _multiset(history, _CURVE_DELTA)
-    end = _epsilon_rdp(multiset, _CURVE_DELTA)
-    if end > _WIDEST:
-        return 1.0
-    grid = np.linspace(0, end, _CURVE_POINTS)
-    deltas = (
-        _compose(multiset, _CURVE_INTERVAL).get_delta_for_epsilon(grid) if multiset else 0 * grid
-    )
-    return min(
-        true_positive_bound(float(point), float(delta), false_positive_rate)
-        for point, delta in zip(grid, deltas, strict=True)
-    )
-
-
 def _first_negative(falling: Callable[[int], float], low: int, high: int) -> int:
     """Returns the first integer above `low`, and up to `high`, where a falling function is ≤ 0.
 
@@ -289,21 +226,3 @@ def _epsilon_pld(multiset: _Multiset, delta: float) -> float:
     releases = tuple(((e.sampling_rate, e.noise_multiplier), count) for e, count in multiset)
     divergences = tuple(_rdp(event) for event, _ in multiset)
     return composed_epsilon(releases, delta, np.array(_RDP_ORDERS), divergences)
-
-
-def _compose(multiset: _Multiset, interval: float) -> pld.PrivacyLossDistribution:
-    (first, count), *others = multiset
-    composed = _distribution(first, interval).self_compose(count)
-    for event, more in others:
-        composed = composed.compose(_distribution(event, interval).self_compose(more))
-    return composed
-
-
-@lru_cache(maxsize=256)
-def _distribution(event: GaussianEvent, interval: float) -> pld.PrivacyLossDistribution:
-    return pld.from_gaussian_mechanism(
-        event.noise_multiplier,
-        sampling_prob=event.sampling_rate,
-        value_discretization_interval=interval,
-        neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
-    )

@@ -3,9 +3,8 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
-from hortus.privacy.accounting import GaussianEvent, epsilon
+from hortus.privacy.accounting import epsilon
 from hortus.privacy.entries import (
     EVERY_DATASET,
     Charge,
@@ -17,8 +16,9 @@ from hortus.privacy.entries import (
     Scope,
     Unfrozen,
 )
+from hortus.privacy.events import GaussianEvent
 from hortus.protocol.errors import Refused
-from hortus.protocol.policy import Budget, Every
+from hortus.protocol.policy import Budget, Every, period_of
 
 
 @dataclass(slots=True)
@@ -177,13 +177,3 @@ class Books:
 def exceeded(levels: Iterable[Level]) -> Level | None:
     """Returns the first level above its limit."""
     return next((level for level in levels if level.epsilon > level.limit), None)
-
-
-def period_of(time: float, every: Every) -> str:
-    """Returns the label of the calendar period, in UTC, that a time falls in."""
-    moment = datetime.fromtimestamp(time, UTC)
-    if every is Every.YEAR:
-        return f"{moment:%Y}"
-    if every is Every.QUARTER:
-        return f"{moment:%Y}-Q{(moment.month + 2) // 3}"
-    return f"{moment:%Y-%m}"

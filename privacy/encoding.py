@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hortus.privacy.accounting import GaussianEvent
 from hortus.privacy.adaptive_clipping import AdaptiveClipping
 from hortus.privacy.clipping import (
     AutomaticClipping,
@@ -19,6 +18,7 @@ from hortus.privacy.clipping import (
     PerLayerClipping,
     UnitClipping,
 )
+from hortus.privacy.events import GaussianEvent
 from hortus.privacy.gradients import ClippedSum
 from hortus.privacy.mechanism import FixedPoint, Mechanism
 from hortus.protocol.errors import ProtocolError

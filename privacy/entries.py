@@ -9,12 +9,12 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
-from hortus.privacy.accounting import GaussianEvent
+from hortus.privacy.events import GaussianEvent
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.identity import SiteIdentity, is_signed
 from hortus.protocol.plan import Noise
@@ -344,9 +344,9 @@ def _read_charged(value: Mapping[str, Any]) -> Charged:
 
 def _decode(kind: type[Any], value: Mapping[str, Any]) -> Any:  # noqa: ANN401 - of that kind
     """Reads a dataclass of texts, whole numbers, floats and scopes."""
-    readers = {str: _text, int: _whole, float: _number, Scope: Scope}
-    _only(value, {field.name for field in fields(kind)})
-    return kind(**{field.name: readers[field.type](value[field.name]) for field in fields(kind)})  # type: ignore[index]
+    readers = _FIELDS[kind]
+    _only(value, readers.keys())
+    return kind(*[read(value[name]) for name, read in readers.items()])
 
 
 _READERS: Mapping[str, Any] = {
@@ -358,9 +358,9 @@ _READERS: Mapping[str, Any] = {
 }
 
 
-def _only(value: Mapping[str, Any], names: set[str]) -> None:
-    if set(value) != names:
-        raise ValueError(f"fields {sorted(set(value) ^ names)} are missing or unknown")
+def _only(value: Mapping[str, Any], names: Set[str]) -> None:
+    if value.keys() != names:
+        raise ValueError(f"fields {sorted(value.keys() ^ names)} are missing or unknown")
 
 
 def _text(value: object) -> str:
@@ -386,3 +386,15 @@ def _number(value: object) -> float:
 def _check_reason(reason: str) -> None:
     if not 1 <= len(reason.strip()) <= _MOST_REASON:
         raise ValueError(f"a reason has 1 to {_MOST_REASON} characters")
+
+
+_PARSERS: Mapping[Any, Callable[[Any], Any]] = {
+    str: _text,
+    int: _whole,
+    float: _number,
+    Scope: Scope,
+}
+_FIELDS: Mapping[type[Any], Mapping[str, Callable[[Any], Any]]] = {
+    kind: {field.name: _PARSERS[field.type] for field in fields(kind)}
+    for kind in (Charge, Level, Granted, Frozen, Unfrozen)
+}

@@ -64,7 +64,7 @@ def collect(files: SiteFiles, site: str) -> Evidence:
     """
     if not files.ledger.is_file():
         raise UsageError("there is no ledger yet", where=str(files.ledger))
-    rows, signed, sent = _read_ledger(files.ledger)
+    rows, signed, sent = read_ledger(files.ledger)
     return Evidence(
         site=site,
         roster=Roster.load(files.roster),
@@ -165,9 +165,14 @@ def _parse(members: Mapping[str, str]) -> Evidence:
     )
 
 
-def _read_ledger(
+def read_ledger(
     path: Path,
 ) -> tuple[list[Row], list[tuple[int, str, float, bytes]], list[Attempt]]:
+    """Returns a ledger's entries, countersignatures (seq, hash, time, signature) and sent attempts.
+
+    Raises:
+        HortusError: It cannot be read.
+    """
     try:
         with closing(read_sqlite(path)) as connection:
             rows = connection.execute(

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hortus.privacy.accounting import (
-    GaussianEvent,
-    History,
     Report,
     affordable_steps,
     epsilon,
     report,
 )
+from hortus.privacy.events import GaussianEvent, History
 
 
 @dataclass(frozen=True, slots=True)

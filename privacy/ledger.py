@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from hortus.privacy.accounting import GaussianEvent
 from hortus.privacy.books import Account, Books, exceeded
 from hortus.privacy.entries import (
     GENESIS,
@@ -34,6 +33,7 @@ from hortus.privacy.entries import (
     Unfrozen,
     content_hash,
 )
+from hortus.privacy.events import GaussianEvent
 from hortus.privacy.ledger_schema import migrate
 from hortus.protocol.errors import HortusError, Refused, UsageError
 from hortus.protocol.faults import Fault, reach

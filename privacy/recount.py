@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from hortus.privacy.accounting import GaussianEvent
+from hortus.privacy.events import GaussianEvent
 
 Array = NDArray[np.float64]
 Releases = tuple[tuple[GaussianEvent, int], ...]

@@ -1,5 +1,6 @@
 """A site's policy: what it allows, whatever a server or a plan asks."""
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
@@ -19,6 +20,16 @@ class Every(StrEnum):
     MONTH = "month"
     QUARTER = "quarter"
     YEAR = "year"
+
+
+def period_of(time: float, every: Every) -> str:
+    """Returns the label of the calendar period, in UTC, that a time falls in."""
+    moment = datetime.fromtimestamp(time, UTC)
+    if every is Every.YEAR:
+        return f"{moment:%Y}"
+    if every is Every.QUARTER:
+        return f"{moment:%Y}-Q{(moment.month + 2) // 3}"
+    return f"{moment:%Y-%m}"
 
 
 class PeriodBudget(Schema):

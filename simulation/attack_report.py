@@ -8,7 +8,7 @@ import numpy as np
 
 from hortus.pages.plots import Plot, Points, describe, svg
 from hortus.pages.templates import templates
-from hortus.privacy.accounting import true_positive_bound, true_positive_bound_of
+from hortus.privacy.detection import true_positive_bound, true_positive_bound_of
 from hortus.privacy.membership import Roc, likelihood_ratios
 from hortus.privacy.one_run_audit import LowerBound, audit_scores
 from hortus.protocol.files import write_atomic

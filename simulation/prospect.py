@@ -8,11 +8,12 @@ from hortus.client.consent import budget_of, check_contract, check_model
 from hortus.client.site import Site
 from hortus.learning.adapters import AdapterSpace, attach
 from hortus.learning.models import load_base
-from hortus.privacy.books import Account, Tally, period_of
+from hortus.privacy.books import Account, Tally
 from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_round
 from hortus.privacy.forecast import PlanCost, SiteBudget
 from hortus.protocol.errors import Refused, UsageError
 from hortus.protocol.plan import Contract, Plan
+from hortus.protocol.policy import period_of
 from hortus.server.prepare import prepare
 
 

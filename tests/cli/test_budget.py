@@ -5,12 +5,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from helpers.charges import make_charge
 from typer.testing import CliRunner, Result
 
 from hortus.cli.main import app
 from hortus.client.accounts import opened_ledger
-from hortus.privacy.accounting import GaussianEvent, epsilon
-from hortus.privacy.entries import Charge, Frozen, Granted, Unfrozen
+from hortus.privacy.accounting import epsilon
+from hortus.privacy.entries import Frozen, Granted, Unfrozen
+from hortus.privacy.events import GaussianEvent
 from hortus.protocol.consortium import ServerConfig
 from hortus.protocol.errors import Refused
 from hortus.protocol.membership import create_consortium
@@ -19,23 +21,7 @@ from hortus.protocol.policy import Budget, Policy
 DELTA = 1e-5
 ONE = epsilon({GaussianEvent(1.0, 4.0): 1}, DELTA)
 POLICY = Policy(budget=Budget(epsilon=1.2 * ONE, delta=DELTA))
-CHARGE = Charge(
-    run="0" * 32,
-    session="1" * 32,
-    round=0,
-    step=0,
-    attempt=0,
-    dataset="d" * 64,
-    unit="record",
-    mode="local",
-    mechanism="discrete-gaussian",
-    sampling_rate=1.0,
-    noise_multiplier=4.0,
-    clipping_norm=1.0,
-    releases=1,
-    delta=DELTA,
-    plan="e" * 64,
-)
+CHARGE = make_charge(mode="local")
 
 
 def hortus(*arguments: str) -> Result:

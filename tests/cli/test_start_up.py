@@ -5,7 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.charges import make_charge
 
+from hortus.privacy.evidence import Evidence, export, read_ledger
+from hortus.privacy.ledger import Ledger
+from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.policy import Budget
+
+BUDGET = Budget(epsilon=10, delta=1e-5)
 HEAVY = ("torch", "flwr", "transformers", "matplotlib", "opacus", "dp_accounting", "scipy")
 PROGRAM = f"""
 import json, sys
@@ -50,3 +57,23 @@ def test_keys_and_rosters_need_no_heavy_library(tmp_path: Path) -> None:
     server = str(tmp_path / "server")
     assert start("init", "server", "127.0.0.1", "--out", server) == "[0, []]"
     assert start("roster", "show", server) == "[0, []]"
+
+
+def test_an_audit_needs_neither_torch_nor_flower_nor_the_accountant_that_charged(
+    tmp_path: Path,
+) -> None:
+    site = SiteIdentity.generate("ash")
+    ledger = Ledger.open(tmp_path / "ledger.sqlite", site, lambda: 1.8e9)
+    for step in range(3):
+        ledger.charge(make_charge(step=step), BUDGET)
+    ledger.close()
+    roster = Roster({"ash": site.public_key_bytes}, SiteIdentity.generate(SERVER).public_key_bytes)
+    rows, _, sent = read_ledger(tmp_path / "ledger.sqlite")
+    bundle = tmp_path / "ash.evidence"
+    export(Evidence("ash", roster, BUDGET, tuple(rows), (), frozenset(sent), {}), bundle)
+    assert start("audit", str(bundle)) == '[0, ["scipy"]]'
+    page = str(tmp_path / "audit.html")
+    assert (
+        start("audit", str(bundle), "--html", page)
+        == '[0, ["matplotlib", "dp_accounting", "scipy"]]'
+    )

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from helpers.charges import make_charge
 
 from hortus.client.rotation import rotate_identity, sole_agent
 from hortus.client.site import Site
 from hortus.client.witness import Witness
 from hortus.privacy.audit import audit
-from hortus.privacy.entries import Charge
 from hortus.privacy.evidence import collect
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.consortium import Consortium, ServerConfig, SiteConfig, SiteFiles
@@ -40,31 +40,10 @@ def consortium(tmp_path: Path) -> Consortium:
     return create_consortium(tmp_path / "c", data, dict.fromkeys(sites, POLICY), server, NOW)
 
 
-def charge(step: int, noise_multiplier: float = 1.0) -> Charge:
-    """One release."""
-    return Charge(
-        run="1" * 32,
-        session="2" * 32,
-        round=0,
-        step=step,
-        attempt=0,
-        dataset="d" * 64,
-        unit="record",
-        mode="distributed",
-        mechanism="discrete-gaussian",
-        sampling_rate=0.1,
-        noise_multiplier=noise_multiplier,
-        clipping_norm=1.0,
-        releases=1,
-        delta=1e-5,
-        plan="3" * 64,
-    )
-
-
 def release(files: SiteFiles, step: int) -> None:
     """Charges one release, as the site's agent does."""
     with Site(files.directory, clock) as site:
-        site.ledger.commit(site.ledger.reserve(charge(step), POLICY.budget))
+        site.ledger.commit(site.ledger.reserve(make_charge(step=step), POLICY.budget))
 
 
 def broken(consortium: Consortium, roster: Roster | None = None) -> str | None:
@@ -119,7 +98,7 @@ def test_an_entry_by_a_former_key_after_the_change_is_found(consortium: Consorti
         files.ledger.with_name(files.ledger.name + name).unlink(missing_ok=True)
     with closing(Ledger.open(files.ledger, stolen, clock)) as forged:
         for step in range(2):
-            reserved = forged.reserve(charge(step, noise_multiplier=9.0), POLICY.budget)
+            reserved = forged.reserve(make_charge(step=step, noise_multiplier=9.0), POLICY.budget)
             forged.commit(reserved)
     assert broken(consortium) == "it is not the entry after which the site changed its key"
     without_head = replace(

@@ -9,16 +9,14 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from hortus.privacy.accounting import (
-    GaussianEvent,
     affordable_steps,
     calibrate_noise_multiplier,
     epsilon,
     epsilon_prv,
     epsilon_rdp,
     report,
-    true_positive_bound,
-    true_positive_bound_of,
 )
+from hortus.privacy.events import GaussianEvent
 from hortus.privacy.mechanism import Mechanism
 from hortus.protocol.errors import UsageError
 
@@ -194,32 +192,6 @@ def test_calibration_finds_the_smallest_noise_far_from_the_usual(multiplier: flo
     found = calibrate_noise_multiplier(target, DELTA, 0.1, 10)
     assert epsilon({GaussianEvent(0.1, found): 10}, DELTA) <= target
     assert epsilon({GaussianEvent(0.1, found - 1e-4): 10}, DELTA) > target
-
-
-@pytest.mark.parametrize("noise_multiplier", [0.5, 1.0, 10.0])
-@pytest.mark.parametrize("rate", [0.1, 0.01, 0.001])
-def test_the_curve_bounds_the_best_test_of_a_gaussian_tightly(
-    noise_multiplier: float, rate: float
-) -> None:
-    """Dong et al. (2022), Definition 2.6: the best test of N(0, 1) against N(1/σ, 1)."""
-    best = float(norm.cdf(norm.ppf(rate) + 1 / noise_multiplier))
-    bound = true_positive_bound_of({GaussianEvent(1.0, noise_multiplier): 1}, rate)
-    assert best <= bound <= best * 1.001
-    spent = epsilon({GaussianEvent(1.0, noise_multiplier): 1}, DELTA)
-    assert bound <= true_positive_bound(spent, DELTA, rate)
-
-
-def test_the_bound_on_a_test_is_that_of_randomised_response() -> None:
-    """Answering truly with probability e^ε/(1 + e^ε) is the worst that (ε, 0) allows."""
-    truthful = math.e / (1 + math.e)
-    assert true_positive_bound(1.0, 0.0, 1 - truthful) == pytest.approx(truthful)
-    assert true_positive_bound(0.0, 0.25, 0.5) == 0.75
-    assert (
-        true_positive_bound(math.inf, 0.0, 0.01)
-        == true_positive_bound_of({GaussianEvent(1.0, 0.01): 10}, 0.01)
-        == 1
-    )
-    assert true_positive_bound_of({}, 0.01) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("shares", [1, 3])

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.charges import make_charge
 
-from hortus.privacy.accounting import GaussianEvent, epsilon
-from hortus.privacy.audit import Audit, Finding, Severity, audit
+from hortus.privacy.accounting import epsilon
+from hortus.privacy.audit import Audit, audit
 from hortus.privacy.entries import (
     GENESIS,
     Charge,
@@ -26,7 +27,9 @@ from hortus.privacy.entries import (
     Unfrozen,
     content_hash,
 )
-from hortus.privacy.evidence import Evidence, Row, _read_ledger, export, load
+from hortus.privacy.events import GaussianEvent
+from hortus.privacy.evidence import Evidence, Row, export, load, read_ledger
+from hortus.privacy.findings import Finding, Severity
 from hortus.privacy.ledger import SELECT_ENTRIES, Ledger
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.errors import HortusError, UsageError
@@ -40,23 +43,7 @@ STRANGER = SiteIdentity.generate("stranger")
 OWN = SiteIdentity.generate(SERVER)
 ROSTER = Roster({SITE.site: SITE.public_key_bytes}, OWN.public_key_bytes)
 DELTA = 1e-5
-CHARGE = Charge(
-    run="0" * 32,
-    session="1" * 32,
-    round=0,
-    step=0,
-    attempt=0,
-    dataset="d" * 64,
-    unit="record",
-    mode="distributed",
-    mechanism="discrete-gaussian",
-    sampling_rate=0.1,
-    noise_multiplier=2.0,
-    clipping_norm=0.1,
-    releases=4,
-    delta=DELTA,
-    plan="e" * 64,
-)
+CHARGE = make_charge(sampling_rate=0.1, noise_multiplier=2.0, releases=4)
 ENTRIES = 6
 
 
@@ -82,7 +69,7 @@ def path(original: Path, tmp_path: Path) -> Path:
 
 def _evidence(path: Path, contracts: Mapping[str, str] | None = None) -> Evidence:
     """Reads a ledger that has no site's folder around it."""
-    rows, signed, sent = _read_ledger(path)
+    rows, signed, sent = read_ledger(path)
     return Evidence(
         site=SITE.site,
         roster=ROSTER,

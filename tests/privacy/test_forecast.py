@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from hortus.privacy.accounting import GaussianEvent, epsilon, report
+from hortus.privacy.accounting import epsilon, report
+from hortus.privacy.events import GaussianEvent
 from hortus.privacy.forecast import PlanCost, SiteBudget, shown_rounds
 
 DELTA = 1e-5

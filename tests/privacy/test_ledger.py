@@ -14,10 +14,11 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from helpers.charges import make_charge
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hortus.privacy.accounting import GaussianEvent, epsilon
+from hortus.privacy.accounting import epsilon
 from hortus.privacy.entries import (
     EVERY_DATASET,
     GENESIS,
@@ -30,6 +31,7 @@ from hortus.privacy.entries import (
     Scope,
     Unfrozen,
 )
+from hortus.privacy.events import GaussianEvent
 from hortus.privacy.ledger import Ledger, dataset_fingerprint
 from hortus.protocol.canonical import digest
 from hortus.protocol.errors import HortusError, Refused, UsageError
@@ -38,23 +40,7 @@ from hortus.protocol.policy import Budget, Every, PeriodBudget
 
 IDENTITY = SiteIdentity.generate("clinic-a")
 DELTA = 1e-5
-CHARGE = Charge(
-    run="0" * 32,
-    session="1" * 32,
-    round=0,
-    step=0,
-    attempt=0,
-    dataset="d" * 64,
-    unit="record",
-    mode="distributed",
-    mechanism="discrete-gaussian",
-    sampling_rate=1.0,
-    noise_multiplier=4.0,
-    clipping_norm=0.1,
-    releases=1,
-    delta=DELTA,
-    plan="e" * 64,
-)
+CHARGE = make_charge()
 EVENT = GaussianEvent(1.0, 4.0)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from helpers.charges import make_charge
 
 from hortus.privacy.audit import Audit
 from hortus.privacy.entries import Charge
@@ -10,9 +11,7 @@ from hortus.privacy.omissions import SumRecord, omissions
 
 RUN, SESSION = "0" * 32, "1" * 32
 SITES = ("ash", "birch")
-CHARGE = Charge(
-    RUN, SESSION, 0, 0, 0, "d", "record", "distributed", "m", 1.0, 4.0, 1.0, 1, 1e-5, "p"
-)
+CHARGE = make_charge(run=RUN, session=SESSION)
 
 
 def _audit(site: str, *charges: Charge) -> Audit:

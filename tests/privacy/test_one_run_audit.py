@@ -16,8 +16,9 @@ from scipy.stats import binom
 from torch import nn
 
 from hortus.privacy import discrete_gaussian
-from hortus.privacy.accounting import GaussianEvent, epsilon
+from hortus.privacy.accounting import epsilon
 from hortus.privacy.clipping import FlatClipping
+from hortus.privacy.events import GaussianEvent
 from hortus.privacy.gradients import PerUnitGradients
 from hortus.privacy.mechanism import Mechanism
 from hortus.privacy.one_run_audit import (

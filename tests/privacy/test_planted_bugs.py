@@ -26,10 +26,11 @@ from hortus.client.workbench import Workbench
 from hortus.learning.datasets import Records
 from hortus.learning.tasks import Encoded
 from hortus.privacy import discrete_gaussian
-from hortus.privacy.accounting import GaussianEvent, calibrate_noise_multiplier, epsilon_prv
+from hortus.privacy.accounting import calibrate_noise_multiplier, epsilon_prv
 from hortus.privacy.clipping import FlatClipping
 from hortus.privacy.contributions import Dense
 from hortus.privacy.encoding import StepEncoding
+from hortus.privacy.events import GaussianEvent
 from hortus.privacy.gradients import ClippedSum, PerUnitGradients
 from hortus.privacy.mechanism import Mechanism
 from hortus.privacy.randomness import Stream, SystemRandomness, UnsafeSeededRandomness

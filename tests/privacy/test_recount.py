@@ -9,7 +9,8 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from hortus.privacy.accounting import GaussianEvent, epsilon, epsilon_rdp
+from hortus.privacy.accounting import epsilon, epsilon_rdp
+from hortus.privacy.events import GaussianEvent
 from hortus.privacy.recount import recount
 
 DELTA = 1e-5

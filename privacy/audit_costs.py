@@ -1,0 +1,169 @@
+"""ε of every scope of a ledger, recomputed by an accountant that shares nothing with the ledger's.
+
+A Rényi bound stands above every entry. ε itself is recomputed (`recount`) whenever that bound has
+grown by 1 %, and at the end of each run and scope; in between it cannot fall. Where it does not fit,
+the entries since the last time are gone through one by one, so that the first wrong one is named.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from hortus.privacy.entries import Charge, Charged, Entry, Level, Scope
+from hortus.privacy.events import GaussianEvent
+from hortus.privacy.findings import Finding, broken
+from hortus.privacy.recount import recount
+from hortus.privacy.renyi import ORDERS, Array, divergences, from_divergences, renyi_epsilon
+
+# The two accountants agree within a tenth of this; what is more is an error or a lie.
+_TOLERANCE = 1e-3
+_SLACK = 2e-5
+_CHECKPOINT_GROWTH = 1.01
+# Less noise than this is none (ε > 10⁵), and divides by zero.
+_LEAST_NOISE = 1e-3
+# Above this ε the ledger counts by Rényi divergences alone, and nothing is promised to anybody.
+_WIDEST = 200.0
+_RENYI_TOLERANCE = 0.02
+
+
+# Most rounds of a run cost the same.
+@lru_cache(maxsize=1024)
+def epsilon_alone(event: GaussianEvent, releases: int, delta: float) -> float:
+    """Returns ε(δ) of so many releases by themselves."""
+    history = {_with_some_noise(event): releases}
+    bound = renyi_epsilon(history, delta)
+    return bound if bound > _WIDEST else min(bound, recount(history, delta))
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A charge whose ε is between two that were recomputed."""
+
+    seq: int
+    charge: Charge
+    claim: float
+    exact: bool
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What has been released within one scope."""
+
+    divergences: Array = field(default_factory=lambda: np.zeros(len(ORDERS)))
+    history: dict[GaussianEvent, int] = field(default_factory=dict)
+    is_bare: bool = False
+    delta: float = 0.0
+    claim: float = 0.0
+    checked: float = 0.0  # the Rényi bound when ε was last recomputed
+    before: dict[GaussianEvent, int] = field(default_factory=dict)  # the history then
+    pending: list[_Pending] = field(default_factory=list)
+
+
+class Costs:
+    """ε of every scope, recomputed."""
+
+    def __init__(self) -> None:
+        self._tallies: dict[tuple[str, str], _Tally] = {}
+        self._last: tuple[str, float] = ("", 0.0)
+
+    def add(self, entry: Entry, charged: Charged) -> Iterator[Finding]:
+        """Counts a charge; yields what does not fit, perhaps of entries before it."""
+        charge = charged.charge
+        if (charge.run, charge.delta) != self._last:
+            yield from self.finish()
+        self._last = (charge.run, charge.delta)
+        for level in charged.levels:
+            name = charge.plan if level.scope is Scope.PLAN else level.period
+            tally = self._tallies.setdefault((charge.dataset, name), _Tally())
+            yield from _count(tally, entry, charge, level)
+
+    def finish(self) -> Iterator[Finding]:
+        """Yields what does not fit of the entries since ε was last recomputed."""
+        for tally in self._tallies.values():
+            yield from _recompute(tally)
+
+
+def _count(tally: _Tally, entry: Entry, charge: Charge, level: Level) -> Iterator[Finding]:
+    _add(tally.history, charge)
+    if charge.is_private:
+        tally.divergences += charge.releases * divergences(_with_some_noise(charge.event))
+    else:
+        tally.is_bare = True
+    if tally.is_bare:
+        if math.isfinite(level.epsilon):
+            yield _less(entry.seq, level.epsilon, math.inf, charge.delta)
+        return
+    if charge.delta != tally.delta:
+        tally.delta, tally.claim, tally.checked = charge.delta, 0.0, 0.0
+    bound = from_divergences(tally.divergences, charge.delta)
+    if level.epsilon > bound * (1 + _RENYI_TOLERANCE) + _SLACK:
+        yield _more(entry.seq, level.epsilon, bound, charge.delta)
+    elif bound > _WIDEST and level.epsilon < bound * (1 - _RENYI_TOLERANCE):
+        yield _less(entry.seq, level.epsilon, bound, charge.delta)
+    # A grid that grew coarser may take back as much as the two accountants may differ.
+    elif level.epsilon < tally.claim * (1 - _TOLERANCE):
+        yield _less(entry.seq, level.epsilon, tally.claim, charge.delta)
+    elif bound <= _WIDEST:
+        # A ledger of version 1 counted on a coarser grid: up to the Rényi bound.
+        exact = not entry.is_of_version_1
+        tally.pending.append(_Pending(entry.seq, charge, level.epsilon, exact))
+    tally.claim = level.epsilon
+    if bound > tally.checked * _CHECKPOINT_GROWTH:
+        tally.checked = bound
+        yield from _recompute(tally)
+
+
+def _recompute(tally: _Tally) -> Iterator[Finding]:
+    """Compares the last ε with one of another accountant; then, if need be, each since before."""
+    pending, tally.pending = tally.pending, []
+    before, tally.before = tally.before, dict(tally.history)
+    if not pending or _misfit(pending[-1], tally.history) is None:
+        return
+    history = dict(before)
+    for one in pending:
+        _add(history, one.charge)
+        misfit = _misfit(one, history)
+        if misfit is not None:
+            yield misfit
+            return
+
+
+def _misfit(one: _Pending, history: Mapping[GaussianEvent, int]) -> Finding | None:
+    delta = one.charge.delta
+    recounted = recount(history, delta)
+    if one.claim < recounted * (1 - _TOLERANCE) - _SLACK:
+        return _less(one.seq, one.claim, recounted, delta)
+    if one.exact and one.claim > recounted * (1 + _TOLERANCE) + _SLACK:
+        return _more(one.seq, one.claim, recounted, delta)
+    return None
+
+
+def _add(history: dict[GaussianEvent, int], charge: Charge) -> None:
+    if charge.is_private:
+        event = _with_some_noise(charge.event)
+        history[event] = history.get(event, 0) + charge.releases
+
+
+def _with_some_noise(event: GaussianEvent) -> GaussianEvent:
+    if event.noise_multiplier >= _LEAST_NOISE:
+        return event
+    return GaussianEvent(event.sampling_rate, _LEAST_NOISE)
+
+
+def _less(entry: int, claim: float, cost: float, delta: float) -> Finding:
+    return broken(
+        entry,
+        f"it says ε = {claim:.6g} at δ = {delta:g}; its entries up to here cost at least {cost:.6g}",
+        "More was spent than the site admits, by a faulty program or on purpose.",
+    )
+
+
+def _more(entry: int, claim: float, cost: float, delta: float) -> Finding:
+    return broken(
+        entry,
+        f"it says ε = {claim:.6g} at δ = {delta:g}; its entries up to here cost at most {cost:.6g}",
+        "Entries of this dataset are not in this ledger, or the program counts wrongly.",
+    )

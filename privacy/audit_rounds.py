@@ -1,0 +1,114 @@
+"""A ledger's charges, summed up by round."""
+
+import math
+from dataclasses import dataclass
+
+from hortus.privacy.audit_costs import epsilon_alone
+from hortus.privacy.entries import Charge, Charged
+from hortus.privacy.evidence import Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRow:
+    """What one round released from one dataset.
+
+    Attributes:
+        run: The run.
+        round: The round.
+        site: The site.
+        dataset: Fingerprint of the records.
+        unit: The privacy unit.
+        mode: A value of `protocol.plan.Noise`.
+        mechanism: What was added.
+        sampling_rate: q.
+        noise_multiplier: σ, over sensitivity.
+        clipping_norm: C.
+        releases: Compositions, those of repeated attempts included.
+        unsent: Charges whose vector the server is not known to have taken: they stay charged.
+        delta: δ of both ε.
+        epsilon_alone: ε of this row by itself, recomputed.
+        epsilon_so_far: ε of the dataset after this round, as the ledger has it.
+        limit: The lifetime limit then; infinite if none is recorded.
+    """
+
+    run: str
+    round: int
+    site: str
+    dataset: str
+    unit: str
+    mode: str
+    mechanism: str
+    sampling_rate: float
+    noise_multiplier: float
+    clipping_norm: float
+    releases: int
+    unsent: int
+    delta: float
+    epsilon_alone: float
+    epsilon_so_far: float
+    limit: float
+
+    @property
+    def left(self) -> float:
+        """What the limit still allowed."""
+        return max(0.0, self.limit - self.epsilon_so_far)
+
+
+@dataclass(slots=True)
+class _Open:
+    """A row that still grows."""
+
+    last: Charged
+    releases: int = 0
+    unsent: int = 0
+
+
+class Rounds:
+    """Sums entries up by round."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._site = evidence.site
+        self._sent = evidence.sent
+        self._open: dict[tuple[object, ...], _Open] = {}
+
+    def add(self, charged: Charged) -> None:
+        """Adds a charge to its row."""
+        c = charged.charge
+        key = (c.run, c.round, c.dataset, c.mode, c.mechanism, c.sampling_rate)
+        row = self._open.setdefault(
+            (*key, c.noise_multiplier, c.clipping_norm, c.delta), _Open(charged)
+        )
+        row.last = charged
+        row.releases += c.releases
+        row.unsent += c.key not in self._sent
+
+    def rows(self) -> tuple[RoundRow, ...]:
+        """Returns the rows in the order in which they were begun."""
+        return tuple(map(self._close, self._open.values()))
+
+    def _close(self, row: _Open) -> RoundRow:
+        charge, level = row.last.charge, row.last.levels[0]
+        return RoundRow(
+            run=charge.run,
+            round=charge.round,
+            site=self._site,
+            dataset=charge.dataset,
+            unit=charge.unit,
+            mode=charge.mode,
+            mechanism=charge.mechanism,
+            sampling_rate=charge.sampling_rate,
+            noise_multiplier=charge.noise_multiplier,
+            clipping_norm=charge.clipping_norm,
+            releases=row.releases,
+            unsent=row.unsent,
+            delta=charge.delta,
+            epsilon_alone=self._epsilon(charge, row.releases),
+            epsilon_so_far=level.epsilon,
+            limit=level.limit,
+        )
+
+    @staticmethod
+    def _epsilon(charge: Charge, releases: int) -> float:
+        return (
+            epsilon_alone(charge.event, releases, charge.delta) if charge.is_private else math.inf
+        )

@@ -1,0 +1,147 @@
+"""Limits, grants, freezes, periods, attempts and contracts, followed anew over a ledger's entries."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+from hortus.privacy.entries import (
+    EVERY_DATASET,
+    Charge,
+    Charged,
+    Entry,
+    Frozen,
+    Granted,
+    Level,
+    Scope,
+    Unfrozen,
+)
+from hortus.privacy.evidence import Evidence
+from hortus.privacy.findings import Finding, broken, warning
+from hortus.protocol.plan import ClippingRule, Contract
+from hortus.protocol.policy import Every, period_of
+
+
+class Rules:
+    """Limits, grants, freezes, periods, attempts and contracts, followed anew."""
+
+    def __init__(self, contracts: Mapping[str, str]) -> None:
+        self._contracts = contracts
+        self._granted: defaultdict[str, float] = defaultdict(float)
+        self._frozen: set[str] = set()
+        self._seen: set[tuple[str, int, int]] = set()
+        self._base: dict[str, float] = {}
+        self._units: dict[str, str] = {}
+        self._plans: dict[str, Contract | None] = {}
+        self._time = -math.inf
+
+    def check(self, entry: Entry) -> list[Finding]:
+        """Returns what an entry does that the ones before it do not allow."""
+        self._time = max(self._time, entry.time)
+        match entry.body:
+            case Charged() as charged:
+                return list(self._check_charge(entry.seq, charged))
+            case Granted(dataset, more):
+                self._granted[dataset] += more
+            case Frozen(dataset):
+                self._frozen.add(dataset)
+            case Unfrozen(dataset):
+                self._frozen.discard(dataset)
+        return []
+
+    def _check_charge(self, seq: int, charged: Charged) -> Iterator[Finding]:
+        charge = charged.charge
+        if self._frozen & {charge.dataset, EVERY_DATASET}:
+            yield broken(seq, "its dataset was frozen", "The program ignored its operator.")
+        if charge.key in self._seen:
+            yield broken(seq, "its attempt was charged before", "One mask may cover two vectors.")
+        self._seen.add(charge.key)
+        unit = self._units.setdefault(charge.dataset, charge.unit)
+        if unit != charge.unit:
+            yield warning(
+                seq,
+                f"it protects a {charge.unit}, entries before it a {unit}",
+                "Their losses cannot be added up: ε is of neither.",
+            )
+        for level in charged.levels:
+            if level.epsilon > level.limit:
+                yield broken(
+                    seq,
+                    f"it brought {level.name} to ε = {level.epsilon:.6g}, over {level.limit:.6g}",
+                    "The program released what its policy forbade.",
+                )
+            if level.scope is Scope.PERIOD and level.period not in {
+                period_of(self._time, every) for every in Every
+            }:
+                yield broken(
+                    seq,
+                    f"it was charged to {level.period}, which is not the period of its time",
+                    "A clock, or the entry, was changed to spend another period's budget.",
+                )
+        yield from self._check_limit(seq, charge, charged.levels[0])
+        yield from self._check_contract(seq, charge)
+
+    def _check_limit(self, seq: int, charge: Charge, level: Level) -> Iterator[Finding]:
+        if math.isinf(level.limit):
+            return
+        granted = self._granted[charge.dataset] + self._granted[EVERY_DATASET]
+        base = level.limit - granted
+        before = self._base.get(charge.dataset, base)
+        self._base[charge.dataset] = base
+        if not math.isclose(base, before, rel_tol=1e-9):
+            yield warning(
+                seq,
+                f"policy.yaml allowed ε = {base:.6g}, before it {before:.6g}",
+                "The operator changed the budget without a signed grant.",
+            )
+
+    def _check_contract(self, seq: int, charge: Charge) -> Iterator[Finding]:
+        if charge.plan not in self._plans:
+            contract = self._plans[charge.plan] = _contract(self._contracts.get(charge.plan))
+            if charge.plan not in self._contracts:
+                yield warning(
+                    seq,
+                    f"its plan {charge.plan[:16]}… is not among the evidence",
+                    "What was charged cannot be compared with what was approved.",
+                )
+            elif contract is None or contract.digest() != charge.plan:
+                self._plans[charge.plan] = None
+                yield broken(
+                    seq,
+                    f"the plan stored as {charge.plan[:16]}… has another hash",
+                    "The plan was changed after it was approved.",
+                )
+        contract = self._plans[charge.plan]
+        if contract is None:
+            return
+        privacy = contract.privacy
+        # A norm that adapts goes from step to step; ε does not depend on it.
+        adapts = privacy.clipping.rule is ClippingRule.ADAPTIVE
+        norm = charge.clipping_norm if adapts else privacy.clipping_norm
+        agreed = (privacy.noise.value, contract.training.sampling_rate, norm, privacy.unit)
+        if (charge.mode, charge.sampling_rate, charge.clipping_norm, charge.unit) != agreed:
+            yield broken(
+                seq,
+                "noise mode, q, C or unit are not its plan's",
+                "The site did another thing than it had approved, or charged another.",
+            )
+
+
+def check_sent(evidence: Evidence, charges: Iterable[Charge]) -> Iterator[Finding]:
+    """Yields vectors that the server took and that no entry charged."""
+    # A vector with noise of its own is sent again under new masks without a new charge.
+    charged = {(charge.session, charge.step) for charge in charges}
+    for session, step, attempt in sorted(evidence.sent):
+        if (session, step) not in charged:
+            yield broken(
+                0,
+                f"session {session[:8]}, step {step}, attempt {attempt} was sent and not charged",
+                "The entry that charged it was deleted.",
+            )
+
+
+def _contract(text: str | None) -> Contract | None:
+    try:
+        return None if text is None else Contract.model_validate(json.loads(text))
+    except ValueError:
+        return None

@@ -1,0 +1,29 @@
+"""A charge to a ledger, of which a test says only what it is about."""
+
+from dataclasses import replace
+from typing import Any
+
+from hortus.privacy.entries import Charge
+
+_ANY = Charge(
+    run="0" * 32,
+    session="1" * 32,
+    round=0,
+    step=0,
+    attempt=0,
+    dataset="d" * 64,
+    unit="record",
+    mode="distributed",
+    mechanism="discrete-gaussian",
+    sampling_rate=1.0,
+    noise_multiplier=4.0,
+    clipping_norm=0.1,
+    releases=1,
+    delta=1e-5,
+    plan="e" * 64,
+)
+
+
+def make_charge(**changes: Any) -> Charge:
+    """Makes a charge of one release without sampling."""
+    return replace(_ANY, **changes)
