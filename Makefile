@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 LAYERS := cli client learning pages privacy protocol server simulation strategies
 SOURCES := __init__.py $(shell find $(LAYERS) -regex '.*\.\(py\|html\|css\|js\|md\|svg\|yaml\)')
+# Tests run side by side: threads that wait leave the processor to others.
+export OMP_WAIT_POLICY := PASSIVE
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test check format proto docs clean

@@ -51,6 +51,8 @@ def main() -> None:
     os.environ.update(
         HF_HUB_OFFLINE="1", FLWR_TELEMETRY_ENABLED="0", TOKENIZERS_PARALLELISM="false"
     )
+    # Threads that wait leave the processor to others: a site, or a simulation, rarely has it to itself.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Opacus's own, and harmless: an unbounded search for the best Rényi order, hooks on inputs.
     for message in ("Full backward hook", "Optimal order"):
         warnings.filterwarnings("ignore", message=message)

@@ -24,7 +24,9 @@ from hortus.server.run_records import RoundRecord
 from hortus.server.run_store import RunStore
 from hortus.server.superlink import SuperLink
 
-_POLL_SECONDS = 2.0
+_POLL_SECONDS = 1.0
+# A question to Flower starts its command line anew: seconds of a processor that sites may share.
+_ASK_FLOWER_SECONDS = 20.0
 logger = logging.getLogger(__name__)
 
 
@@ -52,6 +54,8 @@ def run_server(
     write_atomic(out / "plan.yaml", dump_plan(plan))
     warn_of_expiry(files, datetime.now(UTC), logger)
     forget_failure(out)
+    if _is_finished(store, contract, out):
+        return store
     config, sites = ServerConfig.load(files.config), Roster.load(files.roster).sites
     told, heartbeat, registry = store.next_round, Heartbeat(), CollectorRegistry()
     superlink = SuperLink(out / "flower", files.tls, config.superlink)
@@ -74,20 +78,27 @@ def run_server(
                 "plan": str(plan_path.resolve()),
             },
         )
-        running = True
+        running, asked = True, time.monotonic()
         while running:
-            running = superlink.is_running(run)
+            time.sleep(_POLL_SECONDS)
+            superlink.check()
+            running = not _is_finished(store, contract, out) and read_failure(out) is None
+            if running and time.monotonic() - asked > _ASK_FLOWER_SECONDS:
+                running, asked = superlink.is_running(run), time.monotonic()
             heartbeat.beat()
             for record in store.rounds[told:]:
                 on_round(record)
                 told += 1
-            time.sleep(_POLL_SECONDS if running else 0)
     _check_finished(store, contract, out)
     return store
 
 
+def _is_finished(store: RunStore, contract: Contract, out: Path) -> bool:
+    return store.next_round == contract.training.rounds and (out / "adapter").is_dir()
+
+
 def _check_finished(store: RunStore, contract: Contract, out: Path) -> None:
-    if store.next_round == contract.training.rounds and (out / "adapter").is_dir():
+    if _is_finished(store, contract, out):
         return
     if (failure := read_failure(out)) is not None:
         raise failure

@@ -103,14 +103,13 @@ class SuperLink:
         """Whether its process runs."""
         return self._child is not None and self._child.is_running
 
-    def is_running(self, run: str) -> bool:
-        """Whether the run has not come to its end.
-
-        Raises:
-            HortusError: The SuperLink itself has ended.
-        """
+    def check(self) -> None:
+        """Raises a HortusError, with the end of its log, if its process has ended."""
         if self._child is not None:
             self._child.check()
+
+    def is_running(self, run: str) -> bool:
+        """Whether the run has not come to its end, by Flower's own word; takes seconds."""
         told = json.loads(self._flwr("list", _CONNECTION, "--run-id", run, "--format", "json"))
         return not str(told["runs"][0]["status"]).startswith(_ENDED)
 
