@@ -10,7 +10,7 @@ from hortus.pages.templates import templates
 from hortus.privacy.audit import Audit
 from hortus.privacy.audit_rounds import RoundRow
 from hortus.privacy.detection import true_positive_bound
-from hortus.privacy.omissions import Omission
+from hortus.privacy.omissions import Departed, Omission
 
 _FALSE_POSITIVE_RATES = (0.01, 0.001)
 
@@ -31,7 +31,9 @@ class _Dataset:
     bounds: tuple[tuple[float, float], ...]
 
 
-def audit_page(audits: Sequence[Audit], lacking: Sequence[Omission]) -> str:
+def audit_page(
+    audits: Sequence[Audit], lacking: Sequence[Omission], departures: Sequence[Departed]
+) -> str:
     """Returns the page, HTML."""
     plot = _plot(audits)
     environment = templates("hortus.cli")
@@ -40,6 +42,7 @@ def audit_page(audits: Sequence[Audit], lacking: Sequence[Omission]) -> str:
     return environment.get_template("audit.html").render(
         audits=audits,
         lacking=lacking,
+        departures=departures,
         holds=not lacking and not any(one.first_broken for one in audits),
         datasets=[one for audit in audits for one in _datasets(audit)],
         plot=svg(plot),

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from hortus.cli.audit_table import round_tables
 from hortus.cli.groups import FallbackGroup
 from hortus.protocol.consortium import Consortium, SiteConfig, SiteFiles
-from hortus.protocol.errors import UsageError
+from hortus.protocol.errors import UsageError, in_one_line
 from hortus.protocol.files import write_atomic
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import Roster
@@ -21,7 +23,7 @@ from hortus.protocol.plan import Contract
 if TYPE_CHECKING:
     from hortus.privacy.audit import Audit
     from hortus.privacy.evidence import Evidence
-    from hortus.privacy.omissions import Omission
+    from hortus.privacy.omissions import Departed, Omission
 
 audit = typer.Typer(
     name="audit",
@@ -72,19 +74,23 @@ def ledger(
         raise UsageError(
             f"the anchor is {kept.site}'s, whose ledger is not here", where=str(anchor)
         )
-    lacking = [one for path in paths for one in _omissions(path, audits)]
+    compared = [_compare(path, audits) for path in paths if _is_run(path)]
+    lacking = [one for omitted, _ in compared for one in omitted]
+    departures = [one for _, left in compared for one in left]
     holds = not lacking and not any(result.first_broken for result in audits)
     if as_json:
-        typer.echo(_as_json(audits, lacking, holds=holds))
+        typer.echo(_as_json(audits, lacking, departures, holds=holds))
     else:
         for result in audits:
             _show(console, result)
+        for one in departures:
+            _print(console, _departure_line(one))
         for omission in lacking:
-            console.print(f"{omission.site}: {omission.problem}", style="red")
+            _print(console, f"{omission.site}: {omission.problem}", style="red")
     if html is not None:
         from hortus.cli.audit_page import audit_page
 
-        write_atomic(html, audit_page(audits, lacking).encode())
+        write_atomic(html, audit_page(audits, lacking, departures).encode())
     if not holds:
         raise typer.Exit(1)
 
@@ -132,14 +138,23 @@ def _is_run(path: Path) -> bool:
     return (path / "contract.json").exists() and (path / "run.sqlite").exists()
 
 
-def _omissions(path: Path, audits: "Sequence[Audit]") -> "list[Omission]":
-    from hortus.privacy.omissions import omissions
+def _compare(run: Path, audits: "Sequence[Audit]") -> "tuple[list[Omission], list[Departed]]":
+    from hortus.privacy.omissions import departed, omissions
     from hortus.server.run_records import read_run, read_sums
 
-    if not _is_run(path):
-        return []
-    sessions, sums = read_sums(path)
-    return omissions(read_run(path).run, sessions, sums, audits)
+    recorded = read_run(run)
+    sessions, sums = read_sums(run)
+    left = [(one.round, one.site, one.reason) for one in recorded.departures]
+    return omissions(recorded.run, sessions, sums, audits), departed(recorded.run, left, audits)
+
+
+def _departure_line(one: "Departed") -> str:
+    backing = {
+        True: "signed in its ledger",
+        False: "the server alone says so",
+        None: "its ledger is not here",
+    }
+    return f"{one.site}, from round {one.round + 1} on: {one.reason} ({backing[one.is_signed]})"
 
 
 def _show_claims(console: Console, directory: Path) -> None:
@@ -160,38 +175,27 @@ def _show_claims(console: Console, directory: Path) -> None:
 def _show(console: Console, result: "Audit") -> None:
     from hortus.privacy.findings import Severity
 
-    table = Table(box=None, pad_edge=False, title=f"{result.site}: {result.entries} entries")
-    for name in ("run", "round", "unit", "noise", "q", "σ/C", "C", "releases", "unsent"):
-        table.add_column(name, justify="right")
-    for name in ("ε alone", "ε so far", "left", "δ"):
-        table.add_column(name, justify="right")
-    for row in result.rounds:
-        table.add_row(
-            row.run[:8],
-            str(row.round + 1),
-            row.unit,
-            row.mode,
-            f"{row.sampling_rate:g}",
-            f"{row.noise_multiplier:.4f}",
-            f"{row.clipping_norm:g}",
-            str(row.releases),
-            str(row.unsent),
-            f"{row.epsilon_alone:.3f}",
-            f"{row.epsilon_so_far:.3f}",
-            f"{row.left:.3f}",
-            f"{row.delta:g}",
-        )
-    console.print(table)
+    console.print(f"{result.site}: {result.entries} entries", style="bold")
+    for part in round_tables(result.rounds):
+        console.print(part)
     for one in result.decisions:
         amount = f" ε = {one.epsilon:g}" if one.epsilon else ""
-        console.print(f"entry {one.entry}: {one.kind}{amount}, {one.dataset[:16]}: {one.reason}")
+        _print(console, f"entry {one.entry}: {one.kind}{amount}, {one.dataset[:16]}: {one.reason}")
+    for refusal in result.refusals:
+        asked = f"run {refusal.run[:16]}, round {refusal.round + 1}" if refusal.run else "a plan"
+        _print(console, f"entry {refusal.entry}: refused {asked}: {refusal.reason}")
     for finding in result.findings:
         style = "red" if finding.severity is Severity.BROKEN else "yellow"
         where = f"entry {finding.entry}" if finding.entry else "the ledger"
-        console.print(f"{where}: {finding.problem}. {finding.meaning}", style=style)
+        _print(console, f"{where}: {finding.problem}. {finding.meaning}", style=style)
     console.print(_head_line(result))
     if not result.first_broken:
         console.print("chain, signatures and every ε hold", style="green")
+
+
+def _print(console: Console, line: str, style: str | None = None) -> None:
+    """Prints what another party may have written: no markup, no escape sequence."""
+    console.print(Text(in_one_line(line)), style=style, highlight=False)
 
 
 def _head_line(result: "Audit") -> str:
@@ -202,12 +206,23 @@ def _head_line(result: "Audit") -> str:
     )
 
 
-def _as_json(audits: "Sequence[Audit]", lacking: "Sequence[Omission]", *, holds: bool) -> str:
+def _as_json(
+    audits: "Sequence[Audit]",
+    lacking: "Sequence[Omission]",
+    departures: "Sequence[Departed]",
+    *,
+    holds: bool,
+) -> str:
     """Infinite ε and limits are `null`: JSON has no number for them."""
     sites = [asdict(one) for one in audits]
     for site in sites:
         del site["charges"]
-    value = {"holds": holds, "sites": sites, "omissions": [asdict(one) for one in lacking]}
+    value = {
+        "holds": holds,
+        "sites": sites,
+        "omissions": [asdict(one) for one in lacking],
+        "departures": [asdict(one) for one in departures],
+    }
     return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 

@@ -4,6 +4,7 @@ It answers two questions of the Flower relay (aggregation.proto, service Agent):
 take part in a contract, and: take part in this session. It trusts nothing in either.
 """
 
+import hashlib
 import logging
 import threading
 import traceback
@@ -26,6 +27,7 @@ from hortus.client.trainer import Stopwatch, Trainer
 from hortus.client.workbench import Workbench
 from hortus.learning.tasks import Encoded
 from hortus.privacy.encoding import StepEncoding
+from hortus.privacy.entries import Declined
 from hortus.privacy.randomness import RandomSource, SystemRandomness, UnsafeSeededRandomness
 from hortus.protocol.answer import Answer
 from hortus.protocol.descriptor import Descriptor
@@ -86,8 +88,9 @@ class SiteAgent:
             check_version(checked(request).protocol)
             self._check_going_on()
             self._check_signed("contract", request.contract, request.signature)
-            contract = self._approved(request.contract)
-            self._check_budget(contract)
+            with self._refusals_noted(request.contract):
+                contract = self._approved(request.contract)
+                self._check_budget(contract)
             self._encode(contract)
         except HortusError as error:
             logger.warning("refused to take part: %s", loggable(error))
@@ -115,13 +118,12 @@ class SiteAgent:
         check_version(checked(request).protocol)
         self._check_going_on()
         self._check_signed("session", request.descriptor, request.signature)
-        site, contract = self._site, self._approved(request.contract)
-        try:
-            descriptor = Descriptor.model_validate_json(request.descriptor)
-        except ValidationError as error:
-            raise Refused(
-                f"the session descriptor is malformed: {error.errors()[0]['msg']}"
-            ) from error
+        descriptor = _parse_descriptor(request.descriptor)
+        with self._refusals_noted(request.contract, descriptor.run, descriptor.first_round):
+            return self._join(self._approved(request.contract), descriptor)
+
+    def _join(self, contract: Contract, descriptor: Descriptor) -> tuple[int, str]:
+        site = self._site
         workbench = self._workbench(contract)
         encoding = StepEncoding.of(contract, workbench.space.dimension, len(descriptor.cohort))
         check_descriptor(contract, descriptor, encoding, site.name)
@@ -161,6 +163,16 @@ class SiteAgent:
             with self._left:
                 del self._sessions[session]
                 self._left.notify_all()
+
+    @contextmanager
+    def _refusals_noted(self, contract: bytes, run: str = "", round_: int = 0) -> Iterator[None]:
+        """Writes a refusal into the ledger, as the server is told it."""
+        try:
+            yield
+        except Refused as error:
+            plan = hashlib.sha256(contract).hexdigest()
+            self._site.ledger.decline(Declined(plan, run, round_, "", _public(error)))
+            raise
 
     def _approved(self, encoded: bytes) -> Contract:
         """Reads a contract; the policy decides first, since the contract names a folder to read."""
@@ -204,6 +216,13 @@ def _parse_contract(encoded: bytes) -> Contract:
         return Contract.model_validate_json(encoded)
     except ValidationError as error:
         raise Refused(f"the contract is malformed: {error.errors()[0]['msg']}") from error
+
+
+def _parse_descriptor(encoded: bytes) -> Descriptor:
+    try:
+        return Descriptor.model_validate_json(encoded)
+    except ValidationError as error:
+        raise Refused(f"the session descriptor is malformed: {error.errors()[0]['msg']}") from error
 
 
 def _public(error: HortusError) -> str:

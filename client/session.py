@@ -13,7 +13,7 @@ from hortus.client.trainer import Stopwatch, Trainer
 from hortus.client.transfer import download, upload
 from hortus.client.witness import Witness
 from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_round
-from hortus.privacy.entries import Charge
+from hortus.privacy.entries import Charge, Declined
 from hortus.privacy.ledger import Ledger
 from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView
 from hortus.privacy.secure_sum import KeyExchange, read_announcement, read_encapsulation
@@ -152,9 +152,11 @@ class Session:
             masks = self._exchange_keys()
         sent, last = 0, (-1, 0)
         while True:
-            self._owes_nothing.set()
-            refusal = _STOPPED if self._stopping.is_set() else self._reason_to_stop(last[0] + 1)
+            refusal = self._reason_to_stop(last[0] + 1)
             self._states.enter(ClientState.READY)
+            self._owes_nothing.set()
+            # A `stop` before this line has left it to this thread to leave.
+            refusal = _STOPPED if self._stopping.is_set() else refusal
             with self._stopwatch("wait"):
                 turn = self._say_ready(refusal)
             self._owes_nothing.clear()
@@ -170,6 +172,7 @@ class Session:
             try:
                 masked = self._masked_vector(masks, view)
             except Refused as error:
+                self._note_refusal(view.step, str(error))
                 return sent, self._leave(str(error))
             with self._stopwatch("upload"):
                 self._send(masked, view)
@@ -224,9 +227,21 @@ class Session:
         if step >= self._steps or self._resend_is_for(step):
             return ""
         try:
-            return self._account.reason_to_refuse(self._encoding)
+            refusal = self._account.reason_to_refuse(self._encoding)
         except Refused as error:
-            return error.problem
+            refusal = error.problem
+        if refusal:
+            self._note_refusal(step, refusal)
+        return refusal
+
+    def _note_refusal(self, step: int, reason: str) -> None:
+        descriptor, account = self._descriptor, self._account
+        round_, _ = self._global_position(step)
+        account.ledger.decline(
+            Declined(
+                descriptor.contract, descriptor.run, round_, account.dataset, in_one_line(reason)
+            )
+        )
 
     def _check(self, go: wire.Go, last: tuple[int, int]) -> StepView:
         if (go.step, go.attempt) <= last or go.step >= self._steps:

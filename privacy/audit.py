@@ -11,7 +11,7 @@ from hortus.privacy.audit_chain import Chain, check_heads, checked_signatures
 from hortus.privacy.audit_costs import Costs
 from hortus.privacy.audit_rounds import RoundRow, Rounds
 from hortus.privacy.audit_rules import Rules, check_sent
-from hortus.privacy.entries import Charge, Charged, Entry, Frozen, Granted, Unfrozen
+from hortus.privacy.entries import Charge, Charged, Declined, Entry, Frozen, Granted, Unfrozen
 from hortus.privacy.evidence import Evidence
 from hortus.privacy.findings import Finding, Severity, in_order
 from hortus.protocol.heads import Head
@@ -40,6 +40,27 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """What the site refused to the server.
+
+    Attributes:
+        entry: Number of the entry.
+        time: Seconds since the epoch.
+        plan: Hash of the contract.
+        run: The run; empty where none was opened yet.
+        round: Round of the run.
+        reason: As the server was told.
+    """
+
+    entry: int
+    time: float
+    plan: str
+    run: str
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
     """What an audit found.
 
@@ -54,6 +75,7 @@ class Audit:
         findings: By entry; empty for a ledger in order.
         rounds: What was released, in order.
         decisions: What the operator decided, in order.
+        refusals: What the site refused to the server, in order.
         charges: Session, step and attempt of every charge, with its run.
     """
 
@@ -67,6 +89,7 @@ class Audit:
     findings: tuple[Finding, ...]
     rounds: tuple[RoundRow, ...]
     decisions: tuple[Decision, ...]
+    refusals: tuple[Refusal, ...]
     charges: tuple[Charge, ...]
 
     @property
@@ -87,6 +110,7 @@ def audit(evidence: Evidence, roster: Roster, anchor: Head | None = None) -> Aud
     costs, rounds = Costs(), Rounds(evidence)
     findings: list[Finding] = []
     decisions: list[Decision] = []
+    refusals: list[Refusal] = []
     charges: list[Charge] = []
     hashes: dict[int, str] = {}
     intact = True
@@ -109,6 +133,9 @@ def audit(evidence: Evidence, roster: Roster, anchor: Head | None = None) -> Aud
                     charges.append(charged.charge)
                 case Granted() | Frozen() | Unfrozen() as body:
                     decisions.append(_decision(entry, body))
+                case Declined(plan, run, round_, _, reason) as declined:
+                    rounds.refuse(declined)
+                    refusals.append(Refusal(entry.seq, entry.time, plan, run, round_, reason))
     findings += costs.finish()
     findings += check_heads(evidence, roster, anchor, hashes)
     findings += check_sent(evidence, charges)
@@ -124,6 +151,7 @@ def audit(evidence: Evidence, roster: Roster, anchor: Head | None = None) -> Aud
         findings=tuple(in_order(findings)),
         rounds=rounds.rows(),
         decisions=tuple(decisions),
+        refusals=tuple(refusals),
         charges=tuple(charges),
     )
 

@@ -4,13 +4,13 @@ import math
 from dataclasses import dataclass
 
 from hortus.privacy.audit_costs import epsilon_alone
-from hortus.privacy.entries import Charge, Charged
+from hortus.privacy.entries import Charge, Charged, Declined
 from hortus.privacy.evidence import Evidence
 
 
 @dataclass(frozen=True, slots=True)
 class RoundRow:
-    """What one round released from one dataset.
+    """What one round released from one dataset; nothing, if it was only refused.
 
     Attributes:
         run: The run.
@@ -29,6 +29,7 @@ class RoundRow:
         epsilon_alone: ε of this row by itself, recomputed.
         epsilon_so_far: ε of the dataset after this round, as the ledger has it.
         limit: The lifetime limit then; infinite if none is recorded.
+        refusals: How often the site refused to go on in it.
     """
 
     run: str
@@ -47,6 +48,7 @@ class RoundRow:
     epsilon_alone: float
     epsilon_so_far: float
     limit: float
+    refusals: int
 
     @property
     def left(self) -> float:
@@ -58,9 +60,11 @@ class RoundRow:
 class _Open:
     """A row that still grows."""
 
+    round: int
     last: Charged
     releases: int = 0
     unsent: int = 0
+    refusals: int = 0
 
 
 class Rounds:
@@ -70,17 +74,30 @@ class Rounds:
         self._site = evidence.site
         self._sent = evidence.sent
         self._open: dict[tuple[object, ...], _Open] = {}
+        self._latest: dict[str, _Open] = {}  # by run
 
     def add(self, charged: Charged) -> None:
         """Adds a charge to its row."""
         c = charged.charge
         key = (c.run, c.round, c.dataset, c.mode, c.mechanism, c.sampling_rate)
         row = self._open.setdefault(
-            (*key, c.noise_multiplier, c.clipping_norm, c.delta), _Open(charged)
+            (*key, c.noise_multiplier, c.clipping_norm, c.delta), _Open(c.round, charged)
         )
+        self._latest[c.run] = row
         row.last = charged
         row.releases += c.releases
         row.unsent += c.key not in self._sent
+
+    def refuse(self, declined: Declined) -> None:
+        """Adds a refusal to its round; one of a run from which nothing was released is in none."""
+        latest = self._latest.get(declined.run)
+        if latest is None:
+            return
+        if latest.round != declined.round:
+            # What was refused would have been released as what was released last.
+            refused = _Open(declined.round, latest.last)
+            latest = self._open.setdefault((declined.run, declined.round), refused)
+        latest.refusals += 1
 
     def rows(self) -> tuple[RoundRow, ...]:
         """Returns the rows in the order in which they were begun."""
@@ -90,7 +107,7 @@ class Rounds:
         charge, level = row.last.charge, row.last.levels[0]
         return RoundRow(
             run=charge.run,
-            round=charge.round,
+            round=row.round,
             site=self._site,
             dataset=charge.dataset,
             unit=charge.unit,
@@ -105,10 +122,13 @@ class Rounds:
             epsilon_alone=self._epsilon(charge, row.releases),
             epsilon_so_far=level.epsilon,
             limit=level.limit,
+            refusals=row.refusals,
         )
 
     @staticmethod
     def _epsilon(charge: Charge, releases: int) -> float:
+        if not releases:
+            return 0.0
         return (
             epsilon_alone(charge.event, releases, charge.delta) if charge.is_private else math.inf
         )

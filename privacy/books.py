@@ -9,6 +9,7 @@ from hortus.privacy.entries import (
     EVERY_DATASET,
     Charge,
     Charged,
+    Declined,
     Entry,
     Frozen,
     Granted,
@@ -84,17 +85,21 @@ class Books:
     Attributes:
         time: The latest time of any entry: a clock that is set back opens no period again.
         accounts: By dataset.
+        refused: Refusals since the last entry of another kind.
     """
 
     def __init__(self) -> None:
         self.time = -math.inf
         self.accounts: dict[str, Account] = {}
+        self.refused: list[Declined] = []
         self._granted: dict[str, float] = {}
         self._frozen: dict[str, str] = {}
 
     def add(self, entry: Entry) -> None:
         """Counts an entry."""
         self.time = max(self.time, entry.time)
+        if not isinstance(entry.body, Declined):
+            self.refused.clear()
         match entry.body:
             case Charged(charge):
                 self._add_charge(charge)
@@ -104,6 +109,8 @@ class Books:
                 self._frozen[dataset] = reason
             case Unfrozen(dataset):
                 self._frozen.pop(dataset, None)
+            case Declined() as refusal:
+                self.refused.append(refusal)
 
     def granted(self, dataset: str) -> float:
         """Returns what grants have added to a dataset's lifetime budget."""

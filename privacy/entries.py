@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, ClassVar, Self
 
 from hortus.privacy.events import GaussianEvent
@@ -208,7 +209,32 @@ class Unfrozen:
         _check_reason(self.reason)
 
 
-Body = Charged | Granted | Frozen | Unfrozen
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The site refused what the server asked for.
+
+    Attributes:
+        plan: Hash of the contract.
+        run: The run, hexadecimal; empty where none was opened yet.
+        round: Round of the run.
+        dataset: Fingerprint; empty where no dataset was looked at.
+        reason: As the server was told, and so without anything that a record could change.
+    """
+
+    kind: ClassVar[str] = "refusal"
+    plan: str
+    run: str
+    round: int
+    dataset: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        if self.round < 0:
+            raise ValueError("rounds count from 0")
+        _check_reason(self.reason)
+
+
+Body = Charged | Granted | Frozen | Unfrozen | Declined
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +379,7 @@ _READERS: Mapping[str, Any] = {
     Charged.kind: _read_charged,
     **{
         kind.kind: lambda value, kind=kind: _decode(kind, value)
-        for kind in (Granted, Frozen, Unfrozen)
+        for kind in (Granted, Frozen, Unfrozen, Declined)
     },
 }
 
@@ -376,6 +402,8 @@ def _whole(value: object) -> int:
     return value
 
 
+# Most numbers of a run are the same in every entry.
+@lru_cache(maxsize=4096)
 def _number(value: object) -> float:
     number = float.fromhex(_text(value))
     if number.hex() != value:
@@ -396,5 +424,5 @@ _PARSERS: Mapping[Any, Callable[[Any], Any]] = {
 }
 _FIELDS: Mapping[type[Any], Mapping[str, Callable[[Any], Any]]] = {
     kind: {field.name: _PARSERS[field.type] for field in fields(kind)}
-    for kind in (Charge, Level, Granted, Frozen, Unfrozen)
+    for kind in (Charge, Level, Granted, Frozen, Unfrozen, Declined)
 }

@@ -26,6 +26,7 @@ from hortus.privacy.entries import (
     Body,
     Charge,
     Charged,
+    Declined,
     Entry,
     Frozen,
     Granted,
@@ -44,6 +45,8 @@ from hortus.protocol.policy import Budget
 
 # Another process of this site may be computing an ε inside its transaction.
 _BUSY_SECONDS = 120.0
+# A server may ask as often as it likes: only charges and decisions make room for more refusals.
+_MOST_REFUSALS_IN_A_ROW = 20
 # A step that takes longer than this loses its hold on the budget, not its right to be charged.
 _HOLD_SECONDS = 3600.0
 
@@ -192,6 +195,17 @@ class Ledger:
         with self._transaction() as now:
             row = (session, step, attempt, now)
             self._connection.execute("INSERT OR IGNORE INTO sent VALUES (?, ?, ?, ?)", row)
+
+    def decline(self, refusal: Declined) -> None:
+        """Adds a refusal, unless it is among the last entries already, or they are all refusals.
+
+        Raises:
+            HortusError: The file cannot be written.
+        """
+        with self._transaction() as now:
+            refused = self._books.refused
+            if refusal not in refused and len(refused) < _MOST_REFUSALS_IN_A_ROW:
+                self._append(refusal, now)
 
     # What the operator does.
 

@@ -36,6 +36,45 @@ class Omission:
     problem: str
 
 
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """A site that did not go on, as the server recorded it.
+
+    Attributes:
+        site: The site.
+        round: From which round on.
+        reason: As the server heard it.
+        is_signed: Whether the site's ledger has that refusal; None where no ledger is at hand.
+    """
+
+    site: str
+    round: int
+    reason: str
+    is_signed: bool | None
+
+
+def departed(
+    run: str, departures: Iterable[tuple[int, str, str]], audits: Iterable[Audit]
+) -> list[Departed]:
+    """Holds what the server says of sites that refused or left against what they signed.
+
+    A site that was lost, or whose program failed, has signed nothing: that is no contradiction.
+
+    Args:
+        run: The run.
+        departures: Round, site and reason of each.
+        audits: One for each site whose ledger is at hand.
+    """
+    signed = {
+        audit.site: {one.reason for one in audit.refusals if one.run in ("", run)}
+        for audit in audits
+    }
+    return [
+        Departed(site, round_, reason, reason in signed[site] if site in signed else None)
+        for round_, site, reason in departures
+    ]
+
+
 def omissions(
     run: str,
     sessions: Mapping[str, tuple[str, ...]],

@@ -67,6 +67,10 @@ def test_a_plan_other_than_the_approved_is_refused(
     assert "is not approved here" in considered.refusal
     assert "is not approved here" in taken.reason
     assert not world.charges("ash")
+    at_the_door, in_the_session = world.refusals("ash")
+    assert (at_the_door.plan, at_the_door.run) == (contract.digest(), "")
+    assert (in_the_session.plan, in_the_session.run) == (contract.digest(), descriptor.run)
+    assert (at_the_door.reason, in_the_session.reason) == (considered.refusal, taken.reason)
 
 
 def test_a_base_model_other_than_the_approved_is_refused(
@@ -110,6 +114,7 @@ def test_what_the_pinned_server_has_not_signed_is_refused(world: World, log_of: 
         request.signature = signature
         assert agent.take_part(request).reason.startswith("ProtocolError")
     assert not world.charges("ash")
+    assert not world.refusals("ash"), "whoever is not the server cannot fill the ledger"
 
 
 def test_a_plan_that_nobody_has_read_is_held_to_its_ceiling_in_every_attempt(

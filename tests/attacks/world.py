@@ -19,7 +19,7 @@ from hortus.client.site import Site
 from hortus.client.trainer import Trainer, untimed
 from hortus.client.workbench import Workbench
 from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.entries import Charged
+from hortus.privacy.entries import Charged, Declined
 from hortus.privacy.randomness import UnsafeSeededRandomness
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.certificates import certify, create_request
@@ -149,6 +149,11 @@ class World:
         bodies = [entry.body for entry in self.site(name).ledger.entries()]
         charged = [body.charge for body in bodies if isinstance(body, Charged)]
         return [(charge.session, charge.step, charge.attempt) for charge in charged]
+
+    def refusals(self, name: str) -> list[Declined]:
+        """What a site's ledger says that it refused."""
+        bodies = [entry.body for entry in self.site(name).ledger.entries()]
+        return [body for body in bodies if isinstance(body, Declined)]
 
     def vector(
         self,

@@ -4,19 +4,23 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from hortus.cli.audit_table import round_tables
 from hortus.cli.main import app
 from hortus.client.site import Site
+from hortus.privacy.audit_rounds import RoundRow
 from hortus.protocol.errors import Refused
 
 
-def hortus(*arguments: str | Path) -> Result:
-    runner = CliRunner(env={"COLUMNS": "400", "TERM": "dumb"})
+def hortus(*arguments: str | Path, columns: int = 400) -> Result:
+    runner = CliRunner(env={"COLUMNS": str(columns), "TERM": "dumb"})
     return runner.invoke(app, [str(argument) for argument in arguments])
 
 
@@ -98,6 +102,55 @@ def test_a_run_is_audited_exported_shown_and_compared_with_the_servers_record(
     exchanged = hortus("audit", site)
     assert exchanged.exit_code == 1
     assert "entry 1: its signature is not by the key of ash" in exchanged.output
+
+
+def test_refusals_are_in_the_table_which_fits_80_columns(write_plan: Any, tmp_path: Path) -> None:
+    plan, run = write_plan(simulation={"budgets": {"birch": 45.0}}), tmp_path / "run"
+    assert hortus("simulate", plan, "--out", run).exit_code == 0
+    told = json.loads(hortus("audit", run, "--json").stdout)
+    birch = told["sites"][1]
+    last = birch["rounds"][-1]
+    assert (last["round"], last["releases"], last["refusals"]) == (1, 1, 1)
+    (refusal,) = birch["refusals"]
+    assert "budget is spent" in refusal["reason"]
+    (departure,) = told["departures"]
+    assert (departure["site"], departure["is_signed"]) == ("birch", True)
+
+    shown = hortus("audit", run, columns=80)
+    assert shown.exit_code == 0, shown.output
+    lines = shown.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    heading = next(line for line in lines if "refused" in line and "ε so far" in line)
+    table = lines[lines.index(heading) :]
+    figures = [last["epsilon_alone"], last["epsilon_so_far"], 45 - last["epsilon_so_far"]]
+    row = ["2", "1", "0", "1", *(f"{figure:.3f}" for figure in figures)]
+    assert any(line.split() == row for line in table)
+    assert f"σ/C {last['noise_multiplier']:.4f}" in " ".join(shown.output.split())
+    assert "birch, from round 3 on: its budget is spent" in " ".join(shown.output.split())
+
+    page = tmp_path / "audit.html"
+    hortus("audit", run, "--html", page)
+    assert "What was refused" in page.read_text()
+
+
+def test_a_number_is_never_cut_short(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every parameter another in each row, on a terminal that is narrower than any."""
+    row = RoundRow(
+        *("f" * 32, 0, "ash", "d" * 64, "patient_number", "distributed", "discrete-gaussian"),
+        *(0.0123456, 1234.56789, 0.000123456, 123456, 98765, 1.2345e-7, 123.456789, 9876.54321),
+        *(10000.0, 12345),
+    )
+    other = replace(row, round=99, sampling_rate=0.5, noise_multiplier=2.0, clipping_norm=3.0)
+    console = Console(width=40)
+    for part in round_tables([row, other]):
+        console.print(part)
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    digits = sorted(character for character in printed if character.isdigit())
+    wide = Console(width=400)
+    for part in round_tables([row, other]):
+        wide.print(part)
+    assert digits == sorted(c for c in capsys.readouterr().out if c.isdigit())
 
 
 def test_an_agent_does_not_start_behind_its_anchor(run: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from scipy.stats import chisquare
 
 from hortus.client.session import Account, Session
 from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.entries import Charged
+from hortus.privacy.entries import Charged, Declined
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import HortusError, ProtocolError, Refused
@@ -162,7 +162,7 @@ def play(world: World, server: Server) -> dict[str, Any]:
 
 
 def charged(world: World, site: str) -> int:
-    return len(list(world.ledger(site).entries()))
+    return sum(isinstance(entry.body, Charged) for entry in world.ledger(site).entries())
 
 
 def total(server: Server, number: int = 0) -> np.ndarray:
@@ -264,6 +264,10 @@ def test_a_replay_after_a_restart_is_refused_by_the_ledger(world: World) -> None
     assert all(charged(world, site) == 1 for site in SITES)
     assert not any(server.received.values())
     assert "used" in str(outcomes["ash"])
+    last = list(world.ledger("ash").entries())[-1].body
+    assert isinstance(last, Declined)
+    assert (last.plan, last.run, last.round) == (world.contract.digest(), "1" * 32, 0)
+    assert last.reason in server.refusals["ash"]
 
 
 def test_a_new_attempt_is_charged_anew_for_distributed_noise(world: World) -> None:
@@ -458,10 +462,8 @@ def test_a_site_told_to_stop_within_a_step_uploads_it_first(
     vector = Zeros.vector
 
     def stopping(self: Zeros, adapter: Any, step: int, attempt: int) -> Any:
-        if step == 0:
+        if step == 0 and self is sessions[0]._trainer:
             sessions[0].stop()
-            # One stop is enough; the others train as ever.
-            monkeypatch.setattr(Zeros, "vector", vector)
         return vector(self, adapter, step, attempt)
 
     monkeypatch.setattr(Zeros, "vector", stopping)

@@ -19,6 +19,7 @@ from hortus.privacy.entries import (
     GENESIS,
     Charge,
     Charged,
+    Declined,
     Entry,
     Frozen,
     Granted,
@@ -375,12 +376,35 @@ def test_a_clock_set_back_is_a_warning(path: Path) -> None:
     assert _broken(path) == []
 
 
+def test_refusals_stand_in_the_row_of_their_round_and_nothing_is_released_in_it(
+    tmp_path: Path,
+) -> None:
+    ledger = Ledger.open(tmp_path / "ledger.sqlite", SITE, lambda: 1.8e9)
+    spent = Declined(CHARGE.plan, CHARGE.run, 1, CHARGE.dataset, "its budget is spent")
+    ledger.decline(replace(spent, run="", reason="not approved here"))
+    ledger.charge(CHARGE, None)
+    ledger.decline(replace(spent, round=0, reason="used before"))
+    ledger.decline(spent)
+    ledger.close()
+    audited = _audit(tmp_path / "ledger.sqlite")
+    assert _unbroken(audited)
+    assert [(one.entry, one.run, one.reason) for one in audited.refusals] == [
+        (1, "", "not approved here"),
+        (3, CHARGE.run, "used before"),
+        (4, CHARGE.run, "its budget is spent"),
+    ]
+    rows = [(row.round, row.releases, row.refusals) for row in audited.rounds]
+    assert rows == [(0, 4, 1), (1, 0, 1)]
+    assert audited.rounds[1].epsilon_alone == 0.0
+    assert audited.rounds[1].epsilon_so_far == audited.rounds[0].epsilon_so_far
+
+
 # A real ledger of every kind of entry, and everything that can be done to one.
 
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs, two scopes, a grant, a freeze; each head countersigned as a server would."""
+    """Two runs, two scopes, a grant, a freeze, a refusal; each head countersigned as a server would."""
     path = tmp_path_factory.mktemp("mixed") / "ledger.sqlite"
     ticks = count(1_800_000_000)
     ledger = Ledger.open(path, SITE, lambda: float(next(ticks)))
@@ -399,6 +423,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ledger.record(body)
         countersign()
     ledger.charge(replace(CHARGE, run="2" * 32, session="2" * 32, plan="f" * 64), budget)
+    countersign()
+    ledger.decline(Declined("f" * 64, "2" * 32, 1, "d" * 64, "its budget is spent"))
     countersign()
     ledger.close()
     return path
@@ -446,6 +472,7 @@ def test_every_mutation_of_every_field_of_every_entry_is_found_at_its_entry(mixe
         "grant",
         "freeze",
         "unfreeze",
+        "refusal",
     }
     mutations = 0
     for index, row in enumerate(evidence.rows):
@@ -505,7 +532,7 @@ def test_a_rollback_is_found_by_countersignature_and_by_anchor(mixed: Path) -> N
     assert audit(image, ROSTER).first_broken is None
     finding = audit(image, ROSTER, anchor).first_broken
     assert finding is not None
-    assert (finding.entry, "the anchor holds entry 7" in finding.problem) == (5, True)
+    assert (finding.entry, "the anchor holds entry 8" in finding.problem) == (5, True)
 
 
 def test_a_forged_countersignature_is_found(mixed: Path) -> None:

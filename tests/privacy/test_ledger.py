@@ -24,6 +24,7 @@ from hortus.privacy.entries import (
     GENESIS,
     Charge,
     Charged,
+    Declined,
     Entry,
     Frozen,
     Granted,
@@ -537,6 +538,38 @@ def test_a_grant_raises_the_lifetime_of_its_dataset_alone(ledger: Ledger) -> Non
 def test_a_grant_to_every_dataset_reaches_each(ledger: Ledger) -> None:
     ledger.record(Granted(EVERY_DATASET, 2.0, "new law"))
     assert ledger.granted("c" * 64) == ledger.granted("d" * 64) == 2.0
+
+
+REFUSAL = Declined("e" * 64, "0" * 32, 3, CHARGE.dataset, "its budget is spent")
+
+
+def test_a_refusal_is_a_signed_entry_and_costs_nothing(path: Path) -> None:
+    ledger = _open(path)
+    _charge(ledger)
+    spent = ledger.spent(CHARGE.dataset, DELTA)
+    ledger.decline(REFUSAL)
+    ledger.close()
+    ledger = _open(path)
+    assert [entry.body for entry in ledger.entries()][1:] == [REFUSAL]
+    assert ledger.spent(CHARGE.dataset, DELTA) == spent
+    assert _charge(ledger, step=1).seq == 3
+
+
+def test_a_server_that_asks_again_and_again_does_not_fill_the_ledger(path: Path) -> None:
+    ledger = _open(path)
+    for _ in range(3):
+        ledger.decline(REFUSAL)
+    assert ledger.head()[0] == 1
+    for number in range(100):
+        ledger.decline(replace(REFUSAL, plan=f"{number:064x}"))
+    assert ledger.head()[0] == 20
+    ledger.close()
+    ledger = _open(path)  # the count goes on over a restart, and a charge makes room again
+    ledger.decline(replace(REFUSAL, plan="f" * 64))
+    assert ledger.head()[0] == 20
+    _charge(ledger)
+    ledger.decline(REFUSAL)
+    assert ledger.head()[0] == 22
 
 
 @pytest.mark.parametrize("dataset", [CHARGE.dataset, EVERY_DATASET])

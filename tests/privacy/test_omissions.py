@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from helpers.charges import make_charge
 
-from hortus.privacy.audit import Audit
+from hortus.privacy.audit import Audit, Refusal
 from hortus.privacy.entries import Charge
-from hortus.privacy.omissions import SumRecord, omissions
+from hortus.privacy.omissions import SumRecord, departed, omissions
 
 RUN, SESSION = "0" * 32, "1" * 32
 SITES = ("ash", "birch")
@@ -15,7 +15,7 @@ CHARGE = make_charge(run=RUN, session=SESSION)
 
 
 def _audit(site: str, *charges: Charge) -> Audit:
-    return Audit(site, "", "", len(charges), (0, ""), 0, 0.0, (), (), (), charges)
+    return Audit(site, "", "", len(charges), (0, ""), 0, 0.0, (), (), (), (), charges)
 
 
 SUMS = [SumRecord(SESSION, step, 0, SITES) for step in range(2)]
@@ -59,3 +59,20 @@ def test_a_charge_that_the_server_does_not_know_is_found(charge: Charge, problem
 
 def test_a_site_whose_ledger_is_not_at_hand_is_not_accused() -> None:
     assert omissions(RUN, {SESSION: SITES}, SUMS, [_audit("birch", *WHOLE)]) == []
+
+
+def test_what_the_server_says_of_a_refusal_is_held_against_what_the_site_signed() -> None:
+    refusals = (
+        Refusal(1, 0.0, "p", "", 0, "not approved"),
+        Refusal(2, 0.0, "p", RUN, 3, "budget"),
+        Refusal(3, 0.0, "p", "9" * 32, 0, "another run's"),
+    )
+    audits = [replace(_audit("ash"), refusals=refusals)]
+    told = [
+        (0, "ash", "not approved"),
+        (3, "ash", "budget"),
+        (3, "ash", "another run's"),
+        (1, "birch", "budget"),
+    ]
+    found = departed(RUN, told, audits)
+    assert [one.is_signed for one in found] == [True, True, False, None]
