@@ -145,10 +145,13 @@ def _mechanism_table(what: "Prospect") -> Table:
         inflation = mechanism.sensitivity / (mechanism.scale * mechanism.clipping_norm) - 1
         table.add_row("rounding", f"{100 * inflation:.3g} % more sensitivity")
         table.add_row("a failed attempt", _attempt(what))
-    table.add_row("ring scale", f"2^{math.log2(encoding.scale):.0f} units for 1.0, of 2^32")
-    size = _bytes(4 * encoding.words)
-    table.add_row("on the wire", f"{size} up and {size} down, a secure sum and site")
-    table.add_row("", f"({what.dimension:,} parameters of 4 bytes, {what.sums} sums)")
+    bits = privacy.ring_bits
+    table.add_row("ring scale", f"2^{math.log2(encoding.scale):.0f} units for 1.0, of 2^{bits}")
+    up, down = _bytes(bits // 8 * encoding.words), _bytes(4 * encoding.words)
+    table.add_row("on the wire", f"{up} up and {down} down, a secure sum and site")
+    table.add_row(
+        "", f"({what.dimension:,} parameters of {bits // 8} bytes up and 4 down, {what.sums} sums)"
+    )
     return table
 
 

@@ -126,6 +126,7 @@ def check_descriptor(
     expected = {
         "contract": (descriptor.contract, contract.digest()),
         "dimension": (descriptor.dimension, encoding.words),
+        "ring_bits": (descriptor.ring_bits, contract.privacy.ring_bits),
         "scale": (descriptor.scale, encoding.scale),
     }
     for name, (told, own) in expected.items():

@@ -218,6 +218,7 @@ class Session:
         masks = exchange.agree(
             map(read_encapsulation, checked(ciphertexts).encapsulations),
             min_cohort=self._encoding.contract.cohort.minimum,
+            ring_bits=self._descriptor.ring_bits,
         )
         self._states.enter(ClientState.KEYED)
         return masks

@@ -67,11 +67,11 @@ class StepEncoding:
                 dimension=dimension + (1 if adaptive else 0),
                 shares=contract.cohort.min_honest if distributed else 1,
                 cohort=cohort,
-                max_batch=_largest_batch(contract),
+                max_batch=largest_batch(contract),
+                ring_bits=privacy.ring_bits,
             )
-        return cls(
-            contract, dimension, mechanism, FixedPoint.for_magnitude(_PLAIN_MAGNITUDE, cohort)
-        )
+        fixed_point = FixedPoint.for_magnitude(_PLAIN_MAGNITUDE, cohort, privacy.ring_bits)
+        return cls(contract, dimension, mechanism, fixed_point)
 
     @property
     def plain(self) -> bool:
@@ -192,7 +192,8 @@ def releases_per_sum(plan: Agreement) -> int:
     return plan.training.steps_per_round // sums_per_round(plan)
 
 
-def _largest_batch(plan: Agreement) -> int:
+def largest_batch(plan: Agreement) -> int:
+    """Returns the units that the ring has room for in a site's batch."""
     # Four times the nominal batch and twelve standard deviations: room for a site larger than told.
     batch = 4 * nominal_batch(plan)
     return math.ceil(batch + 12 * math.sqrt(batch))

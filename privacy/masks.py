@@ -1,6 +1,6 @@
 """Masks that cancel in a sum over all sites that were told the same.
 
-A mask is an AES-256-CTR keystream read as 32-bit words. It is made where it is added, block by block,
+A mask is an AES-256-CTR keystream read as 32-bit words, of which a smaller ring takes the low bits. It is made where it is added, block by block,
 and started at any chunk, so neither a mask nor a masked vector is ever whole in memory.
 """
 
@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from hortus.privacy.transcript import derive, frame, hash_of, number
 from hortus.protocol.errors import ProtocolError, Refused
 from hortus.protocol.limits import CHUNK_WORDS
-from hortus.protocol.vectors import chunk_count, chunk_slice
+from hortus.protocol.vectors import chunk_count, chunk_slice, pack24, word_type
 
 DIGEST_BYTES = 32
 
@@ -54,6 +55,7 @@ class MaskGenerator:
         descriptor_digest: SHA-256 of the session's descriptor, 32 bytes.
         secrets: The secret with each other site, 32 bytes.
         min_cohort: Fewest sites to mask for.
+        ring_bits: 32 or 24: vectors are masked modulo 2 to this power.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class MaskGenerator:
         descriptor_digest: bytes,
         secrets: Mapping[str, bytes],
         min_cohort: int,
+        ring_bits: int = 32,
     ) -> None:
         self._site = site
         self._cohort = cohort
         self._descriptor_digest = descriptor_digest
         self._secrets = dict(secrets)
         self._min_cohort = min_cohort
+        self._ring_bits = ring_bits
         self._used: set[tuple[int, int]] = set()
 
     def check(self, view: StepView) -> None:
@@ -97,10 +101,10 @@ class MaskGenerator:
     def mask(
         self, values: NDArray[np.int64] | NDArray[np.uint32], view: StepView
     ) -> "MaskedVector":
-        """Returns the vector plus this site's masks, modulo 2^32, to be made chunk by chunk.
+        """Returns the vector plus this site's masks, in the ring, to be made chunk by chunk.
 
         Args:
-            values: int64[d] or uint32[d], taken modulo 2^32. Read-only from now on: a chunk that
+            values: int64[d] or uint32[d], taken modulo the ring's size. Read-only from now on: a chunk that
                 is made again must be the same, or two vectors would go under one mask.
             view: What the server said about the step.
 
@@ -117,7 +121,7 @@ class MaskGenerator:
         self._used.add((view.step, view.attempt))
         values.setflags(write=False)
         seeds = tuple((seed, peer > self._site) for peer, seed in self._seeds(view))
-        return MaskedVector(values, seeds)
+        return MaskedVector(values, seeds, self._ring_bits)
 
     def _seeds(self, view: StepView) -> Iterable[tuple[str, bytes]]:
         """Yields each other survivor and the seed shared with it."""
@@ -140,6 +144,7 @@ class MaskedVector:
     Args:
         values: int64[d] or uint32[d], read-only.
         seeds: A key for each mask, used for nothing else, and whether the mask is added.
+        ring_bits: 32 or 24.
 
     Raises:
         ValueError: There are no masks.
@@ -149,11 +154,13 @@ class MaskedVector:
         self,
         values: NDArray[np.int64] | NDArray[np.uint32],
         seeds: Sequence[tuple[bytes, bool]],
+        ring_bits: int = 32,
     ) -> None:
         if not seeds:
             raise ValueError("a vector without masks is not masked")
         self._values = values
         self._seeds = seeds
+        self._ring_bits = ring_bits
 
     @property
     def chunk_count(self) -> int:
@@ -161,28 +168,28 @@ class MaskedVector:
         return chunk_count(len(self._values))
 
     def chunks(self, first: int = 0) -> Iterator[bytes]:
-        """Yields the little-endian words of each chunk from one on, the same whenever asked.
+        """Yields the little-endian words of each chunk, of the ring's size, from one on, the same whenever asked.
 
         Beside the chunk there are two blocks for each core in memory, and no more.
         """
         length = len(self._values)
         shares = min(os.cpu_count() or 1, -(-min(length, CHUNK_WORDS) // _BLOCK_WORDS))
         lanes = [_Lane(self._seeds) for _ in range(shares)]
-        buffer = io.BytesIO()
+        buffer, word = io.BytesIO(), word_type(self._ring_bits)
         with ThreadPoolExecutor(max(1, shares - 1), thread_name_prefix="masks") as pool:
             for sequence in range(first, chunk_count(length)):
                 place = chunk_slice(sequence, length)
-                size = 4 * (place.stop - place.start)
+                size = word.itemsize * (place.stop - place.start)
                 if len(buffer.getbuffer()) != size:
                     buffer = io.BytesIO(bytes(size))
-                self._write(np.frombuffer(buffer.getbuffer(), "<u4"), place, lanes, pool)
+                self._write(np.frombuffer(buffer.getbuffer(), word), place, lanes, pool)
                 # BytesIO gives its memory away without a copy, and takes other memory for the
                 # next chunk only if somebody still holds this one.
                 yield buffer.getvalue()
 
     def _write(
         self,
-        words: NDArray[np.uint32],
+        words: NDArray[Any],
         place: slice,
         lanes: list["_Lane"],
         pool: ThreadPoolExecutor,
@@ -210,13 +217,14 @@ class _Lane:
     Attributes:
         values: A part of the vector.
         start: Where it begins in the vector.
-        words: Where `write` puts the values plus all masks; it lets go of it in the end.
+        words: Where `write` puts the values plus all masks, of `vectors.word_type`; it lets go of it
+            in the end.
     """
 
     def __init__(self, seeds: Sequence[tuple[bytes, bool]]) -> None:
         self.values: NDArray[np.int64] | NDArray[np.uint32] = np.empty(0, dtype=np.uint32)
         self.start = 0
-        self.words = np.empty(0, dtype="<u4")
+        self.words: NDArray[Any] = np.empty(0, dtype="<u4")
         self._streams = [
             (
                 Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor(),
@@ -236,7 +244,7 @@ class _Lane:
         for offset in range(0, len(words), _BLOCK_WORDS):
             block = words[offset : offset + _BLOCK_WORDS]
             total = self.values[offset : offset + _BLOCK_WORDS].astype("<u4", copy=False)
-            zeros = memoryview(_ZEROS)[: block.nbytes]
+            zeros = memoryview(_ZEROS)[: 4 * len(block)]
             keystream, partial = self._keystream[: len(block)], self._partial[: len(block)]
             out = keystream.view(np.uint8).data
             for stream, combine in others:
@@ -245,7 +253,12 @@ class _Lane:
                 total = partial
             # Only this sum goes out to the chunk, which is not in the cache.
             last.update_into(zeros, out)
-            combine_last(total, keystream, block)
+            if block.dtype == np.uint32:
+                combine_last(total, keystream, block)
+            else:
+                # 2^24 divides 2^32: the low bits of the sum are the sum of the low bits.
+                combine_last(total, keystream, partial)
+                pack24(partial, block)
 
 
 def _aligned(words: int) -> NDArray[np.uint32]:

@@ -24,33 +24,45 @@ from hortus.privacy import discrete_gaussian
 from hortus.privacy.randomness import Stream
 from hortus.protocol.errors import HortusError, UsageError
 
-_RING = 2**32
 _SMOOTHING_VARIANCE = 9  # τ²
 _TAIL = 12  # standard deviations; a wrap is less likely than 4e-33 for each coordinate
 _MAX_INFLATION = 0.1
+_WIDEST_RING = 32
+_LEAST_PLAIN_SCALE = 2**12
 _EXACT = 2.0**53  # float64 holds every integer up to here
 _ROUNDING = 1e-6  # what adding m units in float64, and taking a norm of d squares, can be off by
 
 
 @dataclass(frozen=True, slots=True)
 class FixedPoint:
-    """Real vectors as ring elements: `scale` units for 1.0, at most `bound` in magnitude."""
+    """Real vectors as ring elements: `scale` units for 1.0, at most `bound` in magnitude.
+
+    The ring is the integers modulo 2 to the power of `ring_bits`.
+    """
 
     scale: int
     bound: float
+    ring_bits: int = 32
 
     def __post_init__(self) -> None:
         if not (_is_power_of_two(self.scale) and 0 < self.bound < math.inf):
             raise UsageError(f"no such encoding: {self}")
 
     @classmethod
-    def for_magnitude(cls, bound: float, cohort: int) -> "FixedPoint":
+    def for_magnitude(cls, bound: float, cohort: int, ring_bits: int = 32) -> "FixedPoint":
         """Chooses the largest power of two with which so many vectors cannot wrap the ring.
 
         Raises:
-            UsageError: They wrap it whatever the scale.
+            UsageError: They wrap it, or are rounded more coarsely than to 1/4096.
         """
-        return cls(_largest_power_of_two(_RING / 2 / (cohort * (bound + 1))), bound)
+        scale = _largest_power_of_two(2 ** (ring_bits - 1) / (cohort * (bound + 1)))
+        if scale < _LEAST_PLAIN_SCALE:
+            raise UsageError(
+                f"{cohort} sites' updates would be rounded to 1/{scale} in a ring of {ring_bits} bits",
+                where="privacy.ring_bits",
+                remedy="Set it to 32, or have fewer sites in a sum.",
+            )
+        return cls(scale, bound, ring_bits)
 
     def encode(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
         """Rounds float64[d] to int64[d]; coordinates beyond the bound are cut to it.
@@ -64,7 +76,7 @@ class FixedPoint:
 
     def decode(self, total: NDArray[np.uint32]) -> NDArray[np.float64]:
         """Lifts ring elements, uint32[d], to the nearest reals around zero, float64[d]."""
-        return total.view(np.int32).astype(np.float64) / self.scale
+        return _lift(total, self.ring_bits) / self.scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +89,7 @@ class Mechanism:
         dimension: d.
         scale: Ring units for 1.0.
         shares: Sites whose noise is counted on: 1 for local noise.
+        ring_bits: Vectors are added modulo 2 to this power.
     """
 
     clipping_norm: float
@@ -84,6 +97,7 @@ class Mechanism:
     dimension: int
     scale: int
     shares: int
+    ring_bits: int = 32
 
     def __post_init__(self) -> None:
         real = 0 < self.clipping_norm < math.inf and 0 < self.noise_multiplier < math.inf
@@ -100,6 +114,7 @@ class Mechanism:
         shares: int,
         cohort: int,
         max_batch: int,
+        ring_bits: int = 32,
     ) -> "Mechanism":
         """Chooses the finest scale that the ring has room for.
 
@@ -110,24 +125,27 @@ class Mechanism:
             shares: Sites whose noise is counted on.
             cohort: Sites in a sum.
             max_batch: Units that a site may sample in a step.
+            ring_bits: Vectors are added modulo 2 to this power.
 
         Raises:
             UsageError: The ring has no room, or rounding would cost more than a tenth of the
                 sensitivity.
         """
         spread = _TAIL * noise_multiplier * clipping_norm * (1 + _MAX_INFLATION)
-        room = _RING / 2 - _TAIL * cohort * (_SMOOTHING_VARIANCE + 2)
+        room = 2 ** (ring_bits - 1) - _TAIL * cohort * (_SMOOTHING_VARIANCE + 2)
         scale = _largest_power_of_two(
             room / (cohort * max_batch * clipping_norm + spread * math.sqrt(cohort / shares))
         )
         if math.sqrt(dimension) > _MAX_INFLATION * scale * clipping_norm:
             raise UsageError(
-                f"the ring has no room for {cohort} sites, batches of {max_batch} and {dimension} "
-                "parameters: rounding would cost more than a tenth of the sensitivity",
-                where="training",
-                remedy="Lower nominal_units or sampling_rate, or the adapter's rank.",
+                f"a ring of {ring_bits} bits has no room for {cohort} sites, batches of {max_batch} "
+                f"and {dimension} parameters: rounding would cost more than a tenth of the sensitivity",
+                where="privacy.ring_bits" if ring_bits < _WIDEST_RING else "training",
+                remedy="Set ring_bits to 32."
+                if ring_bits < _WIDEST_RING
+                else "Lower nominal_units or sampling_rate, or the adapter's rank.",
             )
-        return cls(clipping_norm, noise_multiplier, dimension, scale, shares)
+        return cls(clipping_norm, noise_multiplier, dimension, scale, shares, ring_bits)
 
     @property
     def sensitivity(self) -> float:
@@ -199,7 +217,13 @@ class Mechanism:
 
     def decode(self, total: NDArray[np.uint32]) -> NDArray[np.float64]:
         """Lifts ring elements, uint32[d], to the nearest reals around zero, float64[d]."""
-        return total.view(np.int32).astype(np.float64) / self.scale
+        return _lift(total, self.ring_bits) / self.scale
+
+
+def _lift(total: NDArray[np.uint32], bits: int) -> NDArray[np.float64]:
+    """Returns the integers from −2^(bits−1) up to 2^(bits−1) that are these modulo 2^bits."""
+    unused = 32 - bits
+    return ((total << unused).view(np.int32) >> unused).astype(np.float64)
 
 
 def _largest_power_of_two(limit: float) -> int:

@@ -153,12 +153,15 @@ class KeyExchange:
         self._state = _State.ENCAPSULATED
         return sent
 
-    def agree(self, encapsulations: Iterable[Encapsulation], *, min_cohort: int) -> MaskGenerator:
+    def agree(
+        self, encapsulations: Iterable[Encapsulation], *, min_cohort: int, ring_bits: int = 32
+    ) -> MaskGenerator:
         """Checks what everybody encapsulated and derives a secret with each peer.
 
         Args:
             encapsulations: What all others sent to this site.
             min_cohort: Fewest sites that this site will ever mask for.
+            ring_bits: 32 or 24: vectors are masked modulo 2 to this power.
 
         Raises:
             ProtocolError: One is missing, foreign, repeated, altered, not signed by its site, or
@@ -176,6 +179,7 @@ class KeyExchange:
             descriptor_digest=self._descriptor_digest,
             secrets={peer: self._pair_secret(peer, one) for peer, one in received.items()},
             min_cohort=min_cohort,
+            ring_bits=ring_bits,
         )
 
     def _advance(self, due: _State) -> None:

@@ -1,12 +1,12 @@
 """The session descriptor: what every site of a session must see alike, or their masks do not cancel."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from hortus.protocol.canonical import digest
 from hortus.protocol.limits import MAX_SITES, MAX_WORDS, PROTOCOL_VERSION
-from hortus.protocol.plan import Schema
+from hortus.protocol.plan import RingBits, Schema
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Identifier = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -29,7 +29,7 @@ class Descriptor(Schema):
         le=MAX_WORDS,
         description="Words of a vector, up and down: d, and one more where the clipping norm adapts.",
     )
-    ring_bits: Literal[32] = 32
+    ring_bits: RingBits = Field(32, description="Vectors are added modulo 2 to this power.")
     scale: int = Field(ge=1, lt=2**31, description="Ring units for 1.0.")
 
     @field_validator("protocol")

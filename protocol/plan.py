@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hortus.protocol.canonical import digest
 
@@ -14,6 +14,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Deadline = Annotated[float, Field(gt=0, le=86_400)]
 Scalar = bool | int | float
+RingBits = Literal[24, 32]
+_LEAST_RING_BITS = 24
 RECORD = "record"  # the privacy unit that is no column
 
 
@@ -229,6 +231,22 @@ class Privacy(Schema):
         description="C: the L2 norm a unit's gradient is cut to; the first one, where it adapts.",
     )
     clipping: Clipping = Field(default_factory=Clipping)
+    ring_bits: RingBits = Field(
+        32,
+        description="Bits of a word of an upload. 24 saves a quarter of the bytes up, and costs noise: "
+        "sums are rounded 256 times more coarsely, which the accountant charges (`hortus plan` says "
+        "how much). A plan that does not fit is refused.",
+    )
+
+    @field_validator("ring_bits", mode="before")
+    @classmethod
+    def _no_smaller_ring(cls, bits: object) -> object:
+        if isinstance(bits, int) and bits < _LEAST_RING_BITS:
+            raise ValueError(
+                f"a ring of {bits} bits is too small: 16 have no room for a cohort's sums, and 17 to "
+                "23 would save no byte over 24"
+            )
+        return bits
 
     @property
     def unit_column(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Vectors of 32-bit words on the wire: chunks with a sequence number and a checksum.
+"""Vectors on the wire, of 32-bit or of 24-bit words: chunks with a sequence number and a checksum.
 
 The checksum (XXH3-64) finds accidents, as fast as memory is read. Against deliberate changes there
 is TLS; who changes its own upload can only spoil the sum.
@@ -17,6 +17,9 @@ from hortus.protocol.limits import CHUNK_WORDS
 from hortus.protocol.wire import aggregation_pb2 as wire
 
 Word = TypeVar("Word", np.float32, np.uint32)
+
+# Three bytes, the first the least: numpy moves each part at the speed of a cast.
+_WORD24 = np.dtype([("low", "<u2"), ("high", "u1")])
 
 
 def little_endian(vector: NDArray[Any]) -> NDArray[Any]:
@@ -51,14 +54,36 @@ def fill(chunk: wire.Chunk, sequence: int, words: bytes) -> wire.Chunk:
     return chunk
 
 
-def unpack(chunk: wire.Chunk, due: int, dtype: type[Word], length: int) -> NDArray[Word]:
-    """Returns a chunk's words, those at `chunk_slice(due, length)`, without a copy.
+def word_type(bits: int) -> np.dtype[Any]:
+    """Returns the dtype of a word on the wire, of 32 or of 24 bits."""
+    return np.dtype("<u4") if bits == 32 else _WORD24
+
+
+def pack24(words: NDArray[np.uint32], into: NDArray[Any]) -> None:
+    """Writes uint32[n] modulo 2^24 into n words of `word_type(24)`."""
+    into["low"] = words
+    into["high"] = words >> 16
+
+
+def unpack24(packed: NDArray[Any]) -> NDArray[np.uint32]:
+    """Returns the elements that `pack24` wrote, below 2^24."""
+    words = packed["high"].astype(np.uint32)
+    words <<= 16
+    words |= packed["low"]
+    return words
+
+
+def unpack(
+    chunk: wire.Chunk, due: int, dtype: type[Word], length: int, bits: int = 32
+) -> NDArray[Word]:
+    """Returns a chunk's words, those at `chunk_slice(due, length)`; of 32 bits, without a copy.
 
     Args:
         chunk: What came.
         due: The sequence number expected.
         dtype: `np.float32` or `np.uint32`.
         length: Words in the whole vector.
+        bits: Of a word: 32, or 24 for `np.uint32`.
 
     Raises:
         ProtocolError: It is another chunk, damaged, or not as long as it must be.
@@ -69,12 +94,13 @@ def unpack(chunk: wire.Chunk, due: int, dtype: type[Word], length: int) -> NDArr
         raise ProtocolError(f"chunk {chunk.sequence} came where {due} was due")
     words = chunk.words
     place = chunk_slice(due, length)
-    if len(words) != 4 * (place.stop - place.start):
-        raise ProtocolError(
-            f"chunk {due} has {len(words)} bytes, not {4 * (place.stop - place.start)}"
-        )
+    size = bits // 8 * (place.stop - place.start)
+    if len(words) != size:
+        raise ProtocolError(f"chunk {due} has {len(words)} bytes, not {size}")
     if xxhash.xxh3_64_intdigest(words) != chunk.checksum:
         raise ProtocolError(f"chunk {due} is damaged: its checksum differs")
+    if bits != 32:
+        return unpack24(np.frombuffer(words, word_type(bits))).astype(dtype, copy=False)
     received = np.frombuffer(words, dtype=np.dtype(dtype).newbyteorder("<"))
     return received.astype(dtype, copy=False)
 

@@ -34,13 +34,17 @@ class Attempt:
         number: Number of the attempt at it.
         sites: U′, sorted.
         dimension: Words in a vector.
+        ring_bits: Vectors are added modulo 2 to this power.
     """
 
-    def __init__(self, step: int, number: int, sites: Iterable[str], dimension: int) -> None:
+    def __init__(
+        self, step: int, number: int, sites: Iterable[str], dimension: int, ring_bits: int = 32
+    ) -> None:
         self.step = step
         self.number = number
         self.sites = tuple(sites)
         self._dimension = dimension
+        self._ring_bits = ring_bits
         self._chunks = chunk_count(dimension)
         self._total = np.zeros(dimension, np.uint32)
         # Two sites may bring the same chunk at once: one lock for each place in the total.
@@ -80,7 +84,7 @@ class Attempt:
         with upload.lock:
             if upload.stream != stream:
                 raise ProtocolError("another connection has taken over this upload", where=site)
-            words = unpack(chunk, upload.due, np.uint32, self._dimension)
+            words = unpack(chunk, upload.due, np.uint32, self._dimension, self._ring_bits)
             with self._places[upload.due]:
                 if self._closed:
                     raise ProtocolError("the upload came too late and was not added", where=site)
@@ -96,11 +100,13 @@ class Attempt:
         self._closed = True
 
     def total(self) -> NDArray[np.uint32]:
-        """Returns the ring sum, uint32[d].
+        """Returns the ring sum, uint32[d], each word below the ring's size.
 
         Raises:
             RuntimeError: It is not closed, or not complete: then it is noise with holes.
         """
         if not self._closed or self.delivered != frozenset(self.sites):
             raise RuntimeError("only a closed and complete attempt has a total")
+        # Added modulo 2^32, which the size of a smaller ring divides.
+        self._total &= np.uint32(2**self._ring_bits - 1)
         return self._total

@@ -102,6 +102,7 @@ class Federation:
             cohort=cohort,
             first_round=first,
             dimension=encoding.words,
+            ring_bits=self.contract.privacy.ring_bits,
             scale=encoding.scale,
         )
         session = Aggregator(descriptor, self.contract.cohort, self.roster())

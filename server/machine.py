@@ -117,7 +117,9 @@ class SessionMachine:
         self._move(PhaseEvent.GO)
         for site in survivors:
             self.take(site, SiteEvent.GO)
-        self.attempt = Attempt(step, number, survivors, self._descriptor.dimension)
+        self.attempt = Attempt(
+            step, number, survivors, self._descriptor.dimension, self._descriptor.ring_bits
+        )
         return self.attempt
 
     def attempt_for(self, site: str, step: int, number: int) -> Attempt:

@@ -108,6 +108,27 @@ def test_a_sites_grants_limits_and_freezes_count(write_plan: Any, tmp_path: Path
     assert "This site refuses the plan: the dataset is frozen: for the test too" in output
 
 
+def test_a_ring_of_24_bits_says_what_it_saves_and_costs(write_plan: Any) -> None:
+    narrow, wide = (
+        shown(hortus("plan", write_plan(privacy={"ring_bits": bits}))) for bits in (24, 32)
+    )
+    assert "of 2^24" in narrow
+    assert "parameters of 3 bytes up and 4 down" in narrow
+    assert "parameters of 4 bytes up and 4 down" in wide
+    costs = [
+        float(re.search(r"([\d.]+) % more sensitivity", text).group(1))  # type: ignore[union-attr]
+        for text in (narrow, wide)
+    ]
+    assert costs[0] > 100 * costs[1]
+
+
+@pytest.mark.parametrize("bits", [8, 16, 20])
+def test_a_ring_too_small_for_any_plan_is_refused_by_name(write_plan: Any, bits: int) -> None:
+    result = hortus("plan", write_plan(privacy={"ring_bits": bits}))
+    assert result.exit_code == 2
+    assert f"a ring of {bits} bits is too small" in " ".join(result.stderr.split())
+
+
 def test_a_plan_without_noise_says_that_there_is_no_bound(write_plan: Any) -> None:
     path = write_plan(privacy={"noise": "unsafe_none", "epsilon": None})
     assert "ε is infinite" in shown(hortus("plan", path))

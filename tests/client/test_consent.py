@@ -177,6 +177,7 @@ def test_a_session_of_the_contract_is_accepted(contract: Contract) -> None:
         ({"contract": "0" * 64}, "contract"),
         ({"dimension": 11}, "dimension"),
         ({"scale": 7}, "scale"),
+        ({"ring_bits": 24}, "ring_bits"),
         ({"cohort": ("birch", "cedar", "oak")}, "not in the session"),
         ({"first_round": 2}, "no round 2"),
     ],

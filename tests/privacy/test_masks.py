@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView
 from hortus.protocol.limits import CHUNK_WORDS
+from hortus.protocol.vectors import unpack24, word_type
 
 DIGEST = bytes(32)
 KEYS = [(bytes([number]) * 32, number % 2 == 0) for number in range(3)]
@@ -38,6 +39,18 @@ def test_a_mask_is_one_keystream_from_its_beginning_to_its_end(length: int, dtyp
         stream = keystream(key, length)
         expected = expected + stream if is_added else expected - stream
     assert np.array_equal(words(list(MaskedVector(values, KEYS).chunks())), expected)
+
+
+@pytest.mark.parametrize("peers", [1, 3])
+@pytest.mark.parametrize("length", [1, 2**15 + 1, LENGTH])
+def test_a_ring_of_24_bits_takes_the_low_bits_of_the_same_words(length: int, peers: int) -> None:
+    values = np.random.default_rng(1).integers(-(2**31), 2**31, length)
+    wide = words(list(MaskedVector(values, KEYS[:peers]).chunks()))
+    narrow = list(MaskedVector(values, KEYS[:peers], 24).chunks())
+    assert sum(map(len, narrow)) == 3 * length
+    assert narrow[-1][-3:] == int(wide[-1] % 2**24).to_bytes(3, "little")
+    received = unpack24(np.frombuffer(b"".join(narrow), word_type(24)))
+    assert np.array_equal(received, wide % 2**24)
 
 
 @given(first=st.integers(0, 2), again=st.integers(0, 2))
@@ -78,12 +91,15 @@ def test_a_vector_without_masks_is_never_taken_for_masked() -> None:
 
 
 @pytest.mark.parametrize("peers", [1, 9])
-def test_masking_takes_the_memory_of_two_chunks_however_long_the_vector(peers: int) -> None:
-    masked = MaskedVector(np.zeros(8 * CHUNK_WORDS, np.uint32), [(bytes(32), True)] * peers)
+@pytest.mark.parametrize("bits", [24, 32])
+def test_masking_takes_the_memory_of_two_chunks_however_long_the_vector(
+    peers: int, bits: int
+) -> None:
+    masked = MaskedVector(np.zeros(8 * CHUNK_WORDS, np.uint32), [(bytes(32), True)] * peers, bits)
     tracemalloc.start()
     try:
         deque(map(len, masked.chunks()), maxlen=0)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert 4 * CHUNK_WORDS <= peak <= 2 * 4 * CHUNK_WORDS
+    assert bits // 8 * CHUNK_WORDS <= peak <= 2 * 4 * CHUNK_WORDS

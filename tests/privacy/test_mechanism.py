@@ -89,15 +89,32 @@ def test_integers_that_no_clipped_units_can_make_are_not_released() -> None:
     this.release(0 * unit, 0, stream(0))
 
 
-@given(st.integers(2, 20), st.integers(0, 2**32 - 1))
-def test_the_ring_sum_of_releases_decodes_to_the_sum_of_the_integers(sites: int, seed: int) -> None:
-    this = mechanism(8, sites)
+@given(st.integers(2, 20), st.integers(0, 2**32 - 1), st.sampled_from([24, 32]))
+def test_the_ring_sum_of_releases_decodes_to_the_sum_of_the_integers(
+    sites: int, seed: int, bits: int
+) -> None:
+    this = Mechanism.design(C, 1.0, 8, sites, cohort=sites, max_batch=50, ring_bits=bits)
     sums = np.random.default_rng(seed).uniform(-C, C, (sites, 8))
     uploads = [this.release(row, 100, stream(seed + i)) for i, row in enumerate(sums)]
     total = np.zeros(8, np.uint32)
     for upload in uploads:
         total += upload.astype(np.uint32)
+    total &= np.uint32(2**bits - 1)
     assert np.array_equal(this.decode(total), np.sum(uploads, axis=0) / this.scale)
+
+
+def test_a_ring_of_24_bits_wraps_at_its_own_edge_and_not_at_anothers() -> None:
+    """Planted: the total is lifted modulo 2^32, or modulo 2^16; a negative sum tells them apart."""
+    narrow = Mechanism(C, 1.0, 1, 1, 1, ring_bits=24)
+    edges = np.array([2**23 - 1, -(2**23), -1, 2**15, -40_000])
+    total = edges.astype(np.uint32) & np.uint32(2**24 - 1)
+    assert narrow.decode(total).tolist() == edges.tolist()
+    assert narrow.decode(edges.astype(np.uint32)).tolist() == edges.tolist()
+    beyond = np.array([2**23]).astype(np.uint32)
+    assert narrow.decode(beyond).tolist() == [-(2**23)]
+    for wrong in (16, 32):
+        lifted = Mechanism(C, 1.0, 1, 1, 1, ring_bits=wrong).decode(total)
+        assert lifted.tolist() != edges.tolist()
 
 
 def stream(seed: int) -> Stream:
@@ -153,16 +170,53 @@ def test_the_released_vector_is_unbiased_and_decodes() -> None:
     assert abs(decoded.mean() - 0.123456789) < 5 * standard_error
 
 
-@given(st.integers(1, 60), st.integers(1, 2000), st.floats(0.01, 20), st.floats(0.3, 20))
+@given(
+    st.integers(1, 60),
+    st.integers(1, 2000),
+    st.floats(0.01, 20),
+    st.floats(0.3, 20),
+    st.sampled_from([24, 32]),
+)
 def test_the_ring_never_wraps_within_the_stated_tails(
-    cohort: int, batch: int, norm: float, multiplier: float
+    cohort: int, batch: int, norm: float, multiplier: float, bits: int
 ) -> None:
     try:
-        this = Mechanism.design(norm, multiplier, 1000, 1, cohort=cohort, max_batch=batch)
+        this = Mechanism.design(
+            norm, multiplier, 1000, 1, cohort=cohort, max_batch=batch, ring_bits=bits
+        )
     except UsageError:
         return
     worst = cohort * (batch * this.scale * norm + 1) + 12 * math.sqrt(cohort) * this.share_std
-    assert worst < 2**31
+    assert worst < 2 ** (bits - 1)
+
+
+def test_a_narrow_ring_pays_for_its_rounding_with_noise_and_is_not_charged_less() -> None:
+    """Planted: the noise of a wide ring, or of a sensitivity without √d, does not pass here."""
+    dimension = 100_000
+
+    def of(bits: int) -> Mechanism:
+        return Mechanism.design(
+            C, 1.3, dimension, 4, cohort=4, max_batch=300 if bits == 24 else 3000, ring_bits=bits
+        )
+
+    narrow, wide = of(24), of(32)
+    inflation = narrow.sensitivity / (narrow.scale * C) - 1
+    assert 0.03 < inflation < 0.1
+    assert 1.3 <= narrow.effective_noise_multiplier < 1.3 * 1.001
+    total = sum((released(narrow, i) for i in range(4)), np.zeros(dimension, np.int64))
+    assert carries_the_noise(total, narrow, 1.3)
+    assert not carries_the_noise(total * wide.scale // narrow.scale, wide, 1.3)
+    without = (1.3 * narrow.scale * C) ** 2
+    assert np.var(total) / without - 1 > 5 * math.sqrt(2 / dimension)
+
+
+def test_a_narrow_ring_without_room_is_refused_where_a_wide_one_would_do() -> None:
+    with pytest.raises(UsageError, match="24 bits has no room") as refused:
+        Mechanism.design(1.0, 1.0, 30_000, 10, cohort=10, max_batch=4756, ring_bits=24)
+    assert refused.value.where == "privacy.ring_bits"
+    Mechanism.design(1.0, 1.0, 30_000, 10, cohort=10, max_batch=4756)
+    with pytest.raises(UsageError, match="rounded to 1/1024 in a ring of 24 bits"):
+        FixedPoint.for_magnitude(16.0, 300, 24)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from hortus.privacy.secure_sum import (
 )
 from hortus.protocol.errors import ProtocolError, Refused, UsageError
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.vectors import unpack24, word_type
 
 NAMES = tuple(f"site-{letter}" for letter in "abcdefgh")
 IDENTITIES = {name: SiteIdentity.generate(name) for name in NAMES}
@@ -66,10 +67,13 @@ def _inbox(sent: Mail, site: str) -> list[Encapsulation]:
     return [one for (_, receiver), one in sent.items() if receiver == site]
 
 
-def _generators(count: int, min_cohort: int = 2) -> dict[str, MaskGenerator]:
+def _generators(count: int, min_cohort: int = 2, ring_bits: int = 32) -> dict[str, MaskGenerator]:
     exchanges = _announce(NAMES[:count])
     sent = _encapsulate(exchanges)
-    return {n: e.agree(_inbox(sent, n), min_cohort=min_cohort) for n, e in exchanges.items()}
+    return {
+        n: e.agree(_inbox(sent, n), min_cohort=min_cohort, ring_bits=ring_bits)
+        for n, e in exchanges.items()
+    }
 
 
 def _view(survivors: tuple[str, ...], step: int = 0, attempt: int = 0) -> StepView:
@@ -86,7 +90,7 @@ def sum_ring(vectors: Iterable[NDArray[np.uint32]]) -> NDArray[np.uint32]:
     return np.sum(list(vectors), axis=0, dtype=np.uint32)
 
 
-def _is_uniform(words: NDArray[np.uint32]) -> bool:
+def _is_uniform(words: NDArray[np.uint32] | NDArray[np.uint8]) -> bool:
     counts = np.bincount(words.view(np.uint8), minlength=256)
     expected = words.nbytes / 256
     return float(((counts - expected) ** 2 / expected).sum()) < CHI2_LIMIT
@@ -116,6 +120,18 @@ class TestSum:
         values = np.arange(length, dtype=np.uint32)
         total = sum_ring(mask(g, values, _view(NAMES[:3])) for g in generators.values())
         assert np.array_equal(total, 3 * values)
+
+    def test_masks_cancel_in_a_ring_of_24_bits_and_one_upload_is_uniform(self) -> None:
+        values = np.arange(-WORDS // 2, WORDS // 2)
+        generators = _generators(3, ring_bits=24)
+        uploads = [
+            b"".join(g.mask(values.copy(), _view(NAMES[:3])).chunks()) for g in generators.values()
+        ]
+        assert all(_is_uniform(np.frombuffer(upload, np.uint8)) for upload in uploads)
+        total = sum_ring(unpack24(np.frombuffer(upload, word_type(24))) for upload in uploads)
+        assert np.array_equal(total % 2**24, 3 * values % 2**24)
+        partial = sum_ring(unpack24(np.frombuffer(one, word_type(24))) for one in uploads[:2])
+        assert not np.array_equal(partial % 2**24, 2 * values % 2**24)
 
     def test_the_argument_is_not_changed(self) -> None:
         values = np.arange(10, dtype=np.uint32)

@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 
 from hortus.protocol.errors import ProtocolError
 from hortus.protocol.limits import CHUNK_WORDS
-from hortus.protocol.vectors import chunk_count, fill, receive, split, vector_digest
+from hortus.protocol.vectors import (
+    chunk_count,
+    fill,
+    pack24,
+    receive,
+    split,
+    unpack,
+    unpack24,
+    vector_digest,
+    word_type,
+)
 from hortus.protocol.wire import aggregation_pb2 as wire
 
 
@@ -87,3 +97,28 @@ def test_the_digest_is_of_the_little_endian_words() -> None:
     adapter = np.array([1.0, -2.5], np.float32)
     assert vector_digest(adapter) == vector_digest(adapter.astype(">f4"))
     assert vector_digest(adapter) != vector_digest(adapter[::-1])
+
+
+def packed(words: np.ndarray) -> bytes:
+    into = np.empty(len(words), word_type(24))
+    pack24(words, into)
+    return into.tobytes()
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=20))
+def test_words_of_24_bits_are_three_bytes_and_keep_what_is_below_the_rings_size(
+    numbers: list[int],
+) -> None:
+    sent = packed(np.array(numbers, np.uint32))
+    assert sent == b"".join((number % 2**24).to_bytes(3, "little") for number in numbers)
+    received = unpack24(np.frombuffer(sent, word_type(24)))
+    assert received.tolist() == [number % 2**24 for number in numbers]
+
+
+@pytest.mark.parametrize(("told", "due"), [(24, 32), (32, 24)])
+def test_a_chunk_of_another_rings_words_is_refused(told: int, due: int) -> None:
+    words = np.arange(6, dtype=np.uint32)
+    sent = fill(wire.Chunk(), 0, packed(words) if told == 24 else words.tobytes())
+    assert unpack(sent, 0, np.uint32, 6, told).tolist() == words.tolist()
+    with pytest.raises(ProtocolError, match=f"has {6 * told // 8} bytes, not {6 * due // 8}"):
+        unpack(sent, 0, np.uint32, 6, due)

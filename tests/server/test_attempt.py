@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hortus.protocol.errors import ProtocolError
 from hortus.protocol.limits import CHUNK_WORDS
-from hortus.protocol.vectors import chunk_count, split
+from hortus.protocol.vectors import chunk_count, fill, pack24, split, word_type
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.server.attempt import Attempt
 
@@ -44,6 +44,21 @@ def test_all_vectors_make_the_sum() -> None:
         send(one, site)
     one.close()
     assert np.array_equal(one.total(), SUM)
+
+
+def test_a_ring_of_24_bits_adds_modulo_its_own_size() -> None:
+    """Planted: a total left modulo 2^32 carries beyond the ring."""
+    one = Attempt(0, 0, SITES, 3, ring_bits=24)
+    words = np.array([2**23, 2**24 - 1, 5], np.uint32)
+    for site in SITES:
+        packed = np.empty(3, word_type(24))
+        pack24(words, packed)
+        stream, _ = one.open_stream(site)
+        with pytest.raises(ProtocolError, match="12 bytes, not 9"):
+            one.add(site, stream, next(split(words)))
+        assert one.add(site, stream, fill(wire.Chunk(), 0, packed.tobytes()))
+    one.close()
+    assert one.total().tolist() == [2**23, 2**24 - 3, 15]
 
 
 @pytest.mark.parametrize("chunks", [0, 1])

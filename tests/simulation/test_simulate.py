@@ -56,6 +56,7 @@ def run(path: Path, out: Path, stop_after: int | None = None) -> SimulatedRun:
         {"training": {"precision": "bfloat16"}},
         {"privacy": ADAPTIVE},
         {"privacy": {"clipping": {"rule": "per-layer"}}},
+        {"privacy": {"ring_bits": 24}},
         {"privacy": {"clipping": {"rule": "automatic"}} | LOCAL, "training": DELTA},
     ],
     ids=[
@@ -68,6 +69,7 @@ def run(path: Path, out: Path, stop_after: int | None = None) -> SimulatedRun:
         "bfloat16",
         "adaptive",
         "per layer",
+        "24 bits",
         "automatic",
     ],
 )
