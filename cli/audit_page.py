@@ -1,6 +1,7 @@
 """The audit as one self-contained page, to read or to print."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,7 +10,8 @@ from hortus.pages.plots import Plot, describe, svg
 from hortus.pages.templates import templates
 from hortus.privacy.audit import Audit
 from hortus.privacy.audit_rounds import RoundRow
-from hortus.privacy.detection import true_positive_bound
+from hortus.privacy.detection import true_positive_bound_of
+from hortus.privacy.events import GaussianEvent
 from hortus.privacy.omissions import Departed, Omission
 
 _FALSE_POSITIVE_RATES = (0.01, 0.001)
@@ -39,6 +41,7 @@ def audit_page(
     environment = templates("hortus.cli")
     environment.filters["moment"] = _moment
     environment.filters["epsilon"] = _epsilon
+    environment.filters["percent_up"] = percent_up
     return environment.get_template("audit.html").render(
         audits=audits,
         lacking=lacking,
@@ -56,13 +59,21 @@ def _datasets(audit: Audit) -> list[_Dataset]:
         _Dataset(
             audit.site,
             row,
-            tuple(
-                (rate, true_positive_bound(row.epsilon_so_far, row.delta, rate))
-                for rate in _FALSE_POSITIVE_RATES
-            ),
+            tuple((rate, _detected(audit, row.dataset, rate)) for rate in _FALSE_POSITIVE_RATES),
         )
         for row in last.values()
     ]
+
+
+def _detected(audit: Audit, dataset: str, rate: float) -> float:
+    """Bounds a test by the whole loss of all that was charged: tighter than by one (ε, δ) of it."""
+    charges = [charge for charge in audit.charges if charge.dataset == dataset]
+    if not all(charge.is_private for charge in charges):
+        return 1.0
+    history: Counter[GaussianEvent] = Counter()
+    for charge in charges:
+        history[charge.event] += charge.releases
+    return true_positive_bound_of(history, rate)
 
 
 def _plot(audits: Sequence[Audit]) -> Plot:
@@ -96,3 +107,8 @@ def _moment(time: float) -> str:
 
 def _epsilon(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "none"
+
+
+def percent_up(share: float) -> str:
+    """Writes an upper bound on a share of one: rounded up, it stays one."""
+    return f"{math.ceil(1000 * share) / 10:.1f} %"

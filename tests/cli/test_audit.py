@@ -9,14 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.charges import make_charge
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from hortus.cli.audit_page import audit_page, percent_up
 from hortus.cli.audit_table import round_tables
 from hortus.cli.main import app
 from hortus.client.site import Site
+from hortus.privacy.audit import audit
 from hortus.privacy.audit_rounds import RoundRow
+from hortus.privacy.detection import true_positive_bound, true_positive_bound_of
+from hortus.privacy.events import GaussianEvent
+from hortus.privacy.evidence import Evidence, read_ledger
+from hortus.privacy.ledger import Ledger
 from hortus.protocol.errors import Refused
+from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.policy import Budget
 
 
 def hortus(*arguments: str | Path, columns: int = 400) -> Result:
@@ -131,6 +140,32 @@ def test_refusals_are_in_the_table_which_fits_80_columns(write_plan: Any, tmp_pa
     page = tmp_path / "audit.html"
     hortus("audit", run, "--html", page)
     assert "What was refused" in page.read_text()
+
+
+def test_the_page_bounds_an_attacker_by_the_whole_loss_of_all_that_was_charged(
+    tmp_path: Path,
+) -> None:
+    site, server = SiteIdentity.generate("ash"), SiteIdentity.generate(SERVER)
+    ledger = Ledger.open(tmp_path / "ledger.sqlite", site, lambda: 1.8e9)
+    ledger.charge(make_charge(sampling_rate=0.1, noise_multiplier=1.0, releases=60), None)
+    ledger.charge(make_charge(step=1, noise_multiplier=9.0, releases=3), None)
+    bare = {"mode": "unsafe_none", "mechanism": "none", "noise_multiplier": 0.0}
+    ledger.charge(make_charge(step=2, dataset="b" * 64, **bare), None)
+    ledger.close()
+    roster = Roster({"ash": site.public_key_bytes}, server.public_key_bytes)
+    rows, _, sent = read_ledger(tmp_path / "ledger.sqlite")
+    budget = Budget(epsilon=10, delta=1e-5)
+    audited = audit(Evidence("ash", roster, budget, tuple(rows), (), frozenset(sent), {}), roster)
+    assert audited.first_broken is None
+    page = audit_page([audited], [], [])
+    history = {GaussianEvent(0.1, 1.0): 60, GaussianEvent(1.0, 9.0): 3}
+    for rate in (0.01, 0.001):
+        bound = true_positive_bound_of(history, rate)
+        point = true_positive_bound(audited.rounds[1].epsilon_so_far, 1e-5, rate)
+        assert bound < point / 2
+        assert f"at most {percent_up(bound)}" in page
+        assert f"at most {percent_up(point)}" not in page
+    assert page.count("at most 100.0 %") == 2
 
 
 def test_a_number_is_never_cut_short(capsys: pytest.CaptureFixture[str]) -> None:

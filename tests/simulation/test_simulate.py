@@ -233,7 +233,7 @@ def test_too_few_willing_sites_end_the_run_with_their_reasons(
     write_plan: Any, tmp_path: Path
 ) -> None:
     budgets = {"birch": 0.001, "cedar": 0.001}
-    with pytest.raises(CohortTooSmall, match=r"1 sites.*birch: .*cedar: "):
+    with pytest.raises(CohortTooSmall, match=r"1 of 3 .*birch: .*cedar: "):
         run(write_plan(simulation={"budgets": budgets}), tmp_path / "run")
 
 
