@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hortus.protocol.authority import begin_change, finish_change
 from hortus.protocol.card import ServerCard, SiteCard, load_card
 from hortus.protocol.consortium import (
     Consortium,
@@ -36,6 +37,7 @@ from hortus.protocol.membership import (
 )
 from hortus.protocol.plan import RECORD
 from hortus.protocol.policy import Budget, Policy
+from hortus.protocol.succession import rotate_server_identity
 
 init = typer.Typer(
     name="init",
@@ -229,19 +231,49 @@ def flower(directory: SiteFolder) -> None:
 
 
 @rotate.command()
-def identity(directory: SiteFolder) -> None:
-    """Make a new identity key: the old one hands over to it, and the ledger goes on.
+def identity(directory: Folder) -> None:
+    """Make a new identity key: the old one hands over to it, and ledgers go on.
 
-    Stop the site's agent first. Every other party adds the new card.
+    Stop the site's agent, or the server, first. Every other party adds the new card.
     """
-    from hortus.client.rotation import rotate_identity
+    files, now, console = open_party(directory), datetime.now(UTC), Console()
+    if isinstance(files, ServerFiles):
+        name, key = SERVER, rotate_server_identity(files, now).key
+        then = f"Give {files.card} to every site, which refuses the server until it has added it."
+    else:
+        from hortus.client.rotation import rotate_identity
 
-    files = _site_files(directory)
-    card = rotate_identity(files, time.time)
-    console = Console()
+        card = rotate_identity(files, time.time)
+        name, key = card.site, card.key
+        then = f"Give {files.card(name)} to the server and to every other site."
     console.print("The new fingerprint:")
-    console.print(f"  {key_words(card.site, card.key)}", soft_wrap=True)
-    console.print(f"Give {files.card(card.site)} to the server and to every other site.")
+    console.print(f"  {key_words(name, key)}", soft_wrap=True)
+    console.print(then)
+
+
+@rotate.command()
+def authority(
+    directory: Folder,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Trust the new one alone: all sites have the card.")
+    ] = False,
+) -> None:
+    """Make a new TLS authority, at the server: sites' certificates follow, and none is locked out.
+
+    Both authorities are trusted until it is finished.
+    """
+    files, now, console = open_party(directory), datetime.now(UTC), Console()
+    if not isinstance(files, ServerFiles):
+        raise UsageError("this is a site's folder, not the server's", where=str(directory))
+    if finish:
+        finish_change(files, now)
+        console.print("The former authority is gone. It counts from the server's next start on.")
+        console.print(f"Give {files.card} to every site, by the next start of its agent.")
+    else:
+        begin_change(files, now)
+        console.print("Sites with certificates of either authority connect from the server's next")
+        console.print(f"start on. Give {files.card} to every site; when all have added it:")
+        console.print(f"  hortus rotate authority {directory} --finish")
 
 
 def _site_files(directory: Path) -> SiteFiles:

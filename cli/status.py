@@ -23,7 +23,7 @@ def status(
     if as_json:
         console.print_json(json.dumps(told, allow_nan=False))
         return
-    console.print(f"[bold]{told['kind']} {told['name']}[/]  {told.get('agent', '')}")
+    console.print(f"[bold]{told['kind']} {told['name']}[/]  {told.get('state', '')}")
     if told["kind"] == "run":
         _show_run(console, told)
     else:
@@ -54,6 +54,8 @@ def _show_party(console: Console, told: dict[str, Any]) -> None:
     else:
         console.print(f"roster       {', '.join(roster['sites']) or 'no sites yet'}")
         console.print(f"             {roster['fingerprint']}", soft_wrap=True)
+    for party, time in told["contacts"].items():
+        console.print(f"last contact with {party}: {time}", soft_wrap=True)
     certificates = Table("TLS certificate of", "expires", "", box=None)
     for line in told["certificates"]:
         far = line["urgency"] == Urgency.FAR

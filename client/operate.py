@@ -15,7 +15,6 @@ from hortus.client.agent_service import listening
 from hortus.client.channel import dialling
 from hortus.client.metrics import SiteCollector, SiteCounts, counting
 from hortus.client.relay_user import RelayUser
-from hortus.client.rotation import sole_agent
 from hortus.client.site import Site
 from hortus.client.supernode import start_supernode
 from hortus.client.workbench import Workbench
@@ -24,6 +23,7 @@ from hortus.protocol.expiry import warn_of_expiry
 from hortus.protocol.monitoring import CertificateCollector, Heartbeat, monitoring
 from hortus.protocol.plan import Contract
 from hortus.protocol.processes import ChildProcess
+from hortus.protocol.succession import sole
 
 logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
@@ -41,7 +41,7 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
     Raises:
         UsageError: The folder is not complete or correct.
     """
-    with sole_agent(SiteFiles(directory)), Site(directory, clock=time.time) as site:
+    with sole(SiteFiles(directory)), Site(directory, clock=time.time) as site:
         logger.info("%s is waiting for the server at %s", site.name, site.server.superlink)
         warn_of_expiry(site.files, datetime.now(UTC), logger)
         warm = WarmWorkbench(site)

@@ -4,13 +4,13 @@ import math
 from datetime import UTC, datetime
 
 from hortus.client.accounts import account_lines, opened_ledger
-from hortus.client.rotation import is_agent_running
 from hortus.privacy.entries import Charged
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.consortium import SiteConfig, SiteFiles
 from hortus.protocol.expiry import certificate_lines
 from hortus.protocol.fingerprint import key_words, roster_lines
-from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.identity import SERVER, SiteIdentity
+from hortus.protocol.succession import is_held
 
 _ROUNDS_SHOWN = 5
 
@@ -37,11 +37,13 @@ def site_status(files: SiteFiles, now: datetime) -> dict[str, object]:
             for line in account_lines(ledger, budget)
         ]
         rounds = _last_rounds(ledger)
+        seen = ledger.last_countersigned()
     return {
         "kind": "site",
         "name": name,
         "fingerprint": key_words(name, key),
-        "agent": "running" if is_agent_running(files) else "not running",
+        "state": "running" if is_held(files.lock) else "not running",
+        "contacts": {} if seen is None else {SERVER: _iso(seen)},
         "roster": roster_lines(files.roster),
         "certificates": certificate_lines(files, now),
         "delta": budget.delta,
@@ -59,10 +61,14 @@ def _last_rounds(ledger: Ledger) -> list[dict[str, object]]:
             last[charge.run, charge.round] = {
                 "run": charge.run,
                 "round": charge.round + 1,
-                "time": datetime.fromtimestamp(entry.time, UTC).isoformat(timespec="seconds"),
+                "time": _iso(entry.time),
                 "epsilon": _finite(entry.body.epsilon_after),
             }
     return list(last.values())[-_ROUNDS_SHOWN:]
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _finite(value: float) -> float | None:

@@ -247,6 +247,12 @@ class Ledger:
                 "INSERT OR IGNORE INTO countersignatures VALUES (?, ?, ?, ?)", row
             )
 
+    def last_countersigned(self) -> float | None:
+        """Returns when the server last saw a head, by its clock, in seconds since the epoch."""
+        with self._lock, explained(self._path):
+            row = self._connection.execute("SELECT MAX(time) FROM countersignatures").fetchone()
+        return None if row[0] is None else float(row[0])
+
     # What has been spent.
 
     def entries(self) -> Iterator[Entry]:
@@ -452,6 +458,10 @@ def explained(path: Path) -> Iterator[None]:
                 "another process holds the ledger", where=where, remedy=remedy
             ) from error
         remedy = "If the file is damaged, restore it from a backup."
+        if isinstance(error, sqlite3.OperationalError):
+            remedy = (
+                "Is the disk full or read-only, and may this user write the file and its folder?"
+            )
         raise HortusError(
             f"the ledger cannot be used: {problem}", where=where, remedy=remedy
         ) from error

@@ -132,6 +132,7 @@ class ServerCard(_Card):
     aggregation: str = Field(description="Host and port at which sites dial the aggregation.")
     superlink: str = Field(description="Host and port at which sites dial the SuperLink.")
     members: dict[str, Membership] = Field(description="What it has for each site.")
+    handovers: tuple[Handover, ...] = Field((), description="From its former keys to this one.")
 
     @classmethod
     def make(
@@ -150,6 +151,7 @@ class ServerCard(_Card):
             "aggregation": aggregation,
             "superlink": superlink,
             "members": members,
+            "handovers": identity.handovers,
         }
         return cls._signed(identity, now, content)
 
@@ -157,9 +159,10 @@ class ServerCard(_Card):
         """Checks that the card is whole and still to be taken up.
 
         Raises:
-            UsageError: It was altered or has expired.
+            UsageError: It was altered, has expired or contradicts itself.
         """
         self._check(now, SERVER)
+        check_handovers(SERVER, self.handovers, self.key)
 
 
 def load_card(path: Path) -> SiteCard | ServerCard:

@@ -127,8 +127,31 @@ def certify(
         UsageError: There is no usable authority in `authority_dir`, the request is not what it
             should be, or a host is no host name.
     """
+    return _issue(authority_dir, _requested_key(request, common_name), common_name, now, hosts)
+
+
+def certify_again(
+    authority_dir: Path, certificate: bytes, common_name: str, now: datetime
+) -> bytes:
+    """Issues a site's certificate, PEM, for the key in one that it has; see `certify`.
+
+    Raises:
+        UsageError: There is no usable authority in `authority_dir`, or this is no certificate.
+    """
+    key = load_certificate(certificate, common_name).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise UsageError("its certificate is not for an elliptic curve key", where=common_name)
+    return _issue(authority_dir, key, common_name, now, ())
+
+
+def _issue(
+    authority_dir: Path,
+    public: ec.EllipticCurvePublicKey,
+    common_name: str,
+    now: datetime,
+    hosts: Sequence[str],
+) -> bytes:
     authority, signing_key = _load_authority(authority_dir)
-    public = _requested_key(request, common_name)
     usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
     names = [_host(host) for host in hosts or [common_name]]
     builder = (

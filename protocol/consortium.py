@@ -136,6 +136,16 @@ class ServerFiles:
         return self.directory / "authority"
 
     @property
+    def next_authority(self) -> Path:
+        """The folder of the one that takes its place, while both are trusted."""
+        return self.authority / "next"
+
+    @property
+    def is_changing_authority(self) -> bool:
+        """Whether there is a next authority; its certificate is the last file of it."""
+        return (self.next_authority / "ca.crt").exists()
+
+    @property
     def roster(self) -> Path:
         """Names and public keys of the sites."""
         return self.directory / "roster.yaml"
@@ -144,6 +154,16 @@ class ServerFiles:
     def identity(self) -> Path:
         """Ed25519 signing key; every site's roster has its public half."""
         return self.directory / "keys" / "identity.pem"
+
+    @property
+    def next_identity(self) -> Path:
+        """The key that takes its place once it has been handed over to."""
+        return self.directory / "keys" / "identity.next.pem"
+
+    @property
+    def lock(self) -> Path:
+        """Held by whatever signs with the identity for long: the server, or its replacement."""
+        return self.directory / "run" / "server.lock"
 
     @property
     def heads(self) -> Path:

@@ -74,7 +74,8 @@ def expiries(files: SiteFiles | ServerFiles) -> list[Expiry]:
     own = "this site" if isinstance(files, SiteFiles) else "the server"
     rotate = f"hortus rotate tls {files.directory}"
     told = [(own, files.tls.certificate, rotate)]
-    told += [("the consortium's authority", files.tls.authority, "make a new server folder")]
+    authority = "the server's operator runs hortus rotate authority"
+    told += [("the consortium's authority", files.tls.authority, authority)]
     if isinstance(files, ServerFiles):
         told += [
             (site, files.issued(site), "its operator runs hortus rotate tls, and you add its card")

@@ -1,13 +1,13 @@
 """Who speaks: Ed25519 signing keys, a site's or the server's, and the roster of pinned public keys.
 
-A site that changes its key hands over: the old key signs which key follows it, and after which
-entry of the site's ledger. So whoever pinned the old key may take the new one, and an audit knows
+A party that changes its key hands over: the old key signs which key follows it, and after which
+entry of a site's ledger. So whoever pinned the old key may take the new one, and an audit knows
 which key signs which entry.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -34,7 +34,7 @@ SERVER = "server"
 SIGNATURE_BYTES = 64
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _HANDOVER = "handover"
-HANDOVERS = "handovers.yaml"  # beside a site's key
+HANDOVERS = "handovers.yaml"  # beside a party's key
 
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 HexSignature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
@@ -155,7 +155,7 @@ def _loaded(public_key: bytes) -> Ed25519PublicKey:
 
 
 class Handover(Schema):
-    """A site's former key says which key follows it, and from which entry of its ledger on."""
+    """A party's former key says which key follows it, and from which entry of a site's ledger on."""
 
     key: Hex32 = Field(description="The former key, raw Ed25519.")
     successor: Hex32 = Field(description="The key after it.")
@@ -230,7 +230,7 @@ class Roster:
     Attributes:
         sites: Raw Ed25519 public key of each site, 32 bytes, by name.
         server: The server's. It vouches for what the server says, never for a site.
-        handovers: How a site came from each former key to the next, oldest first.
+        handovers: How a party came from each former key to the next, oldest first.
     """
 
     sites: Mapping[str, bytes]
@@ -250,9 +250,9 @@ class Roster:
                 raise UsageError(f"the key is {owners[key]}'s as well", where=site)
             owners[key] = site
         for site, handovers in self.handovers.items():
-            if site not in self.sites:
+            if site != SERVER and site not in self.sites:
                 raise UsageError("there are hand-overs, but no key", where=f"handovers.{site}")
-            check_handovers(site, handovers, self.sites[site])
+            check_handovers(site, handovers, self.key_of(site))
             for former in (bytes.fromhex(handover.key) for handover in handovers):
                 if former in owners:
                     raise UsageError(f"a former key is {owners[former]}'s as well", where=site)
@@ -307,6 +307,22 @@ class Roster:
                 for site, handovers in self.handovers.items()
             }
         return content
+
+    def key_of(self, name: str) -> bytes:
+        """Returns the present key of a site, or of the server; empty for who is not there."""
+        return self.server if name == SERVER else self.sites.get(name, b"")
+
+    def with_key(self, name: str, key: bytes, handovers: tuple[Handover, ...]) -> Self:
+        """Returns a roster with one party's key added or replaced."""
+        chains = {**self.handovers, **({name: handovers} if handovers else {})}
+        if name == SERVER:
+            return replace(self, server=key, handovers=chains)
+        return replace(self, sites={**self.sites, name: key}, handovers=chains)
+
+    def server_keys(self) -> list[bytes]:
+        """Returns the keys that the server has had, the present one last."""
+        former = [bytes.fromhex(handover.key) for handover in self.handovers.get(SERVER, ())]
+        return [*former, self.server]
 
     def key_at(self, site: str, entry: int) -> bytes:
         """Returns the key that signs an entry of a site's ledger, by number from 1."""

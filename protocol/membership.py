@@ -42,7 +42,7 @@ from hortus.protocol.consortium import (
 )
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic, write_private
-from hortus.protocol.identity import SERVER, Handover, Roster, SiteIdentity
+from hortus.protocol.identity import SERVER, Roster, SiteIdentity
 from hortus.protocol.policy import Policy
 
 
@@ -168,6 +168,27 @@ def write_server_card(files: ServerFiles, now: datetime) -> ServerCard:
 
 def renew_server_certificate(files: ServerFiles, now: datetime) -> None:
     """Makes a TLS key for the server, and a certificate that names what sites dial."""
+    certify_server(files, files.authority, trusted(files), now)
+
+
+def trusted(files: ServerFiles) -> bytes:
+    """Returns the certificates, PEM, of the authorities that the server and its sites trust."""
+    folders = (files.authority, *((files.next_authority,) if files.is_changing_authority else ()))
+    return b"".join((folder / "ca.crt").read_bytes() for folder in folders)
+
+
+def certify_server(files: ServerFiles, authority: Path, trust: bytes, now: datetime) -> None:
+    """Makes a TLS key for the server, with a certificate of an authority.
+
+    Args:
+        files: The server's folder.
+        authority: The authority's folder.
+        trust: The certificates, PEM, of those that sites' certificates may be from.
+        now: The time, with its zone.
+
+    Raises:
+        UsageError: The server's address is none that sites can dial.
+    """
     config = ServerConfig.load(files.config)
     told = (config.dialled(address) for address in (config.aggregation, config.superlink))
     hosts = {address.rpartition(":")[0].strip("[]") for address in told}
@@ -179,9 +200,8 @@ def renew_server_certificate(files: ServerFiles, now: datetime) -> None:
         )
     request = create_request(SERVER, files.tls.next_key)
     local = {"localhost", "127.0.0.1", "::1"}
-    certificate = certify(files.authority, request, SERVER, now, hosts=sorted(hosts | local))
-    authority = (files.authority / "ca.crt").read_bytes()
-    _replace_certificate(files.tls, certificate, authority)
+    certificate = certify(authority, request, SERVER, now, hosts=sorted(hosts | local))
+    _replace_certificate(files.tls, certificate, trust)
 
 
 def rotate_tls(files: SiteFiles, now: datetime) -> SiteCard:
@@ -210,13 +230,11 @@ def take_up(roster: Roster, cards: Iterable[SiteCard]) -> Roster:
     Raises:
         UsageError: A name or key is another's, or a key replaces one without a hand-over from it.
     """
-    sites, handovers = dict(roster.sites), dict(roster.handovers)
     for card in cards:
-        _check_succession(card, sites.get(card.site), handovers.get(card.site, ()))
-        sites[card.site] = card.key
-        if card.handovers:
-            handovers[card.site] = card.handovers
-    return Roster(sites, roster.server, handovers)
+        if card.site in roster.sites:
+            _check_succession(card.site, card, roster)
+        roster = roster.with_key(card.site, card.key, card.handovers)
+    return roster
 
 
 def admit(files: ServerFiles, cards: Sequence[SiteCard], now: datetime) -> ServerCard:
@@ -237,11 +255,12 @@ def admit(files: ServerFiles, cards: Sequence[SiteCard], now: datetime) -> Serve
         card.check(now)
     roster = take_up(Roster.load(files.roster), cards)
     _check_distinct(files, roster, cards)
+    issuer = files.next_authority if files.is_changing_authority else files.authority
     for card in cards:
         write_atomic(files.flower_key(card.site), card.flower.encode())
         issued = files.issued(card.site)
         if not _is_issued(issued, card):
-            write_atomic(issued, certify(files.authority, card.request, card.site, now))
+            write_atomic(issued, certify(issuer, card.request, card.site, now))
     roster.save(files.roster)
     return write_server_card(files, now)
 
@@ -275,13 +294,9 @@ def pin(
             where=str(files.roster),
             remedy=f"Name {SERVER}.card.yaml among the cards.",
         )
-    if server is not None and server.key != roster.server:
-        raise UsageError(
-            "the card is of another server than the one pinned here",
-            where=SERVER,
-            remedy="If the consortium has a new server and its fingerprint was compared: remove "
-            f"{files.roster} and add every card again.",
-        )
+    if server is not None:
+        _check_succession(SERVER, server, roster)
+        roster = roster.with_key(SERVER, server.key, server.handovers)
     roster = take_up(roster, cards)
     if server is not None:
         install(files, server)
@@ -334,25 +349,29 @@ def remove(files: SiteFiles | ServerFiles, name: str) -> None:
         files.issued(name).unlink(missing_ok=True)
 
 
-def _check_succession(card: SiteCard, pinned: bytes | None, known: tuple[Handover, ...]) -> None:
+def _check_succession(name: str, card: SiteCard | ServerCard, roster: Roster) -> None:
     """Refuses a card whose key does not follow the one that is pinned under its name."""
-    if pinned is None:
-        return
+    pinned, known = roster.key_of(name), roster.handovers.get(name, ())
     if pinned == card.key or pinned.hex() in {handover.key for handover in card.handovers}:
         if card.handovers and card.handovers[: len(known)] != known:
-            raise UsageError(
-                "the card's hand-overs contradict those pinned before", where=card.site
-            )
+            raise UsageError("the card's hand-overs contradict those pinned before", where=name)
         return
     if card.identity in {handover.key for handover in known}:
         raise UsageError(
             "the card is older than the key pinned here",
-            where=card.site,
+            where=name,
             remedy="Ask its owner for the present one.",
+        )
+    if name == SERVER:
+        raise UsageError(
+            "the card is of another server than the one pinned here",
+            where=SERVER,
+            remedy="If the consortium has a new server and its fingerprint was compared: remove "
+            "roster.yaml and add every card again.",
         )
     raise UsageError(
         "the name is taken: another key is pinned under it, and has not handed over to this one",
-        where=card.site,
+        where=name,
         remedy="If the site has lost its key, and the new fingerprint was compared: remove the site "
         "first (hortus roster remove).",
     )

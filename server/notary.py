@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from hortus.protocol.consortium import ServerFiles
+from hortus.protocol.databases import read_sqlite
 from hortus.protocol.errors import HortusError, ProtocolError
 from hortus.protocol.faults import Fault, reach
 from hortus.protocol.heads import Countersignature, Head
@@ -125,3 +126,21 @@ class Notary:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         return connection
+
+
+def last_contacts(path: Path) -> dict[str, float]:
+    """Returns when each site last showed its ledger's head, in seconds since the epoch.
+
+    Args:
+        path: The notary's file; it may be in use, or not be there yet.
+
+    Raises:
+        HortusError: The file cannot be read.
+    """
+    if not path.exists():
+        return {}
+    try:
+        with closing(read_sqlite(path)) as connection:
+            return dict(connection.execute("SELECT site, time FROM heads ORDER BY site"))
+    except sqlite3.Error as error:
+        raise HortusError(f"it cannot be read: {error}", where=str(path)) from error

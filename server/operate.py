@@ -17,6 +17,7 @@ from hortus.protocol.monitoring import CertificateCollector, Heartbeat, monitori
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.plan_file import dump_plan
 from hortus.protocol.processes import tail
+from hortus.protocol.succession import sole
 from hortus.server.failure import forget_failure, read_failure
 from hortus.server.metrics import RunCollector
 from hortus.server.prepare import prepare
@@ -65,7 +66,8 @@ def run_server(
     def unready() -> str | None:
         return None if superlink.is_up else "Flower's SuperLink does not run"
 
-    with monitoring(config.monitoring, registry, heartbeat.reason, unready), superlink:
+    watching = monitoring(config.monitoring, registry, heartbeat.reason, unready)
+    with sole(files), watching, superlink:
         for site in sites:
             superlink.register(site, files.flower_key(site))
             heartbeat.beat()

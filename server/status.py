@@ -1,7 +1,7 @@
 """What `hortus status` tells of the server's folder and of a run's, beside a running server."""
 
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from hortus.protocol.consortium import ServerConfig, ServerFiles
@@ -9,6 +9,8 @@ from hortus.protocol.expiry import certificate_lines
 from hortus.protocol.fingerprint import key_words, roster_lines
 from hortus.protocol.identity import SERVER, SiteIdentity
 from hortus.protocol.plan import Contract
+from hortus.protocol.succession import is_held
+from hortus.server.notary import last_contacts
 from hortus.server.run_records import read_run
 
 _ROUNDS_SHOWN = 5
@@ -19,6 +21,7 @@ def server_status(files: ServerFiles, now: datetime) -> dict[str, object]:
 
     Raises:
         UsageError: A file is missing or wrong; it names the file and the field.
+        HortusError: The notary's file cannot be read.
     """
     config = ServerConfig.load(files.config)
     key = SiteIdentity.load(files.identity, SERVER).public_key_bytes
@@ -28,6 +31,11 @@ def server_status(files: ServerFiles, now: datetime) -> dict[str, object]:
         "fingerprint": key_words(SERVER, key),
         "aggregation": config.aggregation,
         "superlink": config.superlink,
+        "state": "running" if is_held(files.lock) else "not running",
+        "contacts": {
+            site: datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+            for site, seconds in last_contacts(files.heads).items()
+        },
         "roster": roster_lines(files.roster),
         "certificates": certificate_lines(files, now),
     }

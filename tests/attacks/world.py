@@ -230,11 +230,11 @@ def is_noise(words: NDArray[np.uint32]) -> bool:
 
 
 @contextmanager
-def served(world: World) -> Iterator[tuple[Aggregator, int]]:
+def served(world: World, session_id: str = SESSION) -> Iterator[tuple[Aggregator, int]]:
     """The real service with an open session."""
     hub = Hub(Notary.open(world.consortium.server, lambda: 1.8e9))
     roster = Roster.load(world.consortium.server.roster)
-    session = Aggregator(world.descriptor(), world.rules, roster)
+    session = Aggregator(world.descriptor(session=session_id), world.rules, roster)
     hub.open(session)
     with serving(hub, world.consortium.server.tls, "127.0.0.1:0", len(SITES)) as port:
         try:

@@ -9,12 +9,15 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from hortus.cli.main import app
-from hortus.client.rotation import sole_agent
+from hortus.client.site import Site
 from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.fingerprint import roster_words
-from hortus.protocol.identity import Roster
+from hortus.protocol.heads import Head
+from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.membership import create_consortium
 from hortus.protocol.policy import Budget, Policy
+from hortus.protocol.succession import sole
+from hortus.server.notary import Notary
 
 
 def hortus(*arguments: str) -> Result:
@@ -65,11 +68,27 @@ def test_a_site_and_the_server_show_one_roster_and_their_certificates(
     assert site["roster"] == server["roster"] == {"fingerprint": words, "sites": ["ash", "birch"]}
     assert [line["whose"] for line in server["certificates"]][2:] == ["ash", "birch"]
     assert {line["urgency"] for line in site["certificates"]} == {"far"}
-    assert site["agent"] == "not running"
-    with sole_agent(consortium.site("ash")):
-        assert status(consortium.site("ash").directory)["agent"] == "running"
+    for files in (consortium.site("ash"), consortium.server):
+        assert status(files.directory)["state"] == "not running"
+        with sole(files):
+            assert status(files.directory)["state"] == "running"
     shown = hortus("status", str(consortium.server.directory)).output
     assert words in shown
+
+
+def test_both_ends_show_when_they_last_heard_of_each_other(consortium: Consortium) -> None:
+    files = consortium.site("ash")
+    assert (
+        status(files.directory)["contacts"] == status(consortium.server.directory)["contacts"] == {}
+    )
+    head = Head.sign(SiteIdentity.load(files.identity, "ash"), 1, "ab" * 32)
+    seen = Notary.open(consortium.server, lambda: 1.8e9).countersign(head)
+    with Site(files.directory, lambda: 1.0) as site:
+        site.ledger.keep(seen)
+    time = "2027-01-15T08:00:00+00:00"
+    assert status(files.directory)["contacts"] == {"server": time}
+    assert status(consortium.server.directory)["contacts"] == {"ash": time}
+    assert f"contact with ash: {time}" in hortus("status", str(consortium.server.directory)).output
 
 
 def test_a_site_that_has_pinned_nobody_says_so(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.charges import make_charge
 
-from hortus.client.rotation import rotate_identity, sole_agent
+from hortus.client.rotation import rotate_identity
 from hortus.client.site import Site
 from hortus.client.witness import Witness
 from hortus.privacy.audit import audit
@@ -21,6 +21,7 @@ from hortus.protocol.errors import HortusError, Refused, UsageError
 from hortus.protocol.identity import Handover, Roster, SiteIdentity
 from hortus.protocol.membership import admit, create_consortium, create_site, pin
 from hortus.protocol.policy import Budget, Policy
+from hortus.protocol.succession import sole
 from hortus.protocol.wire import aggregation_pb2 as wire
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -171,7 +172,7 @@ def test_a_running_agent_and_a_site_without_partners_keep_their_key(
     consortium: Consortium, tmp_path: Path
 ) -> None:
     files = consortium.site("ash")
-    with sole_agent(files), pytest.raises(HortusError, match="an agent of this site is running"):
+    with sole(files), pytest.raises(HortusError, match="an agent of this site is running"):
         rotate_identity(files, clock)
     alone = SiteFiles(tmp_path / "alone")
     create_site(alone, SiteConfig(site="alone", data=Path("x.csv")), POLICY, NOW)
