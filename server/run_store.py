@@ -59,6 +59,8 @@ class RunStore:
     def __init__(self, directory: Path, contract: Contract) -> None:
         self.directory = directory
         (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+        for unfinished in (directory / "checkpoints").glob(".round-*"):
+            unfinished.unlink()  # a crash came while it was written
         self._database = directory / "run.sqlite"
         try:
             with closing(self._connect()) as connection, connection:

@@ -121,6 +121,7 @@ def check(deployment: Deployment) -> None:
     )
     roster = Roster.load(deployment.consortium.server.roster)
     assert (deployment.out / "run" / "metrics.jsonl").read_text().count("\n") == ROUNDS
+    assert len(list((deployment.out / "run" / "checkpoints").iterdir())) == 2
     chunks = Counter()
     for line in deployment.uploads.read_text().splitlines():
         site, session, step, attempt, sequence, digest = line.split()
