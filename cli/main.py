@@ -1,6 +1,7 @@
 """`hortus`: the command line."""
 
 import os
+import signal
 import warnings
 from typing import Annotated
 
@@ -56,4 +57,6 @@ def main() -> None:
     # Opacus's own, and harmless: an unbounded search for the best Rényi order, hooks on inputs.
     for message in ("Full backward hook", "Optimal order"):
         warnings.filterwarnings("ignore", message=message)
+    # Stopped by a service manager as by Ctrl-C: what it started is ended, what was finished is kept.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

@@ -76,6 +76,7 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
                     if stop():
                         agent.stop(_GRACE_SECONDS)
                 _pause(_RETRY_SECONDS, stopped)
+            agent.stop(_GRACE_SECONDS)  # a session goes on when its relay has died
 
 
 class _Relay:

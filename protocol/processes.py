@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import secrets
 import select
 import signal
 import subprocess
@@ -20,6 +21,7 @@ _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 10.0
 _ORPHAN_SECONDS = 3.0
 _TAIL_LINES = 15
+_MARK = "HORTUS_STARTED_BY"
 
 # Flower reports home, looks for updates and installs what an app asks for, unless told not to.
 _QUIET = {
@@ -54,6 +56,10 @@ def flower_environment(home: Path) -> dict[str, str]:
     return kept | _QUIET | {"FLWR_HOME": str(home)}
 
 
+class ProgramEnded(HortusError):  # noqa: N818
+    """A program that was to go on has ended by itself."""
+
+
 class ChildProcess:
     """A running program; leaving the `with` block ends it and everything that it started.
 
@@ -75,11 +81,13 @@ class ChildProcess:
     ) -> None:
         self._name = Path(command[0]).name
         self._log = log
+        # All that the program starts inherits it, and keeps it when the program itself has died.
+        self._mark = secrets.token_hex(16)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own arguments
                 command,
-                env=dict(environment),
+                env={**environment, _MARK: self._mark},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -87,7 +95,7 @@ class ChildProcess:
                 user=user[0] if user else None,
                 group=user[1] if user else None,
                 extra_groups=[] if user else None,
-                preexec_fn=_die_with_parent(),  # noqa: PLW1509
+                preexec_fn=dying_with_parent(),  # noqa: PLW1509
             )
 
     def __enter__(self) -> Self:
@@ -105,7 +113,8 @@ class ChildProcess:
         """Waits for a condition while the program runs.
 
         Raises:
-            HortusError: The program ended, or the time ran out; with the end of its log.
+            ProgramEnded: The program ended; with the end of its log.
+            HortusError: The time ran out.
         """
         deadline = time.monotonic() + seconds
         while not ready():
@@ -127,10 +136,10 @@ class ChildProcess:
         """Makes sure that the program still runs.
 
         Raises:
-            HortusError: It has ended; with the end of its log.
+            ProgramEnded: It has ended; with the end of its log.
         """
         if not self.is_running:
-            raise HortusError(
+            raise ProgramEnded(
                 f"{self._name} ended with exit code {self._process.returncode}",
                 where=str(self._log),
                 remedy=tail(self._log),
@@ -138,21 +147,23 @@ class ChildProcess:
 
     def stop(self) -> None:
         """Ends the program and all that it started: politely first, then for certain."""
-        # The SuperLink's helpers leave its process group, and they outlive it while they wait.
-        started = _descendants(self._process.pid)
         for signal_number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(self._process.pid, signal_number)
                 self._process.wait(_GRACE_SECONDS)
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
+        # Flower's helpers leave the process group, and outlive the program for a while.
         deadline = time.monotonic() + _ORPHAN_SECONDS
-        for handle in started:
-            if not _ended(handle, max(0.0, deadline - time.monotonic())):
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-                _ended(handle, _GRACE_SECONDS)
-            os.close(handle)
+        while time.monotonic() < deadline + _GRACE_SECONDS:
+            if not (left := _marked(f"{_MARK}={self._mark}".encode())):
+                break
+            for handle in left:
+                if not _ended(handle, max(0.0, deadline - time.monotonic())):
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(handle, signal.SIGKILL)
+                    _ended(handle, _GRACE_SECONDS)
+                os.close(handle)
 
 
 def run_to_end(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> str:
@@ -189,14 +200,17 @@ def tail(log: Path) -> str:
     return "\n".join(text.splitlines()[-_TAIL_LINES:])
 
 
-def _descendants(pid: int) -> list[int]:
-    """Opens a handle on each process below one; a handle, unlike a number, is never reused."""
+def _marked(mark: bytes) -> list[int]:
+    """Opens a handle on each process with a mark in its environment; a handle is never reused."""
     handles: list[int] = []
     if sys.platform == "linux":
-        for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                for child in map(int, children.read_text(encoding="ascii").split()):
-                    handles += [*_descendants(child), os.pidfd_open(child)]
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError), contextlib.ExitStack() as unless_marked:
+                handle = os.pidfd_open(int(process.name))
+                unless_marked.callback(os.close, handle)
+                if mark in (process / "environ").read_bytes():
+                    unless_marked.pop_all()
+                    handles.append(handle)
     return handles
 
 
@@ -205,9 +219,9 @@ def _ended(handle: int, seconds: float) -> bool:
     return bool(select.select([handle], [], [], seconds)[0])
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """Returns what a new child is to call; the library is loaded here, before the fork."""
+def dying_with_parent() -> Callable[[], None] | None:
+    """Returns what a new child is to call so that it gets a SIGTERM when its parent dies."""
     if sys.platform != "linux":
         return None
-    library = ctypes.CDLL(None)
+    library = ctypes.CDLL(None)  # loaded before the fork
     return lambda: library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

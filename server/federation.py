@@ -8,7 +8,7 @@ service, where the server sees masked vectors only.
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,7 @@ from hortus.strategies.server_state import ServerState
 
 _FAREWELL_SECONDS = 30.0
 _POLL_SECONDS = 0.05
+_ASK_AGAIN_SECONDS = 3.0  # what it takes Flower to start a relay
 logger = logging.getLogger(__name__)
 
 
@@ -111,7 +112,13 @@ class Federation:
         encoded = canonical_json(descriptor.model_dump(mode="json"))
         reach(Fault.LOOP_BEFORE_TRAIN)
         sent = self.grid.push_messages(
-            self._messages(MessageType.TRAIN, "session", encoded, descriptor=encoded)
+            self._messages(
+                self.grid.get_node_ids(),
+                MessageType.TRAIN,
+                "session",
+                encoded,
+                descriptor=encoded,
+            )
         )
         reach(Fault.LOOP_AFTER_TRAIN)
         try:
@@ -168,42 +175,64 @@ class Federation:
         return epsilon({encoding.event: steps}, self.contract.privacy.delta)
 
     def _volunteers(self, number: int, absent: Mapping[str, str]) -> tuple[str, ...]:
-        """Asks every site; returns the sorted names of those that would take part."""
+        """Asks every site; returns the sorted names of those that would take part.
+
+        Who is being started again just now, or has lost its relay, gives no valid answer. While too
+        few sites would take part without it, it is asked again, until the deadline.
+        """
         cohort = self.contract.cohort
+        deadline = time.monotonic() + cohort.join_deadline
+        willing: set[str] = set()
+        refusals, answered = dict(absent), set[int]()
+        while True:
+            nodes = set(self.grid.get_node_ids())
+            for node, answer in self._ask(nodes - answered, deadline - time.monotonic()):
+                answered.add(node)
+                if answer.refusal:
+                    refusals[answer.site] = refusal = in_one_line(answer.refusal)
+                    self.store.note_departure(Departure(number, answer.site, refusal))
+                elif answer.site not in absent:
+                    willing.add(answer.site)
+            if len(willing) >= cohort.minimum:
+                return tuple(sorted(willing))
+            silent = len(nodes - answered)
+            is_hopeless = not silent and len(nodes) >= cohort.minimum
+            if is_hopeless or time.monotonic() > deadline - _ASK_AGAIN_SECONDS:
+                break
+            time.sleep(_ASK_AGAIN_SECONDS)
+        raise CohortTooSmall(
+            f"{len(willing)} of {len(nodes)} connected sites would take part, the plan needs "
+            f"{cohort.minimum}. "
+            + " ".join(f"{site}: {why}." for site, why in sorted(refusals.items()))
+            + (f" {silent} gave no valid answer: its own log says why." if silent else ""),
+            where=f"round {number}",
+            remedy="Finished rounds are kept; the same command goes on when enough sites would. "
+            "Sites that are only slow need a longer cohort.join_deadline.",
+        )
+
+    def _ask(self, nodes: Iterable[int], seconds: float) -> Iterator[tuple[int, Answer]]:
+        """Asks nodes whether they would take part; yields the valid answers."""
         challenge, roster = secrets.token_bytes(CHALLENGE_BYTES), self.roster()
         contract = self._encoded_contract()
-        messages = self._messages(MessageType.QUERY, "contract", contract, challenge=challenge)
-        willing, refusals, invalid = set(), dict(absent), 0
-        for reply in self.grid.send_and_receive(messages, timeout=cohort.join_deadline):
+        messages = self._messages(
+            nodes, MessageType.QUERY, "contract", contract, challenge=challenge
+        )
+        for reply in self.grid.send_and_receive(messages, timeout=seconds):
             try:
                 answer = _read_answer(reply)
                 answer.verify(roster, challenge, contract)
             except ProtocolError as error:
                 logger.warning("a node's answer does not count: %s", in_one_line(str(error)))
-                invalid += 1
-                continue
-            if answer.refusal:
-                refusals[answer.site] = refusal = in_one_line(answer.refusal)
-                self.store.note_departure(Departure(number, answer.site, refusal))
-            elif answer.site not in absent:
-                willing.add(answer.site)
-        if len(willing) < cohort.minimum:
-            raise CohortTooSmall(
-                f"{len(willing)} of {len(messages)} connected sites would take part, the plan needs "
-                f"{cohort.minimum}. "
-                + " ".join(f"{site}: {why}." for site, why in sorted(refusals.items()))
-                + (f" {invalid} gave no valid answer: its own log says why." if invalid else ""),
-                where=f"round {number}",
-                remedy="Finished rounds are kept; the same command goes on when enough sites would. "
-                "Sites that are only slow need a longer cohort.join_deadline.",
-            )
-        return tuple(sorted(willing))
+            else:
+                yield reply.metadata.src_node_id, answer
 
     def _encoded_contract(self) -> bytes:
         return canonical_json(self.contract.model_dump(mode="json"))
 
-    def _messages(self, kind: str, purpose: str, question: bytes, **more: bytes) -> list[Message]:
-        """One message for each connected node: the contract, and what the server signs of it."""
+    def _messages(
+        self, nodes: Iterable[int], kind: str, purpose: str, question: bytes, **more: bytes
+    ) -> list[Message]:
+        """One message for each node: the contract, and what the server signs of it."""
         request: dict[str, bytes | int] = {
             "protocol": PROTOCOL_VERSION,
             "contract": self._encoded_contract(),
@@ -212,7 +241,7 @@ class Federation:
         }
         return [
             Message(RecordDict({"request": ConfigRecord({**request})}), node, kind)
-            for node in self.grid.get_node_ids()
+            for node in nodes
         ]
 
     def _drain(self, sent: set[str]) -> None:

@@ -16,9 +16,9 @@ from hortus.protocol.identity import Roster
 from hortus.protocol.monitoring import CertificateCollector, Heartbeat, monitoring
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.plan_file import dump_plan
-from hortus.protocol.processes import tail
+from hortus.protocol.processes import ProgramEnded, tail
 from hortus.protocol.succession import sole
-from hortus.server.failure import forget_failure, read_failure
+from hortus.server.failure import forget_failure, read_failure, write_failure
 from hortus.server.metrics import RunCollector
 from hortus.server.prepare import prepare
 from hortus.server.run_records import RoundRecord
@@ -54,7 +54,6 @@ def run_server(
     store = RunStore(out, contract)
     write_atomic(out / "plan.yaml", dump_plan(plan))
     warn_of_expiry(files, datetime.now(UTC), logger)
-    forget_failure(out)
     if _is_finished(store, contract, out):
         return store
     config, sites = ServerConfig.load(files.config), Roster.load(files.roster).sites
@@ -66,8 +65,9 @@ def run_server(
     def unready() -> str | None:
         return None if superlink.is_up else "Flower's SuperLink does not run"
 
-    watching = monitoring(config.monitoring, registry, heartbeat.reason, unready)
-    with sole(files), watching, superlink:
+    def serve() -> None:
+        nonlocal told
+        forget_failure(out)
         for site in sites:
             superlink.register(site, files.flower_key(site))
             heartbeat.beat()
@@ -91,8 +91,27 @@ def run_server(
             for record in store.rounds[told:]:
                 on_round(record)
                 told += 1
+
+    with sole(files), monitoring(config.monitoring, registry, heartbeat.reason, unready):
+        _restarting(superlink, serve, lambda: store.next_round)
     _check_finished(store, contract, out)
     return store
+
+
+def _restarting(
+    superlink: SuperLink, serve: Callable[[], None], next_round: Callable[[], int]
+) -> None:
+    """Starts a SuperLink that has died again, unless it died before in the same round."""
+    died_in: int | None = None
+    while True:
+        try:
+            with superlink:
+                return serve()
+        except ProgramEnded as error:
+            if died_in == (number := next_round()):
+                raise
+            died_in = number
+            logger.warning("%s and is started again; its log: %s", error.problem, error.remedy)
 
 
 def _is_finished(store: RunStore, contract: Contract, out: Path) -> bool:
@@ -104,9 +123,11 @@ def _check_finished(store: RunStore, contract: Contract, out: Path) -> None:
         return
     if (failure := read_failure(out)) is not None:
         raise failure
-    raise HortusError(
+    failure = HortusError(
         "the run ended before its time",
         where=str(out),
         remedy="Finished rounds are kept: the same command goes on. Flower's log ends with:\n"
         + tail(out / "flower" / "superlink.log"),
     )
+    write_failure(out, failure)  # which says so where the disk is full
+    raise failure

@@ -104,7 +104,7 @@ class SuperLink:
         return self._child is not None and self._child.is_running
 
     def check(self) -> None:
-        """Raises a HortusError, with the end of its log, if its process has ended."""
+        """Raises ProgramEnded, with the end of its log, if its process has ended."""
         if self._child is not None:
             self._child.check()
 
@@ -115,7 +115,11 @@ class SuperLink:
 
     def _flwr(self, *arguments: str) -> str:
         command = [installed_script("flwr"), *arguments]
-        return run_to_end(command, self._environment, _COMMAND_SECONDS)
+        try:
+            return run_to_end(command, self._environment, _COMMAND_SECONDS)
+        except HortusError:
+            self.check()  # then that is why
+            raise
 
     def _write_connection(self) -> None:
         home = self._directory / "home"

@@ -1,12 +1,14 @@
 """Real processes on loopback: SuperLink, SuperNodes, server and three clients, as operators run them."""
 
+import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,14 @@ from safetensors.numpy import load_file
 from hortus.protocol.consortium import Consortium, ServerConfig, SiteConfig
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Policy
+from hortus.protocol.processes import dying_with_parent
 from hortus.simulation.simulate import simulate
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 
 HORTUS = str(Path(sys.executable).with_name("hortus"))
 SITES = ("ash", "birch", "cedar")
+GRACE_SECONDS = 60
 
 
 def free_port() -> int:
@@ -34,27 +38,44 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def start(log: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """A command that goes on; should the tests themselves be killed, it is told to end."""
+    with log.open("a") as output:
+        return subprocess.Popen(
+            [HORTUS, *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=dying_with_parent(),  # noqa: PLW1509
+        )
+
+
 def hortus(*arguments: str) -> str:
     done = subprocess.run(
-        [HORTUS, *arguments], capture_output=True, text=True, timeout=600, check=False
+        [HORTUS, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        preexec_fn=dying_with_parent(),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
+def start_client(consortium: Consortium, site: str) -> subprocess.Popen[bytes]:
+    directory = consortium.site(site).directory
+    return start(consortium.directory / f"{site}.log", "client", str(directory))
+
+
 @contextmanager
-def clients(consortium: Consortium) -> Iterator[None]:
-    started = []
-    for site in consortium.sites:
-        with (consortium.directory / f"{site}.log").open("w") as log:
-            command = [HORTUS, "client", str(consortium.site(site).directory)]
-            started.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+def clients(consortium: Consortium) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    started = {site: start_client(consortium, site) for site in consortium.sites}
     try:
-        yield
+        yield started
     finally:
-        for process in started:
+        for process in started.values():
             process.send_signal(signal.SIGTERM)
-        assert [process.wait(30) for process in started] == [0, 0, 0]
+        assert [process.wait(GRACE_SECONDS) for process in started.values()] == [0, 0, 0]
 
 
 def allow_repeatable_noise(consortium: Consortium) -> None:
@@ -131,33 +152,102 @@ def is_served(address: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
-def test_an_interrupted_server_ends_all_it_started_and_goes_on_to_the_same_bits(
+def running(directory: Path, program: str = "") -> list[int]:
+    """The processes of a party: those with its folder in their command or their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = (process / "cmdline").read_bytes()
+            told = command + (process / "environ").read_bytes()
+            if str(directory).encode() in told and program.encode() in command:
+                found.append(int(process.name))
+    return found
+
+
+def kill(directory: Path, program: str) -> None:
+    (process,) = running(directory, program)
+    os.kill(process, signal.SIGKILL)
+
+
+def wait_for(condition: Callable[[], bool], server: subprocess.Popen[bytes], log: Path) -> None:
+    """Waits for what a server that goes on is to bring about."""
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+def unpaid(consortium: Consortium, site: str, run: Path) -> set[tuple[str, int, int]]:
+    """The sums of a run with a site in them that its ledger does not know."""
+    with closing(sqlite3.connect(run / "run.sqlite")) as database:
+        sums = database.execute("SELECT session, step, attempt, sites FROM sums").fetchall()
+    with closing(sqlite3.connect(consortium.site(site).ledger)) as ledger:
+        uses = ledger.execute("SELECT session, step, attempt FROM uses").fetchall()
+    return {tuple(key) for *key, sites in sums if f'"{site}"' in sites} - set(uses)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_run_goes_on_to_the_same_bits_whatever_is_stopped_or_killed(
     write_plan: Any, tmp_path: Path
 ) -> None:
-    path = write_plan(cohort={"minimum": 3}, training={"rounds": 50}, privacy={"epsilon": 60.0})
+    rounds, steps = 30, 8
+    path = write_plan(
+        cohort={"minimum": 3},
+        training={"rounds": rounds, "steps_per_round": steps},
+        privacy={"epsilon": 60.0},
+    )
     simulated = simulate(load_plan(path), path.parent, tmp_path / "simulated", lambda *_: None)
-    consortium = make_consortium(path, tmp_path / "consortium", epsilon=100)
+    consortium = make_consortium(path, tmp_path / "consortium", epsilon=200)
     server_address, site_address = let_watch(consortium)
     allow_repeatable_noise(consortium)
+    folders = {site: consortium.site(site).directory for site in SITES}
     for site in SITES:
-        hortus("approve", str(consortium.site(site).directory), str(path))
-    home, out = consortium.server.directory, tmp_path / "run"
-    arguments = ["server", str(path), "--home", str(home), "--out", str(out)]
-    with clients(consortium):
-        with (tmp_path / "server.log").open("w") as log:
-            first = subprocess.Popen([HORTUS, *arguments], stdout=log, stderr=log)
-        while not (out / "metrics.jsonl").exists():
-            assert first.poll() is None, (tmp_path / "server.log").read_text()
-            time.sleep(0.05)
+        hortus("approve", str(folders[site]), str(path))
+    home, out, log = consortium.server.directory, tmp_path / "run", tmp_path / "server.log"
+    arguments = ("server", str(path), "--home", str(home), "--out", str(out))
+
+    def finished() -> int:
+        metrics = out / "metrics.jsonl"
+        return metrics.read_text().count("\n") if metrics.exists() else 0
+
+    def go_on(server: subprocess.Popen[bytes]) -> None:
+        """Waits for a round that was not under way before."""
+        enough = finished() + 2
+        wait_for(lambda: finished() >= enough, server, log)
+
+    with clients(consortium) as started:
+        server = start(log, *arguments)
+        go_on(server)
         assert told(server_address, "hortus_server_rounds_total") >= 1
         assert told(site_address, "hortus_site_uploads_total") >= 1
-        first.send_signal(signal.SIGINT)
-        assert first.wait(60) == 130
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(GRACE_SECONDS) == 130
+        assert not running(out), "the server leaves nothing behind"
         config = yaml.safe_load(consortium.server.config.read_text())
         assert not any(is_served(address) for address in config.values())
-        interrupted = (out / "metrics.jsonl").read_text().count("\n")
-        hortus(*arguments)
-    assert 1 <= interrupted < 50
-    assert "50" in hortus("audit", str(out))
-    deployed = load_file(out / "checkpoints" / "round-00049.safetensors")["adapter"]
+
+        server = start(log, *arguments)
+        go_on(server)
+        kill(folders["birch"], "flower-supernode")
+        go_on(server)
+        assert finished() < rounds - 8, "there must be something left to disturb"
+
+        kill(out, "guarded_superlink")
+        again = "ended with exit code -9 and is started again"
+        wait_for(lambda: again in log.read_text(), server, log)
+        go_on(server)
+
+        kill(folders["ash"], "flower-supernode")
+        started["ash"].send_signal(signal.SIGTERM)
+        assert started["ash"].wait(GRACE_SECONDS) == 0
+        assert not running(folders["ash"]), "a site leaves nothing behind"
+        assert finished() < rounds
+        started["ash"] = start_client(consortium, "ash")
+        assert server.wait(300) == 0, log.read_text()
+    assert str(rounds) in hortus("audit", str(out))
+    for site in SITES:
+        assert not unpaid(consortium, site, out)
+        hortus("audit", str(folders[site]))
+    deployed = load_file(out / "checkpoints" / f"round-{rounds - 1:05d}.safetensors")["adapter"]
     assert deployed.tobytes() == simulated.adapter.tobytes()

@@ -338,13 +338,18 @@ time.sleep(600)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="process handles are Linux's")
-def test_stopping_ends_what_left_the_process_group(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_stopping_ends_what_left_the_process_group(tmp_path: Path, is_killed: bool) -> None:
     number = tmp_path / "number"
     command = [sys.executable, "-c", STARTER, str(number)]
     with ChildProcess(command, dict(os.environ), tmp_path / "log") as child:
         child.wait_until(lambda: number.exists() and bool(number.read_text()), 20)
         grandchild = int(number.read_text())
         assert not has_ended(grandchild)
+        if is_killed:
+            os.kill(child._process.pid, signal.SIGKILL)
+            wait_for(lambda: not child.is_running, 5)
+            assert not has_ended(grandchild)
     assert has_ended(grandchild)
 
 
