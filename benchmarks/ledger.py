@@ -98,7 +98,7 @@ def audit_one(path: Path, key: str) -> None:
     start = time.perf_counter()
     rows, _, sent = read_ledger(path)
     roster = Roster({"ash": bytes.fromhex(key)}, OWN.public_key_bytes)
-    evidence = Evidence("ash", roster, BUDGET, tuple(rows), (), frozenset(sent), {})
+    evidence = Evidence("ash", roster, tuple(rows), (), frozenset(sent), {})
     found = audit(evidence, roster)
     seconds = time.perf_counter() - start
     if found.first_broken is not None:

@@ -58,6 +58,7 @@ def ledger(
     any ledger, the server's own claims are shown. Exit code 0 only if everything holds.
     """
     from hortus.privacy.audit import audit as audit_evidence
+    from hortus.privacy.omissions import forks
 
     console = Console()
     collected = [one for path in paths for one in _evidence(path)]
@@ -75,7 +76,7 @@ def ledger(
             f"the anchor is {kept.site}'s, whose ledger is not here", where=str(anchor)
         )
     compared = [_compare(path, audits) for path in paths if _is_run(path)]
-    lacking = [one for omitted, _ in compared for one in omitted]
+    lacking = [*forks(collected), *(one for omitted, _ in compared for one in omitted)]
     departures = [one for _, left in compared for one in left]
     holds = not lacking and not any(result.first_broken for result in audits)
     if as_json:

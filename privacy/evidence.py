@@ -1,7 +1,6 @@
 """What an audit reads: a site's ledger and what vouches for it, live or from one exported file.
 
-Nothing in it depends on a record: entries, signatures, countersignatures, public keys, contracts and
-the policy's budget.
+Nothing in it depends on a record: entries, signatures, countersignatures, public keys and contracts.
 """
 
 import json
@@ -21,7 +20,6 @@ from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.files import write_atomic
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import Roster
-from hortus.protocol.policy import Budget, Policy
 
 _FORMAT = "hortus/v1/evidence"
 # A zip file has no room for an earlier date; a bundle of the same ledger is the same bytes.
@@ -39,7 +37,6 @@ class Evidence:
     Attributes:
         site: The site.
         roster: As the site has pinned it.
-        budget: As its policy has it now.
         rows: The ledger's entries, as they are stored.
         countersignatures: What the server has countersigned.
         sent: Attempts whose vector the server has taken.
@@ -48,7 +45,6 @@ class Evidence:
 
     site: str
     roster: Roster
-    budget: Budget
     rows: tuple[Row, ...]
     countersignatures: tuple[Countersignature, ...]
     sent: frozenset[Attempt]
@@ -68,7 +64,6 @@ def collect(files: SiteFiles, site: str) -> Evidence:
     return Evidence(
         site=site,
         roster=Roster.load(files.roster),
-        budget=Policy.load(files.policy).budget,
         rows=tuple(rows),
         countersignatures=tuple(
             Countersignature(Head(site, seq, hash_, b""), time, signature)
@@ -87,7 +82,6 @@ def export(evidence: Evidence, path: Path) -> None:
     members = {
         "evidence.json": _json({"format": _FORMAT, "site": evidence.site}),
         "roster.yaml": yaml.safe_dump(evidence.roster.content()),
-        "budget.json": _json(evidence.budget.model_dump(mode="json")),
         "entries.jsonl": "".join(
             _json({"seq": seq, "content": content, "hash": hash_, "signature": signature.hex()})
             for seq, content, hash_, signature in evidence.rows
@@ -143,7 +137,6 @@ def _parse(members: Mapping[str, str]) -> Evidence:
     return Evidence(
         site=site,
         roster=Roster.parse(yaml.safe_load(members["roster.yaml"]), Path("roster.yaml")),
-        budget=Budget.model_validate_json(members["budget.json"]),
         rows=tuple(
             (int(e["seq"]), str(e["content"]), str(e["hash"]), bytes.fromhex(e["signature"]))
             for e in entries

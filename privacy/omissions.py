@@ -1,9 +1,11 @@
 """A run as the server recorded it, joined with what the sites' ledgers charged."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from hortus.privacy.audit import Audit
+from hortus.privacy.evidence import Evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,23 @@ class Omission:
 
     site: str
     problem: str
+
+
+def forks(shown: Sequence[Evidence]) -> list[Omission]:
+    """Returns sites of which two ledgers are shown that differ; an older copy of one does not."""
+    found = []
+    for one, other in combinations(shown, 2):
+        if one.site != other.site:
+            continue
+        for mine, theirs in zip(one.rows, other.rows, strict=False):
+            if mine[2] != theirs[2]:
+                problem = (
+                    f"two ledgers of it differ from entry {mine[0]} on: a copy of its folder has gone "
+                    "on by itself, and ε of neither is of everything that was released"
+                )
+                found.append(Omission(one.site, problem))
+                break
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ from hortus.privacy.evidence import Evidence, read_ledger
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.errors import Refused
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
-from hortus.protocol.policy import Budget
 
 
 def hortus(*arguments: str | Path, columns: int = 400) -> Result:
@@ -154,8 +153,7 @@ def test_the_page_bounds_an_attacker_by_the_whole_loss_of_all_that_was_charged(
     ledger.close()
     roster = Roster({"ash": site.public_key_bytes}, server.public_key_bytes)
     rows, _, sent = read_ledger(tmp_path / "ledger.sqlite")
-    budget = Budget(epsilon=10, delta=1e-5)
-    audited = audit(Evidence("ash", roster, budget, tuple(rows), (), frozenset(sent), {}), roster)
+    audited = audit(Evidence("ash", roster, tuple(rows), (), frozenset(sent), {}), roster)
     assert audited.first_broken is None
     page = audit_page([audited], [], [])
     history = {GaussianEvent(0.1, 1.0): 60, GaussianEvent(1.0, 9.0): 3}

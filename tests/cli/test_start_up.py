@@ -70,7 +70,7 @@ def test_an_audit_needs_neither_torch_nor_flower_nor_the_accountant_that_charged
     roster = Roster({"ash": site.public_key_bytes}, SiteIdentity.generate(SERVER).public_key_bytes)
     rows, _, sent = read_ledger(tmp_path / "ledger.sqlite")
     bundle = tmp_path / "ash.evidence"
-    export(Evidence("ash", roster, BUDGET, tuple(rows), (), frozenset(sent), {}), bundle)
+    export(Evidence("ash", roster, tuple(rows), (), frozenset(sent), {}), bundle)
     assert start("audit", str(bundle)) == '[0, ["scipy"]]'
     page = str(tmp_path / "audit.html")
     assert (

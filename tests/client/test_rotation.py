@@ -1,6 +1,7 @@
 """A site changes its identity key and keeps its ledger, wherever the change is cut short."""
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -12,10 +13,11 @@ from helpers.charges import make_charge
 
 from hortus.client.rotation import rotate_identity
 from hortus.client.site import Site
-from hortus.client.witness import Witness
+from hortus.client.witness import Witness, require
 from hortus.privacy.audit import audit
 from hortus.privacy.evidence import collect
 from hortus.privacy.ledger import Ledger
+from hortus.privacy.omissions import forks
 from hortus.protocol.consortium import Consortium, ServerConfig, SiteConfig, SiteFiles
 from hortus.protocol.errors import HortusError, Refused, UsageError
 from hortus.protocol.identity import Handover, Roster, SiteIdentity
@@ -178,3 +180,44 @@ def test_a_running_agent_and_a_site_without_partners_keep_their_key(
     create_site(alone, SiteConfig(site="alone", data=Path("x.csv")), POLICY, NOW)
     with pytest.raises(UsageError, match="has pinned nobody yet"):
         rotate_identity(alone, clock)
+
+
+def test_a_renamed_folder_goes_on_with_its_ledger_its_budget_and_its_key(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    files = consortium.site("ash")
+    release(files, 0)
+    tell_everybody(consortium, rotate_identity(files, clock))
+    renamed = SiteFiles(files.directory.rename(tmp_path / "elsewhere"))
+    with Site(renamed.directory, clock) as site:
+        spent = site.ledger.spent("d" * 64, POLICY.budget.delta)
+    assert spent > 0
+    release(renamed, 1)
+    with Site(renamed.directory, clock) as site:
+        assert site.ledger.spent("d" * 64, POLICY.budget.delta) > spent
+    roster = Roster.load(consortium.site("birch").roster)
+    assert audit(collect(renamed, "ash"), roster).first_broken is None
+
+
+def test_a_copy_of_a_folder_that_goes_on_by_itself_is_found_beside_the_original(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    files = consortium.site("ash")
+    release(files, 0)
+    copy = SiteFiles(Path(shutil.copytree(files.directory, tmp_path / "copy")))
+    older = collect(copy, "ash")
+    release(files, 1)
+    assert forks([older, collect(files, "ash")]) == []
+    release(copy, 2)
+    shown = [collect(one, "ash") for one in (files, copy)]
+    roster = Roster.load(consortium.site("birch").roster)
+    assert [audit(one, roster).first_broken for one in shown] == [None, None], "each is whole"
+    ((site, problem),) = ((one.site, one.problem) for one in forks(shown))
+    assert site == "ash"
+    assert "differ from entry 2 on" in problem
+    # Neither goes on where the other's head was countersigned.
+    with Site(copy.directory, clock) as there, Site(files.directory, clock) as here:
+        head = here.ledger.signed_head()
+        assert head is not None
+        with pytest.raises(Refused, match="does not contain entry 2"):
+            require(there.ledger, head)

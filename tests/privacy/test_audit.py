@@ -4,11 +4,12 @@ import json
 import math
 import shutil
 import sqlite3
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from helpers.charges import make_charge
@@ -17,6 +18,7 @@ from hortus.privacy.accounting import epsilon
 from hortus.privacy.audit import Audit, audit
 from hortus.privacy.entries import (
     GENESIS,
+    Body,
     Charge,
     Charged,
     Declined,
@@ -74,7 +76,6 @@ def _evidence(path: Path, contracts: Mapping[str, str] | None = None) -> Evidenc
     return Evidence(
         site=SITE.site,
         roster=ROSTER,
-        budget=Budget(epsilon=1.0, delta=DELTA),
         rows=tuple(rows),
         countersignatures=tuple(
             Countersignature(Head(SITE.site, seq, hash_, b""), time, signature)
@@ -456,6 +457,28 @@ def _changed(value: Any, path: tuple[str | int, ...]) -> Any:
     return copy
 
 
+def _damaged(value: Any) -> Iterator[Any]:
+    """Every JSON object in a value with a field fewer, and with one more."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    if isinstance(value, dict):
+        for key in value:
+            yield {k: v for k, v in value.items() if k != key}
+        yield {**value, "x": 0}
+    for key, item in items:
+        if isinstance(item, dict | list):
+            for other in _damaged(item):
+                copy = list(value) if isinstance(value, list) else dict(value)
+                copy[key] = other
+                yield copy
+
+
+def _mutations(content: str) -> list[str]:
+    """An entry's content with every leaf changed, every field dropped, and one added everywhere."""
+    value = json.loads(content)
+    values = [_changed(value, path) for path in _paths(value)] + list(_damaged(value))
+    return [canonical_json(one).decode() for one in values]
+
+
 def _row(content: str, row: Row, signer: SiteIdentity | None) -> Row:
     """A row with another content: left with the old hash, or hashed and signed anew."""
     if signer is None:
@@ -464,28 +487,37 @@ def _row(content: str, row: Row, signer: SiteIdentity | None) -> Row:
     return (row[0], content, hash_, signer.sign("ledger entry", bytes.fromhex(hash_)))
 
 
+def _chained(rows: Sequence[Row], signer: SiteIdentity) -> tuple[Row, ...]:
+    """Numbers, chains, hashes and signs rows anew, as who has a key would to hide a change."""
+    chained: list[Row] = []
+    for number, row in enumerate(rows, start=1):
+        content = json.loads(row[1]) | {
+            "seq": number,
+            "previous_hash": chained[-1][2] if chained else GENESIS,
+        }
+        chained.append(_row(canonical_json(content).decode(), (number, *row[1:]), signer))
+    return tuple(chained)
+
+
 def test_every_mutation_of_every_field_of_every_entry_is_found_at_its_entry(mixed: Path) -> None:
     evidence = _evidence(mixed)
     assert _first_entry(evidence) is None
     assert {json.loads(row[1])["kind"] for row in evidence.rows} == {
-        "charge",
-        "grant",
-        "freeze",
-        "unfreeze",
-        "refusal",
+        kind.kind for kind in get_args(Body)
     }
     mutations = 0
     for index, row in enumerate(evidence.rows):
-        value = json.loads(row[1])
         altered = [
-            _row(canonical_json(_changed(value, path)).decode(), row, signer)
-            for path in _paths(value)
+            _row(content, row, signer)
+            for content in _mutations(row[1])
             for signer in (None, STRANGER, SITE)
         ]
         altered += [
             (row[0], row[1], "f" * 64, row[3]),
+            (row[0], row[1], row[2].upper(), row[3]),
             (row[0], row[1], row[2], row[3][::-1]),
             (row[0], row[1], row[2], STRANGER.sign("ledger entry", bytes.fromhex(row[2]))),
+            (row[0], row[1], row[2], SITE.sign("ledger head", bytes.fromhex(row[2]))),
             (row[0], row[1], row[2], b""),
             (row[0], "", row[2], row[3]),
         ]
@@ -493,25 +525,128 @@ def test_every_mutation_of_every_field_of_every_entry_is_found_at_its_entry(mixe
             rows = (*evidence.rows[:index], other, *evidence.rows[index + 1 :])
             assert _first_entry(replace(evidence, rows=rows)) == row[0], other
             mutations += 1
-    assert mutations > 300
+    assert mutations > 600
+
+
+def test_a_change_that_the_site_itself_hides_under_new_signatures_is_found_at_its_entry(
+    mixed: Path,
+) -> None:
+    """All later entries fit the changed one; what others have seen of it does not."""
+    evidence = _evidence(mixed)
+    for index, row in enumerate(evidence.rows):
+        value = json.loads(row[1])
+        for path in _paths(value):
+            if path[0] in ("seq", "previous_hash"):
+                continue  # put right by the new chain
+            changed = _row(canonical_json(_changed(value, path)).decode(), row, None)
+            rows = [*evidence.rows[:index], changed, *evidence.rows[index + 1 :]]
+            for signer in (SITE, STRANGER):
+                kept, anew = evidence.rows[:index], _chained(rows, signer)[index:]
+                found = _first_entry(replace(evidence, rows=(*kept, *anew)))
+                assert found == row[0], (path, signer.site)
 
 
 def test_every_drop_insertion_and_exchange_is_found_at_its_entry(mixed: Path) -> None:
     evidence = _evidence(mixed)
     rows = evidence.rows
+    inserted = Entry.make(1, 1.8e9, Granted("d" * 64, 9.0, "no board"), GENESIS, SITE)
     for index, row in enumerate(rows):
-        assert _first_entry(replace(evidence, rows=(*rows[:index], *rows[index + 1 :]))) == row[0]
-        # With the numbers closed up, as an attacker without the key would.
-        closed = [(seq - (seq > row[0]), *rest) for seq, *rest in rows if seq != row[0]]
-        assert _first_entry(replace(evidence, rows=tuple(closed))) == row[0]
-        copied = [(seq + (seq > row[0]), *rest) for seq, *rest in rows]
-        copied.insert(index + 1, (row[0] + 1, *row[1:]))
-        assert _first_entry(replace(evidence, rows=tuple(copied))) == row[0] + 1
+        changed = [
+            rows[:index] + rows[index + 1 :],
+            # With the numbers closed up, as an attacker without the key would.
+            [(seq - (seq > row[0]), *rest) for seq, *rest in rows if seq != row[0]],
+            *(_chained(rows[:index] + rows[index + 1 :], signer) for signer in (SITE, STRANGER)),
+        ]
+        more = (row[0], inserted.content, inserted.hash, inserted.signature)
+        later = [(seq + 1, *rest) for seq, *rest in rows[index:]]
+        changed += [
+            [*rows[:index], more, *later],
+            *(
+                _chained([*rows[:index], more, *rows[index:]], signer)
+                for signer in (SITE, STRANGER)
+            ),
+        ]
         for other in range(index + 1, len(rows)):
             swapped = list(rows)
             swapped[index] = (row[0], *rows[other][1:])
             swapped[other] = (rows[other][0], *row[1:])
-            assert _first_entry(replace(evidence, rows=tuple(swapped))) == row[0]
+            changed += [swapped, *(_chained(swapped, signer) for signer in (SITE, STRANGER))]
+        for number, one in enumerate(changed):
+            # A key of somebody else's is found where it is first used.
+            anew = tuple(one) if one[:index] == rows[:index] else (*rows[:index], *one[index:])
+            assert _first_entry(replace(evidence, rows=anew)) == row[0], (row[0], number)
+        copied = [(seq + (seq > row[0]), *rest) for seq, *rest in rows]
+        copied.insert(index + 1, (row[0] + 1, *row[1:]))
+        assert _first_entry(replace(evidence, rows=tuple(copied))) == row[0] + 1
+
+
+@pytest.fixture(scope="module")
+def bundle(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The members of an exported bundle of the mixed ledger."""
+    path = tmp_path_factory.mktemp("bundle") / "whole.evidence"
+    export(_evidence(mixed), path)
+    assert _first_entry(load(path)) is None
+    with zipfile.ZipFile(path) as opened:
+        return {name: opened.read(name).decode() for name in opened.namelist()}
+
+
+def _loaded(members: Mapping[str, str], path: Path) -> Evidence | None:
+    """What a bundle of these members holds; None if it is refused as none."""
+    with zipfile.ZipFile(path, "w") as opened:
+        for name, text in members.items():
+            opened.writestr(name, text)
+    try:
+        return load(path)
+    except UsageError:
+        return None
+
+
+def test_every_change_to_a_bundle_is_found_at_its_entry(
+    bundle: dict[str, str], tmp_path: Path
+) -> None:
+    """Entries and countersignatures, field by field; a bundle that cannot be read is refused."""
+    mutations = 0
+    for member in ("entries.jsonl", "countersignatures.jsonl"):
+        lines = bundle[member].splitlines(keepends=True)
+        for index, line in enumerate(lines):
+            value = json.loads(line)
+            altered = [_changed(value, path) for path in _paths(value)] + list(_damaged(value))[:-1]
+            for one in altered:
+                text = "".join([*lines[:index], json.dumps(one) + "\n", *lines[index + 1 :]])
+                evidence = _loaded(bundle | {member: text}, tmp_path / "changed.evidence")
+                mutations += 1
+                if evidence is not None:
+                    # A countersignature that names another entry accuses that one.
+                    named = one["seq"] if member != "entries.jsonl" else index + 1
+                    assert _first_entry(evidence) == named, (member, one)
+            for text in (
+                "".join(lines[:index] + lines[index + 1 :]),
+                "".join([*lines[: index + 1], *lines[index:]]),
+            ):
+                if member == "entries.jsonl":
+                    evidence = _loaded(bundle | {member: text}, tmp_path / "changed.evidence")
+                    assert evidence is not None
+                    assert _first_entry(evidence) in (index + 1, index + 2)
+    assert mutations > 100
+
+
+@pytest.mark.parametrize("member", ["evidence.json", "roster.yaml", "sent.jsonl"])
+def test_a_bundle_of_another_site_roster_or_with_more_sent_is_found(
+    bundle: dict[str, str], tmp_path: Path, member: str
+) -> None:
+    changed = {
+        "evidence.json": bundle["evidence.json"].replace("clinic-a", "clinic-b"),
+        "roster.yaml": bundle["roster.yaml"].replace(
+            SITE.public_key_bytes.hex(), STRANGER.public_key_bytes.hex()
+        ),
+        "sent.jsonl": bundle["sent.jsonl"] + json.dumps({"sent": ["9" * 32, 0, 0]}) + "\n",
+    }[member]
+    assert changed != bundle[member]
+    evidence = _loaded(bundle | {member: changed}, tmp_path / "changed.evidence")
+    assert evidence is not None
+    finding = audit(evidence, evidence.roster).first_broken
+    assert finding is not None
+    assert finding.entry == (0 if member == "sent.jsonl" else 1)
 
 
 def _first_entry(evidence: Evidence) -> int | None:
