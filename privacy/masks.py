@@ -175,13 +175,13 @@ class MaskedVector:
         length = len(self._values)
         shares = min(os.cpu_count() or 1, -(-min(length, CHUNK_WORDS) // _BLOCK_WORDS))
         lanes = [_Lane(self._seeds) for _ in range(shares)]
-        buffer, word = io.BytesIO(), word_type(self._ring_bits)
+        word = word_type(self._ring_bits)
+        buffer = io.BytesIO(bytes(word.itemsize * min(length, CHUNK_WORDS)))
         with ThreadPoolExecutor(max(1, shares - 1), thread_name_prefix="masks") as pool:
             for sequence in range(first, chunk_count(length)):
                 place = chunk_slice(sequence, length)
-                size = word.itemsize * (place.stop - place.start)
-                if len(buffer.getbuffer()) != size:
-                    buffer = io.BytesIO(bytes(size))
+                # The last chunk is short: to cut the memory at hand is cheaper than to touch new pages.
+                buffer.truncate(word.itemsize * (place.stop - place.start))
                 self._write(np.frombuffer(buffer.getbuffer(), word), place, lanes, pool)
                 # BytesIO gives its memory away without a copy, and takes other memory for the
                 # next chunk only if somebody still holds this one.
