@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from hortus.protocol.consortium import TlsFiles
 from hortus.protocol.errors import HortusError
@@ -93,10 +93,7 @@ class SuperLink:
             The run's Flower id.
         """
         app = _write_app(self._directory / "app", serverapp, clientapp, settings)
-        told = json.loads(self._flwr("run", str(app), _CONNECTION, "--format", "json"))
-        if "run-id" not in told:
-            raise HortusError("Flower did not start the run", remedy=json.dumps(told)[:1000])
-        return str(told["run-id"])
+        return str(self._ask("run-id", "run", str(app), _CONNECTION))
 
     @property
     def is_up(self) -> bool:
@@ -110,15 +107,23 @@ class SuperLink:
 
     def is_running(self, run: str) -> bool:
         """Whether the run has not come to its end, by Flower's own word; takes seconds."""
-        told = json.loads(self._flwr("list", _CONNECTION, "--run-id", run, "--format", "json"))
-        return not str(told["runs"][0]["status"]).startswith(_ENDED)
+        (only,) = self._ask("runs", "list", _CONNECTION, "--run-id", run)
+        return not str(only["status"]).startswith(_ENDED)
+
+    def _ask(self, field: str, *arguments: str) -> Any:  # noqa: ANN401 - what Flower's JSON holds
+        """Returns a field of what a command prints; a refusal is JSON too, and exits with 0."""
+        told = json.loads(self._flwr(*arguments, "--format", "json"))
+        if field not in told:
+            self.check()  # its end may be why
+            raise HortusError(f"Flower does not tell {field}", remedy=json.dumps(told)[:1000])
+        return told[field]
 
     def _flwr(self, *arguments: str) -> str:
         command = [installed_script("flwr"), *arguments]
         try:
             return run_to_end(command, self._environment, _COMMAND_SECONDS)
         except HortusError:
-            self.check()  # then that is why
+            self.check()  # its end may be why
             raise
 
     def _write_connection(self) -> None:
