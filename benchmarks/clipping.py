@@ -35,6 +35,8 @@ RATE = 0.5  # of the adaptive rule: 32 steps are few for the default
 def variant(demo: Plan, rule: str, norm: float, seed: int) -> Plan:
     fields = demo.model_dump(mode="json") | {"seed": seed}
     fields["adapter"] = {"kind": "head"}
+    # The same steps in one round, since each round is evaluated.
+    fields["training"] |= {"rounds": 1, "steps_per_round": demo.steps}
     clipping = {"rule": rule} | ({"rate": RATE} if rule == "adaptive" else {})
     fields["privacy"] |= {"epsilon": EPSILON, "clipping_norm": norm, "clipping": clipping}
     return Plan(**fields)
