@@ -1,7 +1,7 @@
 """The ledger's promises at size: `python benchmarks/ledger.py` writes results/ledger.csv.
 
     charges    the 10,000th charge, reserve and commit with their fsyncs: median and p99
-    audit      100,000 entries: seconds and peak memory, in a process of its own
+    audit      100,000 entries, in a site's folder and in a bundle: seconds and peak memory
     agreement  200 random histories: the ledger's accountant, the auditor's, and Google's
     kills      1,000 processes killed with -9 while they charge: what is lost, what is torn
 
@@ -13,7 +13,6 @@ import csv
 import math
 import os
 import random
-import resource
 import signal
 import sqlite3
 import statistics
@@ -24,24 +23,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 
 from dp_accounting.pld import privacy_loss_distribution as pld
 
 from hortus.privacy.accounting import epsilon
-from hortus.privacy.audit import audit
 from hortus.privacy.entries import GENESIS, Charge, Charged, Entry, Level, Scope
 from hortus.privacy.events import GaussianEvent
-from hortus.privacy.evidence import Evidence, read_ledger
 from hortus.privacy.ledger import Ledger
 from hortus.privacy.recount import recount
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
-from hortus.protocol.policy import Budget
+from hortus.protocol.consortium import ServerConfig
+from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.membership import create_consortium
+from hortus.protocol.policy import Budget, Policy
 
 DELTA = 1e-5
-SITE, OWN = SiteIdentity.generate("ash"), SiteIdentity.generate(SERVER)
-ROSTER = Roster({"ash": SITE.public_key_bytes}, OWN.public_key_bytes)
+SITE = SiteIdentity.generate("ash")
 BUDGET = Budget(epsilon=1e6, delta=DELTA)
 CHARGE = Charge(
     run="0" * 32,
@@ -83,28 +82,47 @@ def charges(directory: Path, count: int = 300) -> Rows:
 
 
 def big_audit(directory: Path, entries: int = 100_000) -> Rows:
-    """The audit of a large ledger of a run in a thousand rounds."""
-    path = directory / "big.sqlite"
-    write_ledger(path, entries)
-    command = [sys.executable, __file__, "--audit-one", str(path), SITE.public_key_bytes.hex()]
-    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
-    yield f"audit of {entries} entries", float(told[0]), "s"
-    yield "its processor time", float(told[1]), "s"
-    yield "its peak memory", float(told[2]), "MB"
+    """`hortus audit` of a site whose ledger holds a run of a thousand rounds, and of its bundle."""
+    parts = create_consortium(
+        directory / "big",
+        {name: Path("records.csv") for name in ("ash", "birch")},
+        {name: Policy(budget=BUDGET) for name in ("ash", "birch")},
+        ServerConfig(aggregation="127.0.0.1:1", superlink="127.0.0.1:2"),
+        datetime.now(UTC),
+    )
+    files, bundle = parts.site("ash"), directory / "ash.evidence"
+    write_ledger(files.ledger, entries, SiteIdentity.load(files.identity, "ash"))
+    hortus = str(Path(sys.executable).with_name("hortus"))
+    yield from _audited(f"audit of {entries} entries", [hortus, "audit", str(files.directory)])
+    export = [hortus, "audit", "export", str(files.directory), str(bundle)]
+    subprocess.run(export, check=True, stdout=subprocess.DEVNULL)
+    yield from _audited("audit of them in a bundle", [hortus, "audit", str(bundle)])
 
 
-def audit_one(path: Path, key: str) -> None:
-    """Audits in a fresh process and prints seconds, processor seconds and peak megabytes."""
-    start = time.perf_counter()
-    rows, _, sent = read_ledger(path)
-    roster = Roster({"ash": bytes.fromhex(key)}, OWN.public_key_bytes)
-    evidence = Evidence("ash", roster, tuple(rows), (), frozenset(sent), {})
-    found = audit(evidence, roster)
-    seconds = time.perf_counter() - start
-    if found.first_broken is not None:
-        raise SystemExit(str(found.first_broken))
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    print(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+def _audited(what: str, command: list[str]) -> Rows:
+    """Times a command; its processor time and memory are those of its helpers as well."""
+    start, peak, done = time.perf_counter(), 0.0, 0
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not done:
+        peak = max(peak, _megabytes(process.pid))
+        time.sleep(0.05)
+        done, status, used = os.wait4(process.pid, os.WNOHANG)
+    if status:
+        raise SystemExit(f"{command} ended with {status}")
+    yield what, time.perf_counter() - start, "s"
+    yield f"{what}: processor time", used.ru_utime + used.ru_stime, "s"
+    yield f"{what}: peak memory", peak, "MB"
+
+
+def _megabytes(pid: int) -> float:
+    """Proportional set size of a process and its children: what is shared counts once."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    size = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    return size / 1000 + sum(_megabytes(int(child)) for child in children)
 
 
 def agreement(_: Path, histories: int = 200) -> Rows:
@@ -204,9 +222,9 @@ def _charge_until_killed(
         return (first + told.read()).split()
 
 
-def write_ledger(path: Path, entries: int) -> None:
+def write_ledger(path: Path, entries: int, site: SiteIdentity = SITE) -> None:
     """Writes a ledger as charges would, in one transaction; between some, ε is interpolated."""
-    Ledger.open(path, SITE, time.time).close()
+    Ledger.open(path, site, time.time).close()
     known: dict[int, float] = {}
     previous, after = GENESIS, 0.0
     with closing(sqlite3.connect(path)) as raw, raw:
@@ -214,7 +232,7 @@ def write_ledger(path: Path, entries: int) -> None:
             charge = replace(CHARGE, step=seq, round=seq // 100)
             after = max(after, _interpolated(known, seq))
             body = Charged(charge, (Level(Scope.LIFETIME, "", after, 1e6),))
-            entry = Entry.make(seq, 1.8e9 + seq, body, previous, SITE)
+            entry = Entry.make(seq, 1.8e9 + seq, body, previous, site)
             row = (entry.seq, entry.content, entry.hash, entry.signature)
             raw.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", row)
             raw.execute("INSERT INTO uses VALUES (?, ?, 0, 1.8e9)", (charge.session, seq))
@@ -253,11 +271,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=1_000)
     parser.add_argument("--histories", type=int, default=200)
     parser.add_argument("--entries", type=int, default=100_000)
-    parser.add_argument("--audit-one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.audit_one:
-        audit_one(Path(options.audit_one[0]), options.audit_one[1])
-        return
     sizes = {
         "audit": (options.entries,),
         "agreement": (options.histories,),
@@ -275,7 +289,8 @@ def main() -> None:
         ).stdout.strip()
         path = Path(__file__).parent / "results" / "ledger.csv"
         with path.open("w", newline="") as file:
-            csv.writer(file).writerows([("what", "value", "unit"), *rows, ("commit", commit, "")])
+            context = [("commit", commit, ""), ("machine", f"{os.cpu_count()} cores", "")]
+            csv.writer(file).writerows([("what", "value", "unit"), *rows, *context])
 
 
 if __name__ == "__main__":
