@@ -109,7 +109,7 @@ class SiteIdentity:
         try:
             return cls(site, key, load_handovers(path.with_name(HANDOVERS)))
         except UsageError as error:
-            remedy = "If a change of the key was cut short: hortus rotate identity SITE_DIR"
+            remedy = "If a change of the key was cut short: hortus rotate identity DIR"
             raise UsageError(error.problem, where=str(path), remedy=remedy) from error
 
     @property

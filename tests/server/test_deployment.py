@@ -187,6 +187,7 @@ def unpaid(consortium: Consortium, site: str, run: Path) -> set[tuple[str, int, 
     return {tuple(key) for *key, sites in sums if f'"{site}"' in sites} - set(uses)
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_run_goes_on_to_the_same_bits_whatever_is_stopped_or_killed(
     write_plan: Any, tmp_path: Path
