@@ -29,12 +29,12 @@ def approve(site: SiteFolder, plan: PlanFile) -> None:
 
     contract, _ = prepare(load_plan(plan), plan.resolve().parent)
     files = SiteFiles(site)
-    data = files.directory / SiteConfig.load(files.config).data
-    read_records(data, contract.task, contract.privacy.unit_column)
+    config = SiteConfig.load(files.config)
+    read_records(files.directory / config.data, contract.task, contract.privacy.unit_column)
     policy = Policy.load(files.policy)
     approved = tuple(dict.fromkeys((*policy.approved_plans, contract.digest())))
     policy.model_copy(update={"approved_plans": approved}).save(files.policy)
-    Console().print(f"{site.name} takes part in {contract.name} ({contract.digest()})")
+    Console().print(f"{config.site} takes part in {contract.name} ({contract.digest()})")
 
 
 def server(
@@ -76,10 +76,11 @@ def client(site: SiteFolder, log_format: LogFormat = Form.TEXT) -> None:
     """
     from hortus.client.operate import run_site
 
-    configure_logging(SiteFiles(site).log, log_format)
-
+    files = SiteFiles(site)
+    name = SiteConfig.load(files.config).site
+    configure_logging(files.log, log_format)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    Console().print(f"{site.name} is waiting for the server; Ctrl-C stops it.")
+    Console().print(f"{name} is waiting for the server; Ctrl-C stops it.")
     run_site(site, stopped.is_set)
