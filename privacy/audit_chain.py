@@ -17,6 +17,8 @@ from hortus.protocol.identity import Roster, is_signed
 # Fewer signatures than this are checked sooner than another process starts.
 _MANY = 5_000
 _CHUNK = 1_000
+# With two, signatures take no longer than all else does meanwhile.
+_MOST_HELPERS = 2
 
 Signed = tuple[bytes, str, bytes]  # raw public key, hash, signature
 
@@ -32,12 +34,12 @@ def checked_signatures(evidence: Evidence, roster: Roster) -> Iterator[Iterator[
         (roster.key_at(site, number) if known else b"", hash_, signature)
         for number, _, hash_, signature in evidence.rows
     ]
-    others = (os.cpu_count() or 1) - 1
-    if len(signed) < _MANY or not others:
+    helpers = min(_MOST_HELPERS, (os.cpu_count() or 1) - 1)
+    if len(signed) < _MANY or not helpers:
         yield map(_is_signed, signed)
         return
     chunks = [signed[start : start + _CHUNK] for start in range(0, len(signed), _CHUNK)]
-    with ProcessPoolExecutor(others, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(helpers, multiprocessing.get_context("spawn")) as pool:
         yield chain.from_iterable(pool.map(_are_signed, chunks))
 
 

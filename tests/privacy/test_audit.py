@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import sqlite3
 import zipfile
@@ -14,6 +15,7 @@ from typing import Any, get_args
 import pytest
 from helpers.charges import make_charge
 
+from hortus.privacy import audit_chain
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.audit import Audit, audit
 from hortus.privacy.entries import (
@@ -526,6 +528,24 @@ def test_every_mutation_of_every_field_of_every_entry_is_found_at_its_entry(mixe
             assert _first_entry(replace(evidence, rows=rows)) == row[0], other
             mutations += 1
     assert mutations > 600
+
+
+def test_signatures_that_other_processes_check_are_as_good(
+    mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evidence = _evidence(mixed)
+    wrong = list(evidence.rows)
+    for index in (4, 6):
+        wrong[index] = (*wrong[index][:3], wrong[index][3][::-1])
+    broken = replace(evidence, rows=tuple(wrong))
+    alone = audit(broken, ROSTER)
+    found = [finding for finding in alone.findings if finding.severity is Severity.BROKEN]
+    assert [finding.entry for finding in found] == [5, 7]
+    monkeypatch.setattr(audit_chain, "_MANY", 1)
+    monkeypatch.setattr(audit_chain, "_CHUNK", 3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert audit(broken, ROSTER) == alone
+    assert _first_entry(evidence) is None
 
 
 def test_a_change_that_the_site_itself_hides_under_new_signatures_is_found_at_its_entry(
