@@ -8,6 +8,7 @@ measured adds a row to benchmarks/results/attack.csv.
 
 import csv
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -86,6 +87,7 @@ def measure(variant: str, trainings: int) -> dict[str, object]:
         "exposed": verdict.exposed,
         "seconds": round(time.monotonic() - started),
         "commit": commit,
+        "machine": f"{os.cpu_count()} x {platform.machine()}",
     }
 
 

@@ -12,6 +12,7 @@ import argparse
 import csv
 import math
 import os
+import platform
 import random
 import signal
 import sqlite3
@@ -289,7 +290,10 @@ def main() -> None:
         ).stdout.strip()
         path = Path(__file__).parent / "results" / "ledger.csv"
         with path.open("w", newline="") as file:
-            context = [("commit", commit, ""), ("machine", f"{os.cpu_count()} cores", "")]
+            context = [
+                ("commit", commit, ""),
+                ("machine", f"{os.cpu_count()} x {platform.machine()}", ""),
+            ]
             csv.writer(file).writerows([("what", "value", "unit"), *rows, *context])
 
 
