@@ -6,10 +6,12 @@ Nothing in it depends on a record: entries, signatures, countersignatures, publi
 import json
 import sqlite3
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -25,6 +27,17 @@ _FORMAT = "hortus/v1/evidence"
 # A zip file has no room for an earlier date; a bundle of the same ledger is the same bytes.
 _DATE = (1980, 1, 1, 0, 0, 0)
 _MOST_BYTES = 2**31
+# What zipfile raises for a damaged, encrypted or foreign member, and what reading its text does.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    OSError,
+)
 
 Row = tuple[int, str, str, bytes]  # seq, content, hash, signature
 Attempt = tuple[str, int, int]  # session, step, attempt
@@ -120,26 +133,22 @@ def load(path: Path) -> Evidence:
         with zipfile.ZipFile(path) as bundle:
             if sum(member.file_size for member in bundle.infolist()) > _MOST_BYTES:
                 raise UsageError("the bundle is larger than any ledger", where=str(path))
-            members = {name: bundle.read(name).decode() for name in bundle.namelist()}
-        return _parse(members)
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, OSError) as error:
+            return _parse(bundle)
+    except _UNREADABLE as error:
         raise UsageError(f"this is no evidence bundle: {error}", where=str(path)) from error
 
 
-def _parse(members: Mapping[str, str]) -> Evidence:
-    head = json.loads(members["evidence.json"])
+def _parse(bundle: zipfile.ZipFile) -> Evidence:
+    head = json.loads(bundle.read("evidence.json"))
     if head["format"] != _FORMAT:
         raise ValueError(f"format {head['format']!r} is unknown here")
-    entries = [json.loads(line) for line in members["entries.jsonl"].splitlines()]
-    signed = [json.loads(line) for line in members["countersignatures.jsonl"].splitlines()]
-    sent = [json.loads(line)["sent"] for line in members["sent.jsonl"].splitlines()]
     site = str(head["site"])
     return Evidence(
         site=site,
-        roster=Roster.parse(yaml.safe_load(members["roster.yaml"]), Path("roster.yaml")),
+        roster=Roster.parse(yaml.safe_load(bundle.read("roster.yaml")), Path("roster.yaml")),
         rows=tuple(
             (int(e["seq"]), str(e["content"]), str(e["hash"]), bytes.fromhex(e["signature"]))
-            for e in entries
+            for e in _objects(bundle, "entries.jsonl")
         ),
         countersignatures=tuple(
             Countersignature(
@@ -147,15 +156,24 @@ def _parse(members: Mapping[str, str]) -> Evidence:
                 float.fromhex(one["time"]),
                 bytes.fromhex(one["signature"]),
             )
-            for one in signed
+            for one in _objects(bundle, "countersignatures.jsonl")
         ),
-        sent=frozenset((str(s), int(step), int(attempt)) for s, step, attempt in sent),
+        sent=frozenset(
+            (str(s), int(step), int(attempt))
+            for s, step, attempt in (one["sent"] for one in _objects(bundle, "sent.jsonl"))
+        ),
         contracts={
-            name.removeprefix("contracts/").removesuffix(".json"): text
-            for name, text in members.items()
+            name.removeprefix("contracts/").removesuffix(".json"): bundle.read(name).decode()
+            for name in bundle.namelist()
             if name.startswith("contracts/")
         },
     )
+
+
+def _objects(bundle: zipfile.ZipFile, name: str) -> Iterator[Any]:
+    """Yields what is on the lines of a member, which line feeds alone end: texts may hold others."""
+    with bundle.open(name) as member:
+        yield from map(json.loads, member)
 
 
 def read_ledger(

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -777,6 +778,30 @@ def test_a_bundle_is_the_same_evidence_in_the_same_bytes(mixed: Path, tmp_path: 
     export(evidence, tmp_path / "two.zip")
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
     assert audit(load(tmp_path / "one.zip"), ROSTER) == audit(evidence, ROSTER)
+
+
+def test_a_bundle_holds_what_an_operator_writes_whatever_it_is(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path / "ledger.sqlite", SITE, lambda: 1.8e9)
+    ledger.record(Granted("*", 1.0, "one\u2028two\x85three\x0bfour\nfive"))
+    ledger.close()
+    evidence = _evidence(tmp_path / "ledger.sqlite")
+    export(evidence, tmp_path / "bundle")
+    assert load(tmp_path / "bundle") == evidence
+
+
+def test_a_damaged_bundle_is_refused_or_what_is_damaged_is_found(
+    mixed: Path, tmp_path: Path
+) -> None:
+    """A byte flipped anywhere: in the directory, in a compressed member, in a checksum."""
+    path = tmp_path / "bundle"
+    export(_evidence(mixed), path)
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x41
+        path.write_bytes(damaged)
+        with suppress(UsageError):
+            assert load(path) == _evidence(mixed) or _first_entry(load(path)) is not None
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a zip file at all"])
