@@ -210,13 +210,26 @@ def serve_dashboard(
         limit_concurrency=_CONNECTIONS,
         timeout_graceful_shutdown=_FAREWELL_SECONDS,
     )
-    server = uvicorn.Server(config)
     with _listening(host, port) as listener:
         shown = f"[{host}]" if ":" in host else host
         scheme = "https" if certificate else "http"
         query = f"?token={token}" if token else ""
-        tell(f"{scheme}://{shown}:{listener.getsockname()[1]}/{query}")
+        url = f"{scheme}://{shown}:{listener.getsockname()[1]}/{query}"
+        server = _Server(config, lambda: tell(url))
         server.run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Tells that it answers; before that a signal may still be lost between Python and asyncio."""
+
+    def __init__(self, config: uvicorn.Config, tell: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._tell = tell
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._tell()
 
 
 def _listening(host: str, port: int) -> socket.socket:

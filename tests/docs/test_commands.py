@@ -91,7 +91,10 @@ def test_the_live_view_starts_as_its_page_says(tmp_path: Path) -> None:
     (command,) = blocks(ROOT / "docs" / "dashboard.md", "bash")
     program = [str(Path(sys.executable).with_name("hortus")), *command.split()[1:]]
     with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip().endswith("at http://127.0.0.1:8300/")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip().endswith("at http://127.0.0.1:8300/")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
