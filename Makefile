@@ -15,7 +15,7 @@ demo: $(VENV)/demo
 
 test: check
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not processes"
-	$(BIN)/pytest -m processes
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m processes
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check
