@@ -96,9 +96,9 @@ def cipher_alone(keystreams: int, words: int, threads: int) -> None:
     """
 
     def work(share: int) -> None:
-        zeros, out = bytes(2**17), bytearray(2**17)
+        zeros, out = bytes(2**18), bytearray(2**18)
         encryptor = Cipher(algorithms.AES256(bytes(32)), modes.CTR(bytes(16))).encryptor()
-        for _ in range(share * 4 * words // 2**17):
+        for _ in range(share * 4 * words // 2**18):
             encryptor.update_into(zeros, out)
 
     if threads == 1:

@@ -1,7 +1,8 @@
 """Masks that cancel in a sum over all sites that were told the same.
 
-A mask is an AES-256-CTR keystream read as 32-bit words, of which a smaller ring takes the low bits. It is made where it is added, block by block,
-and started at any chunk, so neither a mask nor a masked vector is ever whole in memory.
+A mask is an AES-256-CTR keystream read as 32-bit words, of which a smaller ring takes the low bits.
+It is made where it is added, block by block, and started at any chunk, so neither a mask nor a masked
+vector is ever whole in memory.
 """
 
 import io
@@ -24,7 +25,10 @@ DIGEST_BYTES = 32
 
 _STEP_INFO = b"hortus/v1/secure-sum step"
 _WORDS_PER_CIPHER_BLOCK = 4
-_BLOCK_WORDS = 2**15  # 128 KiB: a block and its keystream stay in a core's cache
+# 256 KiB: a keystream stays in a core's cache, and threads seldom meet at the interpreter's lock. More
+# than two would meet there more than they gain, and each takes memory.
+_BLOCK_WORDS = 2**16
+_MOST_LANES = 2
 _ZEROS = bytes(4 * _BLOCK_WORDS)
 _CACHE_LINE = 64
 
@@ -104,8 +108,8 @@ class MaskGenerator:
         """Returns the vector plus this site's masks, in the ring, to be made chunk by chunk.
 
         Args:
-            values: int64[d] or uint32[d], taken modulo the ring's size. Read-only from now on: a chunk that
-                is made again must be the same, or two vectors would go under one mask.
+            values: int64[d] or uint32[d], taken modulo the ring's size. Read-only from now on: a
+                chunk that is made again must be the same, or two vectors would go under one mask.
             view: What the server said about the step.
 
         Returns:
@@ -168,19 +172,20 @@ class MaskedVector:
         return chunk_count(len(self._values))
 
     def chunks(self, first: int = 0) -> Iterator[bytes]:
-        """Yields the little-endian words of each chunk, of the ring's size, from one on, the same whenever asked.
+        """Yields the little-endian words of each chunk, of the ring's size, from one on.
 
-        Beside the chunk there are two blocks for each core in memory, and no more.
+        They are the same whenever asked. Beside the chunk, two threads at most have a block in memory.
         """
         length = len(self._values)
-        shares = min(os.cpu_count() or 1, -(-min(length, CHUNK_WORDS) // _BLOCK_WORDS))
-        lanes = [_Lane(self._seeds) for _ in range(shares)]
+        blocks = -(-min(length, CHUNK_WORDS) // _BLOCK_WORDS)
+        shares = min(os.cpu_count() or 1, _MOST_LANES, blocks)
         word = word_type(self._ring_bits)
+        lanes = [_Lane(self._seeds, word) for _ in range(shares)]
         buffer = io.BytesIO(bytes(word.itemsize * min(length, CHUNK_WORDS)))
         with ThreadPoolExecutor(max(1, shares - 1), thread_name_prefix="masks") as pool:
             for sequence in range(first, chunk_count(length)):
                 place = chunk_slice(sequence, length)
-                # The last chunk is short: to cut the memory at hand is cheaper than to touch new pages.
+                # The last chunk is short: to cut memory is cheaper than to touch new pages.
                 buffer.truncate(word.itemsize * (place.stop - place.start))
                 self._write(np.frombuffer(buffer.getbuffer(), word), place, lanes, pool)
                 # BytesIO gives its memory away without a copy, and takes other memory for the
@@ -213,18 +218,18 @@ class _Lane:
 
     Args:
         seeds: A key for each mask, and whether the mask is added.
+        word: The ring's words, see `vectors.word_type`.
 
     Attributes:
         values: A part of the vector.
         start: Where it begins in the vector.
-        words: Where `write` puts the values plus all masks, of `vectors.word_type`; it lets go of it
-            in the end.
+        words: Where `write` puts the values plus all masks; it lets go of it in the end.
     """
 
-    def __init__(self, seeds: Sequence[tuple[bytes, bool]]) -> None:
+    def __init__(self, seeds: Sequence[tuple[bytes, bool]], word: np.dtype[Any]) -> None:
         self.values: NDArray[np.int64] | NDArray[np.uint32] = np.empty(0, dtype=np.uint32)
         self.start = 0
-        self.words: NDArray[Any] = np.empty(0, dtype="<u4")
+        self.words: NDArray[Any] = np.empty(0, word)
         self._streams = [
             (
                 Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor(),
@@ -232,7 +237,10 @@ class _Lane:
             )
             for seed, is_added in seeds
         ]
-        self._keystream, self._partial = (_aligned(_BLOCK_WORDS) for _ in range(2))
+        # A smaller ring's sum is made beside the chunk, and packed: with half blocks for as little memory.
+        self._block = _BLOCK_WORDS if word == np.uint32 else _BLOCK_WORDS // 2
+        self._keystream = _aligned(self._block)
+        self._wide = None if word == np.uint32 else _aligned(self._block)
 
     def write(self) -> None:
         """Writes the masked words, a block at a time: it stays in the cache for all its masks."""
@@ -240,25 +248,19 @@ class _Lane:
         counter = (self.start // _WORDS_PER_CIPHER_BLOCK).to_bytes(16, "big")
         for stream, _ in self._streams:
             stream.reset_nonce(counter)
-        *others, (last, combine_last) = self._streams
-        for offset in range(0, len(words), _BLOCK_WORDS):
-            block = words[offset : offset + _BLOCK_WORDS]
-            total = self.values[offset : offset + _BLOCK_WORDS].astype("<u4", copy=False)
+        for offset in range(0, len(words), self._block):
+            block = words[offset : offset + self._block]
+            total = block if self._wide is None else self._wide[: len(block)]
+            np.copyto(total, self.values[offset : offset + self._block], casting="unsafe")
             zeros = memoryview(_ZEROS)[: 4 * len(block)]
-            keystream, partial = self._keystream[: len(block)], self._partial[: len(block)]
+            keystream = self._keystream[: len(block)]
             out = keystream.view(np.uint8).data
-            for stream, combine in others:
+            for stream, combine in self._streams:
                 stream.update_into(zeros, out)
-                combine(total, keystream, partial)
-                total = partial
-            # Only this sum goes out to the chunk, which is not in the cache.
-            last.update_into(zeros, out)
-            if block.dtype == np.uint32:
-                combine_last(total, keystream, block)
-            else:
+                combine(total, keystream, total)
+            if self._wide is not None:
                 # 2^24 divides 2^32: the low bits of the sum are the sum of the low bits.
-                combine_last(total, keystream, partial)
-                pack24(partial, block)
+                pack24(total, block)
 
 
 def _aligned(words: int) -> NDArray[np.uint32]:
