@@ -77,10 +77,9 @@ def client(site: SiteFolder, log_format: LogFormat = Form.TEXT) -> None:
     from hortus.client.operate import run_site
 
     files = SiteFiles(site)
-    name = SiteConfig.load(files.config).site
+    SiteConfig.load(files.config)  # before a folder that is no site's gets a log
     configure_logging(files.log, log_format)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    Console().print(f"{name} is waiting for the server; Ctrl-C stops it.")
     run_site(site, stopped.is_set)

@@ -42,7 +42,8 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
         UsageError: The folder is not complete or correct.
     """
     with sole(SiteFiles(directory)), Site(directory, clock=time.time) as site:
-        logger.info("%s is waiting for the server at %s", site.name, site.server.superlink)
+        waiting = "%s is waiting for the server at %s; Ctrl-C stops it"
+        logger.info(waiting, site.name, site.server.superlink)
         warn_of_expiry(site.files, datetime.now(UTC), logger)
         warm = WarmWorkbench(site)
         config = site.config
