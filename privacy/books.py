@@ -124,12 +124,12 @@ class Books:
         """Checks what no budget can buy.
 
         Raises:
-            Refused: The dataset is frozen, or was charged by another unit before.
+            Refused: The dataset is frozen, or was charged by another unit before. The server hears
+                it, so no fingerprint is in it: that would tell when the records have changed.
         """
         if self.frozen(charge.dataset) is not None:
             raise Refused(
                 "the site's operator has frozen the dataset",
-                where=f"dataset {charge.dataset[:16]}…",
                 remedy="Nothing was sent. `hortus budget show SITE_DIR` says why.",
             )
         account = self.accounts.get(charge.dataset)
@@ -137,7 +137,6 @@ class Books:
             raise Refused(
                 f"releases so far protect a {account.unit}: their loss cannot be added to one that "
                 f"protects a {charge.unit}",
-                where=f"dataset {charge.dataset[:16]}…",
                 remedy=f"Take part in plans with privacy.unit: {account.unit}.",
             )
 

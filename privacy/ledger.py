@@ -346,7 +346,6 @@ class Ledger:
             session, step, attempt = key
             raise Refused(
                 f"session {session}, step {step}, attempt {attempt} was used before",
-                where=str(self._path),
                 remedy="A vector is sent once: the server must ask for a new attempt.",
             )
 
@@ -478,9 +477,10 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _exhausted(charge: Charge, level: Level, spent: float) -> Refused:
+    """Explains a refusal, to the server too: a fingerprint would tell it when records change."""
     return Refused(
-        f"dataset {charge.dataset[:16]}… has spent ε = {spent:.4g}; this release, with those that are "
-        f"being computed, would bring {level.name} to ε = {level.epsilon:.4g}, over its budget of ε = {level.limit:.4g} "
+        f"the dataset has spent ε = {spent:.4g}; this release, with those that are being computed, "
+        f"would bring {level.name} to ε = {level.epsilon:.4g}, over its budget of ε = {level.limit:.4g} "
         f"(δ = {charge.delta:g}, one {charge.unit} added or removed)",
         where=f"step {charge.step} attempt {charge.attempt}",
         remedy="Nothing was sent. Only the site can allow more: see `hortus budget grant` and "

@@ -97,12 +97,32 @@ def test_a_budget_holds_over_runs_plans_and_restarts(path: Path) -> None:
     with pytest.raises(Refused) as caught:
         _charge(ledger, budget, step=1)
     text = str(caught.value)
-    assert CHARGE.dataset[:16] in text
     assert f"has spent ε = {budget:.4g}" in text
     assert f"lifetime to ε = {epsilon({EVENT: 4}, DELTA):.4g}" in text
     assert f"budget of ε = {budget:.4g}" in text
     assert "policy.yaml" in text
     assert ledger.head()[0] == 3
+
+
+def test_no_refusal_holds_a_fingerprint_or_a_path(ledger: Ledger, path: Path) -> None:
+    """The server is told refusals: two with different fingerprints would say that records changed."""
+    _charge(ledger, 1000.0)
+
+    def refusals() -> Iterator[str]:
+        for changes in ({}, {"step": 1, "unit": "patient_id"}, {"step": 1}):
+            with pytest.raises(Refused) as caught:
+                _charge(ledger, 1e-3, **changes)
+            yield str(caught.value)
+        ledger.record(Frozen(CHARGE.dataset, "an incident"))
+        with pytest.raises(Refused) as caught:
+            _charge(ledger, 1e-3, step=1)
+        yield str(caught.value)
+
+    told = list(refusals())
+    for words, one in zip(("used before", "protect a", "has spent", "frozen"), told, strict=True):
+        assert words in one
+        assert CHARGE.dataset[:4] not in one
+        assert str(path) not in one
 
 
 def test_a_refused_charge_leaves_nothing_behind(ledger: Ledger) -> None:
