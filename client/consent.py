@@ -82,7 +82,11 @@ def _check_auto_approval(auto: AutoApprove, contract: Contract) -> None:
             contract.model_digest in auto.models,
             f"its base model {contract.model_digest} is not among those allowed",
         ),
-        ("tasks", contract.task.kind in auto.tasks, f"{contract.task.kind} is not among the tasks"),
+        (
+            "tasks",
+            contract.task.digest() in auto.tasks,
+            f"its task {contract.task.digest()} is not among those allowed",
+        ),
         ("max_rounds", rounds <= auto.max_rounds, f"{rounds} rounds are over {auto.max_rounds}"),
         (
             "min_cohort",

@@ -60,6 +60,10 @@ class Task(Schema):
     )
     max_length: int = Field(64, ge=4, le=4096, description="Tokens a text is cut to.")
 
+    def digest(self) -> str:
+        """Returns the hash that a policy allows a task by, 64 hexadecimal digits."""
+        return digest(self.model_dump(mode="json"))
+
     @model_validator(mode="after")
     def _labels_are_distinct(self) -> Self:
         if len(set(self.labels)) != len(self.labels):

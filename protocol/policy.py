@@ -74,8 +74,10 @@ class AutoApprove(Schema):
     models: tuple[PlanHash, ...] = Field(
         min_length=1, description="Hashes of the base models allowed; `hortus plan show` prints it."
     )
-    tasks: tuple[str, ...] = Field(
-        min_length=1, description="Kinds of task allowed, as in a plan's `task.kind`."
+    tasks: tuple[PlanHash, ...] = Field(
+        min_length=1,
+        description="Hashes of the whole `task` sections allowed; `hortus plan show` prints it. Who "
+        "could name other columns and labels would learn from a refusal whether the records have them.",
     )
     max_rounds: int = Field(ge=1, description="Most rounds of a plan.")
     min_cohort: int = Field(ge=2, description="Fewest sites that a plan may sum over.")

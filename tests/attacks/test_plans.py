@@ -117,23 +117,40 @@ def test_what_the_pinned_server_has_not_signed_is_refused(world: World, log_of: 
     assert not world.refusals("ash"), "whoever is not the server cannot fill the ledger"
 
 
+def auto_approving(make_world: WorldMaker, model: Path, max_epsilon: float) -> World:
+    """A world that takes part in plans like the approved one although nobody has read them."""
+    auto = {
+        "max_epsilon": max_epsilon,
+        "models": [model_digest(model)],
+        "tasks": [make_world().contract.task.digest()],
+        "max_rounds": 2,
+        "min_cohort": 3,
+    }
+    return make_world(policy={"approved_plans": [], "auto_approve": auto})
+
+
 def test_a_plan_that_nobody_has_read_is_held_to_its_ceiling_in_every_attempt(
     make_world: WorldMaker, tiny_model: Path
 ) -> None:
     """The site allows what the plan plans; a server that provokes repeats gets no more."""
-    auto = {
-        "max_epsilon": 0.001,
-        "models": [model_digest(tiny_model)],
-        "tasks": ["text-classification"],
-        "max_rounds": 2,
-        "min_cohort": 3,
-    }
-    world = make_world(policy={"approved_plans": [], "auto_approve": auto})
+    world = auto_approving(make_world, tiny_model, 0.001)
     agent = world.agent(world.site("ash"), port=1)
     refusal = agent.consider(world.question(world.contract)).refusal
     assert "auto_approve.max_epsilon" in refusal
     assert "auto_approve.max_epsilon" in agent.take_part(world.request()).reason
     assert not world.charges("ash")
+
+
+def test_a_plan_that_nobody_has_read_cannot_ask_which_labels_there_are(
+    make_world: WorldMaker, tiny_model: Path
+) -> None:
+    """Whether the records fit is told to the server: it must not be free to say what they shall fit."""
+    world = auto_approving(make_world, tiny_model, 1000.0)
+    agent = world.agent(world.site("ash"), port=1)
+    assert agent.consider(world.question(world.contract)).refusal == ""
+    for task in ({"labels": ("warm", "fresh")}, {"text": "patient"}, {"label": "patient"}):
+        refusal = agent.consider(world.question(changed(world.contract, "task", **task))).refusal
+        assert "auto_approve.tasks" in refusal
 
 
 def test_a_plan_that_nobody_approved_makes_a_site_read_nothing(world: World) -> None:
