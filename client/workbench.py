@@ -29,7 +29,13 @@ class Workbench:
         model: torch.nn.Module = attach(base, plan.adapter, plan.seed)
         self.model = model.to(default_device())
         self.space = AdapterSpace(self.model)
-        self.task = TextClassification(plan.task, load_tokenizer(model_path), base, plan.adapter)
+        self.task = TextClassification(
+            plan.task,
+            load_tokenizer(model_path),
+            base,
+            plan.adapter,
+            plan.training.micro_batch,
+        )
         self.gradients = PerUnitGradients(self.model)
         self._in_use = threading.Lock()
 

@@ -15,7 +15,6 @@ from hortus.learning.datasets import Records
 from hortus.learning.models import EncoderClassifier, frozen_depth
 from hortus.protocol.plan import Adapter, Task
 
-_ENCODING_BATCH = 64
 _STATES_BYTES = 2**31  # of frozen layers' output kept in memory; what is beyond is computed anew
 
 
@@ -75,6 +74,7 @@ class TextClassification:
         tokenizer: The base model's own.
         base: The model, whose first layers the adapter may leave frozen.
         adapter: Says which.
+        micro_batch: Records that go through the frozen layers at once.
     """
 
     def __init__(
@@ -83,10 +83,12 @@ class TextClassification:
         tokenizer: PreTrainedTokenizerBase,
         base: EncoderClassifier,
         adapter: Adapter,
+        micro_batch: int,
     ) -> None:
         self._task = task
         self._tokenizer = tokenizer
         self._base = base
+        self._micro_batch = micro_batch
         self._head_only = adapter.kind == "head"
         self._depth = 0 if self._head_only else frozen_depth(base, adapter)
 
@@ -107,7 +109,7 @@ class TextClassification:
     def _embeddings(self, encoded: Encoded) -> torch.Tensor:
         embeddings = torch.empty(len(encoded), int(self._base.config.hidden_size))
         with torch.no_grad():
-            for batch in self.batches(encoded, np.arange(len(encoded)), _ENCODING_BATCH):
+            for batch in self.batches(encoded, np.arange(len(encoded)), self._micro_batch):
                 embedded = self._base.embed(**batch.inputs)
                 embeddings[torch.from_numpy(batch.index)] = embedded.to(embeddings.device)
         return embeddings
@@ -117,7 +119,7 @@ class TextClassification:
         width = int(self._base.config.hidden_size)
         kept_states = torch.empty(sum(lengths), width, dtype=self._base.encoder.dtype)
         states: tuple[torch.Tensor, ...] = kept_states.split(lengths)  # type: ignore[no-untyped-call]
-        for batch in self.batches(encoded, np.arange(len(encoded)), _ENCODING_BATCH):
+        for batch in self.batches(encoded, np.arange(len(encoded)), self._micro_batch):
             real = batch.inputs["attention_mask"].bool()
             for index, row, kept in zip(batch.index, batch.inputs["states"], real, strict=True):
                 states[index].copy_(row[kept])

@@ -132,7 +132,10 @@ class Training(Schema):
         "head and gradients are float32, norms and sums float64 either way.",
     )
     micro_batch: int = Field(
-        128, ge=1, description="Records in one forward pass: memory, not mathematics."
+        128,
+        ge=1,
+        description="Records in one forward pass: memory, and the last bits of what is computed. With 1, no "
+        "record changes a bit of another's gradient.",
     )
 
 

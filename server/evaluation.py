@@ -32,8 +32,10 @@ class Evaluator:
         self._model = attach(base, plan.adapter, plan.seed).to(default_device())
         self._space = AdapterSpace(self._model)
         self.initial_adapter = self._space.read(self._model)
-        self._task = TextClassification(plan.task, load_tokenizer(model_path), base, plan.adapter)
         self._micro_batch = plan.training.micro_batch
+        self._task = TextClassification(
+            plan.task, load_tokenizer(model_path), base, plan.adapter, self._micro_batch
+        )
         self._records = self._task.encode(read_records(records, plan.task)) if records else None
 
     def measure(self, adapter: NDArray[np.float32]) -> dict[str, float]:

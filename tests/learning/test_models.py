@@ -61,7 +61,7 @@ def test_peft_alone_loads_what_was_saved(
     save_adapter(tmp_path / "adapter", model)
     loaded = PeftModel.from_pretrained(load_base(tiny_model, TASK), tmp_path / "adapter")
     task = TextClassification(
-        TASK, load_tokenizer(tiny_model), load_base(tiny_model, TASK), ADAPTERS[1]
+        TASK, load_tokenizer(tiny_model), load_base(tiny_model, TASK), ADAPTERS[1], 3
     )
     (batch,) = task.batches(task.encode(RECORDS), np.arange(3), 3)
     with torch.inference_mode():
@@ -85,8 +85,8 @@ def test_frozen_layers_computed_once_give_the_same_logits(
     assert frozen_depth(base, adapter) == (2 if adapter.kind == "head" else 1)
     model = attach(base, adapter, seed=1)
     filled(model)
-    cached = TextClassification(TASK, load_tokenizer(tiny_model), base, adapter)
-    whole = TextClassification(TASK, load_tokenizer(tiny_model), base, Adapter(rank=2))
+    cached = TextClassification(TASK, load_tokenizer(tiny_model), base, adapter, 3)
+    whole = TextClassification(TASK, load_tokenizer(tiny_model), base, Adapter(rank=2), 3)
     with torch.inference_mode():
         logits = [
             model(**batch.inputs)
@@ -100,7 +100,7 @@ def test_padding_changes_no_record(tiny_model: Path) -> None:
     base = load_base(tiny_model, TASK)
     model = attach(base, Adapter(rank=2), seed=1)
     filled(model)
-    task = TextClassification(TASK, load_tokenizer(tiny_model), base, Adapter(rank=2))
+    task = TextClassification(TASK, load_tokenizer(tiny_model), base, Adapter(rank=2), 3)
     encoded = task.encode(RECORDS)
     with torch.inference_mode():
         (together,) = (model(**b.inputs) for b in task.batches(encoded, np.arange(3), 3))
@@ -110,7 +110,7 @@ def test_padding_changes_no_record(tiny_model: Path) -> None:
 
 def test_metrics_are_those_of_the_predictions(tiny_model: Path) -> None:
     base = load_base(tiny_model, TASK)
-    task = TextClassification(TASK, load_tokenizer(tiny_model), base, Adapter(kind="head"))
+    task = TextClassification(TASK, load_tokenizer(tiny_model), base, Adapter(kind="head"), 2)
     metrics = evaluate(base, task, task.encode(RECORDS), 2)  # a zero head predicts label 0
     assert metrics.accuracy == pytest.approx(1 / 3)
     assert metrics.macro_f1 == pytest.approx(0.5 / 3)

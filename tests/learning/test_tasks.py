@@ -31,7 +31,11 @@ class Bench:
     """A model away from zero, and its task with and without the frozen part run ahead."""
 
     def __init__(
-        self, path: Path, adapter: Adapter, precision: Precision = Precision.FLOAT32
+        self,
+        path: Path,
+        adapter: Adapter,
+        precision: Precision = Precision.FLOAT32,
+        micro_batch: int = 64,
     ) -> None:
         self.base = load_base(path, TASK, precision)
         self.model = attach(self.base, adapter, 1)
@@ -39,8 +43,8 @@ class Bench:
         vector = np.random.default_rng(0).normal(0, 0.3, space.dimension)
         space.write(self.model, vector.astype(np.float32))
         tokenizer = load_tokenizer(path)
-        self.plain = TextClassification(TASK, tokenizer, self.base, EVERYWHERE)
-        self.ahead = TextClassification(TASK, tokenizer, self.base, adapter)
+        self.plain = TextClassification(TASK, tokenizer, self.base, EVERYWHERE, micro_batch)
+        self.ahead = TextClassification(TASK, tokenizer, self.base, adapter, micro_batch)
 
 
 def kinds(data: Encoded) -> tuple[bool, bool]:
@@ -157,6 +161,29 @@ def test_running_ahead_agrees_in_other_batches(tiny_model: Path) -> None:
     for size in (1, 2, 3):
         other = engine.clipped_sum(bench.ahead.batches(ahead, ALL, size), FlatClipping(0.1)).total
         assert np.allclose(other, reference, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "adapter", [EVERYWHERE, LAST, Adapter(kind="head")], ids=["all layers", "last layer", "head"]
+)
+def test_with_a_micro_batch_of_one_no_two_records_meet(tiny_model: Path, adapter: Adapter) -> None:
+    """Then no record can change a bit of another, however much an adapter makes of it."""
+    bench = Bench(tiny_model, adapter, micro_batch=1)
+    sizes = []
+    bench.base.encoder.embeddings.register_forward_hook(
+        lambda _module, _inputs, output: sizes.append(len(output))
+    )
+    task, kept = bench.ahead, ALL[1:]
+    engine = PerUnitGradients(bench.model)
+
+    def contributions(records: Records, wanted: np.ndarray) -> list[np.ndarray]:
+        batches = list(task.batches(task.encode(records), wanted, 1))
+        return [engine.clipped_sum([batch], FlatClipping(0.1)).total for batch in batches]
+
+    with_, without = contributions(RECORDS, kept), contributions(RECORDS.take(kept), kept - 1)
+    assert len(with_) == len(kept)
+    assert all(map(np.array_equal, with_, without))
+    assert set(sizes) == {1}
 
 
 def test_what_was_run_ahead_does_not_depend_on_the_adapter(tiny_model: Path) -> None:
