@@ -69,7 +69,9 @@ def _targets(base: EncoderClassifier, adapter: Adapter) -> list[str]:
             raise UsageError(
                 f"the model has no layer {layer}",
                 where="adapter.layers",
-                remedy=f"It has {min(layers)} to {max(layers)}.",
+                remedy=f"It has {min(layers)} to {max(layers)}."
+                if layers
+                else "Its layers have no numbers: leave `layers` out.",
             )
     if adapter.layers is not None:
         named = [

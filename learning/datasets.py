@@ -25,6 +25,7 @@ from hortus.protocol.plan import Task
 Row = tuple[int, dict[str, Any]]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_LONGEST_FIELD = 2**31 - 1  # of a CSV file; a letter may have more than the module's 2¹⁷ characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,9 @@ class Records:
         """Returns the number of each record's unit, int64[n], from 0 in the order of the ids."""
         if not self.units:
             return np.arange(len(self), dtype=np.int64)
-        return np.unique(np.array(self.units), return_inverse=True)[1].astype(np.int64)
+        # Not np.unique, whose strings are all as long as the longest and lose NULs at their end.
+        numbers = {unit: number for number, unit in enumerate(sorted(set(self.units)))}
+        return np.array([numbers[unit] for unit in self.units], np.int64)
 
 
 def read_records(path: Path, task: Task, unit_column: str | None = None) -> Records:
@@ -79,7 +82,8 @@ def read_records(path: Path, task: Task, unit_column: str | None = None) -> Reco
         text, label = row[task.text], row[task.label]
         if not isinstance(text, str) or not text.strip():
             raise UsageError(
-                "the text is empty", where=f"{path}, row {number}, column {task.text!r}"
+                "the text is empty, or no text",
+                where=f"{path}, row {number}, column {task.text!r}",
             )
         if _SURROGATE.search(text):
             raise UsageError(
@@ -182,7 +186,10 @@ def _read_rows(path: Path, needed: Sequence[str]) -> Iterator[Row]:
 
 
 def _read_text(path: Path) -> str:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"it cannot be read: {error.strerror}", where=str(path)) from None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -196,6 +203,7 @@ def _read_text(path: Path) -> str:
 
 def _read_csv(path: Path) -> Iterator[Row]:
     # Not splitlines: U+2028 and its like are characters of a text, not ends of a row.
+    csv.field_size_limit(_LONGEST_FIELD)
     reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
     try:
         header = reader.fieldnames or ()

@@ -205,7 +205,7 @@ def load_base(
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         for name, value in vars(config).items():
-            if "dropout" in name and isinstance(value, float):
+            if "drop" in name and isinstance(value, float):  # layerdrop and drop_path_rate too
                 setattr(config, name, 0.0)
         encoder = AutoModel.from_pretrained(
             path,

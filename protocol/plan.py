@@ -1,6 +1,7 @@
 """The plan: what a consortium trains and how privately; a site approves its contract's hash."""
 
 import math
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,7 +14,8 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Deadline = Annotated[float, Field(gt=0, le=86_400)]
-Scalar = bool | int | float
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Scalar = bool | int | Finite
 RingBits = Literal[24, 32]
 _LEAST_RING_BITS = 24
 RECORD = "record"  # the privacy unit that is no column
@@ -23,6 +25,13 @@ class Schema(BaseModel):
     """A frozen model that refuses keys it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _keep_defaults(section: Schema, names: Sequence[str], owner: str) -> None:
+    """Raises ValueError where a field is set that would have no effect."""
+    for name in names:
+        if getattr(section, name) != type(section).model_fields[name].default:
+            raise ValueError(f"{name} belongs to {owner}")
 
 
 class Noise(StrEnum):
@@ -85,8 +94,16 @@ class Adapter(Schema):
         ("query", "value"), min_length=1, description="Names of the linear layers that get one."
     )
     layers: tuple[int, ...] | None = Field(
-        None, description="Transformer layers that get one, from 0. None: all of them."
+        None,
+        min_length=1,
+        description="Transformer layers that get one, from 0. None: all of them.",
     )
+
+    @model_validator(mode="after")
+    def _fields_of_kind(self) -> Self:
+        if self.kind == "head":
+            _keep_defaults(self, ("rank", "alpha", "targets", "layers"), "kind: lora")
+        return self
 
 
 class Optimizer(Schema):
@@ -96,7 +113,7 @@ class Optimizer(Schema):
         "SGD", description="Class in `torch.optim`."
     )
     learning_rate: Positive = Field(1.0, description="Its `lr`.")
-    options: dict[str, Scalar | tuple[float, ...]] = Field(
+    options: dict[str, Scalar | tuple[Finite, ...]] = Field(
         default_factory=dict, description="Its other keyword arguments, such as `momentum`."
     )
 
@@ -173,7 +190,7 @@ class Clipping(Schema):
     quantile: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="Share of units that `adaptive` leaves uncut; 0.5 if not given."
     )
-    rate: Positive | None = Field(
+    rate: Annotated[float, Field(gt=0, le=10)] | None = Field(
         None, description="η of `adaptive`: each step, C ← C·exp(η·excess); 0.2 if not given."
     )
     count_weight: Annotated[float, Field(gt=0, le=2)] | None = Field(
@@ -235,7 +252,8 @@ class Privacy(Schema):
     noise_multiplier: Positive | None = Field(None, description="σ / C of a step, instead of ε.")
     clipping_norm: Positive = Field(
         1.0,
-        description="C: the L2 norm a unit's gradient is cut to; the first one, where it adapts.",
+        description="C: the L2 norm a unit's gradient is cut to; the first one, where it adapts. Nothing is "
+        "cut with `noise: unsafe_none`.",
     )
     clipping: Clipping = Field(default_factory=Clipping)
     ring_bits: RingBits = Field(
@@ -394,6 +412,8 @@ class Partition(Schema):
             raise ValueError("column belongs to kind: column, and is needed there")
         if (self.kind == "column") == (self.sites is not None):
             raise ValueError("sites belongs to kinds iid and dirichlet, and is needed there")
+        if self.kind != "dirichlet":
+            _keep_defaults(self, ("alpha",), "kind: dirichlet")
         return self
 
 

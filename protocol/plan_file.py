@@ -53,7 +53,7 @@ def _make_absolute(fields: dict[str, Any], folder: Path) -> None:
 
 def _read_labels(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"the label file cannot be read: {error}",

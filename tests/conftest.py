@@ -75,7 +75,7 @@ def write_records(path: Path, count: int, offset: int = 0) -> Path:
 
 @pytest.fixture
 def write_plan(tmp_path: Path, tiny_model: Path) -> PlanWriter:
-    """Writes a plan of three sites for the tiny model; keyword arguments replace sections."""
+    """Writes a plan of three sites for the tiny model; keyword arguments change sections."""
 
     def write(**changes: Any) -> Path:
         for number, site in enumerate(("ash", "birch", "cedar")):
@@ -100,7 +100,8 @@ def write_plan(tmp_path: Path, tiny_model: Path) -> PlanWriter:
             "simulation": {"sites": {s: f"{s}.csv" for s in ("ash", "birch", "cedar")}},
         }
         for section, value in changes.items():
-            merge = isinstance(value, dict) and isinstance(fields.get(section), dict)
+            # One of another kind has other fields.
+            merge = isinstance(value, dict) and section in fields and "kind" not in value
             fields[section] = fields[section] | value if merge else value
         path = tmp_path / "plan.yaml"
         path.write_text(yaml.safe_dump(fields))

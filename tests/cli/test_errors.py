@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from hortus.cli.display import RoundsDisplay
 from hortus.cli.main import app
 from hortus.privacy.ledger import Ledger
+from hortus.protocol.plan_file import load_plan
 
 USAGE, REFUSED = 2, 3
 
@@ -54,6 +55,9 @@ def fails(result: Result, code: int, *words: str) -> None:
             "privacy:\n  unit: patient\n  max_records_per_unit: 999",
             ("max_records_per_unit is more than training.micro_batch",),
         ),
+        ("kind: lora", "kind: head", ("adapter", "rank belongs to kind: lora")),
+        ("rank: 2", "layers: []", ("adapter.layers", "at least 1")),
+        ("name: Adam", "options: {eps: .nan}", ("server_optimizer.options", "finite")),
         ("rounds: 2", "rounds: two", ("training.rounds", "two")),
         ("minimum: 2", "minimum: 1", ("cohort.minimum",)),
         ("name: tiny", "name: [tiny", ("line",)),
@@ -65,6 +69,13 @@ def test_a_plan_that_is_wrong_names_the_place_and_the_remedy(
 ) -> None:
     plan = edit(write_plan(), old, new)
     fails(hortus("simulate", str(plan), "--out", str(tmp_path / "run")), USAGE, *words)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_label(write_plan: Any, tmp_path: Path) -> None:
+    labels = ("warm", "fresh", "cool")
+    (tmp_path / "labels.txt").write_text("\n".join(labels), encoding="utf-8-sig")
+    plan = load_plan(write_plan(task={"labels": "labels.txt"}))
+    assert plan.task.labels == labels
 
 
 def test_a_missing_plan_is_named(tmp_path: Path) -> None:

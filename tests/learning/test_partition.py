@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,15 +16,14 @@ RECORDS = Records(tuple(f"text {i}" for i in range(300)), np.arange(300) % 5)
 
 
 @given(
-    st.sampled_from(["iid", "dirichlet"]),
+    st.one_of(st.just({"kind": "iid"}), st.builds(dict, alpha=st.floats(0.3, 50))),
     st.integers(2, 20),
-    st.floats(0.3, 50),
     st.integers(0, 99),
 )
 def test_every_record_is_at_one_site_and_no_site_is_empty(
-    kind: str, sites: int, alpha: float, seed: int
+    how_cut: dict[str, Any], sites: int, seed: int
 ) -> None:
-    how = Partition(kind=kind, sites=sites, alpha=alpha)  # type: ignore[arg-type]
+    how = Partition(**{"kind": "dirichlet", "sites": sites} | how_cut)
     parts = partition(RECORDS, how, seed)
     assert len(parts) == sites
     assert all(len(part) for part in parts.values())
@@ -95,3 +95,8 @@ def test_more_sites_than_units_are_refused() -> None:
     owned = replace(RECORDS, units=("p",) * 150 + ("q",) * 150)
     with pytest.raises(UsageError, match="2 units cannot fill 3"):
         partition(owned, Partition(kind="iid", sites=3), 0)
+
+
+def test_an_alpha_that_would_have_no_effect_is_refused() -> None:
+    with pytest.raises(ValueError, match="alpha belongs to kind: dirichlet"):
+        Partition(kind="iid", sites=3, alpha=0.1)

@@ -276,6 +276,31 @@ def test_an_id_that_is_none_is_named_by_row_and_not_quoted(
     assert "Anna" not in str(caught.value)
 
 
+def test_units_are_told_apart_by_every_character(tmp_path: Path) -> None:
+    rows = [
+        {"text": "a", "label": "billing", "patient": i} for i in ("a\0", "a", "b" * 10**6, "a\0")
+    ]
+    records = read_records(write_jsonl(tmp_path, rows), TASK, "patient")
+    assert records.unit_index().tolist() == [1, 0, 2, 1]
+
+
+def test_a_letter_of_many_pages_is_a_text(tmp_path: Path) -> None:
+    rows = [{"text": "word " * 50_000, "label": "billing"}]
+    assert read_records(write_csv(tmp_path, rows), TASK).texts == (rows[0]["text"],)
+
+
+def test_a_file_that_cannot_be_read_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    path = write_csv(tmp_path, ROWS)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UsageError, match="cannot be read: Permission denied"):
+        read_records(path, TASK)
+
+
 def test_a_missing_unit_column_is_named(tmp_path: Path) -> None:
     rows = [{"text": "a", "label": "billing", "patient": "1"}]
     with pytest.raises(UsageError, match="no column 'patient_id'.*Did you mean 'patient'?"):
