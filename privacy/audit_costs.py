@@ -17,6 +17,7 @@ from hortus.privacy.events import GaussianEvent
 from hortus.privacy.findings import Finding, broken
 from hortus.privacy.recount import recount
 from hortus.privacy.renyi import ORDERS, Array, divergences, from_divergences, renyi_epsilon
+from hortus.protocol.policy import Every, period_of
 
 # The two accountants agree within a tenth of this; what is more is an error or a lie.
 _TOLERANCE = 1e-3
@@ -63,22 +64,38 @@ class _Tally:
 
 
 class Costs:
-    """ε of every scope, recomputed."""
+    """ε of every scope, recomputed.
+
+    A charge counts in its plan and its periods also where the policy had no limit on them then, so that
+    none is missing where it gets one.
+    """
 
     def __init__(self) -> None:
         self._tallies: dict[tuple[str, str], _Tally] = {}
         self._last: tuple[str, float] = ("", 0.0)
+        self._time = -math.inf
 
     def add(self, entry: Entry, charged: Charged) -> Iterator[Finding]:
         """Counts a charge; yields what does not fit, perhaps of entries before it."""
         charge = charged.charge
+        self._time = max(self._time, entry.time)
         if (charge.run, charge.delta) != self._last:
             yield from self.finish()
         self._last = (charge.run, charge.delta)
-        for level in charged.levels:
-            name = charge.plan if level.scope is Scope.PLAN else level.period
+        levels = {
+            charge.plan if level.scope is Scope.PLAN else level.period: level
+            for level in charged.levels
+        }
+        periods = (period_of(self._time, every) for every in Every)
+        for name in dict.fromkeys((*levels, charge.plan, *periods)):
             tally = self._tallies.setdefault((charge.dataset, name), _Tally())
-            yield from _count(tally, entry, charge, level)
+            if name in levels:
+                _count(tally, charge)
+                yield from _compare(tally, entry, charge, levels[name])
+            else:
+                yield from _recompute(tally)
+                _count(tally, charge)
+                _add(tally.before, charge)
 
     def finish(self) -> Iterator[Finding]:
         """Yields what does not fit of the entries since ε was last recomputed."""
@@ -86,12 +103,15 @@ class Costs:
             yield from _recompute(tally)
 
 
-def _count(tally: _Tally, entry: Entry, charge: Charge, level: Level) -> Iterator[Finding]:
+def _count(tally: _Tally, charge: Charge) -> None:
     _add(tally.history, charge)
     if charge.is_private:
         tally.divergences += charge.releases * divergences(_with_some_noise(charge.event))
     else:
         tally.is_bare = True
+
+
+def _compare(tally: _Tally, entry: Entry, charge: Charge, level: Level) -> Iterator[Finding]:
     if tally.is_bare:
         if math.isfinite(level.epsilon):
             yield _less(entry.seq, level.epsilon, math.inf, charge.delta)

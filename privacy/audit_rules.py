@@ -5,6 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
+from hortus.privacy.encoding import releases_per_sum
 from hortus.privacy.entries import (
     EVERY_DATASET,
     Charge,
@@ -20,6 +21,10 @@ from hortus.privacy.evidence import Evidence
 from hortus.privacy.findings import Finding, broken, warning
 from hortus.protocol.plan import ClippingRule, Contract
 from hortus.protocol.policy import Every, period_of
+
+# Noise is rounded up to whole ring units. Where σ is a few of them, in the coarsest rings for the largest
+# cohorts, that is a tenth of it, or 0.1 of the sensitivity.
+_MORE_NOISE, _MORE_SENSITIVITY = 1.1, 0.1
 
 
 class Rules:
@@ -118,12 +123,21 @@ class Rules:
         # A norm that adapts goes from step to step; ε does not depend on it.
         adapts = privacy.clipping.rule is ClippingRule.ADAPTIVE
         norm = charge.clipping_norm if adapts else privacy.clipping_norm
-        agreed = (privacy.noise.value, contract.training.sampling_rate, norm, privacy.unit)
-        if (charge.mode, charge.sampling_rate, charge.clipping_norm, charge.unit) != agreed:
+        rate, releases = contract.training.sampling_rate, releases_per_sum(contract)
+        agreed = (privacy.noise.value, rate, norm, privacy.unit, releases)
+        told = (charge.mode, charge.sampling_rate, charge.clipping_norm, charge.unit)
+        if (*told, charge.releases) != agreed:
             yield broken(
                 seq,
-                "noise mode, q, C or unit are not its plan's",
+                "noise mode, q, C, unit or number of releases are not its plan's",
                 "The site did another thing than it had approved, or charged another.",
+            )
+        sigma = privacy.noise_multiplier or 0.0
+        if not sigma <= charge.noise_multiplier <= _MORE_NOISE * sigma + _MORE_SENSITIVITY:
+            yield broken(
+                seq,
+                f"its noise multiplier is {charge.noise_multiplier:.6g}, its plan's {sigma:.6g}",
+                "Less noise was added than was approved, or more was charged for than was added.",
             )
 
 

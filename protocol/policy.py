@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from hortus.protocol.files import load_yaml, validation_error, write_atomic
 from hortus.protocol.plan import RECORD, Schema
 
+_LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 PlanHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -23,8 +24,8 @@ class Every(StrEnum):
 
 
 def period_of(time: float, every: Every) -> str:
-    """Returns the label of the calendar period, in UTC, that a time falls in."""
-    moment = datetime.fromtimestamp(time, UTC)
+    """Returns the label of the calendar period, in UTC, that a time from 1970 to 9999 falls in."""
+    moment = datetime.fromtimestamp(min(_LATEST, max(0.0, time)), UTC)
     if every is Every.YEAR:
         return f"{moment:%Y}"
     if every is Every.QUARTER:

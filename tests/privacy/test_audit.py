@@ -42,7 +42,7 @@ from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
 from hortus.protocol.plan import Plan
-from hortus.protocol.policy import Budget, PeriodBudget
+from hortus.protocol.policy import Budget, Every, PeriodBudget
 
 SITE = SiteIdentity.generate("clinic-a")
 STRANGER = SiteIdentity.generate("stranger")
@@ -749,13 +749,44 @@ def test_a_budget_raised_in_the_policy_alone_is_a_warning(tmp_path: Path) -> Non
     assert [(f.entry, f.severity) for f in raised] == [(4, Severity.WARNING)]
 
 
+def test_a_limit_that_is_set_later_counts_what_was_released_before_it(tmp_path: Path) -> None:
+    """The ledger does; the audit must not take its honest ε for a lie."""
+    path = tmp_path / "ledger.sqlite"
+    month = 30 * 86400
+    times = iter(float(1_800_000_000 + n * month) for n in range(9))
+    ledger = Ledger.open(path, SITE, lambda: next(times))
+    limits: tuple[dict[str, Any], ...] = (
+        {},
+        {"per_plan": 50.0},
+        {"per_plan": 50.0, "per_period": PeriodBudget(epsilon=60.0)},
+        {"per_period": PeriodBudget(epsilon=60.0)},
+        {"per_period": PeriodBudget(epsilon=60.0, every=Every.QUARTER)},
+        {"per_plan": 50.0, "per_period": PeriodBudget(epsilon=60.0, every=Every.YEAR)},
+    )
+    for step, limit in enumerate(limits):
+        budget = Budget(epsilon=100.0, delta=DELTA, **limit)
+        ledger.charge(replace(CHARGE, step=step), budget)
+    ledger.close()
+    assert not _broken(path)
+
+
+def test_a_time_that_no_calendar_has_is_no_crash(path: Path) -> None:
+    entries: list[Entry] = []
+    for entry, when in zip(_read(path), (1.8e9, 1e300, math.inf), strict=False):
+        assert isinstance(entry.body, Charged)
+        entries.append(_entry(entries, when, entry.body.charge, entry.body.epsilon_after))
+    _store(path, entries)
+    assert _audit(path).entries == 3
+
+
 def test_a_plan_that_was_exchanged_or_not_kept_to_is_found(plan: Plan, tmp_path: Path) -> None:
     contract = plan.contract(model_digest="a" * 64, noise_multiplier=5.0)
     kept = replace(
         CHARGE,
         plan=contract.digest(),
         sampling_rate=0.5,
-        noise_multiplier=50.0,
+        noise_multiplier=5.001,
+        releases=1,
         clipping_norm=contract.privacy.clipping_norm,
     )
     text = canonical_json(contract.model_dump(mode="json")).decode()
@@ -764,8 +795,11 @@ def test_a_plan_that_was_exchanged_or_not_kept_to_is_found(plan: Plan, tmp_path:
         (kept, text, ""),
         (kept, changed, "has another hash"),
         (replace(kept, clipping_norm=9.0), text, "are not its plan's"),
+        (replace(kept, releases=2), text, "number of releases are not its plan's"),
+        (replace(kept, noise_multiplier=4.99), text, "4.99, its plan's 5"),
+        (replace(kept, noise_multiplier=50.0), text, "50, its plan's 5"),
     ):
-        path = tmp_path / f"{problem[:3]}.sqlite"
+        path = tmp_path / f"{problem[:9]}.sqlite"
         _write(path, [charge])
         evidence = _evidence(path, {contract.digest(): stored})
         found = [f.problem for f in audit(evidence, ROSTER).findings]
