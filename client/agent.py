@@ -61,6 +61,8 @@ class SiteAgent:
         self._workbench = workbench
         self._connect = connect
         self._stopwatch = stopwatch
+        # The server may ask about two plans at once.
+        self._encode_lock = threading.Lock()
         self._encoded: tuple[str, Encoded] | None = None
         self._stopping = threading.Event()
         self._left = threading.Condition()
@@ -200,10 +202,11 @@ class SiteAgent:
 
     def _encode(self, contract: Contract) -> Encoded:
         """Prepares the records once for a contract, before others wait for this site to join."""
-        if self._encoded is None or self._encoded[0] != contract.digest():
-            task, records = self._workbench(contract).task, self._site.records(contract)
-            self._encoded = (contract.digest(), task.encode(records))
-        return self._encoded[1]
+        with self._encode_lock:
+            if self._encoded is None or self._encoded[0] != contract.digest():
+                task, records = self._workbench(contract).task, self._site.records(contract)
+                self._encoded = (contract.digest(), task.encode(records))
+            return self._encoded[1]
 
     def _randomness(self, contract: Contract) -> RandomSource:
         if self._site.policy.unsafe_seeded_noise:

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -118,11 +119,13 @@ class WarmWorkbench:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._load_lock = threading.Lock()
         self._last: tuple[str, Workbench] | None = None
 
     def __call__(self, contract: Contract) -> Workbench:
         """Returns the workbench of a contract."""
-        if self._last is None or self._last[0] != contract.digest():
-            path = self._site.model_path(contract)
-            self._last = (contract.digest(), Workbench(contract, path))
-        return self._last[1]
+        with self._load_lock:
+            if self._last is None or self._last[0] != contract.digest():
+                path = self._site.model_path(contract)
+                self._last = (contract.digest(), Workbench(contract, path))
+            return self._last[1]

@@ -67,8 +67,9 @@ class RelayUser:
         path.unlink(missing_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as copy:
+            # By its handle: in the user's own folder, the name may be a link to elsewhere by now.
+            os.fchown(descriptor, self.uid, self.gid)
             copy.write(source.read_bytes())
-        shutil.chown(path, self.uid, self.gid)
         return path
 
     def make_home(self, directory: Path) -> None:

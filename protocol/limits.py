@@ -34,7 +34,7 @@ _CHALLENGE_BYTES = 32
 _SENTENCE_BYTES = 2000  # what errors.in_one_line leaves of any text
 _CONTRACT_BYTES = 2**20
 _DESCRIPTOR_BYTES = 2**17
-_LATEST_TIME = 2**40  # seconds since the epoch
+_LATEST_TIME = 2**37  # seconds since the epoch, in the year 6325; Python's calendar ends in 9999
 _UINT32 = 2**32 - 1
 _UINT64 = 2**64 - 1
 
@@ -152,7 +152,7 @@ def _check(name: str, limit: Limit, value: Message | float | str | bytes) -> Non
         return
     assert limit.most is not None  # noqa: S101 - tests walk the whole table
     if isinstance(value, int | float):
-        if value > limit.most:
+        if not 0 <= value <= limit.most:  # a NaN is not
             raise ProtocolError(f"{name} is {value}, the limit is {limit.most}")
         return
     size = len(value.encode() if isinstance(value, str) else value)

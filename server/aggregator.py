@@ -56,7 +56,7 @@ class Aggregator:
     """
 
     def __init__(self, descriptor: Descriptor, rules: Cohort, roster: Roster) -> None:
-        self._roster = roster
+        self.roster = roster
         self.descriptor = descriptor
         self.rules = rules
         self._changed = threading.Condition()
@@ -90,7 +90,7 @@ class Aggregator:
             own = read_announcement(request)
             if own.site != site:
                 raise ProtocolError("the message is another site's", where=site)
-            check_announcement(own, self._roster, self.descriptor.digest())
+            check_announcement(own, self.roster, self.descriptor.digest())
         self._gather(self._announcements, site, SiteEvent.ANNOUNCE, request)
         return wire.Announcements(protocol=PROTOCOL_VERSION, announcements=self._announced())
 
@@ -278,7 +278,7 @@ class Aggregator:
         digest = self.descriptor.digest()
         announced = hash_of_announcements(map(read_announcement, self._announced()))
         for one in sent:
-            check_encapsulation(one, self._roster, digest, announced)
+            check_encapsulation(one, self.roster, digest, announced)
 
     @contextmanager
     def _blaming(self, site: str) -> Iterator[None]:

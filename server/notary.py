@@ -16,7 +16,7 @@ from hortus.protocol.databases import read_sqlite
 from hortus.protocol.errors import HortusError, ProtocolError
 from hortus.protocol.faults import Fault, reach
 from hortus.protocol.heads import Countersignature, Head
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import SERVER, SiteIdentity
 from hortus.protocol.wire import aggregation_pb2 as wire
 
 _SCHEMA = """
@@ -35,7 +35,6 @@ class Notary:
 
     Args:
         identity: The server's; every site's roster has its public half.
-        roster: The sites' public keys.
         path: SQLite file of the last heads; made if it is not there.
         clock: Seconds since the epoch.
 
@@ -43,11 +42,8 @@ class Notary:
         HortusError: The file cannot be used.
     """
 
-    def __init__(
-        self, identity: SiteIdentity, roster: Roster, path: Path, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, identity: SiteIdentity, path: Path, clock: Callable[[], float]) -> None:
         self._identity = identity
-        self._roster = roster
         self._path = path
         self._clock = clock
         self._lock = threading.Lock()
@@ -62,10 +58,10 @@ class Notary:
         """Opens the notary of a server's folder.
 
         Raises:
-            UsageError: Identity or roster is missing or wrong.
+            UsageError: The identity is missing or wrong.
         """
         identity = SiteIdentity.load(files.identity, SERVER)
-        return cls(identity, Roster.load(files.roster), files.heads, clock)
+        return cls(identity, files.heads, clock)
 
     def known(self, site: str) -> Head | None:
         """Returns the last head countersigned for a site; None before the first."""
@@ -75,13 +71,17 @@ class Notary:
             ).fetchone()
         return Head(*row) if row else None
 
-    def countersign(self, head: Head) -> Countersignature:
+    def countersign(self, head: Head, public_key: bytes) -> Countersignature:
         """Countersigns a head, once it is the last known, on disk.
+
+        Args:
+            head: What the site shows.
+            public_key: The site's, 32 bytes.
 
         Raises:
             ProtocolError: The site did not sign it, or it is older than, or another than, the last.
         """
-        if not head.is_signed_by(self._roster.sites.get(head.site, b"")):
+        if not head.is_signed_by(public_key):
             raise ProtocolError("its signature of its ledger's head does not fit", where=head.site)
         with self._lock:
             last, now = self.known(head.site), self._clock()
@@ -109,8 +109,10 @@ class Notary:
             announcements.known_head.CopyFrom(known)
         return announcements
 
-    def answer(self, site: str, request: wire.ReadyRequest) -> wire.Countersignature | None:
-        """Countersigns the head in a request; None where there is none.
+    def answer(
+        self, site: str, public_key: bytes, request: wire.ReadyRequest
+    ) -> wire.Countersignature | None:
+        """Countersigns the head in a site's request; None where there is none.
 
         Raises:
             ProtocolError: See `countersign`.
@@ -118,7 +120,7 @@ class Notary:
         if not request.HasField("head"):
             return None
         head = request.head
-        done = self.countersign(Head(site, head.seq, head.hash, head.signature))
+        done = self.countersign(Head(site, head.seq, head.hash, head.signature), public_key)
         return wire.Countersignature(time=done.time, signature=done.signature)
 
     def _connect(self) -> sqlite3.Connection:

@@ -63,7 +63,8 @@ class Hub:
             ProtocolError: The ledger is an older copy; the site is out of the session.
         """
         try:
-            countersignature = self._notary.answer(site, checked(request))
+            key = session.roster.key_of(site)
+            countersignature = self._notary.answer(site, key, checked(request))
         except ProtocolError as error:
             session.drop(site, error.problem)
             raise

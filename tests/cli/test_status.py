@@ -81,8 +81,10 @@ def test_both_ends_show_when_they_last_heard_of_each_other(consortium: Consortiu
     assert (
         status(files.directory)["contacts"] == status(consortium.server.directory)["contacts"] == {}
     )
-    head = Head.sign(SiteIdentity.load(files.identity, "ash"), 1, "ab" * 32)
-    seen = Notary.open(consortium.server, lambda: 1.8e9).countersign(head)
+    identity = SiteIdentity.load(files.identity, "ash")
+    head = Head.sign(identity, 1, "ab" * 32)
+    notary = Notary.open(consortium.server, lambda: 1.8e9)
+    seen = notary.countersign(head, identity.public_key_bytes)
     with Site(files.directory, lambda: 1.0) as site:
         site.ledger.keep(seen)
     time = "2027-01-15T08:00:00+00:00"

@@ -1,5 +1,6 @@
 """Every field of every message has a limit, and both ends refuse what exceeds one."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -79,6 +80,15 @@ def test_a_limit_holds_within_a_nested_message() -> None:
     many = wire.Announcements(announcements=[wire.Announcement(site="x" * 64)])
     with pytest.raises(ProtocolError, match=r"Announcement\.site"):
         checked(many)
+
+
+@pytest.mark.parametrize("time", [float("nan"), float("inf"), -1.0, 2.0**37 + 1])
+def test_a_time_that_no_calendar_has_is_refused(time: float) -> None:
+    """Kept with the ledger, it would break `hortus status` for good."""
+    with pytest.raises(ProtocolError, match=r"Countersignature\.time"):
+        checked(wire.Turn(countersignature=wire.Countersignature(time=time)))
+    checked(wire.Turn(countersignature=wire.Countersignature(time=2.0**37)))
+    assert datetime.fromtimestamp(2.0**37, UTC).year == 6325
 
 
 def test_text_is_measured_in_bytes() -> None:

@@ -4,15 +4,19 @@ from pathlib import Path
 
 import pytest
 
+from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import ProtocolError
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.plan import Cohort
 from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.server.aggregator import Aggregator
 from hortus.server.notary import Notary
+from hortus.server.service import Hub
 
 ASH, BIRCH = SiteIdentity.generate("ash"), SiteIdentity.generate("birch")
 OWN = SiteIdentity.generate(SERVER)
-ROSTER = Roster({i.site: i.public_key_bytes for i in (ASH, BIRCH)}, OWN.public_key_bytes)
+KEY = ASH.public_key_bytes
 
 
 def _head(seq: int, letter: str = "a", signer: SiteIdentity = ASH) -> Head:
@@ -25,17 +29,17 @@ def path(tmp_path: Path) -> Path:
 
 
 def _open(path: Path) -> Notary:
-    return Notary(OWN, ROSTER, path, lambda: 1.8e9)
+    return Notary(OWN, path, lambda: 1.8e9)
 
 
 def test_the_last_head_is_countersigned_and_remembered_over_restarts(path: Path) -> None:
     first = _open(path)
     assert first.known("ash") is None
-    done = first.countersign(_head(1))
+    done = first.countersign(_head(1), KEY)
     assert done == Countersignature(_head(1), 1.8e9, done.signature)
     assert done.is_signed_by(OWN.public_key_bytes)
     assert not done.is_signed_by(ASH.public_key_bytes)
-    first.countersign(_head(7, "b"))
+    first.countersign(_head(7, "b"), KEY)
     again = _open(path)
     assert again.known("ash") == _head(7, "b")
     told = again.remind("ash", wire.Announcements())
@@ -46,10 +50,10 @@ def test_the_last_head_is_countersigned_and_remembered_over_restarts(path: Path)
 @pytest.mark.parametrize("head", [_head(6), _head(7, "c")], ids=["older", "another"])
 def test_an_older_copy_is_not_countersigned(path: Path, head: Head) -> None:
     notary = _open(path)
-    notary.countersign(_head(7, "b"))
+    notary.countersign(_head(7, "b"), KEY)
     with pytest.raises(ProtocolError, match="an older copy is in place"):
-        notary.countersign(head)
-    notary.countersign(_head(7, "b"))
+        notary.countersign(head, KEY)
+    notary.countersign(_head(7, "b"), KEY)
     assert notary.known("ash") == _head(7, "b")
 
 
@@ -58,8 +62,30 @@ def test_a_head_that_the_site_did_not_sign_is_not_countersigned(path: Path) -> N
     for signer in (BIRCH, OWN):
         forged = Head("ash", 1, "a" * 64, _head(1, signer=signer).signature)
         with pytest.raises(ProtocolError, match="does not fit"):
-            notary.countersign(forged)
+            notary.countersign(forged, KEY)
     assert notary.known("ash") is None
+
+
+def test_a_site_that_has_changed_its_key_is_countersigned_without_a_restart(path: Path) -> None:
+    """The notary lives as long as the server, a roster as long as a session."""
+    hub, following = Hub(_open(path)), SiteIdentity.generate("ash")
+    descriptor = Descriptor(
+        run="1" * 32,
+        session="2" * 32,
+        contract="3" * 64,
+        cohort=("ash", "birch"),
+        first_round=0,
+        dimension=1,
+        scale=1,
+    )
+    for signer in (ASH, following):
+        keys = {"ash": signer.public_key_bytes, "birch": BIRCH.public_key_bytes}
+        roster = Roster(keys, OWN.public_key_bytes)
+        session = Aggregator(descriptor, Cohort(minimum=2), roster)
+        session.close("it is over")
+        head = wire.Head(seq=1, hash="a" * 64, signature=_head(1, signer=signer).signature)
+        turn = hub.ready(session, "ash", wire.ReadyRequest(session="2" * 32, head=head))
+        assert turn.HasField("countersignature")
 
 
 def test_an_anchor_reads_back(tmp_path: Path) -> None:

@@ -271,6 +271,30 @@ def test_a_relay_user_that_could_read_the_records_is_refused() -> None:
             start_supernode(files, "127.0.0.1:1", {}, user)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_relay_user_cannot_have_another_file_given_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it left running puts a link in the place of its copy, in its own folder."""
+    secret, copy, source = (tmp_path / name for name in ("secret", "copy", "source"))
+    secret.write_text("the site's")
+    source.write_text("the relay's")
+    user = RelayUser.find("nobody")
+
+    def swap(path: Path) -> bytes:
+        copy.unlink()
+        copy.symlink_to(secret)
+        with path.open("rb") as file:
+            return file.read()
+
+    monkeypatch.setattr(Path, "read_bytes", swap)
+    user.take(copy, source)
+    assert secret.stat().st_uid == 0
+    monkeypatch.undo()
+    assert user.take(copy, source).stat().st_uid == user.uid
+    assert copy.read_text() == "the relay's"
+
+
 @pytest.mark.parametrize(
     ("name", "problem"), [("no-such-user", "has no user"), ("root", "can read all that the agent")]
 )
