@@ -21,7 +21,7 @@ from hortus.client.workbench import Workbench
 from hortus.learning.datasets import Records, read_column, read_records
 from hortus.learning.partition import partition
 from hortus.privacy.accounting import epsilon
-from hortus.privacy.encoding import StepEncoding
+from hortus.privacy.events import GaussianEvent
 from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic
@@ -87,7 +87,7 @@ def simulate(plan: Plan, folder: Path, out: Path, on_round: OnRound) -> Simulate
     _check_same_sites(plan, out)
     write_atomic(out / "plan.yaml", dump_plan(plan))
     workbench = Workbench(contract, model_path)
-    consortium = _lay_out(plan, contract, workbench.space.dimension, out)
+    consortium = _lay_out(plan, contract, out)
     evaluator = Evaluator(contract, model_path, plan.evaluation)
     hub, timings = Hub(Notary.open(consortium.server, time.time)), Timings()
     with ExitStack() as stack:
@@ -182,7 +182,7 @@ def _sites_of(simulation: Simulation) -> Simulation:
     return simulation.model_copy(update={"transport": "memory"})
 
 
-def _lay_out(plan: Plan, contract: Contract, dimension: int, out: Path) -> Consortium:
+def _lay_out(plan: Plan, contract: Contract, out: Path) -> Consortium:
     """Makes the virtual parties' folders with their records, or finds those of an earlier start."""
     consortium = Consortium(out / "consortium")
     if consortium.directory.exists():
@@ -197,7 +197,7 @@ def _lay_out(plan: Plan, contract: Contract, dimension: int, out: Path) -> Conso
     for site, own in records.items():
         lines = (json.dumps(row) + "\n" for row in _rows(plan, own))
         write_atomic(files[site], "".join(lines).encode())
-    policies = _policies(plan, contract, dimension, sorted(records))
+    policies = _policies(plan, contract, sorted(records))
     return create_consortium(consortium.directory, files, policies, _LOOPBACK, datetime.now(UTC))
 
 
@@ -207,12 +207,13 @@ def _rows(plan: Plan, records: Records) -> Iterator[dict[str, str]]:
         yield unit | {plan.task.text: text, plan.task.label: plan.task.labels[label]}
 
 
-def _policies(
-    plan: Plan, contract: Contract, dimension: int, sites: Sequence[str]
-) -> dict[str, Policy]:
+def _policies(plan: Plan, contract: Contract, sites: Sequence[str]) -> dict[str, Policy]:
     """Virtual sites allow what the plan asks, up to the ε that it claims or rehearses."""
-    event = StepEncoding.of(contract, dimension, len(sites)).event
-    claim = epsilon({event: plan.steps}, plan.privacy.delta) if event else 1.0
+    claim, noise_multiplier = 1.0, contract.privacy.noise_multiplier
+    if noise_multiplier is not None:
+        # The plan's own: what rounding adds to it depends on how many sites are in a sum.
+        event = GaussianEvent(plan.training.sampling_rate, noise_multiplier)
+        claim = epsilon({event: plan.steps}, plan.privacy.delta)
     budgets = dict.fromkeys(sites, plan.privacy.epsilon or claim)
     rehearsed = plan.simulation.budgets if plan.simulation else {}
     for site in set(rehearsed) - set(sites):

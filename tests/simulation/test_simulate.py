@@ -11,7 +11,9 @@ from peft import PeftModel
 
 from hortus.client.trainer import Trainer
 from hortus.learning.models import load_base
+from hortus.privacy.accounting import epsilon
 from hortus.privacy.audit import Audit, audit
+from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.evidence import collect
 from hortus.privacy.ledger import Ledger
 from hortus.privacy.spending import read_spending
@@ -20,7 +22,7 @@ from hortus.protocol.errors import CohortTooSmall, HortusError, UsageError
 from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.plan_file import load_plan
 from hortus.server.run_records import RoundRecord
-from hortus.simulation.simulate import SimulatedRun, simulate
+from hortus.simulation.simulate import SimulatedRun, _policies, simulate
 from tests.conftest import write_records
 
 LOCAL = {"noise": "local", "epsilon": 50.0, "delta": 1e-3}
@@ -194,6 +196,19 @@ def test_a_site_whose_budget_is_spent_refuses_and_the_others_go_on(
     assert "budget is spent" in departure.reason
     files = result.consortium.site("birch")
     assert _audited(files, "birch").rounds[-1].epsilon_so_far <= 45
+
+
+def test_virtual_sites_can_pay_for_the_whole_plan_in_whatever_cohort(write_plan: Any) -> None:
+    """Fewer sites in a sum have a finer ring, and so a little less noise by rounding."""
+    plan = load_plan(write_plan(privacy={"epsilon": None, "noise_multiplier": 1.0}))
+    contract = plan.contract(model_digest="a" * 64, noise_multiplier=1.0)
+    sites = [f"site-{number}" for number in range(8)]
+    allowed = _policies(plan, contract, sites)["site-0"].budget.epsilon
+    events = [StepEncoding.of(contract, 1000, count).event for count in range(2, 9)]
+    assert len(set(events)) > 1
+    for event in events:
+        assert event is not None
+        assert epsilon({event: plan.steps}, plan.privacy.delta) <= allowed
 
 
 def test_a_budget_too_small_for_one_step_is_refused_before_the_session(
