@@ -290,6 +290,7 @@ def _read_datasets(path: Path) -> Iterator[Row]:
     table = dataset.with_format("arrow")[:]
     for number, row in enumerate(_table_rows(path, table), start=1):
         for column, names in named.items():
-            if row[column] is not None and row[column] >= 0:  # -1 is the library's "unknown"
+            # -1 is the library's "unknown"; no class is no label of a plan either.
+            if row[column] is not None and 0 <= row[column] < len(names):
                 row[column] = names[row[column]]
         yield number, row

@@ -157,20 +157,18 @@ class Federation:
             attempts=attempts,
             sums=sums,
             metrics=self.evaluator.measure(trained.adapter),
-            epsilon=self._claimed_epsilon(encoding, attempts),
+            epsilon=self._claimed_epsilon(encoding),
             seconds=time.monotonic() - started,
         )
         self.store.commit(record, trained.state())
         self.on_round(record)
 
-    def _claimed_epsilon(self, encoding: StepEncoding, attempts: int) -> float | None:
+    def _claimed_epsilon(self, encoding: StepEncoding) -> float | None:
         """ε of a site that was in every attempt so far; with distributed noise each is charged."""
         if encoding.event is None:
             return None
-        if self.contract.privacy.noise is Noise.DISTRIBUTED:
-            charged = attempts + sum(record.attempts for record in self.store.rounds)
-        else:
-            charged = (self.store.next_round + 1) * sums_per_round(self.contract)
+        sums, attempts = self.store.sums
+        charged = attempts if self.contract.privacy.noise is Noise.DISTRIBUTED else sums
         steps = charged * releases_per_sum(self.contract)
         return epsilon({encoding.event: steps}, self.contract.privacy.delta)
 

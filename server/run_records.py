@@ -22,8 +22,8 @@ class RoundRecord:
         attempts: Secure sums tried; more than `sums` when one was re-formed.
         sums: Secure sums made.
         seconds: Wall time.
-        epsilon: ε that the server claims for a site that was in every attempt at the sums of this
-            round and those before; None without privacy.
+        epsilon: ε that the server claims for a site that was in every attempt at the sums completed by
+            then, those of rounds that were begun anew included; None without privacy.
         metrics: On the server's public evaluation records; empty without any.
     """
 

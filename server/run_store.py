@@ -99,6 +99,13 @@ class RunStore:
         return [decode_round(text) for (text,) in rows]
 
     @property
+    def sums(self) -> tuple[int, int]:
+        """Completed sums and the attempts at them, those of rounds that were not finished included."""
+        with closing(self._connect()) as connection:
+            row = connection.execute("SELECT COUNT(*), SUM(attempt + 1) FROM sums").fetchone()
+        return row[0], row[1] or 0
+
+    @property
     def departures(self) -> list[Departure]:
         """Who left or refused, when and why."""
         with closing(self._connect()) as connection:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from hortus.privacy.encoding import StepEncoding
+from hortus.protocol.errors import HortusError
 from hortus.protocol.plan import Contract
 from hortus.strategies.server_optimizer import ServerOptimizer
 
@@ -41,10 +42,18 @@ class ServerState:
             encoding: The session's.
             total: The ring sum of the step.
             sites: Sites whose vectors are in it.
+
+        Raises:
+            HortusError: The adapter is not finite any more; sites would refuse it.
         """
         update = encoding.server_update(total, sites, self._clipping_norm)
         gradient, self._clipping_norm = update
-        self._optimizer.step(gradient)
+        if not np.isfinite(self._optimizer.step(gradient)).all():
+            raise HortusError(
+                "training has diverged: the adapter is not finite after this step",
+                where="training.server_optimizer",
+                remedy="Lower its learning_rate. Finished rounds are kept.",
+            )
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything as tensors, by name."""

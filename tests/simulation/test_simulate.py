@@ -16,12 +16,14 @@ from hortus.privacy.audit import Audit, audit
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.evidence import collect
 from hortus.privacy.ledger import Ledger
+from hortus.privacy.omissions import SumRecord
 from hortus.privacy.spending import read_spending
 from hortus.protocol.consortium import SiteFiles
 from hortus.protocol.errors import CohortTooSmall, HortusError, UsageError
 from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.plan_file import load_plan
 from hortus.server.run_records import RoundRecord
+from hortus.server.run_store import RunStore
 from hortus.simulation.simulate import SimulatedRun, _policies, simulate
 from tests.conftest import write_records
 
@@ -242,6 +244,28 @@ def test_the_claim_counts_every_attempt_that_a_ledger_charges(
     assert spent.charges == (5 if noise == "distributed" else 4)
     claims = {record.round: record.epsilon for record in (first, last)}
     assert claims == pytest.approx(spent.after_round, rel=1e-3)
+
+
+def test_the_claim_counts_what_a_round_cost_that_was_begun_anew(
+    write_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets = dict.fromkeys(("ash", "birch", "cedar"), 100.0)
+    path = write_plan(simulation={"budgets": budgets})
+    note_sum = RunStore.note_sum
+
+    def cut_short(self: RunStore, record: SumRecord) -> None:
+        note_sum(self, record)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunStore, "note_sum", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            run(path, tmp_path / "run")
+    result = run(path, tmp_path / "run")
+    spent = read_spending(result.consortium.site("ash").ledger, result.store.run)
+    assert spent.charges == 5
+    claims = {record.round: record.epsilon for record in result.store.rounds}
+    assert claims == pytest.approx(spent.after_round, abs=1e-9)
 
 
 def test_too_few_willing_sites_end_the_run_with_their_reasons(
