@@ -7,8 +7,9 @@ take part in a contract, and: take part in this session. It trusts nothing in ei
 import hashlib
 import logging
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from hortus.protocol.transport import AggregationChannel
 from hortus.protocol.wire import aggregation_pb2 as wire
 
 logger = logging.getLogger(__name__)
+_ANSWER_SECONDS = 5.0  # for a session to end that has no reason to go on
 
 
 class SiteAgent:
@@ -71,18 +73,31 @@ class SiteAgent:
     def stop(self, seconds: float) -> None:
         """Leaves all sessions in an orderly way, and hangs up on those that last longer.
 
+        A session that owes nothing is not waited for: its server may have vanished.
+
         Args:
             seconds: Time for the step that is under way.
         """
+        if self._stopping.is_set():
+            return
+        deadline = time.monotonic() + seconds
         self._stopping.set()
         with self._left:
             running = dict(self._sessions)
-        for session in running:
-            session.stop()
+        for session, hang_up in running.items():
+            if session.stop() and not self._have_left({session}, _ANSWER_SECONDS):
+                hang_up()
+        if not self._have_left(running.keys(), deadline - time.monotonic()):
+            for hang_up in running.values():
+                hang_up()
+            self._have_left(running.keys(), _ANSWER_SECONDS)  # they may still write to the ledger
+
+    def _have_left(self, sessions: Set[Session], seconds: float) -> bool:
+        """Waits for sessions to end; returns whether they have."""
         with self._left:
-            in_time = self._left.wait_for(lambda: not self._sessions, timeout=seconds)
-        for hang_up in () if in_time else running.values():
-            hang_up()
+            return self._left.wait_for(
+                lambda: sessions.isdisjoint(self._sessions), timeout=max(0.0, seconds)
+            )
 
     def consider(self, request: wire.ConsiderRequest) -> wire.ConsiderReply:
         """Says whether this site would take part, and if not, why."""
@@ -145,7 +160,12 @@ class SiteAgent:
                 channel=channel,
                 stopwatch=self._stopwatch,
             )
-            with self._counted(session, connection.close):
+
+            def hang_up() -> None:
+                trainer.abandon()
+                connection.close()
+
+            with self._counted(session, hang_up):
                 logger.info("joins session %s of %s", descriptor.session, contract.name)
                 return session.run()
 

@@ -14,6 +14,7 @@ from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 
 CONNECT_SECONDS = 30.0
+_FAREWELL_SECONDS = 10.0
 # What gRPC calls a call whose connection went away under it; our own refusals have other codes.
 _BROKEN = (
     grpc.StatusCode.UNAVAILABLE,
@@ -38,7 +39,8 @@ class GrpcChannel:
         self._transfer = rules.step_deadline
         # Between two turns lie the others' uploads, their next Ready, and an evaluation.
         self._turn = rules.join_deadline + 3 * rules.step_deadline
-        self._farewell = min(rules.join_deadline, rules.step_deadline)
+        # Nobody waits for what comes back.
+        self._farewell = min(_FAREWELL_SECONDS, rules.join_deadline, rules.step_deadline)
 
     def announce(self, request: wire.Announcement) -> wire.Announcements:
         """See `AggregationChannel`."""
@@ -145,3 +147,5 @@ def _explained(seconds: float) -> Iterator[None]:
         if code in _BROKEN:
             raise ConnectionLost(f"the connection was lost: {code}: {details}") from error
         raise ProtocolError(f"the aggregation service answered {code}: {details}") from error
+    except ValueError as error:  # what gRPC says of a channel that was closed here
+        raise ProtocolError("this site has hung up") from error

@@ -131,12 +131,17 @@ class Session:
         self._stopping = threading.Event()
         self._owes_nothing = threading.Event()
 
-    def stop(self) -> None:
-        """Leaves, from another thread: at once while it waits for its turn, else after its upload."""
+    def stop(self) -> bool:
+        """Leaves, from another thread: at once while it waits for its turn, else after its upload.
+
+        Returns:
+            Whether it waits: nothing is lost when its connection is closed now.
+        """
         self._stopping.set()
-        if self._owes_nothing.is_set():
+        if waits := self._owes_nothing.is_set():
             with suppress(ProtocolError):
                 self._leave(_STOPPED)
+        return waits
 
     def run(self) -> tuple[int, str]:
         """Takes part; returns the vectors sent, and why it ended."""

@@ -1,5 +1,6 @@
 """What a site computes in a step: the vector that will be masked and summed."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
@@ -14,6 +15,7 @@ from hortus.privacy.gradients import LossBatch
 from hortus.privacy.mechanism import Mechanism
 from hortus.privacy.randomness import RandomSource
 from hortus.privacy.sampling import sample_records
+from hortus.protocol.errors import HortusError
 from hortus.protocol.plan import Update
 from hortus.strategies.server_optimizer import build_optimizer
 
@@ -50,6 +52,11 @@ class Trainer:
         self._records = records
         self._randomness = randomness
         self._stopwatch = stopwatch
+        self._abandoned = threading.Event()
+
+    def abandon(self) -> None:
+        """Ends, from another thread, the vector that is being computed, and any after it."""
+        self._abandoned.set()
 
     def vector(self, start: NDArray[np.float32], step: int, attempt: int) -> NDArray[np.int64]:
         """Returns this site's addend, int64[words], clipped, encoded and noised.
@@ -58,6 +65,9 @@ class Trainer:
             start: float32[words], what the step starts from: see `StepEncoding.start`.
             step: Number of the secure sum within the whole plan, from 0.
             attempt: Number of the attempt at it; fresh randomness for each.
+
+        Raises:
+            HortusError: It was abandoned.
         """
         encoding = self._encoding
         norm, adapter = encoding.clipping_norm(start), start[: encoding.dimension]
@@ -121,4 +131,7 @@ class Trainer:
 
     def _batches(self, chosen: NDArray[np.int64]) -> Iterator[LossBatch]:
         task, size = self._workbench.task, self._plan.training.micro_batch
-        return task.batches(self._records, chosen, size)
+        for batch in task.batches(self._records, chosen, size):
+            if self._abandoned.is_set():
+                raise HortusError("the step was given up: this site is being stopped")
+            yield batch

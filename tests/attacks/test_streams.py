@@ -1,5 +1,6 @@
 """A server whose streams are oversize, cut, shuffled, repeated, damaged, slow or without end."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -12,6 +13,7 @@ from attacks.hostile import HostileServer, go, serving_hostile
 from attacks.world import SITES, World
 from numpy.typing import NDArray
 
+from hortus.learning.tasks import TextClassification
 from hortus.protocol.limits import CHUNK_WORDS, MAX_MESSAGE_BYTES
 from hortus.protocol.vectors import fill, split
 from hortus.protocol.wire import aggregation_pb2 as wire
@@ -181,6 +183,71 @@ def test_a_server_that_keeps_a_site_waiting_is_left(
     for site in SITES:
         assert f"the aggregation service did not answer within {seconds} s" in log_of(site)
         assert not impatient.charges(site)
+
+
+class SilentReadyAfterKeys(SilentReady):
+    """Tells when a site waits."""
+
+    def __init__(self, turns: Any, adapters: Any) -> None:
+        super().__init__(turns, adapters)
+        self.waits = threading.Event()
+
+    def wait(self, context: Any) -> None:
+        self.waits.set()
+        super().wait(context)
+
+
+def _stopped(world: World, server: HostileServer, when: threading.Event, grace: float) -> float:
+    """Lets all sites take part and stops ash's agent; returns the seconds that this took."""
+    with serving_hostile(server, world.consortium.server.tls) as port:
+        agent = world.agent(world.site("ash"), port)
+        others = {name: world.request() for name in SITES if name != "ash"}
+        leaving = threading.Thread(target=agent.take_part, args=(world.request(),), name="stopped")
+        rest = threading.Thread(target=world.play, args=(port, others))
+        for thread in (leaving, rest):
+            thread.start()
+        assert when.wait(SECONDS)
+        started = time.monotonic()
+        agent.stop(grace)
+        took = time.monotonic() - started
+        leaving.join(1)
+        assert not leaving.is_alive(), "the agent's ledger is closed now, and the session goes on"
+    rest.join(SECONDS)
+    return took
+
+
+def test_a_site_that_is_stopped_does_not_wait_for_a_server_that_has_vanished(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(cohort=SHORT | {"join_deadline": 2, "step_deadline": 20})
+    server = SilentReadyAfterKeys(lambda _: [], [])
+    assert _stopped(world, server, server.waits, 60) < 15
+    assert not world.charges("ash")
+
+
+def test_a_step_that_outlasts_the_grace_is_given_up_unpaid(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, log_of: LogOf
+) -> None:
+    """A process that is told to end must not wait for hours of gradients."""
+    world = make_world(cohort=SHORT | {"join_deadline": 4, "step_deadline": 4})
+    adapter = np.zeros(world.workbench.space.dimension, np.float32)
+    computes = threading.Event()
+    batches = TextClassification.batches
+
+    def endless(self: Any, encoded: Any, chosen: Any, size: int) -> Iterator[Any]:
+        if threading.current_thread().name != "stopped":
+            yield from batches(self, encoded, chosen, size)
+            return
+        while True:
+            computes.set()
+            yield from batches(self, encoded, np.arange(1), size)
+
+    monkeypatch.setattr(TextClassification, "batches", endless)
+    server = HostileServer(lambda _: [go(adapter)], [adapter])
+    assert _stopped(world, server, computes, 0.5) < 10
+    assert not world.charges("ash")
+    assert not world.refusals("ash")
+    assert "the step was given up: this site is being stopped" in log_of("stopped")
 
 
 def test_a_server_that_does_not_read_an_upload_is_left(impatient: World, log_of: LogOf) -> None:
