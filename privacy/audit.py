@@ -8,12 +8,12 @@ that shares nothing with the ledger's (`audit_costs`).
 from dataclasses import dataclass
 
 from hortus.privacy.audit_chain import Chain, check_heads, checked_signatures
-from hortus.privacy.audit_costs import Costs
+from hortus.privacy.audit_costs import Costs, is_countable
 from hortus.privacy.audit_rounds import RoundRow, Rounds
 from hortus.privacy.audit_rules import Rules, check_sent
 from hortus.privacy.entries import Charge, Charged, Declined, Entry, Frozen, Granted, Unfrozen
 from hortus.privacy.evidence import Evidence
-from hortus.privacy.findings import Finding, Severity, in_order
+from hortus.privacy.findings import Finding, Severity, broken, in_order
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import Roster
 
@@ -126,6 +126,10 @@ def audit(evidence: Evidence, roster: Roster, anchor: Head | None = None) -> Aud
             intact = intact and misfit is None
             findings += [*([misfit] if misfit else rules.check(entry)), *chain.late(entry)]
             match entry.body:
+                case Charged(charge) if not is_countable(charge):
+                    findings.append(_uncountable(entry))
+                    charges.append(charge)
+                    intact = False
                 case Charged() as charged:
                     # After a break every ε is of other entries: it would accuse the wrong one.
                     findings += costs.add(entry, charged) if intact else ()
@@ -153,6 +157,14 @@ def audit(evidence: Evidence, roster: Roster, anchor: Head | None = None) -> Aud
         decisions=tuple(decisions),
         refusals=tuple(refusals),
         charges=tuple(charges),
+    )
+
+
+def _uncountable(entry: Entry) -> Finding:
+    return broken(
+        entry.seq,
+        "no plan has such numbers",
+        "A faulty program wrote it, or somebody who wanted the audit to fail.",
     )
 
 

@@ -28,6 +28,23 @@ _LEAST_NOISE = 1e-3
 # Above this ε the ledger counts by Rényi divergences alone, and nothing is promised to anybody.
 _WIDEST = 200.0
 _RENYI_TOLERANCE = 0.02
+# Either accountant may take δ for smaller by float64's errors: 10 ulps for each release, and those of transforms.
+# Where they are a larger share of δ, ε is known less well: from δ with them added up to the Rényi bound.
+_ULP = 2.0**-52
+_ERRORS = 2.0**17
+_LEAST_SHARE = 0.01
+# No plan asks for such numbers, and float64 cannot count with them.
+_LARGEST_MULTIPLIER, _MOST_RELEASES, _LEAST_DELTA, _LEAST_RATE = 1e7, 2**40, 1e-300, 1e-300
+
+
+def is_countable(charge: Charge) -> bool:
+    """Returns whether a charge has numbers that ε can be computed from."""
+    return (
+        charge.releases <= _MOST_RELEASES
+        and charge.delta >= _LEAST_DELTA
+        and charge.noise_multiplier <= _LARGEST_MULTIPLIER
+        and (charge.sampling_rate >= _LEAST_RATE or not charge.is_private)
+    )
 
 
 # Most rounds of a run cost the same.
@@ -153,11 +170,15 @@ def _recompute(tally: _Tally) -> Iterator[Finding]:
 
 def _misfit(one: _Pending, history: Mapping[GaussianEvent, int]) -> Finding | None:
     delta = one.charge.delta
-    recounted = recount(history, delta)
-    if one.claim < recounted * (1 - _TOLERANCE) - _SLACK:
-        return _less(one.seq, one.claim, recounted, delta)
-    if one.exact and one.claim > recounted * (1 + _TOLERANCE) + _SLACK:
-        return _more(one.seq, one.claim, recounted, delta)
+    errors = _ULP * (_ERRORS + 20 * sum(history.values()))
+    if errors < _LEAST_SHARE * delta:
+        least = most = recount(history, delta)
+    else:
+        least, most = recount(history, delta + errors), renyi_epsilon(history, delta)
+    if one.claim < least * (1 - _TOLERANCE) - _SLACK:
+        return _less(one.seq, one.claim, least, delta)
+    if one.exact and one.claim > most * (1 + _TOLERANCE) + _SLACK:
+        return _more(one.seq, one.claim, most, delta)
     return None
 
 

@@ -770,6 +770,35 @@ def test_a_limit_that_is_set_later_counts_what_was_released_before_it(tmp_path: 
     assert not _broken(path)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"releases": 10**400},
+        {"delta": 5e-324},
+        {"noise_multiplier": 1e300},
+        {"sampling_rate": 5e-324},
+    ],
+    ids=str,
+)
+def test_numbers_that_nobody_can_count_with_are_a_finding(
+    path: Path, changes: dict[str, Any]
+) -> None:
+    _rewrite(path, lambda _, charge, after: (replace(charge, **changes), after))
+    assert _first(path) == (1, "no plan has such numbers")
+
+
+@pytest.mark.parametrize("delta", [1e-9, 1e-11, 1e-12, 1e-13, 1e-15])
+@pytest.mark.parametrize("noise_multiplier", [1.0, 5.0])
+def test_an_honest_ledger_is_in_order_at_a_delta_that_float64_hardly_holds(
+    tmp_path: Path, delta: float, noise_multiplier: float
+) -> None:
+    charge = replace(CHARGE, delta=delta, noise_multiplier=noise_multiplier, releases=250)
+    _write(tmp_path / "ledger.sqlite", [replace(charge, step=step) for step in range(3)])
+    assert not _broken(tmp_path / "ledger.sqlite")
+    _rewrite(tmp_path / "ledger.sqlite", lambda _, charge, after: (charge, after * 0.7))
+    assert _broken(tmp_path / "ledger.sqlite")
+
+
 def test_a_time_that_no_calendar_has_is_no_crash(path: Path) -> None:
     entries: list[Entry] = []
     for entry, when in zip(_read(path), (1.8e9, 1e300, math.inf), strict=False):
