@@ -3,9 +3,10 @@
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -20,8 +21,9 @@ from hortus.protocol.consortium import (
     open_party,
 )
 from hortus.protocol.errors import UsageError
+from hortus.protocol.files import validation_error
 from hortus.protocol.fingerprint import key_words, roster_words
-from hortus.protocol.identity import SERVER, Roster
+from hortus.protocol.identity import SERVER, Roster, check_site_name
 from hortus.protocol.membership import (
     admit,
     create_consortium,
@@ -56,6 +58,8 @@ rotate = typer.Typer(
     help="Renew a party's keys and certificates.",
 )
 
+Model = TypeVar("Model", bound=BaseModel)
+
 Folder = Annotated[Path, typer.Argument(help="A site's folder, or the server's.")]
 SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
 Epsilon = Annotated[float, typer.Option(help="The budget ε of a dataset, over all plans.")]
@@ -75,8 +79,9 @@ def site(
     out: Annotated[Path | None, typer.Option(help="The new folder. Default: NAME.")] = None,
 ) -> None:
     """Make a site: keys that never leave this machine, a policy, and a public card."""
+    check_site_name(name)
     files = SiteFiles(out or Path(name))
-    policy = Policy(budget=Budget(epsilon=epsilon, delta=delta, unit=unit))
+    policy = Policy(budget=_option(Budget, epsilon=epsilon, delta=delta, unit=unit))
     config = SiteConfig(site=name, data=_existing(data, "--data"))
     card = create_site(files, config, policy, datetime.now(UTC))
     console = Console()
@@ -96,7 +101,8 @@ def server_(
     """Make the server: its keys, an authority for TLS certificates, and a public card."""
     files = ServerFiles(out)
     within = f"[{listen}]" if ":" in listen else listen
-    config = ServerConfig(
+    config = _option(
+        ServerConfig,
         aggregation=f"{within}:{aggregation_port}",
         superlink=f"{within}:{superlink_port}",
         host=host,
@@ -132,8 +138,8 @@ def trial(
     from hortus.simulation.demo import write_example
 
     data = dict(_parse_site(item) for item in site or ())
-    policy = Policy(budget=Budget(epsilon=epsilon, delta=delta, unit=unit))
-    addresses = ServerConfig(aggregation=aggregation, superlink=superlink)
+    policy = Policy(budget=_option(Budget, epsilon=epsilon, delta=delta, unit=unit))
+    addresses = _option(ServerConfig, aggregation=aggregation, superlink=superlink)
     data, plan = (data, None) if data else write_example(directory)
     consortium = create_consortium(
         directory, data, dict.fromkeys(data, policy), addresses, datetime.now(UTC)
@@ -298,6 +304,18 @@ def _show_roster(console: Console, files: SiteFiles | ServerFiles) -> None:
     console.print(table)
     console.print("whole roster, the same at every party that has pinned the same keys:")
     console.print(f"  [bold]{roster_words(pinned)}[/]", soft_wrap=True)
+
+
+def _option(model: type[Model], **fields: object) -> Model:
+    """Makes a model of the options that are its fields.
+
+    Raises:
+        UsageError: It names the field that is wrong.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise validation_error(Path("options"), error, model) from error
 
 
 def _existing(path: Path, option: str) -> Path:

@@ -18,7 +18,6 @@ from hortus.protocol.errors import UsageError, in_one_line
 from hortus.protocol.files import write_atomic
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import Roster
-from hortus.protocol.plan import Contract
 
 if TYPE_CHECKING:
     from hortus.privacy.audit import Audit
@@ -159,9 +158,9 @@ def _departure_line(one: "Departed") -> str:
 
 
 def _show_claims(console: Console, directory: Path) -> None:
-    from hortus.server.run_records import read_run
+    from hortus.server.run_records import read_contract, read_run
 
-    contract = Contract.model_validate_json((directory / "contract.json").read_bytes())
+    contract = read_contract(directory)
     table = Table("round", "sites", "attempts", "ε claimed", box=None, title=contract.name)
     for record in read_run(directory).rounds:
         claim = "∞" if record.epsilon is None else f"{record.epsilon:.3f}"

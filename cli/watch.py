@@ -1,6 +1,5 @@
 """`hortus dashboard`."""
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +32,6 @@ def dashboard(
         if file is not None and not file.is_file():
             raise UsageError("there is no such file", where=str(file))
     console = Console()
-    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again once it has stopped
     try:
         serve_dashboard(
             run,

@@ -19,7 +19,7 @@ from hortus.client.relay_user import RelayUser
 from hortus.client.site import Site
 from hortus.client.supernode import start_supernode
 from hortus.client.workbench import Workbench
-from hortus.protocol.consortium import SiteFiles
+from hortus.protocol.consortium import SiteFiles, host_and_port
 from hortus.protocol.expiry import warn_of_expiry
 from hortus.protocol.monitoring import CertificateCollector, Heartbeat, monitoring
 from hortus.protocol.plan import Contract
@@ -96,9 +96,8 @@ class _Relay:
 
 def _answers(address: str) -> bool:
     """Whether something listens there: cheaper to ask than to start a SuperNode in vain."""
-    host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_POLL_SECONDS):
+        with socket.create_connection(host_and_port(address), timeout=_POLL_SECONDS):
             return True
     except OSError:
         return False

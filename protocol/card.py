@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.certificates import check_request
+from hortus.protocol.consortium import Address
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import load_yaml, validation_error, write_atomic
 from hortus.protocol.identity import (
@@ -129,8 +130,8 @@ class ServerCard(_Card):
 
     kind: Literal["server"] = "server"
     authority: str = Field(description="Certificate of the TLS authority, PEM.")
-    aggregation: str = Field(description="Host and port at which sites dial the aggregation.")
-    superlink: str = Field(description="Host and port at which sites dial the SuperLink.")
+    aggregation: Address = Field(description="Host and port at which sites dial the aggregation.")
+    superlink: Address = Field(description="Host and port at which sites dial the SuperLink.")
     members: dict[str, Membership] = Field(description="What it has for each site.")
     handovers: tuple[Handover, ...] = Field((), description="From its former keys to this one.")
 

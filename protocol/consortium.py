@@ -8,15 +8,35 @@ A site:       site.yaml, policy.yaml, roster.yaml, SITE.card.yaml, server.card.y
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import load_yaml, validation_error, write_atomic
 from hortus.protocol.identity import SERVER
 from hortus.protocol.plan import Schema
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Takes an address apart; the host of an IPv6 one comes without its brackets.
+
+    Raises:
+        ValueError: It is none.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not (port.isascii() and port.isdecimal() and int(port) < 2**16):
+        raise ValueError("it is no host and port, such as 127.0.0.1:9443")
+    return host.strip("[]"), int(port)
+
+
+def _checked_address(address: str) -> str:
+    host_and_port(address)
+    return address
+
+
+Address = Annotated[str, AfterValidator(_checked_address)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +228,11 @@ class SiteConfig(_ConfigFile):
 
     site: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="This site's name.")
     data: Path = Field(description="Its records: CSV, JSONL, Parquet or a `datasets` folder.")
-    aggregation: str | None = Field(
+    aggregation: Address | None = Field(
         None,
         description="Host and port of the aggregation service, if not as the server's card says.",
     )
-    superlink: str | None = Field(
+    superlink: Address | None = Field(
         None, description="Host and port of the Flower SuperLink, if not as the server's card says."
     )
     model: str | None = Field(None, description="Where the base model lies here, if elsewhere.")
@@ -221,7 +241,7 @@ class SiteConfig(_ConfigFile):
         description="A head of the ledger, from `hortus budget anchor`, best on another machine's "
         "disk; an agent whose ledger does not contain it does not start.",
     )
-    monitoring: str | None = Field(
+    monitoring: Address | None = Field(
         None,
         description="Host and port of health checks and metrics, such as 127.0.0.1:9465; none "
         "without it.",
@@ -235,12 +255,14 @@ class SiteConfig(_ConfigFile):
 class ServerConfig(_ConfigFile):
     """server.yaml."""
 
-    aggregation: str = Field(description="Host and port that the aggregation service listens on.")
-    superlink: str = Field(description="Host and port of the SuperLink's Fleet API.")
+    aggregation: Address = Field(
+        description="Host and port that the aggregation service listens on."
+    )
+    superlink: Address = Field(description="Host and port of the SuperLink's Fleet API.")
     host: str | None = Field(
         None, description="Name or address at which sites dial both, if not the one listened on."
     )
-    monitoring: str | None = Field(
+    monitoring: Address | None = Field(
         None,
         description="Host and port of health checks and metrics, such as 127.0.0.1:9464; none "
         "without it.",

@@ -67,7 +67,18 @@ def sync_directory(directory: Path) -> None:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML whose keys are distinct strings: a second site of one name must not replace the first."""
+    """YAML whose keys are distinct strings: a second site of one name must not replace the first.
+
+    It has no aliases: a few lines of them, on a stranger's card, are more than any memory holds.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(
+                problem="aliases (*) are not read", problem_mark=event.start_mark
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -99,6 +110,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
         mark = error.problem_mark or error.context_mark
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
         raise UsageError(f"this is not YAML: {error.problem}", where=where) from error
+    except (ValueError, IndexError, RecursionError) as error:  # of a 13th month, `!!int`, or `[[[…`
+        problem = "a value is not what it looks like, or is nested too deeply"
+        raise UsageError(f"this is not YAML: {problem}", where=str(path)) from error
     except yaml.reader.ReaderError as error:
         where = f"{path}, line {text.count(chr(10), 0, error.position) + 1}"
         raise UsageError(f"this is not YAML: {error.reason}", where=where) from error

@@ -39,6 +39,7 @@ from hortus.protocol.consortium import (
     SiteConfig,
     SiteFiles,
     TlsFiles,
+    host_and_port,
 )
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic, write_private
@@ -191,8 +192,8 @@ def certify_server(files: ServerFiles, authority: Path, trust: bytes, now: datet
     """
     config = ServerConfig.load(files.config)
     told = (config.dialled(address) for address in (config.aggregation, config.superlink))
-    hosts = {address.rpartition(":")[0].strip("[]") for address in told}
-    for host in hosts & {"", "0.0.0.0", "::"}:  # noqa: S104 - refused, not bound
+    hosts = {host_and_port(address)[0] for address in told}
+    for host in hosts & {"0.0.0.0", "::"}:  # noqa: S104 - refused, not bound
         raise UsageError(
             f"sites cannot dial {host!r}",
             where=str(files.config),

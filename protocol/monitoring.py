@@ -21,8 +21,8 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.requests import Request
 
-from hortus.protocol.consortium import ServerFiles, SiteFiles
-from hortus.protocol.errors import HortusError, UsageError
+from hortus.protocol.consortium import ServerFiles, SiteFiles, host_and_port
+from hortus.protocol.errors import HortusError
 from hortus.protocol.expiry import expiries
 
 _CONNECTIONS = 20
@@ -115,7 +115,6 @@ def monitoring(
         ready: See `make_app`.
 
     Raises:
-        UsageError: This is no host and port.
         HortusError: It cannot be listened on.
     """
     if address is None:
@@ -152,14 +151,11 @@ def _answer(reason: str | None) -> Response:
 
 
 def _listening(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port.isdecimal():
-        raise UsageError(f"{address!r} is no host and port", where="monitoring")
+    host, port = host_and_port(address)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, int(port)), family=family)
-    except (OSError, OverflowError) as error:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
         raise HortusError(
             f"health and metrics cannot be served on {address}: {error}",
             remedy="Choose another address for `monitoring`, or leave it out.",

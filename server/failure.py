@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from hortus.protocol.errors import CohortTooSmall, HortusError
+from hortus.protocol.errors import CohortTooSmall, HortusError, UsageError
 from hortus.protocol.files import write_atomic
 
 FAILURE = "failure.json"
@@ -21,7 +21,8 @@ def read_failure(directory: Path) -> HortusError | None:
         told = json.loads((directory / FAILURE).read_bytes())
     except FileNotFoundError:
         return None
-    kind = CohortTooSmall if told["exit_code"] == CohortTooSmall.exit_code else HortusError
+    kinds = {kind.exit_code: kind for kind in (UsageError, CohortTooSmall)}
+    kind = kinds.get(told["exit_code"], HortusError)
     return kind(told["problem"], where=told["where"], remedy=told["remedy"])
 
 

@@ -48,9 +48,22 @@ def run_server(
         on_round: Told of each round that this start finishes.
 
     Raises:
-        HortusError: The run failed; finished rounds are kept.
+        HortusError: The run failed, and finished rounds are kept; or a server of this folder is
+            running, whose run is left alone.
     """
     contract, _ = prepare(plan, plan_path.resolve().parent)
+    with sole(files):
+        return _run_alone(plan, plan_path, contract, files, out, on_round)
+
+
+def _run_alone(
+    plan: Plan,
+    plan_path: Path,
+    contract: Contract,
+    files: ServerFiles,
+    out: Path,
+    on_round: Callable[[RoundRecord], None],
+) -> RunStore:
     store = RunStore(out, contract)
     write_atomic(out / "plan.yaml", dump_plan(plan))
     warn_of_expiry(files, datetime.now(UTC), logger)
@@ -92,7 +105,7 @@ def run_server(
                 on_round(record)
                 told += 1
 
-    with sole(files), monitoring(config.monitoring, registry, heartbeat.reason, unready):
+    with monitoring(config.monitoring, registry, heartbeat.reason, unready):
         _restarting(superlink, serve, lambda: store.next_round)
     _check_finished(store, contract, out)
     return store

@@ -7,9 +7,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from hortus.privacy.omissions import SumRecord
 from hortus.protocol.databases import read_sqlite
-from hortus.protocol.errors import HortusError
+from hortus.protocol.errors import HortusError, UsageError
+from hortus.protocol.plan import Contract
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,31 @@ class RunRows:
     run: str
     rounds: tuple[RoundRecord, ...]
     departures: tuple[Departure, ...]
+
+
+def read_contract(directory: Path) -> Contract:
+    """Reads what is trained in a run's folder.
+
+    Raises:
+        UsageError: There is no run in it.
+        HortusError: It is damaged.
+    """
+    path = directory / "contract.json"
+    try:
+        return Contract.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        runs = sorted(str(found.parent) for found in directory.glob("*/contract.json"))
+        raise UsageError(
+            "there is no run in this folder",
+            where=str(directory),
+            remedy=f"Did you mean {' or '.join(runs)}?"
+            if runs
+            else "Name the folder that `hortus server` or `hortus simulate` wrote the run to.",
+        ) from error
+    except ValidationError as error:
+        raise HortusError(
+            f"this is no contract of this version: {error.errors()[0]['msg']}", where=str(path)
+        ) from error
 
 
 def read_run(directory: Path) -> RunRows:

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from hortus.pages.plots import Plot, Points, together
 from hortus.privacy.spending import Spending, finite, read_spending
 from hortus.protocol.consortium import Consortium
-from hortus.protocol.errors import HortusError, UsageError
+from hortus.protocol.errors import HortusError
 from hortus.protocol.plan import Contract
 from hortus.protocol.policy import Budget, Policy
 from hortus.server.failure import FAILURE, read_failure
-from hortus.server.run_records import Departure, RoundRecord, read_run
+from hortus.server.run_records import Departure, RoundRecord, read_contract, read_run
 
 _RECENT_ROUNDS = 5
 
@@ -128,7 +126,7 @@ def read_view(directory: Path) -> RunView:
         UsageError: There is no run in it.
         HortusError: A file of it is damaged.
     """
-    contract = _read_contract(directory)
+    contract = read_contract(directory)
     rows = read_run(directory)
     virtual = _virtual_sites(directory, rows.run)
     names = {site for record in rows.rounds for site in record.sites}
@@ -189,25 +187,6 @@ def epsilon_plot(view: RunView, last: int | None = None) -> Plot:
     levels = {f"budget {epsilon:.4g}": epsilon for epsilon in sorted(budgets)}
     quantity = "ε spent" if view.simulated else "ε claimed"
     return Plot("epsilon", quantity, curves, levels, "No site has released anything.", last=last)
-
-
-def _read_contract(directory: Path) -> Contract:
-    path = directory / "contract.json"
-    try:
-        return Contract.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        runs = sorted(str(found.parent) for found in directory.glob("*/contract.json"))
-        raise UsageError(
-            "there is no run in this folder",
-            where=str(directory),
-            remedy=f"Did you mean {' or '.join(runs)}?"
-            if runs
-            else "Name the folder that `hortus server` or `hortus simulate` wrote the run to.",
-        ) from error
-    except ValidationError as error:
-        raise HortusError(
-            f"this is no contract of this version: {error.errors()[0]['msg']}", where=str(path)
-        ) from error
 
 
 def _virtual_sites(directory: Path, run: str) -> Mapping[str, tuple[Spending, Budget]]:

@@ -8,10 +8,9 @@ from hortus.protocol.consortium import ServerConfig, ServerFiles
 from hortus.protocol.expiry import certificate_lines
 from hortus.protocol.fingerprint import key_words, roster_lines
 from hortus.protocol.identity import SERVER, SiteIdentity
-from hortus.protocol.plan import Contract
 from hortus.protocol.succession import is_held
 from hortus.server.notary import last_contacts
-from hortus.server.run_records import read_run
+from hortus.server.run_records import read_contract, read_run
 
 _ROUNDS_SHOWN = 5
 
@@ -47,7 +46,7 @@ def run_status(directory: Path) -> dict[str, object]:
     Raises:
         HortusError: There is no run here, or it cannot be read.
     """
-    contract = Contract.model_validate_json((directory / "contract.json").read_bytes())
+    contract = read_contract(directory)
     rows = read_run(directory)
     return {
         "kind": "run",

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hortus.protocol.consortium import TlsFiles
+from hortus.protocol.consortium import TlsFiles, host_and_port
 from hortus.protocol.errors import HortusError
 from hortus.protocol.processes import (
     ChildProcess,
@@ -39,10 +39,8 @@ class SuperLink:
     def __init__(self, directory: Path, tls: TlsFiles, address: str) -> None:
         self._directory = directory
         self._tls = tls
-        host, _, port = address.rpartition(":")
-        self._host = host.strip("[]")
+        self._host, self._port = host_and_port(address)
         self._dialled = _ANY_HOST.get(self._host, self._host)
-        self._port = int(port)
         self._environment = flower_environment(directory / "home")
         self._child: ChildProcess | None = None
 
@@ -63,7 +61,7 @@ class SuperLink:
         self._child = ChildProcess(command, self._environment, self.log)
         try:
             self._child.wait_until(self._accepts, _START_SECONDS)
-        except HortusError:
+        except BaseException:  # Ctrl-C as well: what it started would outlive it
             self._child.stop()
             raise
         return self

@@ -182,6 +182,29 @@ def test_init_explains_a_site_without_data(tmp_path: Path, item: str) -> None:
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("site", "Bad_Name", "--data", "."), "'Bad_Name' cannot name a site"),
+        (("site", "ash", "--data", ".", "--epsilon", "-1"), "epsilon: -1.0 → should be greater"),
+        (("server", "localhost", "--aggregation-port", "70000"), "it is no host and port"),
+    ],
+)
+def test_init_explains_an_option_that_cannot_be(
+    tmp_path: Path, options: tuple[str, ...], problem: str
+) -> None:
+    out = tmp_path / "party"
+    fails(hortus("init", *options, "--out", str(out)), USAGE, problem)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["status", "audit", "dashboard"])
+def test_a_damaged_run_is_named(tmp_path: Path, command: str) -> None:
+    (tmp_path / "contract.json").write_text("{")
+    (tmp_path / "run.sqlite").touch()
+    fails(hortus(command, str(tmp_path)), 1, "no contract of this version")
+
+
 def test_init_makes_a_consortium_that_only_its_owner_can_read(tmp_path: Path) -> None:
     result = hortus("init", "trial", str(tmp_path / "c"))
     assert result.exit_code == 0, result.output

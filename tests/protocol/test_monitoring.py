@@ -11,7 +11,7 @@ from helpers.made_runs import SITES, make_consortium
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
-from hortus.protocol.errors import HortusError, UsageError
+from hortus.protocol.errors import HortusError
 from hortus.protocol.monitoring import CertificateCollector, Heartbeat, make_app, monitoring
 
 
@@ -57,15 +57,6 @@ def test_it_listens_only_where_and_as_long_as_it_is_told() -> None:
         assert httpx.get(f"http://127.0.0.1:{port}/healthz").text == "ok"
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{port}/healthz")
-
-
-@pytest.mark.parametrize("address", ["9464", ":9464", "127.0.0.1", "127.0.0.1:http"])
-def test_an_address_without_host_and_port_is_refused(address: str) -> None:
-    with (
-        pytest.raises(UsageError, match="host and port"),
-        monitoring(address, CollectorRegistry(), fine, fine),
-    ):
-        pass
 
 
 def test_a_port_that_is_taken_is_named() -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError
 
+from hortus.protocol.consortium import SiteConfig, host_and_port
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import load_yaml, validation_error
 from hortus.protocol.plan import Plan, Schema
@@ -144,6 +145,33 @@ def test_a_plan_with_everything_wrong_fits_on_a_screen() -> None:
 def test_a_long_value_is_cut() -> None:
     (line,) = _explain(Policy, {"budget": {"epsilon": "x" * 500, "delta": 0.1}})
     assert len(line) < 150
+
+
+@pytest.mark.parametrize(
+    "value", ["2026-13-45", "[" * 5000, '!!int ""', "9" * 5000], ids=["date", "nest", "tag", "long"]
+)
+def test_yaml_that_its_own_parser_stumbles_over_is_refused(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"budget: {value}")
+    with pytest.raises(UsageError, match=r"policy\.yaml: this is not YAML"):
+        load_yaml(path)
+
+
+def test_aliases_are_refused(tmp_path: Path) -> None:
+    """A card may come from a stranger: these nine lines would be a thousand million strings."""
+    lines = ["a0: &a0 [x]"]
+    lines += [f"a{n}: &a{n} [{', '.join(['*a' + str(n - 1)] * 10)}]" for n in range(1, 10)]
+    path = tmp_path / "policy.yaml"
+    path.write_text("\n".join(lines))
+    with pytest.raises(UsageError, match=r"line 2: this is not YAML: aliases \(\*\) are not read"):
+        load_yaml(path)
+
+
+@pytest.mark.parametrize("address", ["9464", ":9464", "127.0.0.1", "127.0.0.1:http", "a:65536"])
+def test_an_address_without_host_and_port_is_refused(address: str) -> None:
+    with pytest.raises(ValidationError, match="no host and port, such as"):
+        SiteConfig(site="ash", data=Path("a.csv"), monitoring=address)
+    assert host_and_port("[::1]:9443") == ("::1", 9443)
 
 
 def test_yaml_that_builds_objects_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from hortus.privacy.entries import EVERY_DATASET, Granted
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.errors import CohortTooSmall, HortusError, UsageError
 from hortus.protocol.identity import SiteIdentity
-from hortus.server.failure import write_failure
+from hortus.server.failure import read_failure, write_failure
 from hortus.server.run_records import Departure
 from hortus.server.run_view import State, epsilon_plot, read_view, signature
 
@@ -113,6 +113,17 @@ def test_its_state_is_that_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     view = read_view(tmp_path)
     assert (view.state, view.seconds_left) == (State.FINISHED, None)
+
+
+@pytest.mark.parametrize("kind", [HortusError, UsageError, CohortTooSmall])
+def test_an_error_of_the_round_loop_keeps_its_exit_code(
+    tmp_path: Path, kind: type[HortusError]
+) -> None:
+    """A service manager starts again what failed, and not what cannot be used."""
+    write_failure(tmp_path, kind("no", where="there", remedy="that"))
+    told = read_failure(tmp_path)
+    assert told is not None
+    assert (told.exit_code, str(told)) == (kind.exit_code, "there: no — that")
 
 
 def test_every_change_that_a_view_shows_changes_the_signature(tmp_path: Path) -> None:

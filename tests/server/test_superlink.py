@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from starlette.responses import PlainTextResponse
@@ -27,9 +28,12 @@ from hortus.client.supernode import site_secrets, start_supernode
 from hortus.protocol.consortium import Consortium, ServerConfig, SiteConfig
 from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.membership import create_consortium
+from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.processes import ChildProcess, installed_script
+from hortus.protocol.succession import sole
 from hortus.server.guarded_superlink import FleetOnly
+from hortus.server.operate import run_server
 from hortus.server.superlink import SuperLink
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
@@ -329,6 +333,36 @@ def test_a_taken_port_is_named(consortium: Consortium, tmp_path: Path) -> None:
         superlink = SuperLink(tmp_path / "flower", consortium.server.tls, address)
         with pytest.raises(HortusError, match="cannot listen on port"), superlink:
             pass
+
+
+def test_a_superlink_that_is_interrupted_while_it_starts_is_ended(
+    consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C leaves the block before it was entered, so nothing else would end it."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ChildProcess, "wait_until", interrupted)
+    address = ServerConfig.load(consortium.server.config).superlink
+    superlink = SuperLink(tmp_path / "flower", consortium.server.tls, address)
+    with pytest.raises(KeyboardInterrupt), superlink:
+        pass
+    assert not superlink.is_up
+
+
+def test_a_second_server_leaves_the_first_ones_run_alone(
+    consortium: Consortium, write_plan: Any, tmp_path: Path
+) -> None:
+    """It is refused before it tidies up what the first has not finished writing."""
+    path, out = write_plan(), tmp_path / "run"
+    half = out / "checkpoints" / ".round-00001.safetensors.0123456789abcdef"
+    half.parent.mkdir(parents=True)
+    half.touch()
+    with sole(consortium.server), pytest.raises(HortusError, match="a server of this folder"):
+        run_server(load_plan(path), path, consortium.server, out, lambda _: None)
+    assert half.exists()
+    assert not (out / "contract.json").exists()
 
 
 def test_a_superlink_that_dies_is_explained_by_its_log(
