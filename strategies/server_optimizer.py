@@ -34,6 +34,30 @@ def build_optimizer(
         ) from error
 
 
+def check_optimizer(config: Optimizer, where: str) -> None:
+    """Tries an optimiser out, before anybody is asked to train with it.
+
+    Args:
+        config: The optimiser.
+        where: Its section in the plan.
+
+    Raises:
+        UsageError: It does not take an option, or not that value.
+    """
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    try:
+        build_optimizer(config, [parameter]).step()
+    except UsageError as error:
+        raise UsageError(error.problem, where=f"{where}.options", remedy=error.remedy) from error
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"torch.optim.{config.name}: {error}",
+            where=f"{where}.options",
+            remedy="Leave out what is for GPUs or for differentiating through the optimiser.",
+        ) from error
+
+
 class ServerOptimizer:
     """Turns mean updates into new adapters.
 

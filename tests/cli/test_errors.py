@@ -57,6 +57,12 @@ def fails(result: Result, code: int, *words: str) -> None:
         ),
         ("kind: lora", "kind: head", ("adapter", "rank belongs to kind: lora")),
         ("rank: 2", "layers: []", ("adapter.layers", "at least 1")),
+        ("name: Adam", "options: {momentun: 1.0}", ("server_optimizer.options", "momentun")),
+        (
+            "name: Adam",
+            "options: {betas: [2.0, 1.0]}\n    name: Adam",
+            ("server_optimizer.options", "beta"),
+        ),
         ("name: Adam", "options: {eps: .nan}", ("server_optimizer.options", "finite")),
         ("rounds: 2", "rounds: two", ("training.rounds", "two")),
         ("minimum: 2", "minimum: 1", ("cohort.minimum",)),

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from hortus.privacy.encoding import StepEncoding
-from hortus.protocol.errors import HortusError
-from hortus.protocol.plan import Plan
+from hortus.protocol.errors import HortusError, UsageError
+from hortus.protocol.plan import Optimizer, Plan
+from hortus.strategies.server_optimizer import check_optimizer
 from hortus.strategies.server_state import ServerState
 
 
@@ -27,3 +28,13 @@ def test_training_that_diverges_ends_with_its_cause(
     trained = ServerState(contract, np.zeros(3, np.float32))
     with pytest.raises(HortusError, match="not finite"):
         trained.step(encoding, np.array([2**30, 0, 0], np.uint32), 2)
+
+
+@pytest.mark.parametrize(
+    "options", [{"momentun": 0.9}, {"momentum": -1.0}, {"differentiable": True}], ids=str
+)
+def test_options_that_the_optimizer_does_not_take_are_found_before_training(
+    options: dict[str, bool | float],
+) -> None:
+    with pytest.raises(UsageError, match=r"^training.local_optimizer.options: torch.optim.SGD"):
+        check_optimizer(Optimizer(options=options), "training.local_optimizer")
