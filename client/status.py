@@ -1,16 +1,14 @@
 """What `hortus status SITE_DIR` tells: all of it from the site's own files, beside a running agent."""
 
 import math
-from datetime import UTC, datetime
+from datetime import datetime
 
 from hortus.client.accounts import account_lines, opened_ledger
 from hortus.privacy.entries import Charged
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.consortium import SiteConfig, SiteFiles
-from hortus.protocol.expiry import certificate_lines
-from hortus.protocol.fingerprint import key_words, roster_lines
-from hortus.protocol.identity import SERVER, SiteIdentity
-from hortus.protocol.succession import is_held
+from hortus.protocol.identity import SERVER
+from hortus.protocol.standing import iso_time, party_standing
 
 _ROUNDS_SHOWN = 5
 
@@ -23,7 +21,6 @@ def site_status(files: SiteFiles, now: datetime) -> dict[str, object]:
         HortusError: The ledger was altered.
     """
     name = SiteConfig.load(files.config).site
-    key = SiteIdentity.load(files.identity, name).public_key_bytes
     with opened_ledger(files.directory, now.timestamp) as (ledger, policy):
         budget = policy.budget
         datasets = [
@@ -40,12 +37,7 @@ def site_status(files: SiteFiles, now: datetime) -> dict[str, object]:
         seen = ledger.last_countersigned()
     return {
         "kind": "site",
-        "name": name,
-        "fingerprint": key_words(name, key),
-        "state": "running" if is_held(files.lock) else "not running",
-        "contacts": {} if seen is None else {SERVER: _iso(seen)},
-        "roster": roster_lines(files.roster),
-        "certificates": certificate_lines(files, now),
+        **party_standing(files, name, {} if seen is None else {SERVER: seen}, now),
         "delta": budget.delta,
         "datasets": datasets,
         "rounds": rounds,
@@ -61,14 +53,10 @@ def _last_rounds(ledger: Ledger) -> list[dict[str, object]]:
             last[charge.run, charge.round] = {
                 "run": charge.run,
                 "round": charge.round + 1,
-                "time": _iso(entry.time),
+                "time": iso_time(entry.time),
                 "epsilon": _finite(entry.body.epsilon_after),
             }
     return list(last.values())[-_ROUNDS_SHOWN:]
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _finite(value: float) -> float | None:

@@ -1,14 +1,12 @@
 """What `hortus status` tells of the server's folder and of a run's, beside a running server."""
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from hortus.protocol.consortium import ServerConfig, ServerFiles
-from hortus.protocol.expiry import certificate_lines
-from hortus.protocol.fingerprint import key_words, roster_lines
-from hortus.protocol.identity import SERVER, SiteIdentity
-from hortus.protocol.succession import is_held
+from hortus.protocol.identity import SERVER
+from hortus.protocol.standing import party_standing
 from hortus.server.notary import last_contacts
 from hortus.server.run_records import read_contract, read_run
 
@@ -23,20 +21,11 @@ def server_status(files: ServerFiles, now: datetime) -> dict[str, object]:
         HortusError: The notary's file cannot be read.
     """
     config = ServerConfig.load(files.config)
-    key = SiteIdentity.load(files.identity, SERVER).public_key_bytes
     return {
         "kind": "server",
-        "name": SERVER,
-        "fingerprint": key_words(SERVER, key),
         "aggregation": config.aggregation,
         "superlink": config.superlink,
-        "state": "running" if is_held(files.lock) else "not running",
-        "contacts": {
-            site: datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-            for site, seconds in last_contacts(files.heads).items()
-        },
-        "roster": roster_lines(files.roster),
-        "certificates": certificate_lines(files, now),
+        **party_standing(files, SERVER, last_contacts(files.heads), now),
     }
 
 

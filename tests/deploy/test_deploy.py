@@ -171,3 +171,13 @@ def test_a_wheel_has_every_file_that_a_page_needs(tmp_path: Path) -> None:
         there = {path.name for path in (tmp_path / "whole" / "hortus" / folder).iterdir()}
         for kind in ("html", "css", "js", "svg", "yaml", "md", "proto"):
             assert {path.name for path in (ROOT / folder).glob(f"*.{kind}")} <= there
+
+
+def test_no_image_is_built_from_a_partys_folder_or_records() -> None:
+    """They lie beside compose.yaml, within what an image is built from."""
+    lines = (CONTAINERS / "Containerfile.dockerignore").read_text().splitlines()
+    ignored = {ROOT / line for line in lines}
+    mounted = {volume.partition(":")[0] for one in SERVICES.values() for volume in one["volumes"]}
+    assert mounted >= {"./server", "./site", "./records"}
+    for folder in mounted:
+        assert ignored & {*(CONTAINERS / folder).parents, CONTAINERS / folder}, folder

@@ -1,0 +1,40 @@
+"""What `hortus status` tells of a site and of the server alike, from its folder, beside what runs there."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from hortus.protocol.consortium import ServerFiles, SiteFiles
+from hortus.protocol.expiry import certificate_lines
+from hortus.protocol.fingerprint import key_words, roster_lines
+from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.succession import is_held
+
+
+def party_standing(
+    files: SiteFiles | ServerFiles, name: str, seen: Mapping[str, float], now: datetime
+) -> dict[str, object]:
+    """Returns a party's name, keys and state as JSON has them.
+
+    Args:
+        files: Its folder.
+        name: Its name.
+        seen: When it last heard of others, in seconds since the epoch, by name.
+        now: The time, with its zone.
+
+    Raises:
+        UsageError: A file is missing or wrong; it names the file and the field.
+    """
+    key = SiteIdentity.load(files.identity, name).public_key_bytes
+    return {
+        "name": name,
+        "fingerprint": key_words(name, key),
+        "state": "running" if is_held(files.lock) else "not running",
+        "contacts": {other: iso_time(seconds) for other, seconds in seen.items()},
+        "roster": roster_lines(files.roster),
+        "certificates": certificate_lines(files, now),
+    }
+
+
+def iso_time(seconds: float) -> str:
+    """Returns seconds since the epoch as a date and time in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
