@@ -75,6 +75,7 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
                 with start_supernode(site.files, superlink, node_config, user) as relay.process:
                     while relay.is_up() and not stopped():
                         time.sleep(_POLL_SECONDS)
+                        relay.process.keep_log_small()
                     if stop():
                         agent.stop(_GRACE_SECONDS)
                 _pause(_RETRY_SECONDS, stopped)

@@ -21,6 +21,8 @@ _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 10.0
 _ORPHAN_SECONDS = 3.0
 _TAIL_LINES = 15
+_TAIL_BYTES = 2**16
+_LOG_BYTES = 10 * 2**20
 _MARK = "HORTUS_STARTED_BY"
 
 # Flower reports home, looks for updates and installs what an app asks for, unless told not to.
@@ -145,6 +147,13 @@ class ChildProcess:
                 remedy=tail(self._log),
             )
 
+    def keep_log_small(self) -> None:
+        """Moves a log of more than 10 MiB aside, to its name and .1: other parties decide its length."""
+        if self._log.stat().st_size > _LOG_BYTES:
+            aside = self._log.with_name(f"{self._log.name}.1")
+            aside.write_bytes(_last_bytes(self._log, _LOG_BYTES))
+            os.truncate(self._log, 0)  # the program appends, and goes on from here
+
     def stop(self) -> None:
         """Ends the program and all that it started: politely first, then for certain."""
         for signal_number in (signal.SIGTERM, signal.SIGKILL):
@@ -196,8 +205,14 @@ def run_to_end(command: Sequence[str], environment: Mapping[str, str], seconds: 
 
 def tail(log: Path) -> str:
     """Returns the last lines of a log."""
-    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    text = _last_bytes(log, _TAIL_BYTES).decode(errors="replace") if log.exists() else ""
     return "\n".join(text.splitlines()[-_TAIL_LINES:])
+
+
+def _last_bytes(path: Path, number: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - number))
+        return file.read(number)
 
 
 def _marked(mark: bytes) -> list[int]:

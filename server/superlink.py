@@ -99,9 +99,10 @@ class SuperLink:
         return self._child is not None and self._child.is_running
 
     def check(self) -> None:
-        """Raises ProgramEnded, with the end of its log, if its process has ended."""
+        """Raises ProgramEnded, with the end of its log, if its process has ended; keeps that small."""
         if self._child is not None:
             self._child.check()
+            self._child.keep_log_small()
 
     def is_running(self, run: str) -> bool:
         """Whether the run has not come to its end, by Flower's own word; takes seconds."""

@@ -412,6 +412,21 @@ def test_stopping_ends_what_left_the_process_group(tmp_path: Path, is_killed: bo
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
+def test_a_log_that_others_fill_stays_small(tmp_path: Path) -> None:
+    log = tmp_path / "program.log"
+    says = "import time; print('x' * 11 * 2**20, flush=True); time.sleep(1); print('end'); exit(3)"
+    with ChildProcess([sys.executable, "-c", says], dict(os.environ), log) as child:
+        deadline = time.monotonic() + 20
+        while child.is_running and time.monotonic() < deadline:
+            child.keep_log_small()
+            time.sleep(0.05)
+        with pytest.raises(HortusError, match="exit code 3") as error:
+            child.check()
+    assert error.value.remedy == "end"
+    assert log.read_text() == "end\n"
+    assert log.with_name("program.log.1").stat().st_size == 10 * 2**20
+
+
 def test_a_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     number = tmp_path / "number"
     with subprocess.Popen([sys.executable, "-c", PARENT, str(number)]) as parent:
