@@ -33,6 +33,7 @@ _RENYI_TOLERANCE = 0.02
 _ULP = 2.0**-52
 _ERRORS = 2.0**17
 _LEAST_SHARE = 0.01
+_DAY = 86_400
 # No plan asks for such numbers, and float64 cannot count with them.
 _LARGEST_MULTIPLIER, _MOST_RELEASES, _LEAST_DELTA, _LEAST_RATE = 1e7, 2**40, 1e-300, 1e-300
 
@@ -78,6 +79,29 @@ class _Tally:
     checked: float = 0.0  # the Rényi bound when ε was last recomputed
     before: dict[GaussianEvent, int] = field(default_factory=dict)  # the history then
     pending: list[_Pending] = field(default_factory=list)
+    passed_over: dict[GaussianEvent, int] = field(default_factory=dict)
+
+    def add(self, charge: Charge) -> None:
+        """Counts a charge, and before it those that were passed over."""
+        for event, count in self.passed_over.items():
+            self.before[event] = self.before.get(event, 0) + count
+            self._count(event, count)
+        self.passed_over.clear()
+        if charge.is_private:
+            self._count(_event(charge), charge.releases)
+        else:
+            self.is_bare = True
+
+    def pass_over(self, charge: Charge) -> None:
+        """Keeps a charge that has no level of this scope, at little cost, for when one has."""
+        if charge.is_private:
+            _add(self.passed_over, charge)
+        else:
+            self.is_bare = True
+
+    def _count(self, event: GaussianEvent, count: int) -> None:
+        self.history[event] = self.history.get(event, 0) + count
+        self.divergences += count * divergences(event)
 
 
 class Costs:
@@ -103,29 +127,21 @@ class Costs:
             charge.plan if level.scope is Scope.PLAN else level.period: level
             for level in charged.levels
         }
-        periods = (period_of(self._time, every) for every in Every)
-        for name in dict.fromkeys((*levels, charge.plan, *periods)):
+        for name in dict.fromkeys((*levels, charge.plan, *_periods(self._time // _DAY))):
             tally = self._tallies.setdefault((charge.dataset, name), _Tally())
             if name in levels:
-                _count(tally, charge)
+                tally.add(charge)
                 yield from _compare(tally, entry, charge, levels[name])
             else:
-                yield from _recompute(tally)
-                _count(tally, charge)
-                _add(tally.before, charge)
+                if tally.pending:
+                    yield from _recompute(tally)
+                tally.pass_over(charge)
 
     def finish(self) -> Iterator[Finding]:
         """Yields what does not fit of the entries since ε was last recomputed."""
         for tally in self._tallies.values():
-            yield from _recompute(tally)
-
-
-def _count(tally: _Tally, charge: Charge) -> None:
-    _add(tally.history, charge)
-    if charge.is_private:
-        tally.divergences += charge.releases * divergences(_with_some_noise(charge.event))
-    else:
-        tally.is_bare = True
+            if tally.pending:
+                yield from _recompute(tally)
 
 
 def _compare(tally: _Tally, entry: Entry, charge: Charge, level: Level) -> Iterator[Finding]:
@@ -184,8 +200,23 @@ def _misfit(one: _Pending, history: Mapping[GaussianEvent, int]) -> Finding | No
 
 def _add(history: dict[GaussianEvent, int], charge: Charge) -> None:
     if charge.is_private:
-        event = _with_some_noise(charge.event)
+        event = _event(charge)
         history[event] = history.get(event, 0) + charge.releases
+
+
+def _event(charge: Charge) -> GaussianEvent:
+    return _made_event(charge.sampling_rate, charge.noise_multiplier)
+
+
+@lru_cache(maxsize=1024)
+def _made_event(sampling_rate: float, noise_multiplier: float) -> GaussianEvent:
+    return _with_some_noise(GaussianEvent(sampling_rate, noise_multiplier))
+
+
+@lru_cache(maxsize=1024)
+def _periods(day: float) -> tuple[str, ...]:
+    """Returns the labels of the periods that a day since 1970 falls in."""
+    return tuple(period_of(day * _DAY, every) for every in Every)
 
 
 def _with_some_noise(event: GaussianEvent) -> GaussianEvent:
