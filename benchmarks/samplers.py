@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hortus.privacy import discrete_gaussian
+from hortus.privacy import discrete_gaussian, skellam
 from hortus.privacy.randomness import SystemRandomness
 
 SIZE = 2_000_000
@@ -28,9 +28,8 @@ def main() -> None:
         "numpy normal, rounded": lambda: np.rint(generator.normal(0, 1e6, SIZE)).astype(np.int64),
         "AES-256-CTR, 64 bits": lambda: stream.uint64(SIZE),
     } | {
-        f"discrete Gaussian, σ = {sigma}": (
-            lambda sigma=sigma: discrete_gaussian.sample(sigma, SIZE, stream)
-        )
+        f"{name}, σ = {sigma}": (lambda law=law, sigma=sigma: law.sample(sigma, SIZE, stream))
+        for name, law in (("discrete Gaussian", discrete_gaussian), ("Skellam", skellam))
         for sigma in (10, 1_000, 123_457, 2**24 + 5)
     }
     seconds: dict[str, list[float]] = {name: [] for name in samplers}
