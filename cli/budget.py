@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hortus.protocol.errors import UsageError
 
@@ -45,7 +46,7 @@ def show(site: SiteFolder) -> None:
             f"{line.limit:g}",
             f"{max(0.0, line.limit - line.spent):.4f}",
             str(line.held),
-            "" if line.frozen is None else f"frozen: {line.frozen}",
+            Text("" if line.frozen is None else f"frozen: {line.frozen}"),
         )
     console.print(table)
     allowed = policy.budget

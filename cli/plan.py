@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from hortus.cli.groups import FallbackGroup
-from hortus.protocol.errors import UsageError
+from hortus.protocol.errors import UsageError, in_one_line
 from hortus.protocol.plan import Noise
 from hortus.protocol.plan_file import load_plan
 
@@ -117,7 +118,8 @@ def _mechanism_table(what: "Prospect") -> Table:
     table.add_column()
     table.add_column(overflow="fold")
     table.add_row("contract", contract.digest())
-    table.add_row("unit", f"one {privacy.unit} of a site, added or removed")
+    unit = in_one_line(f"one {privacy.unit} of a site, added or removed")
+    table.add_row("unit", Text(unit))  # the plan's own words are no markup
     table.add_row("sampling", f"Poisson, q = {contract.training.sampling_rate:g}")
     releases = cost.rounds * cost.per_round
     table.add_row(

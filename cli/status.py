@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hortus.protocol.consortium import ServerFiles, open_party
 from hortus.protocol.expiry import Urgency
@@ -70,7 +71,7 @@ def _show_party(console: Console, told: dict[str, Any]) -> None:
         for line in told["datasets"]:
             frozen = f"frozen: {line['frozen']}" if line["frozen"] else ""
             row = (line["dataset"][:16], line["unit"], _epsilon(line["epsilon_spent"]))
-            datasets.add_row(*row, f"{line['epsilon_limit']:g}", frozen)
+            datasets.add_row(*row, f"{line['epsilon_limit']:g}", Text(frozen))
         console.print(datasets)
         rounds = Table("run", "round", "released", "ε after", box=None)
         for line in told["rounds"]:
@@ -91,7 +92,8 @@ def _show_run(console: Console, told: dict[str, Any]) -> None:
     console.print(rounds)
     left = Table("from round", "left or refused", "why", box=None)
     for line in told["departures"]:
-        left.add_row(str(line["round"]), line["site"], line["reason"])
+        # A site's own words are no markup.
+        left.add_row(str(line["round"]), Text(line["site"]), Text(line["reason"]))
     console.print(left)
 
 

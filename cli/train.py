@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hortus.cli.display import RoundsDisplay, departures_table, percent
@@ -89,7 +90,9 @@ def _comparison(
     best = max(alone, key=lambda site: site.metrics.get("accuracy", 0.0))
     claim = private.store.rounds[-1].epsilon
     bound = "no bound" if claim is None else f"ε = {claim:.2f}, δ = {plan.privacy.delta:g}"
-    table = Table("model", "accuracy", "macro F1", f"bound for one {plan.privacy.unit}", box=None)
+    table = Table(
+        "model", "accuracy", "macro F1", escape(f"bound for one {plan.privacy.unit}"), box=None
+    )
     table.caption = "No site alone has records of every class: that is much of what they gain."
     for name, metrics, promise in (
         (f"best single site alone ({best.site})", best.metrics, "no bound"),

@@ -6,8 +6,8 @@ the server sees it in the head that the site shows.
 
 import sqlite3
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -47,11 +47,8 @@ class Notary:
         self._path = path
         self._clock = clock
         self._lock = threading.Lock()
-        try:
-            with closing(self._connect()) as connection:
-                connection.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise HortusError(f"it cannot be used: {error}", where=str(path)) from error
+        with self._connected() as connection:
+            connection.executescript(_SCHEMA)
 
     @classmethod
     def open(cls, files: ServerFiles, clock: Callable[[], float]) -> Self:
@@ -65,7 +62,7 @@ class Notary:
 
     def known(self, site: str) -> Head | None:
         """Returns the last head countersigned for a site; None before the first."""
-        with closing(self._connect()) as connection:
+        with self._connected() as connection:
             row = connection.execute(
                 "SELECT site, seq, hash, signature FROM heads WHERE site = ?", (site,)
             ).fetchone()
@@ -80,6 +77,7 @@ class Notary:
 
         Raises:
             ProtocolError: The site did not sign it, or it is older than, or another than, the last.
+            HortusError: The file cannot be written.
         """
         if not head.is_signed_by(public_key):
             raise ProtocolError("its signature of its ledger's head does not fit", where=head.site)
@@ -95,7 +93,7 @@ class Notary:
                     remedy="The site's operator must put the newest ledger back.",
                 )
             row = (head.site, head.seq, head.hash, head.signature, now)
-            with closing(self._connect()) as connection, connection:
+            with self._connected() as connection, connection:
                 connection.execute("INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?, ?)", row)
                 reach(Fault.NOTARY_BEFORE_COMMIT)
         reach(Fault.NOTARY_DURABLE)
@@ -123,11 +121,15 @@ class Notary:
         done = self.countersign(Head(site, head.seq, head.hash, head.signature), public_key)
         return wire.Countersignature(time=done.time, signature=done.signature)
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=30)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        return connection
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self._path, timeout=30)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=FULL")
+                yield connection
+        except sqlite3.Error as error:
+            raise HortusError(f"it cannot be used: {error}", where=str(self._path)) from error
 
 
 def last_contacts(path: Path) -> dict[str, float]:

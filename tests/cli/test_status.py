@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.made_runs import make_contract, make_plan, make_store
 from typer.testing import CliRunner, Result
 
 from hortus.cli.main import app
@@ -18,6 +19,7 @@ from hortus.protocol.membership import create_consortium
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.succession import sole
 from hortus.server.notary import Notary
+from hortus.server.run_records import Departure
 
 
 def hortus(*arguments: str) -> Result:
@@ -58,6 +60,16 @@ def test_a_run_and_its_sites_say_what_happened(write_plan: Any, tmp_path: Path) 
     assert 0 < dataset["epsilon_spent"] <= dataset["epsilon_limit"]
     for directory in (out, out / "consortium" / "sites" / "ash"):
         assert hortus("status", str(directory)).exit_code == 0
+
+
+def test_what_a_site_says_is_no_markup(tmp_path: Path) -> None:
+    """Else a site that refuses with half a tag would keep the server's operator from looking."""
+    contract = make_contract(make_plan(rounds=2))
+    reason = "no [/red] [bold]budget[/] left"
+    make_store(tmp_path, contract, 1).note_departure(Departure(1, "ash", reason))
+    shown = hortus("status", str(tmp_path))
+    assert shown.exit_code == 0, shown.output
+    assert reason in " ".join(shown.output.split())
 
 
 def test_a_site_and_the_server_show_one_roster_and_their_certificates(

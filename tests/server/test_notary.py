@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.errors import ProtocolError
+from hortus.protocol.errors import HortusError, ProtocolError
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
 from hortus.protocol.plan import Cohort
@@ -86,6 +86,14 @@ def test_a_site_that_has_changed_its_key_is_countersigned_without_a_restart(path
         head = wire.Head(seq=1, hash="a" * 64, signature=_head(1, signer=signer).signature)
         turn = hub.ready(session, "ash", wire.ReadyRequest(session="2" * 32, head=head))
         assert turn.HasField("countersignature")
+
+
+def test_a_file_that_cannot_be_used_any_more_is_named(path: Path) -> None:
+    notary = _open(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(HortusError, match=r"heads\.sqlite: it cannot be used"):
+        notary.countersign(_head(1), KEY)
 
 
 def test_an_anchor_reads_back(tmp_path: Path) -> None:
