@@ -157,5 +157,5 @@ def check_sent(evidence: Evidence, charges: Iterable[Charge]) -> Iterator[Findin
 def _contract(text: str | None) -> Contract | None:
     try:
         return None if text is None else Contract.model_validate(json.loads(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

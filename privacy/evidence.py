@@ -36,6 +36,9 @@ _UNREADABLE = (
     KeyError,
     ValueError,
     TypeError,
+    AttributeError,
+    OverflowError,
+    yaml.YAMLError,
     OSError,
 )
 

@@ -867,6 +867,39 @@ def test_a_damaged_bundle_is_refused_or_what_is_damaged_is_found(
             assert load(path) == _evidence(mixed) or _first_entry(load(path)) is not None
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("roster.yaml", b"{: ["),
+        ("roster.yaml", b"\0"),
+        ("roster.yaml", b"- 1"),
+        ("entries.jsonl", b'{"seq": 1e400}'),
+        ("sent.jsonl", b'{"sent": ["a", 1e999, 2]}'),
+        ("countersignatures.jsonl", b'{"seq": 1, "hash": "a", "time": "0x1p+99999"}'),
+    ],
+    ids=str,
+)
+def test_a_bundle_that_somebody_spoilt_with_care_is_refused(
+    mixed: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    export(_evidence(mixed), tmp_path / "whole.zip")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.zip") as whole,
+        zipfile.ZipFile(tmp_path / "spoilt.zip", "w") as spoilt,
+    ):
+        for member in whole.namelist():
+            spoilt.writestr(member, content if member == name else whole.read(member))
+    with pytest.raises(UsageError, match="no evidence bundle"):
+        load(tmp_path / "spoilt.zip")
+
+
+def test_a_plan_that_nobody_can_read_to_its_end_is_a_finding(path: Path) -> None:
+    evidence = _evidence(path, {CHARGE.plan: "[" * 100_000})
+    found = audit(evidence, ROSTER).first_broken
+    assert found is not None
+    assert "has another hash" in found.problem
+
+
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a zip file at all"])
 def test_a_file_that_is_no_bundle_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "evidence.zip"
