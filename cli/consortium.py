@@ -273,12 +273,14 @@ def authority(
         raise UsageError("this is a site's folder, not the server's", where=str(directory))
     if finish:
         finish_change(files, now)
-        console.print("The former authority is gone. It counts from the server's next start on.")
-        console.print(f"Give {files.card} to every site, by the next start of its agent.")
+        console.print("The former authority is gone. Start the server again, if it runs.")
+        console.print(f"Then give {files.card} to every site.")
     else:
         begin_change(files, now)
-        console.print("Sites with certificates of either authority connect from the server's next")
-        console.print(f"start on. Give {files.card} to every site; when all have added it:")
+        console.print(
+            "Start the server again, if it runs: it takes certificates of either authority."
+        )
+        console.print(f"Then give {files.card} to every site; when all have added it:")
         console.print(f"  hortus rotate authority {directory} --finish")
 
 

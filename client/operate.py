@@ -20,7 +20,7 @@ from hortus.client.site import Site
 from hortus.client.supernode import start_supernode
 from hortus.client.workbench import Workbench
 from hortus.protocol.consortium import SiteFiles, host_and_port
-from hortus.protocol.expiry import warn_of_expiry
+from hortus.protocol.expiry import DailyWarning, warn_of_expiry
 from hortus.protocol.monitoring import CertificateCollector, Heartbeat, monitoring
 from hortus.protocol.plan import Contract
 from hortus.protocol.processes import ChildProcess
@@ -45,7 +45,9 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
     with sole(SiteFiles(directory)), Site(directory, clock=time.time) as site:
         waiting = "%s is waiting for the server at %s; Ctrl-C stops it"
         logger.info(waiting, site.name, site.server.superlink)
-        warn_of_expiry(site.files, datetime.now(UTC), logger)
+        started = datetime.now(UTC)
+        warn_of_expiry(site.files, started, logger)
+        expiry = DailyWarning(site.files, logger, started)
         warm = WarmWorkbench(site)
         config = site.config
         superlink = config.superlink or site.server.superlink
@@ -60,6 +62,7 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
 
         def stopped() -> bool:
             heartbeat.beat()
+            expiry.look(datetime.now(UTC))
             return stop()
 
         with (

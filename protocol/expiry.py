@@ -123,5 +123,36 @@ def warn_of_expiry(files: SiteFiles | ServerFiles, now: datetime, logger: loggin
     own = found[0]
     if own.urgency(now) is Urgency.EXPIRED:
         raise UsageError(str(own.warning(now)), where=str(own.path), remedy=own.remedy)
+    _warn(found, now, logger)
+
+
+class DailyWarning:
+    """Warns once a day of each certificate that ends soon: an agent runs for months.
+
+    Args:
+        files: The party's folder.
+        logger: Where to.
+        now: The time of its start, which has warned already, with its zone.
+    """
+
+    def __init__(
+        self, files: SiteFiles | ServerFiles, logger: logging.Logger, now: datetime
+    ) -> None:
+        self._files = files
+        self._logger = logger
+        self._day = now.date()
+
+    def look(self, now: datetime) -> None:
+        """Warns, if it has not done so on this day."""
+        if now.date() == self._day:
+            return
+        self._day = now.date()
+        try:
+            _warn(expiries(self._files), now, self._logger)
+        except UsageError as error:
+            self._logger.warning("%s", error)
+
+
+def _warn(found: list[Expiry], now: datetime, logger: logging.Logger) -> None:
     for warning in filter(None, (expiry.warning(now) for expiry in found)):
         logger.warning("%s", warning)

@@ -10,7 +10,7 @@ from hortus.protocol.card import ServerCard, SiteCard, load_card
 from hortus.protocol.certificates import flower_public_key, is_certificate_of
 from hortus.protocol.consortium import Consortium, ServerConfig, SiteFiles
 from hortus.protocol.errors import UsageError
-from hortus.protocol.expiry import Urgency, expiries, warn_of_expiry
+from hortus.protocol.expiry import DailyWarning, Urgency, expiries, warn_of_expiry
 from hortus.protocol.membership import (
     admit,
     create_consortium,
@@ -68,6 +68,22 @@ def test_a_start_warns_and_an_expired_certificate_ends_it(
     files.tls.certificate.unlink()
     with pytest.raises(UsageError, match="has not issued"):
         warn_of_expiry(files, NOW, LOGGER)
+
+
+def test_an_agent_that_runs_for_years_warns_every_day(
+    consortium: Consortium, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And goes on when the certificate has ended: the operator may be renewing it."""
+    daily = DailyWarning(consortium.site("ash"), LOGGER, NOW)
+    day = END - timedelta(days=100)
+    while day < END + timedelta(days=2):
+        daily.look(day)
+        day += timedelta(hours=8)
+    told = [record.getMessage() for record in caplog.records]
+    own = [line for line in told if line.startswith("the TLS certificate of this site")]
+    assert len(own) == 62
+    assert "in 59 days" in own[0]
+    assert "expired on" in own[-1]
 
 
 def test_the_server_sees_the_ends_of_all_it_has_issued(consortium: Consortium) -> None:
