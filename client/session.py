@@ -12,7 +12,7 @@ from hortus.client.states import ClientState, ClientStates
 from hortus.client.trainer import Stopwatch, Trainer
 from hortus.client.transfer import download, upload
 from hortus.client.witness import Witness
-from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_round
+from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.entries import Charge, Declined
 from hortus.privacy.ledger import Ledger
 from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView
@@ -68,7 +68,7 @@ class Account:
             sampling_rate=contract.training.sampling_rate,
             noise_multiplier=event.noise_multiplier if event else 0.0,
             clipping_norm=clipping_norm,
-            releases=releases_per_sum(contract),
+            releases=contract.training.releases_per_sum,
             delta=self.budget.delta,
             plan=contract.digest(),
         )
@@ -123,7 +123,7 @@ class Session:
         self._stopwatch = stopwatch
         contract = encoding.contract
         rounds_left = contract.training.rounds - descriptor.first_round
-        self._steps = rounds_left * sums_per_round(contract)
+        self._steps = rounds_left * contract.training.sums_per_round
         self._start = np.empty(0, np.float32)
         self._start_digest = ""
         self._resend: tuple[int, NDArray[np.int64]] | None = None
@@ -308,7 +308,7 @@ class Session:
         return local and self._resend is not None and self._resend[0] == step
 
     def _global_position(self, step: int) -> tuple[int, int]:
-        per_round = sums_per_round(self._encoding.contract)
+        per_round = self._encoding.contract.training.sums_per_round
         absolute = self._descriptor.first_round * per_round + step
         return absolute // per_round, absolute
 

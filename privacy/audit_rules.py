@@ -5,7 +5,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
-from hortus.privacy.encoding import releases_per_sum
 from hortus.privacy.entries import (
     EVERY_DATASET,
     Charge,
@@ -123,7 +122,7 @@ class Rules:
         # A norm that adapts goes from step to step; ε does not depend on it.
         adapts = privacy.clipping.rule is ClippingRule.ADAPTIVE
         norm = charge.clipping_norm if adapts else privacy.clipping_norm
-        rate, releases = contract.training.sampling_rate, releases_per_sum(contract)
+        rate, releases = contract.training.sampling_rate, contract.training.releases_per_sum
         agreed = (privacy.noise.value, rate, norm, privacy.unit, releases)
         told = (charge.mode, charge.sampling_rate, charge.clipping_norm, charge.unit)
         if (*told, charge.releases) != agreed:

@@ -182,16 +182,6 @@ def nominal_batch(plan: Agreement) -> float:
     return plan.training.sampling_rate * plan.training.nominal_units
 
 
-def sums_per_round(plan: Agreement) -> int:
-    """Returns the secure sums in a round."""
-    return 1 if plan.training.update is Update.DELTA else plan.training.steps_per_round
-
-
-def releases_per_sum(plan: Agreement) -> int:
-    """Returns the private steps that one secure sum releases."""
-    return plan.training.steps_per_round // sums_per_round(plan)
-
-
 def largest_batch(plan: Agreement) -> int:
     """Returns the units that the ring has room for in a site's batch."""
     # Four times the nominal batch and twelve standard deviations: room for a site larger than told.

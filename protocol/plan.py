@@ -155,6 +155,16 @@ class Training(Schema):
         "record changes a bit of another's gradient.",
     )
 
+    @property
+    def sums_per_round(self) -> int:
+        """Secure sums in a round."""
+        return 1 if self.update is Update.DELTA else self.steps_per_round
+
+    @property
+    def releases_per_sum(self) -> int:
+        """Private steps that one secure sum releases."""
+        return self.steps_per_round // self.sums_per_round
+
 
 class ClippingRule(StrEnum):
     """How a unit's gradient is cut to the clipping norm."""

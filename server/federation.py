@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from hortus.privacy.accounting import epsilon
-from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_round
+from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.omissions import SumRecord
 from hortus.protocol.answer import CHALLENGE_BYTES, Answer
 from hortus.protocol.canonical import canonical_json
@@ -139,7 +139,7 @@ class Federation:
         self, number: int, session: Aggregator, encoding: StepEncoding, trained: ServerState
     ) -> None:
         started = time.monotonic()
-        sums = sums_per_round(self.contract)
+        sums = self.contract.training.sums_per_round
         attempts = 0
         sites: tuple[str, ...] = ()
         for index in range(sums):
@@ -169,7 +169,7 @@ class Federation:
             return None
         sums, attempts = self.store.sums
         charged = attempts if self.contract.privacy.noise is Noise.DISTRIBUTED else sums
-        steps = charged * releases_per_sum(self.contract)
+        steps = charged * self.contract.training.releases_per_sum
         return epsilon({encoding.event: steps}, self.contract.privacy.delta)
 
     def _volunteers(self, number: int, absent: Mapping[str, str]) -> tuple[str, ...]:

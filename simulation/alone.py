@@ -7,7 +7,7 @@ import numpy as np
 from hortus.client.trainer import Trainer, untimed
 from hortus.client.workbench import Workbench
 from hortus.learning.datasets import Records
-from hortus.privacy.encoding import StepEncoding, sums_per_round
+from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.randomness import UnsafeSeededRandomness
 from hortus.protocol.plan import Plan
 from hortus.server.evaluation import Evaluator
@@ -45,7 +45,7 @@ def train_alone(
     randomness = UnsafeSeededRandomness(plan.seed, name)
     trainer = Trainer(encoding, workbench, workbench.task.encode(records), randomness, untimed)
     trained = ServerState(contract, evaluator.initial_adapter)
-    for step in range(plan.training.rounds * sums_per_round(plan)):
+    for step in range(plan.training.rounds * plan.training.sums_per_round):
         vector = trainer.vector(trained.start(encoding), step, attempt=0).astype(np.uint32)
         trained.step(encoding, vector, sites=1)
     return evaluator.measure(trained.adapter)

@@ -31,8 +31,6 @@ from hortus.privacy.clipping import Clipping
 from hortus.privacy.encoding import (
     StepEncoding,
     nominal_batch,
-    releases_per_sum,
-    sums_per_round,
 )
 from hortus.privacy.forecast import PlanCost
 from hortus.privacy.gradients import ClippedSum, LossBatch, PerUnitGradients
@@ -115,7 +113,7 @@ def attack(plan: Plan, folder: Path, out: Path, setting: Setting, on_step: OnSte
             f"the gradients of {len(canaries)} canaries do not fit in memory", where="--canaries"
         )
     _claim_folder(out, contract, site, len(canaries), plan)
-    steps = contract.training.rounds * sums_per_round(contract)
+    steps = contract.training.rounds * contract.training.sums_per_round
     seen = []
     for number in range(setting.trainings):
         path = out / f"training-{number:03}.npz"
@@ -206,7 +204,7 @@ class _Stage:
 
     @property
     def cost(self) -> PlanCost:
-        per_round = sums_per_round(self.contract) * releases_per_sum(self.contract)
+        per_round = self.contract.training.sums_per_round * self.contract.training.releases_per_sum
         return PlanCost(self.encoding.event, per_round, self.contract.training.rounds)
 
     def train(self, number: int, on_step: Callable[[int], None]) -> dict[str, NDArray[np.generic]]:
@@ -227,7 +225,7 @@ class _Stage:
         ]
         trained = ServerState(self.contract, self.initial)
         guess = _Regression(len(self.canaries), self.contract.training.sampling_rate)
-        for step in range(self.contract.training.rounds * sums_per_round(self.contract)):
+        for step in range(self.contract.training.rounds * self.contract.training.sums_per_round):
             on_step(step)
             start = trained.start(self.encoding)
             watched.begin(self.encoding.clipping_norm(start))

@@ -9,7 +9,7 @@ from hortus.client.site import Site
 from hortus.learning.adapters import AdapterSpace, attach
 from hortus.learning.models import load_base
 from hortus.privacy.books import Account, Tally
-from hortus.privacy.encoding import StepEncoding, releases_per_sum, sums_per_round
+from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.forecast import PlanCost, SiteBudget
 from hortus.protocol.errors import Refused, UsageError
 from hortus.protocol.plan import Contract, Plan
@@ -45,7 +45,7 @@ class Prospect:
     @property
     def sums(self) -> int:
         """Secure sums in the whole plan."""
-        return self.contract.training.rounds * sums_per_round(self.contract)
+        return self.contract.training.rounds * self.contract.training.sums_per_round
 
 
 def prospect(plan: Plan, folder: Path, sites: int | None) -> Prospect:
@@ -71,7 +71,7 @@ def prospect(plan: Plan, folder: Path, sites: int | None) -> Prospect:
     )
     dimension = AdapterSpace(model).dimension
     encoding = StepEncoding.of(contract, dimension, count)
-    per_round = sums_per_round(contract) * releases_per_sum(contract)
+    per_round = contract.training.sums_per_round * contract.training.releases_per_sum
     cost = PlanCost(encoding.event, per_round, contract.training.rounds)
     return Prospect(plan, contract, dimension, count, encoding, cost)
 
