@@ -9,12 +9,15 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from hortus.privacy import discrete_gaussian, skellam
+from hortus.privacy.discrete_gaussian import DiscreteGaussian
+from hortus.privacy.exact_sampler import sample
 from hortus.privacy.randomness import SystemRandomness
+from hortus.privacy.skellam import Skellam
 
 SIZE = 2_000_000
 REPETITIONS = 9
@@ -28,8 +31,8 @@ def main() -> None:
         "numpy normal, rounded": lambda: np.rint(generator.normal(0, 1e6, SIZE)).astype(np.int64),
         "AES-256-CTR, 64 bits": lambda: stream.uint64(SIZE),
     } | {
-        f"{name}, σ = {sigma}": (lambda law=law, sigma=sigma: law.sample(sigma, SIZE, stream))
-        for name, law in (("discrete Gaussian", discrete_gaussian), ("Skellam", skellam))
+        f"{name}, σ = {sigma}": partial(sample, law(sigma), SIZE, stream)
+        for name, law in (("discrete Gaussian", DiscreteGaussian), ("Skellam", Skellam))
         for sigma in (10, 1_000, 123_457, 2**24 + 5)
     }
     seconds: dict[str, list[float]] = {name: [] for name in samplers}

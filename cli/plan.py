@@ -152,7 +152,8 @@ def _mechanism_table(what: "Prospect") -> Table:
     up, down = _bytes(bits // 8 * encoding.words), _bytes(4 * encoding.words)
     table.add_row("on the wire", f"{up} up and {down} down, a secure sum and site")
     table.add_row(
-        "", f"({what.dimension:,} parameters of {bits // 8} bytes up and 4 down, {what.sums} sums)"
+        "",
+        f"({what.dimension:,} parameters of {bits // 8} bytes up and 4 down, {what.contract.sums} sums)",
     )
     return table
 

@@ -53,7 +53,7 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
         contract=what.contract,
         dimension=what.dimension,
         words=what.encoding.words,
-        sums=what.sums,
+        sums=what.contract.sums,
         event=what.cost.event,
         epsilon=what.cost.epsilon(delta),
         delta=delta,

@@ -6,6 +6,7 @@ the entries since the last time are gone through one by one, so that the first w
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -72,19 +73,19 @@ class _Tally:
     """What has been released within one scope."""
 
     divergences: Array = field(default_factory=lambda: np.zeros(len(ORDERS)))
-    history: dict[GaussianEvent, int] = field(default_factory=dict)
+    history: Counter[GaussianEvent] = field(default_factory=Counter)
     is_bare: bool = False
     delta: float = 0.0
     claim: float = 0.0
     checked: float = 0.0  # the Rényi bound when ε was last recomputed
-    before: dict[GaussianEvent, int] = field(default_factory=dict)  # the history then
+    before: Counter[GaussianEvent] = field(default_factory=Counter)  # the history then
     pending: list[_Pending] = field(default_factory=list)
-    passed_over: dict[GaussianEvent, int] = field(default_factory=dict)
+    passed_over: Counter[GaussianEvent] = field(default_factory=Counter)
 
     def add(self, charge: Charge) -> None:
         """Counts a charge, and before it those that were passed over."""
+        self.before.update(self.passed_over)
         for event, count in self.passed_over.items():
-            self.before[event] = self.before.get(event, 0) + count
             self._count(event, count)
         self.passed_over.clear()
         if charge.is_private:
@@ -100,7 +101,7 @@ class _Tally:
             self.is_bare = True
 
     def _count(self, event: GaussianEvent, count: int) -> None:
-        self.history[event] = self.history.get(event, 0) + count
+        self.history[event] += count
         self.divergences += count * divergences(event)
 
 
@@ -172,10 +173,10 @@ def _compare(tally: _Tally, entry: Entry, charge: Charge, level: Level) -> Itera
 def _recompute(tally: _Tally) -> Iterator[Finding]:
     """Compares the last ε with one of another accountant; then, if need be, each since before."""
     pending, tally.pending = tally.pending, []
-    before, tally.before = tally.before, dict(tally.history)
+    before, tally.before = tally.before, tally.history.copy()
     if not pending or _misfit(pending[-1], tally.history) is None:
         return
-    history = dict(before)
+    history = before.copy()
     for one in pending:
         _add(history, one.charge)
         misfit = _misfit(one, history)
@@ -198,10 +199,9 @@ def _misfit(one: _Pending, history: Mapping[GaussianEvent, int]) -> Finding | No
     return None
 
 
-def _add(history: dict[GaussianEvent, int], charge: Charge) -> None:
+def _add(history: Counter[GaussianEvent], charge: Charge) -> None:
     if charge.is_private:
-        event = _event(charge)
-        history[event] = history.get(event, 0) + charge.releases
+        history[_event(charge)] += charge.releases
 
 
 def _event(charge: Charge) -> GaussianEvent:

@@ -210,7 +210,7 @@ class Mechanism:
         reach = units * self.scale * self.clipping_norm + math.sqrt(self.dimension if units else 0)
         if np.linalg.norm(rounded.astype(np.float64)) > reach * (1 + _ROUNDING):
             raise HortusError(
-                f"the clipped sum has a larger norm than its units of norm "
+                "the clipped sum has a larger norm than its units of norm "
                 f"{self.clipping_norm:g} can give it, so something was not clipped",
                 remedy="Nothing was sent. This is a defect of Hortus: please report it.",
             )

@@ -20,28 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hortus.privacy import exact_sampler
-from hortus.privacy.randomness import Stream
 
 Array = NDArray[np.float64]
 
 _FLOAT_BITS = 52
-
-
-def sample(sigma: int, size: int, stream: Stream) -> NDArray[np.int64]:
-    """Draws independent Skellam variables of mean 0.
-
-    Args:
-        sigma: The standard deviation, from 1 to 2⁴⁰.
-        size: How many.
-        stream: Uniform bits, used for nothing else.
-
-    Returns:
-        int64[size].
-
-    Raises:
-        ValueError: σ is out of range.
-    """
-    return exact_sampler.sample(Skellam(sigma), size, stream)
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,8 +270,8 @@ class ServerConfig(_ConfigFile):
 
     def dialled(self, address: str) -> str:
         """Returns the address at which sites dial what listens on `address`."""
-        host, _, port = address.rpartition(":")
-        return f"{_in_brackets(self.host)}:{port}" if self.host else f"{host}:{port}"
+        host, port = host_and_port(address)
+        return f"{_in_brackets(self.host or host)}:{port}"
 
 
 def _in_brackets(host: str) -> str:

@@ -387,6 +387,11 @@ class Agreement(Schema):
         """Private steps in the whole plan."""
         return self.training.rounds * self.training.steps_per_round
 
+    @property
+    def sums(self) -> int:
+        """Secure sums in the whole plan."""
+        return self.training.rounds * self.training.sums_per_round
+
 
 class Contract(Agreement):
     """A plan with every number filled in, as the server sends it and a site approves it."""

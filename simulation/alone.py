@@ -45,7 +45,7 @@ def train_alone(
     randomness = UnsafeSeededRandomness(plan.seed, name)
     trainer = Trainer(encoding, workbench, workbench.task.encode(records), randomness, untimed)
     trained = ServerState(contract, evaluator.initial_adapter)
-    for step in range(plan.training.rounds * plan.training.sums_per_round):
+    for step in range(plan.sums):
         vector = trainer.vector(trained.start(encoding), step, attempt=0).astype(np.uint32)
         trained.step(encoding, vector, sites=1)
     return evaluator.measure(trained.adapter)

@@ -28,10 +28,7 @@ from hortus.client.workbench import Workbench
 from hortus.learning.datasets import Records
 from hortus.learning.tasks import Batch, Encoded
 from hortus.privacy.clipping import Clipping
-from hortus.privacy.encoding import (
-    StepEncoding,
-    nominal_batch,
-)
+from hortus.privacy.encoding import StepEncoding, nominal_batch
 from hortus.privacy.forecast import PlanCost
 from hortus.privacy.gradients import ClippedSum, LossBatch, PerUnitGradients
 from hortus.privacy.membership import logit_confidence
@@ -113,7 +110,7 @@ def attack(plan: Plan, folder: Path, out: Path, setting: Setting, on_step: OnSte
             f"the gradients of {len(canaries)} canaries do not fit in memory", where="--canaries"
         )
     _claim_folder(out, contract, site, len(canaries), plan)
-    steps = contract.training.rounds * contract.training.sums_per_round
+    steps = contract.sums
     seen = []
     for number in range(setting.trainings):
         path = out / f"training-{number:03}.npz"
@@ -204,8 +201,8 @@ class _Stage:
 
     @property
     def cost(self) -> PlanCost:
-        per_round = self.contract.training.sums_per_round * self.contract.training.releases_per_sum
-        return PlanCost(self.encoding.event, per_round, self.contract.training.rounds)
+        training = self.contract.training
+        return PlanCost(self.encoding.event, training.steps_per_round, training.rounds)
 
     def train(self, number: int, on_step: Callable[[int], None]) -> dict[str, NDArray[np.generic]]:
         """Trains the plan once, with coins, sampling and noise of its own."""
@@ -225,7 +222,7 @@ class _Stage:
         ]
         trained = ServerState(self.contract, self.initial)
         guess = _Regression(len(self.canaries), self.contract.training.sampling_rate)
-        for step in range(self.contract.training.rounds * self.contract.training.sums_per_round):
+        for step in range(self.contract.sums):
             on_step(step)
             start = trained.start(self.encoding)
             watched.begin(self.encoding.clipping_norm(start))

@@ -42,11 +42,6 @@ class Prospect:
         """The ε that the noise was chosen for, if it was."""
         return self.plan.privacy.epsilon
 
-    @property
-    def sums(self) -> int:
-        """Secure sums in the whole plan."""
-        return self.contract.training.rounds * self.contract.training.sums_per_round
-
 
 def prospect(plan: Plan, folder: Path, sites: int | None) -> Prospect:
     """Works out a plan's numbers.
@@ -71,8 +66,8 @@ def prospect(plan: Plan, folder: Path, sites: int | None) -> Prospect:
     )
     dimension = AdapterSpace(model).dimension
     encoding = StepEncoding.of(contract, dimension, count)
-    per_round = contract.training.sums_per_round * contract.training.releases_per_sum
-    cost = PlanCost(encoding.event, per_round, contract.training.rounds)
+    training = contract.training
+    cost = PlanCost(encoding.event, training.steps_per_round, training.rounds)
     return Prospect(plan, contract, dimension, count, encoding, cost)
 
 

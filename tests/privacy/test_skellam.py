@@ -12,11 +12,12 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import ive
 
-from hortus.privacy.discrete_gaussian import sample as sample_gaussian
+from hortus.privacy.discrete_gaussian import DiscreteGaussian
 from hortus.privacy.events import GaussianEvent
+from hortus.privacy.exact_sampler import sample
 from hortus.privacy.randomness import Stream, UnsafeSeededRandomness
 from hortus.privacy.renyi import ORDERS, divergences
-from hortus.privacy.skellam import Skellam, sample
+from hortus.privacy.skellam import Skellam
 from tests.helpers.chi_square import p_value
 
 FALSE_FAILURE = 1e-6
@@ -33,7 +34,7 @@ def p_value_of(drawn: NDArray[np.int64], sigma: int) -> float:
 
 @pytest.mark.parametrize("sigma", [1, 2, 7, 15, 16, 31, 32, 47, 1000, 2**14 + 1])
 def test_the_sampler_follows_the_mass_function(sigma: int) -> None:
-    assert p_value_of(sample(sigma, SIZE, stream("chi", sigma)), sigma) > FALSE_FAILURE
+    assert p_value_of(sample(Skellam(sigma), SIZE, stream("chi", sigma)), sigma) > FALSE_FAILURE
 
 
 @pytest.mark.parametrize("sigma", [1, 2])
@@ -42,12 +43,12 @@ def test_it_is_a_difference_of_poisson_variables(sigma: int) -> None:
     generator = np.random.default_rng(5)
     first, second = generator.poisson(sigma**2 / 2, (2, SIZE))
     assert p_value_of(first - second, sigma) > FALSE_FAILURE
-    assert p_value_of(sample_gaussian(sigma, SIZE, stream("other")), sigma) < FALSE_FAILURE
+    assert p_value_of(sample(DiscreteGaussian(sigma), SIZE, stream("other")), sigma) < FALSE_FAILURE
 
 
 def test_shares_add_up_to_the_law_of_their_sum() -> None:
     """Three shares of variance 3² are one of variance 27: exactly, where sigma is no integer too."""
-    total = sum(sample(3, SIZE, stream("share", site)) for site in range(3))
+    total = sum(sample(Skellam(3), SIZE, stream("share", site)) for site in range(3))
     assert p_value(np.asarray(total), 5, lambda n: ive(n, 27.0)) > FALSE_FAILURE
 
 
@@ -56,7 +57,7 @@ def test_the_tails_are_the_laws_not_a_gaussians() -> None:
     size = 4_000_000
     n = np.arange(8, 60)
     share = 2 * float(ive(n, 4.0).sum())
-    found = np.mean(np.abs(sample(2, size, stream("tail"))) >= 8)
+    found = np.mean(np.abs(sample(Skellam(2), size, stream("tail"))) >= 8)
     assert abs(found - share) < 5 * (share / size) ** 0.5  # fails with probability 6e-7
     gaussian = np.exp(-(np.arange(-60, 61) ** 2) / 8)
     assert share > 2 * gaussian[68:].sum() * 2 / gaussian.sum()
