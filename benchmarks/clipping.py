@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 import torch
 
-from hortus.learning.datasets import Records
+from hortus.learning.data.records import Records
 from hortus.learning.tasks import Encoded, TextClassification
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import load_plan

@@ -24,7 +24,7 @@ def approve(site: SiteFolder, plan: PlanFile) -> None:
     The site's records are read with the plan's columns and labels, so that what does not fit is said
     here: an agent's log never says it, since it may quote records.
     """
-    from hortus.learning.datasets import read_records
+    from hortus.learning.data.records import read_records
     from hortus.server.prepare import prepare
 
     contract, _ = prepare(load_plan(plan), plan.resolve().parent)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 from hortus.client.witness import require
-from hortus.learning.datasets import Records, read_records, record_bytes
+from hortus.learning.data.records import Records, read_records, record_bytes
 from hortus.learning.models import model_digest, resolve_model
 from hortus.privacy.ledger import Ledger, dataset_fingerprint
 from hortus.protocol.canonical import canonical_json

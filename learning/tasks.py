@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from hortus.learning.datasets import Records
+from hortus.learning.data.records import Records
 from hortus.learning.models import EncoderClassifier, frozen_depth
 from hortus.protocol.plan import Adapter, Task
 

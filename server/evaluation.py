@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hortus.learning.adapters import AdapterSpace, attach, save_adapter
-from hortus.learning.datasets import read_records
+from hortus.learning.data.records import read_records
 from hortus.learning.metrics import evaluate
 from hortus.learning.models import default_device, load_base, load_tokenizer
 from hortus.learning.tasks import TextClassification

@@ -6,7 +6,7 @@ import numpy as np
 
 from hortus.client.trainer import Trainer, untimed
 from hortus.client.workbench import Workbench
-from hortus.learning.datasets import Records
+from hortus.learning.data.records import Records
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.randomness import UnsafeSeededRandomness
 from hortus.protocol.plan import Plan

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from hortus.client.trainer import Trainer, untimed
 from hortus.client.workbench import Workbench
-from hortus.learning.datasets import Records
+from hortus.learning.data.records import Records
 from hortus.learning.tasks import Batch, Encoded
 from hortus.privacy.clipping import Clipping
 from hortus.privacy.encoding import StepEncoding, nominal_batch

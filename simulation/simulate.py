@@ -18,8 +18,8 @@ from hortus.client.channel import dialling
 from hortus.client.relay import Agent, make_app
 from hortus.client.site import Site
 from hortus.client.workbench import Workbench
-from hortus.learning.datasets import Records, read_column, read_records
-from hortus.learning.partition import partition
+from hortus.learning.data.partition import partition
+from hortus.learning.data.records import Records, read_column, read_records
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.events import GaussianEvent
 from hortus.protocol.consortium import Consortium, ServerConfig

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hortus.client import trainer as module
 from hortus.client.trainer import Trainer, untimed
 from hortus.client.workbench import Workbench
-from hortus.learning.datasets import Records
+from hortus.learning.data.records import Records
 from hortus.learning.tasks import Batch
 from hortus.privacy import encoding
 from hortus.privacy.clipping import Clipping, FlatClipping

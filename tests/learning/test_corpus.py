@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from hortus.learning.corpus import labels, write_demo
-from hortus.learning.datasets import Records, read_records
+from hortus.learning.data.records import Records, read_records
 from hortus.protocol.plan import Task
 
 TASK = Task(labels=labels())

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 
 from hortus.learning.adapters import AdapterSpace, attach, save_adapter
-from hortus.learning.datasets import Records
+from hortus.learning.data.records import Records
 from hortus.learning.metrics import evaluate
 from hortus.learning.models import (
     frozen_depth,

@@ -11,7 +11,7 @@ from transformers import MPNetConfig, MPNetModel
 
 from hortus.learning import tasks
 from hortus.learning.adapters import AdapterSpace, attach
-from hortus.learning.datasets import Records
+from hortus.learning.data.records import Records
 from hortus.learning.metrics import evaluate
 from hortus.learning.models import default_device, frozen_depth, load_base, load_tokenizer
 from hortus.learning.tasks import Encoded, TextClassification

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hortus.client.workbench import Workbench
-from hortus.learning.datasets import Records
+from hortus.learning.data.records import Records
 from hortus.learning.tasks import Encoded
 from hortus.privacy.clipping import Clipping, FlatClipping, PerLayerClipping
 from hortus.protocol.plan import Plan

@@ -23,7 +23,7 @@ import hortus.client.trainer
 import hortus.server.prepare
 from hortus.client.trainer import Trainer, untimed
 from hortus.client.workbench import Workbench
-from hortus.learning.datasets import Records
+from hortus.learning.data.records import Records
 from hortus.learning.tasks import Encoded
 from hortus.privacy import discrete_gaussian
 from hortus.privacy.accounting import calibrate_noise_multiplier, epsilon_prv

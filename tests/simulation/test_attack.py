@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from hortus.cli.main import app
-from hortus.learning.datasets import Records
+from hortus.learning.data.records import Records
 from hortus.privacy import discrete_gaussian
 from hortus.privacy.membership import Roc
 from hortus.protocol.errors import UsageError

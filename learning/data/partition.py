@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hortus.learning.datasets import Records
+from hortus.learning.data.records import Records
 from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Partition
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hortus.learning.datasets import Records
-from hortus.learning.partition import partition
+from hortus.learning.data.partition import partition
+from hortus.learning.data.records import Records
 from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Partition
 

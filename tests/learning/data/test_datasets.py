@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hortus.learning.datasets import read_column, read_records, record_bytes
+from hortus.learning.data.records import read_column, read_records, record_bytes
 from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Task
 

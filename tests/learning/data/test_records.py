@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hortus.learning.datasets import Records, read_column, read_records, record_bytes
+from hortus.learning.data.records import Records, read_column, read_records, record_bytes
 from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Task
 

@@ -1,0 +1,1 @@
+"""Records: read from files, checked against a plan, cut into virtual sites."""
