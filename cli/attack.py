@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hortus.cli.display import percent
+from hortus.cli.display import percent, terminal
 from hortus.protocol.errors import UsageError
 from hortus.protocol.plan_file import load_plan
 
@@ -44,11 +43,11 @@ def attack(
 
     if not 0 < confidence < 1:
         raise UsageError(f"{confidence:g} is not between 0 and 1", where="--confidence")
-    console = Console()
+    console = terminal()
     loaded = load_plan(plan)
     folder = out or plan.parent / "runs" / f"{loaded.name}-attack"
     with Progress(
-        TextColumn("training with canaries"),
+        TextColumn("training with canaries", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
@@ -66,7 +65,8 @@ def attack(
         verdict = judge(seen, confidence)
         write_page(verdict, folder / "attack.html")
     console.print(_table(verdict))
-    console.print(f"report  {folder / 'attack.html'}\n")
+    console.print(f"report  {folder / 'attack.html'}")
+    console.print()
     console.print(verdict.sentence, style="bold red" if verdict.exposed else "bold")
     if verdict.exposed:
         raise typer.Exit(1)

@@ -6,9 +6,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
-
-from hortus.protocol.errors import in_one_line
 
 if TYPE_CHECKING:
     from hortus.privacy.audit_rounds import RoundRow
@@ -43,7 +40,7 @@ def round_tables(rows: "Sequence[RoundRow]") -> Iterator[RenderableType]:
         folded = [(name, cell) for name, cell in _FOLDED if len({*map(cell, same)}) == 1]
         varied = [column for column in _FOLDED if column not in folded]
         told = [f"run {run[:16]}", f"dataset {dataset[:16]}"]
-        yield _plain(", ".join(told + [f"{name} {cell(same[0])}" for name, cell in folded]))
+        yield ", ".join(told + [f"{name} {cell(same[0])}" for name, cell in folded])
         yield _table([_OF_A_ROUND[0], *varied, *_OF_A_ROUND[1:]], same)
 
 
@@ -53,10 +50,5 @@ def _table(columns: Sequence[Column], rows: "Sequence[RoundRow]") -> Table:
         # A number that does not fit goes on in the next line: cut short it would be another.
         table.add_column(name, justify="right", overflow="fold")
     for row in rows:
-        table.add_row(*(_plain(cell(row)) for _, cell in columns))
+        table.add_row(*(cell(row) for _, cell in columns))
     return table
-
-
-def _plain(text: str) -> Text:
-    """What the site wrote: no markup, no escape sequence."""
-    return Text(in_one_line(text))

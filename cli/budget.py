@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from hortus.cli.display import terminal
 from hortus.protocol.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def show(site: SiteFolder) -> None:
     """Show each dataset's ε, its limit and what is left."""
     from hortus.client.accounts import account_lines, opened_ledger
 
-    console = Console()
+    console = terminal()
     with opened_ledger(site, time.time) as (ledger, policy):
         lines = account_lines(ledger, policy.budget)
     table = Table("dataset", "unit", "ε spent", "limit", "left", "held", "", box=None)
@@ -46,7 +45,7 @@ def show(site: SiteFolder) -> None:
             f"{line.limit:g}",
             f"{max(0.0, line.limit - line.spent):.4f}",
             str(line.held),
-            Text("" if line.frozen is None else f"frozen: {line.frozen}"),
+            "" if line.frozen is None else f"frozen: {line.frozen}",
         )
     console.print(table)
     allowed = policy.budget
@@ -104,7 +103,7 @@ def anchor(
     if head is None:
         raise UsageError("there is no entry yet to anchor", where=str(site))
     head.save(file)
-    Console().print(f"{file}: entry {head.seq}, {head.hash[:16]}…")
+    terminal().print(f"{file}: entry {head.seq}, {head.hash[:16]}…")
 
 
 def _record(
@@ -120,4 +119,4 @@ def _record(
             raise UsageError(str(error)) from error
         entry = ledger.record(decision)
     whom = "every dataset" if dataset is None else f"dataset {name[:16]}"
-    Console().print(f"entry {entry.seq}: {decision.kind}, {whom}")
+    terminal().print(f"entry {entry.seq}: {decision.kind}, {whom}")

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from hortus.cli.display import terminal
 from hortus.protocol.authority import begin_change, finish_change
 from hortus.protocol.card import ServerCard, SiteCard, load_card
 from hortus.protocol.consortium import (
@@ -84,8 +85,8 @@ def site(
     policy = Policy(budget=_option(Budget, epsilon=epsilon, delta=delta, unit=unit))
     config = SiteConfig(site=name, data=_existing(data, "--data"))
     card = create_site(files, config, policy, datetime.now(UTC))
-    console = Console()
-    console.print(f"[bold]{files.directory}[/] is the site {name}. Its fingerprint:")
+    console = terminal()
+    console.print(f"{files.directory} is the site {name}. Its fingerprint:")
     console.print(f"  {key_words(name, card.key)}", soft_wrap=True)
     console.print(f"Give {files.card(name)} to the server and to every other site.")
 
@@ -108,8 +109,8 @@ def server_(
         host=host,
     )
     card = create_server(files, config, datetime.now(UTC))
-    console = Console()
-    console.print(f"[bold]{files.directory}[/] is the server. Its fingerprint:")
+    console = terminal()
+    console.print(f"{files.directory} is the server. Its fingerprint:")
     console.print(f"  {key_words(SERVER, card.key)}", soft_wrap=True)
     console.print(f"Next, with the sites' cards: hortus roster add {files.directory} CARD…")
 
@@ -146,7 +147,7 @@ def trial(
     )
     if plan is not None:
         (directory / "plan.yaml").write_text(plan, encoding="utf-8")
-    _tell_next(Console(), consortium)
+    _tell_next(terminal(), consortium)
 
 
 @roster.command()
@@ -159,7 +160,7 @@ def add(
     Compare the fingerprints shown with their owners, by telephone or in person: the cards prove
     nothing about who made them.
     """
-    files, console, now = open_party(directory), Console(), datetime.now(UTC)
+    files, console, now = open_party(directory), terminal(), datetime.now(UTC)
     loaded = [load_card(path) for path in cards]
     sites = [card for card in loaded if isinstance(card, SiteCard)]
     servers = [card for card in loaded if isinstance(card, ServerCard)]
@@ -187,7 +188,7 @@ def remove_(
     name: Annotated[str, typer.Argument(help="The site to take out.")],
 ) -> None:
     """Take a site out: its key is refused here from the next session on."""
-    files, console = open_party(directory), Console()
+    files, console = open_party(directory), terminal()
     remove(files, name)
     if isinstance(files, ServerFiles):
         write_server_card(files, datetime.now(UTC))
@@ -197,7 +198,7 @@ def remove_(
 @roster.command()
 def show(directory: Folder) -> None:
     """Show all pinned parties' fingerprints, and the whole roster's, to compare by telephone."""
-    _show_roster(Console(), open_party(directory))
+    _show_roster(terminal(), open_party(directory))
 
 
 @roster.command()
@@ -209,7 +210,7 @@ def card(directory: Folder) -> None:
         path = files.card
     else:
         path = files.card(write_site_card(files, now).site)
-    Console().print(f"{path} is good for 90 days.")
+    terminal().print(f"{path} is good for 90 days.")
 
 
 @rotate.command()
@@ -221,7 +222,7 @@ def tls(directory: Folder) -> None:
     files, now = open_party(directory), datetime.now(UTC)
     if isinstance(files, ServerFiles):
         renew_server_certificate(files, now)
-        Console().print(f"{files.tls.certificate} is used from the next start on.")
+        terminal().print(f"{files.tls.certificate} is used from the next start on.")
     else:
         _tell_renewal(files, rotate_tls(files, now).site)
 
@@ -242,7 +243,7 @@ def identity(directory: Folder) -> None:
 
     Stop the site's agent, or the server, first. Every other party adds the new card.
     """
-    files, now, console = open_party(directory), datetime.now(UTC), Console()
+    files, now, console = open_party(directory), datetime.now(UTC), terminal()
     if isinstance(files, ServerFiles):
         name, key = SERVER, rotate_server_identity(files, now).key
         then = f"Give {files.card} to every site, which refuses the server until it has added it."
@@ -268,7 +269,7 @@ def authority(
 
     Both authorities are trusted until it is finished.
     """
-    files, now, console = open_party(directory), datetime.now(UTC), Console()
+    files, now, console = open_party(directory), datetime.now(UTC), terminal()
     if not isinstance(files, ServerFiles):
         raise UsageError("this is a site's folder, not the server's", where=str(directory))
     if finish:
@@ -292,7 +293,7 @@ def _site_files(directory: Path) -> SiteFiles:
 
 
 def _tell_renewal(files: SiteFiles, name: str) -> None:
-    console = Console()
+    console = terminal()
     console.print(f"Give {files.card(name)} to the server, which adds it and gives you its card:")
     console.print(f"  at the server   hortus roster add SERVER_DIR {name}.card.yaml")
     console.print(f"  then here       hortus roster add {files.directory} {SERVER}.card.yaml")
@@ -305,7 +306,7 @@ def _show_roster(console: Console, files: SiteFiles | ServerFiles) -> None:
         table.add_row(name, key_words(name, key))
     console.print(table)
     console.print("whole roster, the same at every party that has pinned the same keys:")
-    console.print(f"  [bold]{roster_words(pinned)}[/]", soft_wrap=True)
+    console.print(f"  {roster_words(pinned)}", style="bold", soft_wrap=True)
 
 
 def _option(model: type[Model], **fields: object) -> Model:
@@ -337,7 +338,7 @@ def _parse_site(item: str) -> tuple[str, Path]:
 
 def _tell_next(console: Console, consortium: Consortium) -> None:
     directory = consortium.directory
-    console.print(f"[bold]{directory}[/] holds a consortium of {', '.join(consortium.sites)}.")
+    console.print(f"{directory} holds a consortium of {', '.join(consortium.sites)}.")
     console.print("Each site approves the plan:")
     for name in consortium.sites:
         console.print(f"  hortus approve {consortium.site(name).directory} {directory}/plan.yaml")

@@ -1,20 +1,66 @@
-"""What a person sees while rounds go by, and afterwards."""
+"""The terminal, and what a person sees on it while rounds go by, and afterwards.
 
-from collections.abc import Collection, Mapping, Sequence
+Every command prints through `terminal()` or `echo()`: plans, site names, reasons, file names and
+ledgers are other people's words, which are cleaned here, so that no command has to.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console, Group
+import typer
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from hortus.protocol.errors import printable
 
 if TYPE_CHECKING:
     from hortus.server.run_records import Departure, RoundRecord
 
 _ROWS_SHOWN = 12
 _COLUMNS = ("round", "accuracy", "macro F1", "ε spent, per site", "sites", "seconds")
+
+
+class _Terminal(Console):
+    """A console on which no text is a command: styles come from our code, as objects, alone."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - rich's own options
+        super().__init__(**options, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - rich's own options
+        """Makes one line of a text; our own code prints several as several."""
+        return super().render_str(printable(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Cleans what reaches the terminal by another way than as a plain text."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment("\n".join(map(printable, segment.text.split("\n"))), segment.style)
+
+
+def terminal(**options: Any) -> Console:  # noqa: ANN401 - rich's own options
+    """Returns a console for output, or with `stderr=True` for errors, that obeys no text."""
+    return _Terminal(**options)
+
+
+def echo(document: str) -> None:
+    """Prints a document to standard output as it is, line by line, to be kept in a file."""
+    for line in document.split("\n"):
+        typer.echo(printable(line))
+
+
+def echo_json(value: object) -> None:
+    """Prints JSON, in ASCII, to be read by a program."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 class RoundsDisplay:
@@ -33,7 +79,7 @@ class RoundsDisplay:
         self._console, self._title, self._rounds = console, title, rounds
         self._records = [(record, "") for record in finished]
         self._progress = Progress(
-            TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+            TextColumn(title, markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         )
         self._task = self._progress.add_task(title, total=rounds, completed=len(self._records))
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
@@ -87,8 +133,7 @@ def departures_table(departures: Sequence["Departure"]) -> Table:
     """A table of the sites that refused or left, and why."""
     table = Table("from round", "site", "why", title="Sites that did not take part", box=None)
     for departure in departures:
-        # A site's own words are no markup.
-        table.add_row(str(departure.round + 1), Text(departure.site), Text(departure.reason))
+        table.add_row(str(departure.round + 1), departure.site, departure.reason)
     return table
 
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 from typer.core import TyperGroup
 
-from hortus.protocol.errors import HortusError
+from hortus.cli.display import terminal
+from hortus.protocol.errors import HortusError, printable
 
 _INTERRUPTED = 130
 _TITLES = {1: "Failed", 2: "Cannot use this", 3: "Refused"}
@@ -19,11 +19,12 @@ class ReportingGroup(TyperGroup):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
         """Runs the command and explains what went wrong."""
-        console = Console(stderr=True)
+        console = terminal(stderr=True)
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            console.print("\nInterrupted. What was finished is kept: the same command goes on.")
+            console.print()
+            console.print("Interrupted. What was finished is kept: the same command resumes.")
             ctx.exit(_INTERRUPTED)
         except (HortusError, OSError) as error:
             if ctx.params["debug"]:
@@ -31,7 +32,11 @@ class ReportingGroup(TyperGroup):
             known = error if isinstance(error, HortusError) else _explain(error)
             console.print(_panel(known))
             ctx.exit(known.exit_code)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as error:
+            # It quotes the command line, where a pattern may have put other people's file names.
+            vars(error)["message"] = printable(error.message)
+            raise
+        except (click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
             if ctx.params["debug"]:

@@ -1,6 +1,5 @@
 """`hortus audit`."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from hortus.cli.audit_table import round_tables
+from hortus.cli.display import echo_json, terminal
 from hortus.cli.groups import FallbackGroup
 from hortus.protocol.consortium import Consortium, SiteConfig, SiteFiles
-from hortus.protocol.errors import UsageError, in_one_line
+from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import Roster
@@ -59,7 +58,7 @@ def ledger(
     from hortus.privacy.audit import audit as audit_evidence
     from hortus.privacy.omissions import forks
 
-    console = Console()
+    console = terminal()
     collected = [one for path in paths for one in _evidence(path)]
     if not collected:
         _show_claims(console, paths[0])
@@ -79,14 +78,14 @@ def ledger(
     departures = [one for _, left in compared for one in left]
     holds = not lacking and not any(result.first_broken for result in audits)
     if as_json:
-        typer.echo(_as_json(audits, lacking, departures, holds=holds))
+        echo_json(_as_json(audits, lacking, departures, holds=holds))
     else:
         for result in audits:
             _show(console, result)
         for one in departures:
-            _print(console, _departure_line(one))
+            console.print(_departure_line(one))
         for omission in lacking:
-            _print(console, f"{omission.site}: {omission.problem}", style="red")
+            console.print(f"{omission.site}: {omission.problem}", style="red")
     if html is not None:
         from hortus.cli.audit_page import audit_page
 
@@ -105,7 +104,7 @@ def export(
 
     (evidence,) = _evidence(site)
     write_evidence(evidence, file)
-    Console().print(f"{file}: {len(evidence.rows)} entries of {evidence.site}")
+    terminal().print(f"{file}: {len(evidence.rows)} entries of {evidence.site}")
 
 
 def _evidence(path: Path) -> "list[Evidence]":
@@ -180,22 +179,17 @@ def _show(console: Console, result: "Audit") -> None:
         console.print(part)
     for one in result.decisions:
         amount = f" ε = {one.epsilon:g}" if one.epsilon else ""
-        _print(console, f"entry {one.entry}: {one.kind}{amount}, {one.dataset[:16]}: {one.reason}")
+        console.print(f"entry {one.entry}: {one.kind}{amount}, {one.dataset[:16]}: {one.reason}")
     for refusal in result.refusals:
         asked = f"run {refusal.run[:16]}, round {refusal.round + 1}" if refusal.run else "a plan"
-        _print(console, f"entry {refusal.entry}: refused {asked}: {refusal.reason}")
+        console.print(f"entry {refusal.entry}: refused {asked}: {refusal.reason}")
     for finding in result.findings:
         style = "red" if finding.severity is Severity.BROKEN else "yellow"
         where = f"entry {finding.entry}" if finding.entry else "the ledger"
-        _print(console, f"{where}: {finding.problem}. {finding.meaning}", style=style)
+        console.print(f"{where}: {finding.problem}. {finding.meaning}", style=style)
     console.print(_head_line(result))
     if not result.first_broken:
         console.print("chain, signatures and every ε hold", style="green")
-
-
-def _print(console: Console, line: str, style: str | None = None) -> None:
-    """Prints what another party may have written: no markup, no escape sequence."""
-    console.print(Text(in_one_line(line)), style=style, highlight=False)
 
 
 def _head_line(result: "Audit") -> str:
@@ -212,7 +206,7 @@ def _as_json(
     departures: "Sequence[Departed]",
     *,
     holds: bool,
-) -> str:
+) -> Any:  # noqa: ANN401 - any JSON
     """Infinite ε and limits are `null`: JSON has no number for them."""
     sites = [asdict(one) for one in audits]
     for site in sites:
@@ -223,7 +217,7 @@ def _as_json(
         "omissions": [asdict(one) for one in lacking],
         "departures": [asdict(one) for one in departures],
     }
-    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return _finite(value)
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - any JSON

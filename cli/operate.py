@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from hortus.cli.display import terminal
 from hortus.protocol.consortium import ServerFiles, SiteConfig, SiteFiles
 from hortus.protocol.logs import Form, configure_logging
 from hortus.protocol.plan_file import load_plan
@@ -34,7 +34,7 @@ def approve(site: SiteFolder, plan: PlanFile) -> None:
     policy = Policy.load(files.policy)
     approved = tuple(dict.fromkeys((*policy.approved_plans, contract.digest())))
     policy.model_copy(update={"approved_plans": approved}).save(files.policy)
-    Console().print(f"{config.site} takes part in {contract.name} ({contract.digest()})")
+    terminal().print(f"{config.site} takes part in {contract.name} ({contract.digest()})")
 
 
 def server(
@@ -55,7 +55,7 @@ def server(
     from hortus.server.operate import run_server
     from hortus.server.report import report_run
 
-    console = Console()
+    console = terminal()
     loaded = load_plan(plan)
     files = ServerFiles(home or plan.parent / "server")
     folder = out or plan.parent / "runs" / loaded.name

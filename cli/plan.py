@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.bar import Bar
-from rich.console import Console
 from rich.markdown import Markdown
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from hortus.cli.display import echo, terminal
 from hortus.cli.groups import FallbackGroup
-from hortus.protocol.errors import UsageError, in_one_line
+from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Noise
 from hortus.protocol.plan_file import load_plan
 
@@ -58,7 +57,7 @@ def budget(
     from hortus.simulation.prospect import prospect, refusal_at, site_budgets
 
     _check_options(epsilon, delta, site)
-    console = Console()
+    console = terminal()
     with console.status("choosing noise…"):
         what = prospect(load_plan(plan_file), plan_file.resolve().parent, sites)
         budgets = site_budgets(what, epsilon, delta, site)
@@ -66,9 +65,9 @@ def budget(
         refusal = refusal_at(what.contract, site) if site else ""
     console.print(_mechanism_table(what))
     if refusal:
-        console.print(f"[red]This site refuses the plan:[/] {escape(refusal)}")
+        console.print(f"This site refuses the plan: {refusal}", style="red")
     if what.cost.event is None:
-        console.print("[red]No noise: ε is infinite from the first round on.[/]")
+        console.print("No noise: ε is infinite from the first round on.", style="red")
         return
     console.print(_accountants_table(what.cost, forecasts))
     with console.status("following ε…"):
@@ -88,14 +87,14 @@ def show(plan_file: PlanFile, site: SiteFolder = None) -> None:
     from hortus.cli.plan_in_words import explain
     from hortus.simulation.prospect import prospect
 
-    console = Console()
-    with Console(stderr=True).status("choosing noise…"):
+    console = terminal()
+    with terminal(stderr=True).status("choosing noise…"):
         what = prospect(load_plan(plan_file), plan_file.resolve().parent, None)
         text = explain(what, plan_file, site)
     if console.is_terminal:
         console.print(Markdown(text))
     else:
-        typer.echo(text, nl=False)
+        echo(text.removesuffix("\n"))
 
 
 def _check_options(epsilon: float | None, delta: float | None, site: Path | None) -> None:
@@ -118,8 +117,7 @@ def _mechanism_table(what: "Prospect") -> Table:
     table.add_column()
     table.add_column(overflow="fold")
     table.add_row("contract", contract.digest())
-    unit = in_one_line(f"one {privacy.unit} of a site, added or removed")
-    table.add_row("unit", Text(unit))  # the plan's own words are no markup
+    table.add_row("unit", f"one {privacy.unit} of a site, added or removed")
     table.add_row("sampling", f"Poisson, q = {contract.training.sampling_rate:g}")
     releases = cost.rounds * cost.per_round
     table.add_row(
@@ -194,7 +192,7 @@ def _accountants_table(cost: "PlanCost", forecasts: Sequence["SiteForecast"]) ->
             _number(forecast.before),
             *bounds,
             _number(budget.epsilon),
-            f"[{colour}]{forecast.rounds:,} of {cost.rounds:,} rounds[/]",
+            Text(f"{forecast.rounds:,} of {cost.rounds:,} rounds", style=colour),
         )
     return table
 

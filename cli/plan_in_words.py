@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from hortus.privacy.detection import true_positive_bound_of
+from hortus.protocol.errors import printable
 from hortus.simulation.prospect import refusal_at, site_budgets
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
     )
     environment.filters |= {
         "code": _code,
-        "plain": _plain,
+        "plain": printable,
         "up": _up,
         "percent": _percent,
         "bound": _bound,
@@ -60,19 +61,14 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
         bounds=[(rate, true_positive_bound_of(history, rate)) for rate in _FALSE_POSITIVE_RATES],
         here=here,
         refusal=refusal_at(what.contract, site) if site else "",
-        site_dir=shlex.quote(str(site)) if site else "SITE_DIR",
-        plan_file=shlex.quote(str(plan_file)),
+        site_dir=printable(shlex.quote(str(site))) if site else "SITE_DIR",
+        plan_file=printable(shlex.quote(str(plan_file))),
     )
     return text.lstrip()
 
 
-def _plain(text: str) -> str:
-    """Returns one line that no terminal obeys."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
-
-
 def _code(text: str) -> str:
-    return f"`{_plain(text).replace('`', '�')}`"
+    return f"`{printable(text).replace('`', '�')}`"
 
 
 def _up(value: float, digits: int) -> str:

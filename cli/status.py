@@ -1,6 +1,5 @@
 """`hortus status`."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,8 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from hortus.cli.display import echo_json, terminal
 from hortus.protocol.consortium import ServerFiles, open_party
 from hortus.protocol.expiry import Urgency
 
@@ -20,11 +19,11 @@ def status(
 ) -> None:
     """Show certificates' ends, the roster, budgets, the last rounds, and who left and why."""
     told = _gather(directory)
-    console = Console()
+    console = terminal()
     if as_json:
-        console.print_json(json.dumps(told, allow_nan=False))
+        echo_json(told)
         return
-    console.print(f"[bold]{told['kind']} {told['name']}[/]  {told.get('state', '')}")
+    console.print(f"{told['kind']} {told['name']}  {told.get('state', '')}", style="bold")
     if told["kind"] == "run":
         _show_run(console, told)
     else:
@@ -71,7 +70,7 @@ def _show_party(console: Console, told: dict[str, Any]) -> None:
         for line in told["datasets"]:
             frozen = f"frozen: {line['frozen']}" if line["frozen"] else ""
             row = (line["dataset"][:16], line["unit"], _epsilon(line["epsilon_spent"]))
-            datasets.add_row(*row, f"{line['epsilon_limit']:g}", Text(frozen))
+            datasets.add_row(*row, f"{line['epsilon_limit']:g}", frozen)
         console.print(datasets)
         rounds = Table("run", "round", "released", "ε after", box=None)
         for line in told["rounds"]:
@@ -92,8 +91,7 @@ def _show_run(console: Console, told: dict[str, Any]) -> None:
     console.print(rounds)
     left = Table("from round", "left or refused", "why", box=None)
     for line in told["departures"]:
-        # A site's own words are no markup.
-        left.add_row(str(line["round"]), Text(line["site"]), Text(line["reason"]))
+        left.add_row(str(line["round"]), line["site"], line["reason"])
     console.print(left)
 
 

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from hortus.cli.display import RoundsDisplay, departures_table, percent
+from hortus.cli.display import RoundsDisplay, departures_table, percent, terminal
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import load_plan
 
@@ -35,7 +34,7 @@ def demo(
     from hortus.simulation.demo import train_each_alone, write_demo_folder
     from hortus.simulation.report import report_run
 
-    console = Console()
+    console = terminal()
     plan_path = write_demo_folder(out)
     plan = load_plan(plan_path)
     private = _simulate(console, plan, plan_path, out / "private", "with privacy")
@@ -59,7 +58,7 @@ def simulate(plan: PlanFile, out: Out = None) -> None:
     """
     from hortus.simulation.report import report_run
 
-    console = Console()
+    console = terminal()
     loaded = load_plan(plan)
     folder = out or plan.parent / "runs" / loaded.name
     run = _simulate(console, loaded, plan, folder, loaded.name)
@@ -90,9 +89,7 @@ def _comparison(
     best = max(alone, key=lambda site: site.metrics.get("accuracy", 0.0))
     claim = private.store.rounds[-1].epsilon
     bound = "no bound" if claim is None else f"ε = {claim:.2f}, δ = {plan.privacy.delta:g}"
-    table = Table(
-        "model", "accuracy", "macro F1", escape(f"bound for one {plan.privacy.unit}"), box=None
-    )
+    table = Table("model", "accuracy", "macro F1", f"bound for one {plan.privacy.unit}", box=None)
     table.caption = "No site alone has records of every class: that is much of what they gain."
     for name, metrics, promise in (
         (f"best single site alone ({best.site})", best.metrics, "no bound"),

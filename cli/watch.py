@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from hortus.cli.display import terminal
 from hortus.protocol.errors import UsageError
 
 
@@ -31,13 +31,13 @@ def dashboard(
     for file in (certificate, key):
         if file is not None and not file.is_file():
             raise UsageError("there is no such file", where=str(file))
-    console = Console()
+    console = terminal()
     try:
         serve_dashboard(
             run,
             host,
             port,
-            lambda url: console.print(f"{run} at {url}", soft_wrap=True, markup=False),
+            lambda url: console.print(f"{run} at {url}", soft_wrap=True),
             certificate,
             key,
         )

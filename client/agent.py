@@ -260,6 +260,6 @@ def loggable(error: Exception) -> str:
     if isinstance(error, DataError):
         return "the records do not fit the plan; `hortus approve SITE_DIR PLAN.yaml` says where"
     if isinstance(error, HortusError):
-        return in_one_line(str(error))
+        return str(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"a defect: {type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}"

@@ -3,10 +3,20 @@
 _LINE_CHARACTERS = 500
 
 
-def in_one_line(text: str) -> str:
-    """Makes what another party wrote fit for a log: no line of its own, no escape sequence."""
-    cut = text if len(text) <= _LINE_CHARACTERS else text[: _LINE_CHARACTERS - 1] + "…"
-    return "".join(c if c.isprintable() else " " for c in cut)
+def printable(text: str) -> str:
+    """Takes out of a text what a terminal or a log would obey.
+
+    Line ends and other white space become a space; escape sequences, marks that turn the direction of
+    writing round, invisible characters and halves of a surrogate pair become "�".
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in text)
+
+
+def in_one_line(text: str, most: int = _LINE_CHARACTERS) -> str:
+    """Returns `printable` text of so many characters at most, for the wire, a ledger or a log."""
+    return printable(text if len(text) <= most else text[: most - 1] + "…")
 
 
 class HortusError(Exception):

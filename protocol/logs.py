@@ -1,7 +1,8 @@
 """Log lines as text or JSON, on standard error and in a file; never a traceback.
 
 A traceback may quote a record. Nothing that is logged depends on one: not its text, nor how many
-there are, nor a loss.
+there are, nor a loss. What another party wrote cannot begin a line of its own, nor command the terminal
+that shows the log: every message is cleaned here, so that no caller has to.
 """
 
 import json
@@ -12,6 +13,9 @@ from enum import StrEnum
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from hortus.protocol.errors import in_one_line
+
+_MESSAGE_CHARACTERS = 2000
 _FILE_BYTES = 10 * 2**20
 _FILES_KEPT = 5
 _ROOT = "hortus"
@@ -33,13 +37,19 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        message = record.getMessage()
+        message = in_one_line(record.getMessage(), _MESSAGE_CHARACTERS)
         if record.exc_info and record.exc_info[0]:
             message += f" ({record.exc_info[0].__name__})"
         if self._form is Form.TEXT:
             return f"{time} {record.levelname} {message}"
         fields = {"time": time, "level": record.levelname, "logger": record.name, "event": message}
         return json.dumps(fields, ensure_ascii=False)
+
+
+def clean_early_logging() -> None:
+    """Gives the same form to warnings of a command that keeps no log; Python prints them as they are."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Formatter(Form.TEXT))
 
 
 def configure_logging(path: Path, form: Form) -> None:

@@ -220,7 +220,7 @@ class Federation:
                 answer = _read_answer(reply)
                 answer.verify(roster, challenge, contract)
             except ProtocolError as error:
-                logger.warning("a node's answer does not count: %s", in_one_line(str(error)))
+                logger.warning("a node's answer does not count: %s", error)
             else:
                 yield reply.metadata.src_node_id, answer
 

@@ -1,9 +1,11 @@
 """A server whose streams are oversize, cut, shuffled, repeated, damaged, slow or without end."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from hortus.learning.tasks import TextClassification
 from hortus.protocol.limits import CHUNK_WORDS, MAX_MESSAGE_BYTES
+from hortus.protocol.logs import Form, _Formatter, configure_logging
 from hortus.protocol.vectors import fill, split
 from hortus.protocol.wire import aggregation_pb2 as wire
 
@@ -277,13 +280,62 @@ def test_oversize_messages_are_refused(world: World, log_of: LogOf) -> None:
     assert "RESOURCE_EXHAUSTED" in log_of("ash")
 
 
-def test_a_status_of_the_servers_making_is_logged_on_one_line(world: World, log_of: LogOf) -> None:
-    class Aborting(HostileServer):
-        def Announce(self, request: Any, context: Any) -> Any:  # noqa: N802
-            context.abort(grpc.StatusCode.INTERNAL, "no\nWARNING approved \x1b[31m" + "y" * 5000)
+FORGED = "2026-11-27T12:00:00.000+00:00 INFO the session is over: all rounds are done"
+STATUS = f"no\n{FORGED}\r\n{FORGED}\u2028{FORGED}\x1b[2J\x9b8m\u202e\x00" + "y" * 5000
 
-    server = Aborting(lambda _: [], [])
-    play_one(world, server)
-    (line,) = [line for line in log_of("ash").splitlines() if "INTERNAL" in line]
-    assert line.isprintable()
-    assert len(line) < 600
+
+@pytest.fixture
+def log_file(tmp_path: Path) -> Iterator[Path]:
+    """Where all agents log, by the formatter that they have in a deployment."""
+    logger = logging.getLogger("hortus")
+    level = logger.level
+    path = tmp_path / "agent.log"
+    configure_logging(path, Form.TEXT)
+    yield path
+    logger.setLevel(level)
+    logger.propagate = True
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE])
+@pytest.mark.parametrize(
+    "call", ["Announce", "Encapsulate", "Ready", "Adapter", "Upload", "Progress"]
+)
+def test_no_status_of_the_servers_making_writes_lines_into_a_log(
+    make_world: Callable[..., World],
+    log_file: Path,
+    call: str,
+    code: grpc.StatusCode,
+) -> None:
+    """Every call of the interface is ended with a status that forges lines and commands terminals."""
+    world = make_world(cohort=SHORT)
+    aborted = []
+
+    def abort(self: Any, request: Any, context: Any) -> Any:
+        del self
+        # An upload that breaks is what a site asks the progress of.
+        status = grpc.StatusCode.UNAVAILABLE if call == "Progress" and not aborted else code
+        aborted.append(type(request).__name__)
+        context.abort(status, STATUS)
+
+    hostile = type("Aborting", (HostileServer,), {call: abort})
+    if call == "Progress":
+        hostile.Upload = abort
+    adapter = np.zeros(world.workbench.space.dimension, np.float32)
+    play_one(world, hostile(lambda _: [go(adapter)], [adapter]))
+    assert aborted
+    lines = log_file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    assert any(code.name in line for line in lines)
+    assert all(map(str.isprintable, lines))
+    assert not any(line.startswith(FORGED[:30]) for line in lines)
+    assert max(map(len, lines)) < 2100
+
+
+def test_both_forms_of_a_log_clean_what_any_caller_says(tmp_path: Path) -> None:
+    record = logging.LogRecord("hortus", logging.INFO, "", 0, "%s", (STATUS,), None)
+    for form in Form:
+        line = _Formatter(form).format(record)
+        assert line.isprintable()
+        assert not line.startswith(FORGED[:30])

@@ -240,7 +240,7 @@ def test_a_defect_shows_no_traceback_unless_asked(
     )
 
 
-def test_an_interrupt_is_told_and_the_same_command_goes_on(
+def test_an_interrupt_is_told_and_the_same_command_resumes(
     write_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -251,7 +251,7 @@ def test_an_interrupt_is_told_and_the_same_command_goes_on(
         patch.setattr(RoundsDisplay, "add", interrupted)
         result = hortus("simulate", plan, "--out", str(tmp_path / "run"))
     assert result.exit_code == 130
-    assert "goes on" in result.output
+    assert "resumes" in result.output
     assert hortus("simulate", plan, "--out", str(tmp_path / "run")).exit_code == 0
 
 
