@@ -22,7 +22,8 @@ from hortus.client.consent import (
     check_descriptor,
     check_model,
 )
-from hortus.client.session import Account, Session
+from hortus.client.pace import Clock, Pace, Timetable
+from hortus.client.session import FAILED, Account, Session
 from hortus.client.site import Site
 from hortus.client.trainer import Stopwatch, Trainer
 from hortus.client.workbench import Workbench
@@ -40,6 +41,8 @@ from hortus.protocol.wire import aggregation_pb2 as wire
 
 logger = logging.getLogger(__name__)
 _ANSWER_SECONDS = 5.0  # for a session to end that has no reason to go on
+# Of the first slots: below what most work takes, so that the grid adapts to the work.
+_FIRST_STEP_SECONDS = 0.1
 
 
 class SiteAgent:
@@ -50,6 +53,7 @@ class SiteAgent:
         workbench: Gives the warm model of a contract.
         connect: Dials the aggregation service that site.yaml names, with a plan's deadlines.
         stopwatch: Times phases.
+        clock: Says whether, and when, another party sees what this site does.
     """
 
     def __init__(
@@ -58,11 +62,14 @@ class SiteAgent:
         workbench: Callable[[Contract], Workbench],
         connect: Callable[[Cohort], AbstractContextManager[AggregationChannel]],
         stopwatch: Stopwatch,
+        clock: Clock,
     ) -> None:
         self._site = site
         self._workbench = workbench
         self._connect = connect
         self._stopwatch = stopwatch
+        self._clock = clock
+        self._paces: dict[str, Pace] = {}  # of plans' steps: a new session begins no new grid
         # The server may ask about two plans at once.
         self._encode_lock = threading.Lock()
         self._encoded: tuple[str, Encoded] | None = None
@@ -109,7 +116,7 @@ class SiteAgent:
                 contract = self._approved(request.contract)
                 self._check_budget(contract)
             self._encode(contract)
-        except HortusError as error:
+        except Exception as error:  # noqa: BLE001 - a defect is told of like any other failure
             logger.warning("refused to take part: %s", loggable(error))
             return self._answer(request, _public(error))
         logger.info("would take part in %s (%s)", contract.name, contract.digest())
@@ -122,10 +129,10 @@ class SiteAgent:
         )
 
     def take_part(self, request: wire.TakePartRequest) -> wire.TakePartReply:
-        """Takes part in a session until it ends; never raises for what the server did."""
+        """Takes part in a session until it ends; never raises, whatever ends it."""
         try:
             steps, reason = self._take_part(request)
-        except HortusError as error:
+        except Exception as error:  # noqa: BLE001 - a defect is told of like any other failure
             logger.warning("left the session: %s", loggable(error))
             return wire.TakePartReply(reason=_public(error))
         logger.info("the session is over after %d steps: %s", steps, reason)
@@ -159,15 +166,23 @@ class SiteAgent:
                 account=self._account(contract),
                 channel=channel,
                 stopwatch=self._stopwatch,
+                timetable=self._steps_of(contract),
             )
 
             def hang_up() -> None:
-                trainer.abandon()
+                session.abandon()
                 connection.close()
 
             with self._counted(session, hang_up):
                 logger.info("joins session %s of %s", descriptor.session, contract.name)
                 return session.run()
+
+    def _steps_of(self, contract: Contract) -> Timetable:
+        """Returns when steps of a plan are sent."""
+        first = contract.cohort.pace or _FIRST_STEP_SECONDS
+        with self._left:
+            pace = self._paces.setdefault(contract.digest(), Pace(first))
+        return Timetable(pace, self._clock)
 
     def _check_going_on(self) -> None:
         if self._stopping.is_set():
@@ -248,11 +263,9 @@ def _parse_descriptor(encoded: bytes) -> Descriptor:
         raise Refused(f"the session descriptor is malformed: {error.errors()[0]['msg']}") from error
 
 
-def _public(error: HortusError) -> str:
-    """What the server may read: a policy's answer, but no word about a data file."""
-    if isinstance(error, Refused):
-        return in_one_line(str(error))
-    return f"{type(error).__name__}: see this site's own log"
+def _public(error: Exception) -> str:
+    """What the server may read: a policy's answer, but no word about a failure, which records may cause."""
+    return in_one_line(str(error)) if isinstance(error, Refused) else FAILED
 
 
 def loggable(error: Exception) -> str:

@@ -17,7 +17,7 @@ from hortus.protocol.plan import Cohort
 from hortus.protocol.transport import AggregationChannel
 from hortus.protocol.wire import aggregation_pb2 as wire
 
-PUBLIC_PHASES = ("keys", "charge", "download")
+PUBLIC_PHASES = ("keys", "download")
 
 
 class SiteCounts:

@@ -15,6 +15,7 @@ from hortus.client.agent import SiteAgent
 from hortus.client.agent_service import listening
 from hortus.client.channel import dialling
 from hortus.client.metrics import SiteCollector, SiteCounts, counting
+from hortus.client.pace import MachineClock
 from hortus.client.relay_user import RelayUser
 from hortus.client.site import Site
 from hortus.client.supernode import start_supernode
@@ -55,7 +56,7 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
         user = RelayUser.find(config.relay_user) if config.relay_user else None
         counts, relay, heartbeat = SiteCounts(), _Relay(), Heartbeat()
         connect = counting(partial(dialling, aggregation, site.files.tls), counts)
-        agent = SiteAgent(site, warm, connect, counts.stopwatch)
+        agent = SiteAgent(site, warm, connect, counts.stopwatch, MachineClock())
         registry = CollectorRegistry()
         registry.register(SiteCollector(counts, lambda: site.ledger.head()[0], relay.is_up))
         registry.register(CertificateCollector(site.files))

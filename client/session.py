@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hortus.client.pace import Timetable
 from hortus.client.states import ClientState, ClientStates
 from hortus.client.trainer import Stopwatch, Trainer
 from hortus.client.transfer import download, upload
@@ -31,6 +32,8 @@ from hortus.protocol.wire import aggregation_pb2 as wire
 NO_VIEW = StepView(0, 0, (), b"")
 logger = logging.getLogger(__name__)
 _STOPPED = "its operator is stopping it; it can join again"
+# All that another party is told of a failure, whatever it is and whatever has caused it.
+FAILED = "it failed; its own log says why"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class Session:
         account: Pays for them.
         channel: To the aggregation service.
         stopwatch: Times a phase; nothing that it measures leaves the site.
+        timetable: Says when a vector is sent, however soon it was computed.
     """
 
     def __init__(
@@ -111,6 +115,7 @@ class Session:
         account: Account,
         channel: AggregationChannel,
         stopwatch: Stopwatch,
+        timetable: Timetable,
     ) -> None:
         self._identity = identity
         self._roster = roster
@@ -121,6 +126,7 @@ class Session:
         self._witness = Witness(identity, roster, account.ledger)
         self._channel = channel
         self._stopwatch = stopwatch
+        self._timetable = timetable
         contract = encoding.contract
         rounds_left = contract.training.rounds - descriptor.first_round
         self._steps = rounds_left * contract.training.sums_per_round
@@ -130,6 +136,7 @@ class Session:
         self._states = ClientStates()
         self._stopping = threading.Event()
         self._owes_nothing = threading.Event()
+        self._abandoned = threading.Event()
 
     def stop(self) -> bool:
         """Leaves, from another thread: at once while it waits for its turn, else after its upload.
@@ -143,13 +150,18 @@ class Session:
                 self._leave(_STOPPED)
         return waits
 
+    def abandon(self) -> None:
+        """Gives up, from another thread, the vector that is being computed or waits for its time."""
+        self._abandoned.set()
+        self._trainer.abandon()
+
     def run(self) -> tuple[int, str]:
         """Takes part; returns the vectors sent, and why it ended."""
         try:
             return self._run()
         except BaseException:
             with suppress(ProtocolError):
-                self._leave("it failed; its own log says why")
+                self._leave(FAILED)
             raise
 
     def _run(self) -> tuple[int, str]:
@@ -291,15 +303,19 @@ class Session:
         account, ledger = self._account, self._account.ledger
         norm = self._encoding.clipping_norm(self._start)
         charge = account.charge(self._encoding, self._descriptor, round_, view, norm)
-        with self._stopwatch("charge"):
-            reservation = ledger.reserve(charge, account.limit(self._encoding))
+        # What follows begins when the server has sent all that it needs: no delay of the server's moves it
+        # against the grid. It ends at a public time, whether it succeeds or fails, and the ledger moves then.
+        begun = self._timetable.now()
+        reservation = ledger.reserve(charge, account.limit(self._encoding))
         try:
-            vector = self._trainer.vector(self._start, step, view.attempt)
+            try:
+                vector = self._trainer.vector(self._start, step, view.attempt)
+            finally:
+                self._timetable.keep(begun, self._abandoned)
         except BaseException:
             ledger.cancel(reservation)
             raise
-        with self._stopwatch("charge"):
-            ledger.commit(reservation)
+        ledger.commit(reservation)
         return vector
 
     def _resend_is_for(self, step: int) -> bool:

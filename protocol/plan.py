@@ -325,6 +325,12 @@ class Cohort(Schema):
     )
     join_deadline: Deadline = Field(120.0, description="Seconds that sites have to join.")
     step_deadline: Deadline = Field(600.0, description="Seconds that sites have for one step.")
+    pace: Deadline | None = Field(
+        None,
+        description="Seconds after a step has begun at which every site sends its vector, however soon it "
+        "has computed it, so that its records do not show in the server's clock. A site that needs longer takes "
+        "the next of the times pace·1.25^k, and is slower from then on. None: a site begins with 0.1.",
+    )
 
     @property
     def min_honest(self) -> int:
@@ -335,6 +341,14 @@ class Cohort(Schema):
     def _somebody_is_honest(self) -> Self:
         if self.min_honest < 1:
             raise ValueError("max_colluding must be smaller than minimum")
+        return self
+
+    @model_validator(mode="after")
+    def _sent_in_time(self) -> Self:
+        if self.pace is not None and self.pace > self.step_deadline:
+            raise ValueError(
+                f"pace: {self.pace:g} is more than step_deadline: {self.step_deadline:g}"
+            )
         return self
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hortus.client.agent import SiteAgent
 from hortus.client.channel import dialling
+from hortus.client.pace import RehearsalClock
 from hortus.client.relay import Agent, make_app
 from hortus.client.site import Site
 from hortus.client.workbench import Workbench
@@ -103,7 +104,7 @@ def simulate(plan: Plan, folder: Path, out: Path, on_round: OnRound) -> Simulate
         apps = {}
         for site in sites:
             connect = partial(_connect, hub, site, port)
-            agent = SiteAgent(site, lambda _: workbench, connect, timings)
+            agent = SiteAgent(site, lambda _: workbench, connect, timings, RehearsalClock())
             apps[site.name] = make_app(partial(_reach, agent))
         grid = LocalGrid(apps)
         stack.callback(grid.close)

@@ -65,12 +65,15 @@ def lines_of(
     assert not agent.consider(world.question(world.contract)).refusal
     write(data["ash"], [*rows, ("secret words", "mauve")])
     refusal = world.agent(world.site("ash"), port=1).consider(world.question(world.contract))
-    assert refusal.refusal == "DataError: see this site's own log"
+    assert refusal.refusal == "it failed; its own log says why"
 
     def quoting(*_: object) -> None:
         raise RuntimeError(f"cannot encode 'secret {rows[0][0]}'")
 
     patch.setattr(agent, "_check_budget", quoting)
+    defect = agent.consider(world.question(world.contract))
+    assert defect.refusal == refusal.refusal, "one failure sounds like another"
+    patch.setattr(agent, "consider", quoting)
     with (
         listening(agent, site.files.directory / "run") as socket,
         grpc.insecure_channel(f"unix:{socket}") as channel,

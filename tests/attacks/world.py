@@ -15,6 +15,7 @@ from scipy.stats import chisquare
 
 from hortus.client.agent import SiteAgent
 from hortus.client.channel import dialling
+from hortus.client.pace import Clock, RehearsalClock
 from hortus.client.site import Site
 from hortus.client.trainer import Trainer, untimed
 from hortus.client.workbench import Workbench
@@ -40,6 +41,9 @@ SESSION = "2" * 32
 
 # For each sample that is tested; the suite tests fewer than a hundred.
 FALSE_FAILURE = 1e-9
+
+# For attacks that no clock helps: nobody waits.
+UNTIMED = RehearsalClock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +85,10 @@ class World:
         self.opened.append(site)
         return site
 
-    def agent(self, site: Site, port: int) -> SiteAgent:
+    def agent(self, site: Site, port: int, clock: Clock = UNTIMED) -> SiteAgent:
         """The real agent, which dials 127.0.0.1 with mutual TLS."""
         connect = partial(dialling, f"127.0.0.1:{port}", site.files.tls)
-        return SiteAgent(site, lambda _: self.workbench, connect, untimed)
+        return SiteAgent(site, lambda _: self.workbench, connect, untimed, clock)
 
     def descriptor(self, **changes: Any) -> Descriptor:
         """A session of all four sites, as an honest server would open it."""

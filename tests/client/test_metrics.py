@@ -25,7 +25,6 @@ NAMES = {
     "hortus_site_uploaded_bytes_total",
     "hortus_site_downloaded_bytes_total",
     'hortus_site_phase_seconds_total{phase="keys"}',
-    'hortus_site_phase_seconds_total{phase="charge"}',
     'hortus_site_phase_seconds_total{phase="download"}',
 }
 
@@ -86,9 +85,9 @@ def test_no_number_depends_on_a_record(
 
 def test_the_time_of_a_phase_that_records_lengthen_is_not_kept() -> None:
     counts = SiteCounts()
-    for phase in ("keys", "charge", "download", "gradients", "noise", "wait", "upload"):
+    for phase in ("keys", "download", "gradients", "noise", "wait", "upload"):
         with counts.stopwatch(phase):
             pass
     kept = {phase for phase in ("gradients", "noise", "wait", "upload") if counts.seconds(phase)}
     assert not kept
-    assert all(counts.seconds(phase) > 0 for phase in ("keys", "charge", "download"))
+    assert all(counts.seconds(phase) > 0 for phase in ("keys", "download"))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
+from hortus.client.pace import Pace, RehearsalClock, Timetable
 from hortus.client.session import Account, Session
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.entries import Charged, Declined
@@ -29,6 +30,7 @@ SITES = ("ash", "birch", "cedar")
 DIMENSION = 4000
 ADAPTER = np.zeros(DIMENSION, np.float32)
 DIGEST = vector_digest(ADAPTER)
+UNTIMED = Timetable(Pace(1), RehearsalClock())
 
 
 class Zeros:
@@ -60,21 +62,29 @@ class World:
             scale=self.encoding.scale,
         )
 
-    def ledger(self, site: str) -> Ledger:
+    def ledger(self, site: str, clock: Callable[[], float] = lambda: 1.0) -> Ledger:
         path = self.directory / f"{site}.sqlite"
-        return Ledger.open(path, self.identities[site], clock=lambda: 1.0)
+        return Ledger.open(path, self.identities[site], clock)
 
-    def session(self, site: str, channel: Any) -> Session:
-        account = Account(self.ledger(site), "d" * 64, Budget(epsilon=1000, delta=1e-5))
+    def session(
+        self,
+        site: str,
+        channel: Any,
+        trainer: Any = None,
+        timetable: Timetable = UNTIMED,
+        clock: Callable[[], float] = lambda: 1.0,
+    ) -> Session:
+        account = Account(self.ledger(site, clock), "d" * 64, Budget(epsilon=1000, delta=1e-5))
         return Session(
             identity=self.identities[site],
             roster=self.roster,
             descriptor=self.descriptor,
             encoding=self.encoding,
-            trainer=Zeros(),  # type: ignore[arg-type]
+            trainer=trainer or Zeros(),
             account=account,
             channel=channel,
             stopwatch=untimed,
+            timetable=timetable,
         )
 
 

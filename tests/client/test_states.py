@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from hortus.client.pace import Pace, RehearsalClock, Timetable
 from hortus.client.session import Account, Session
 from hortus.client.states import CLIENT_TRANSITIONS, ClientState, ClientStates
 from hortus.client.trainer import untimed
@@ -235,6 +236,7 @@ def test_whatever_the_server_says_a_site_does_what_the_model_does(
             account=Account(ledger, "d" * 64, Budget(epsilon=1, delta=1e-5)),
             channel=server,
             stopwatch=untimed,
+            timetable=Timetable(Pace(1), RehearsalClock()),
         )
         followed = legal(script)
         if len(followed) < len(script):

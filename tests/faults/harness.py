@@ -32,6 +32,7 @@ from hortus.client.agent import SiteAgent
 from hortus.client.agent_service import listening
 from hortus.client.channel import dialling
 from hortus.client.operate import WarmWorkbench
+from hortus.client.pace import RehearsalClock
 from hortus.client.relay import _over_socket, make_app
 from hortus.client.site import Site
 from hortus.client.trainer import untimed
@@ -198,7 +199,7 @@ def _run_site(deployment: Deployment, name: str, socket: Path) -> None:
     files = deployment.consortium.site(name)
     with Site(files.directory, clock=time.time) as site:
         connect = partial(dialling, site.server.aggregation, files.tls)
-        agent = SiteAgent(site, WarmWorkbench(site), connect, untimed)
+        agent = SiteAgent(site, WarmWorkbench(site), connect, untimed, RehearsalClock())
         with listening(agent, socket):
             signal.pause()
 

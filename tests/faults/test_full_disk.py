@@ -16,6 +16,7 @@ from attacks.world import SITES, World, run_all, served
 
 from hortus.client.agent import SiteAgent
 from hortus.client.channel import dialling
+from hortus.client.pace import RehearsalClock
 from hortus.client.trainer import Stopwatch, untimed
 from hortus.privacy.audit import audit
 from hortus.privacy.evidence import collect
@@ -79,7 +80,9 @@ def take_part(world: World, session: str, stopwatch: Stopwatch) -> dict[str, str
         def last() -> None:
             site = world.site(LAST)
             connect = partial(dialling, f"127.0.0.1:{port}", site.files.tls)
-            SiteAgent(site, lambda _: world.workbench, connect, stopwatch).take_part(request)
+            SiteAgent(
+                site, lambda _: world.workbench, connect, stopwatch, RehearsalClock()
+            ).take_part(request)
 
         others = dict.fromkeys(HONEST, request)
         run_all({"server": serve, "others": lambda: world.play(port, others), LAST: last}, 90)

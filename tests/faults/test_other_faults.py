@@ -18,6 +18,7 @@ from attacks.world import SITES, World, run_all
 
 from hortus.client.agent import SiteAgent
 from hortus.client.channel import dialling
+from hortus.client.pace import RehearsalClock
 from hortus.client.site import Site
 from hortus.client.workbench import Workbench
 from hortus.privacy.audit import audit
@@ -75,7 +76,7 @@ def test_a_site_that_is_far_slower_than_the_rest_is_left_out_at_the_deadline(
         connect = partial(dialling, f"127.0.0.1:{port}", site.files.tls)
         # A bench of its own, or the others would wait for the model that it holds.
         bench = Workbench(world.contract, Path(world.contract.model))
-        SiteAgent(site, lambda _: bench, connect, slow).take_part(world.request())
+        SiteAgent(site, lambda _: bench, connect, slow, RehearsalClock()).take_part(world.request())
 
     (result,), departures = sums_with(world, take_part)
     assert (result.sites, result.attempts) == (HONEST, 2)
@@ -124,7 +125,9 @@ def test_a_network_that_swallows_everything_costs_one_site_one_session(
         proxies.append(StallingProxy(port))
         site = world.site(LAST)
         connect = partial(dialling, f"127.0.0.1:{proxies[0].port}", site.files.tls)
-        SiteAgent(site, lambda _: world.workbench, connect, cutting).take_part(world.request())
+        SiteAgent(site, lambda _: world.workbench, connect, cutting, RehearsalClock()).take_part(
+            world.request()
+        )
 
     (result,), departures = sums_with(world, take_part)
     assert result.sites == HONEST
