@@ -232,7 +232,7 @@ def write_ledger(path: Path, entries: int, site: SiteIdentity = SITE) -> None:
         for seq in range(1, entries + 1):
             charge = replace(CHARGE, step=seq, round=seq // 100)
             after = max(after, _interpolated(known, seq))
-            body = Charged(charge, (Level(Scope.LIFETIME, "", after, 1e6),))
+            body = Charged(charge, charge.dataset, (), (Level(Scope.LIFETIME, "", after, 1e6),))
             entry = Entry.make(seq, 1.8e9 + seq, body, previous, site)
             row = (entry.seq, entry.content, entry.hash, entry.signature)
             raw.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", row)

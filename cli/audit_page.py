@@ -54,20 +54,20 @@ def audit_page(
 
 
 def _datasets(audit: Audit) -> list[_Dataset]:
-    last = {row.dataset: row for row in audit.rounds}
+    last = {audit.accounts[row.dataset]: row for row in audit.rounds}
     return [
         _Dataset(
             audit.site,
             row,
-            tuple((rate, _detected(audit, row.dataset, rate)) for rate in _FALSE_POSITIVE_RATES),
+            tuple((rate, _detected(audit, account, rate)) for rate in _FALSE_POSITIVE_RATES),
         )
-        for row in last.values()
+        for account, row in last.items()
     ]
 
 
-def _detected(audit: Audit, dataset: str, rate: float) -> float:
+def _detected(audit: Audit, account: str, rate: float) -> float:
     """Bounds a test by the whole loss of all that was charged: tighter than by one (ε, δ) of it."""
-    charges = [charge for charge in audit.charges if charge.dataset == dataset]
+    charges = [c for c in audit.charges if audit.accounts[c.dataset] == account]
     if not all(charge.is_private for charge in charges):
         return 1.0
     history: Counter[GaussianEvent] = Counter()
@@ -81,8 +81,8 @@ def _plot(audits: Sequence[Audit]) -> Plot:
     curves: dict[tuple[tuple[float, float], ...], list[str]] = {}
     levels: dict[str, float] = {}
     for audit in audits:
-        for dataset in {row.dataset for row in audit.rounds}:
-            rows = [row for row in audit.rounds if row.dataset == dataset]
+        for account in dict.fromkeys(audit.accounts[row.dataset] for row in audit.rounds):
+            rows = [row for row in audit.rounds if audit.accounts[row.dataset] == account]
             points = tuple(
                 (float(number), row.epsilon_so_far)
                 for number, row in enumerate(rows, start=1)

@@ -178,8 +178,11 @@ def _show(console: Console, result: "Audit") -> None:
     for part in round_tables(result.rounds):
         console.print(part)
     for one in result.decisions:
-        amount = f" ε = {one.epsilon:g}" if one.epsilon else ""
-        console.print(f"entry {one.entry}: {one.kind}{amount}, {one.dataset[:16]}: {one.reason}")
+        told = f" ε = {one.epsilon:g}" if one.epsilon else ""
+        if one.others:
+            others = ", ".join(other[:16] for other in one.others)
+            told = f" from {others}, says {one.operator}"
+        console.print(f"entry {one.entry}: {one.kind}{told}, {one.dataset[:16]}: {one.reason}")
     for refusal in result.refusals:
         asked = f"run {refusal.run[:16]}, round {refusal.round + 1}" if refusal.run else "a plan"
         console.print(f"entry {refusal.entry}: refused {asked}: {refusal.reason}")

@@ -15,10 +15,10 @@ from hortus.protocol.policy import Budget, Policy
 
 @dataclass(frozen=True, slots=True)
 class AccountLine:
-    """One dataset.
+    """One dataset, with all that it was before: a lineage.
 
     Attributes:
-        dataset: Its fingerprint.
+        dataset: The fingerprint of its first content.
         unit: The privacy unit of its releases.
         spent: ε of everything released from it, at the policy's δ; infinite without privacy.
         limit: The policy's lifetime ε and the grants.
@@ -52,8 +52,8 @@ def opened_ledger(directory: Path, clock: Callable[[], float]) -> Iterator[tuple
 
 def account_lines(ledger: Ledger, budget: Budget) -> list[AccountLine]:
     """Returns a line for each dataset that anything was ever released from, or is about to be."""
-    held = ledger.held()
-    units = {charge.dataset: charge.unit for charge in held}
+    held = [(ledger.account_of(charge.dataset), charge) for charge in ledger.held()]
+    units = {account: charge.unit for account, charge in held}
     units |= {dataset: account.unit for dataset, account in ledger.accounts().items()}
     return [
         AccountLine(
@@ -61,7 +61,7 @@ def account_lines(ledger: Ledger, budget: Budget) -> list[AccountLine]:
             unit=unit,
             spent=ledger.spent(dataset, budget.delta),
             limit=budget.epsilon + ledger.granted(dataset),
-            held=sum(charge.dataset == dataset for charge in held),
+            held=sum(account == dataset for account, _ in held),
             frozen=ledger.frozen(dataset),
         )
         for dataset, unit in sorted(units.items())
@@ -69,19 +69,20 @@ def account_lines(ledger: Ledger, budget: Budget) -> list[AccountLine]:
 
 
 def find_dataset(ledger: Ledger, prefix: str | None) -> str:
-    """Returns the fingerprint that starts like this; `EVERY_DATASET` for None.
+    """Returns the account of the content whose fingerprint starts like this; `EVERY_DATASET` for None.
 
     Raises:
         UsageError: None does, or several do.
     """
     if prefix is None:
         return EVERY_DATASET
-    known = sorted(ledger.accounts())
-    found = [dataset for dataset in known if prefix and dataset.startswith(prefix)]
+    contents = ledger.contents()
+    known = sorted(set(contents.values()))
+    found = {contents[name] for name in contents if prefix and name.startswith(prefix)}
     if len(found) != 1:
         raise UsageError(
             f"{len(found)} datasets of this ledger have a fingerprint that starts with {prefix!r}",
             where="--dataset",
             remedy="Known are " + (", ".join(d[:16] for d in known) or "none yet") + ".",
         )
-    return found[0]
+    return found.pop()

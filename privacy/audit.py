@@ -5,13 +5,24 @@ limits, freezes and periods are followed anew (`audit_rules`), and ε is recompu
 that shares nothing with the ledger's (`audit_costs`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from hortus.privacy.audit_chain import Chain, check_heads, checked_signatures
 from hortus.privacy.audit_costs import Costs, is_countable
+from hortus.privacy.audit_lineages import Accounts
 from hortus.privacy.audit_rounds import RoundRow, Rounds
 from hortus.privacy.audit_rules import Rules, check_sent
-from hortus.privacy.entries import Charge, Charged, Declined, Entry, Frozen, Granted, Unfrozen
+from hortus.privacy.entries import (
+    Charge,
+    Charged,
+    Declined,
+    Disjoint,
+    Entry,
+    Frozen,
+    Granted,
+    Unfrozen,
+)
 from hortus.privacy.evidence import Evidence
 from hortus.privacy.findings import Finding, Severity, broken, in_order
 from hortus.protocol.heads import Head
@@ -25,10 +36,12 @@ class Decision:
     Attributes:
         entry: Number of the entry.
         time: Seconds since the epoch.
-        kind: `grant`, `freeze` or `unfreeze`.
-        dataset: Fingerprint, or `EVERY_DATASET`.
+        kind: `grant`, `freeze`, `unfreeze` or `disjoint`.
+        dataset: An account, or `EVERY_DATASET`; of a statement, the content that it is about.
         epsilon: Of a grant; 0 otherwise.
         reason: In the operator's words.
+        operator: Who states that datasets are disjoint; empty otherwise.
+        others: The accounts that they are disjoint from.
     """
 
     entry: int
@@ -37,6 +50,8 @@ class Decision:
     dataset: str
     epsilon: float
     reason: str
+    operator: str = ""
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +92,7 @@ class Audit:
         decisions: What the operator decided, in order.
         refusals: What the site refused to the server, in order.
         charges: Session, step and attempt of every charge, with its run.
+        accounts: The account of each content in the end, accounts that were joined included.
     """
 
     site: str
@@ -91,6 +107,7 @@ class Audit:
     decisions: tuple[Decision, ...]
     refusals: tuple[Refusal, ...]
     charges: tuple[Charge, ...]
+    accounts: Mapping[str, str]
 
     @property
     def first_broken(self) -> Finding | None:
@@ -106,8 +123,8 @@ def audit(evidence: Evidence, roster: Roster, anchor: Head | None = None) -> Aud
         roster: Keys that the auditor trusts.
         anchor: A head of this ledger that was kept elsewhere.
     """
-    chain, rules = Chain(evidence.site, roster), Rules(evidence.contracts)
-    costs, rounds = Costs(), Rounds(evidence)
+    chain, accounts = Chain(evidence.site, roster), Accounts()
+    rules, costs, rounds = Rules(evidence.contracts, accounts), Costs(accounts), Rounds(evidence)
     findings: list[Finding] = []
     decisions: list[Decision] = []
     refusals: list[Refusal] = []
@@ -124,9 +141,11 @@ def audit(evidence: Evidence, roster: Roster, anchor: Head | None = None) -> Aud
                 continue
             misfit = chain.check(row[0], entry, is_signed=is_signed)
             intact = intact and misfit is None
-            findings += [*([misfit] if misfit else rules.check(entry)), *chain.late(entry)]
+            placed = accounts.check(entry)
+            findings += [misfit] if misfit else [*placed, *rules.check(entry)]
+            findings += chain.late(entry)
             match entry.body:
-                case Charged(charge) if not is_countable(charge):
+                case Charged(charge=charge) if not is_countable(charge):
                     findings.append(_uncountable(entry))
                     charges.append(charge)
                     intact = False
@@ -135,7 +154,7 @@ def audit(evidence: Evidence, roster: Roster, anchor: Head | None = None) -> Aud
                     findings += costs.add(entry, charged) if intact else ()
                     rounds.add(charged)
                     charges.append(charged.charge)
-                case Granted() | Frozen() | Unfrozen() as body:
+                case Granted() | Frozen() | Unfrozen() | Disjoint() as body:
                     decisions.append(_decision(entry, body))
                 case Declined(plan, run, round_, _, reason) as declined:
                     rounds.refuse(declined)
@@ -157,6 +176,7 @@ def audit(evidence: Evidence, roster: Roster, anchor: Head | None = None) -> Aud
         decisions=tuple(decisions),
         refusals=tuple(refusals),
         charges=tuple(charges),
+        accounts={charge.dataset: accounts.root(charge.dataset) for charge in charges},
     )
 
 
@@ -168,6 +188,9 @@ def _uncountable(entry: Entry) -> Finding:
     )
 
 
-def _decision(entry: Entry, body: Granted | Frozen | Unfrozen) -> Decision:
+def _decision(entry: Entry, body: Granted | Frozen | Unfrozen | Disjoint) -> Decision:
     more = body.epsilon if isinstance(body, Granted) else 0.0
-    return Decision(entry.seq, entry.time, body.kind, body.dataset, more, body.reason)
+    told = Decision(entry.seq, entry.time, body.kind, body.dataset, more, body.reason)
+    if isinstance(body, Disjoint):
+        return replace(told, operator=body.operator, others=body.others)
+    return told

@@ -7,12 +7,13 @@ the entries since the last time are gone through one by one, so that the first w
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 
+from hortus.privacy.audit_lineages import Accounts
 from hortus.privacy.entries import Charge, Charged, Entry, Level, Scope
 from hortus.privacy.events import GaussianEvent
 from hortus.privacy.findings import Finding, broken
@@ -65,7 +66,6 @@ class _Pending:
     seq: int
     charge: Charge
     claim: float
-    exact: bool
 
 
 @dataclass(slots=True)
@@ -100,6 +100,14 @@ class _Tally:
         else:
             self.is_bare = True
 
+    def absorb(self, other: "_Tally") -> None:
+        """Counts what another tally counted, whose ε was recomputed up to here, as this one's was."""
+        self.history.update(other.history)
+        self.divergences += other.divergences
+        self.passed_over.update(other.passed_over)
+        self.is_bare = self.is_bare or other.is_bare
+        self.before, self.claim, self.checked = self.history.copy(), 0.0, 0.0
+
     def _count(self, event: GaussianEvent, count: int) -> None:
         self.history[event] += count
         self.divergences += count * divergences(event)
@@ -112,7 +120,8 @@ class Costs:
     none is missing where it gets one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
         self._tallies: dict[tuple[str, str], _Tally] = {}
         self._last: tuple[str, float] = ("", 0.0)
         self._time = -math.inf
@@ -124,12 +133,14 @@ class Costs:
         if (charge.run, charge.delta) != self._last:
             yield from self.finish()
         self._last = (charge.run, charge.delta)
+        account = self._accounts.root(charged.account)
+        yield from self._join(account, charged.joins)
         levels = {
             charge.plan if level.scope is Scope.PLAN else level.period: level
             for level in charged.levels
         }
         for name in dict.fromkeys((*levels, charge.plan, *_periods(self._time // _DAY))):
-            tally = self._tallies.setdefault((charge.dataset, name), _Tally())
+            tally = self._tallies.setdefault((account, name), _Tally())
             if name in levels:
                 tally.add(charge)
                 yield from _compare(tally, entry, charge, levels[name])
@@ -137,6 +148,15 @@ class Costs:
                 if tally.pending:
                     yield from _recompute(tally)
                 tally.pass_over(charge)
+
+    def _join(self, account: str, joins: Collection[str]) -> Iterator[Finding]:
+        """Makes accounts one: whatever either has spent counts in both."""
+        if not joins:
+            return
+        yield from self.finish()
+        for joined, name in [key for key in self._tallies if key[0] in joins and key[0] != account]:
+            other = self._tallies.pop((joined, name))
+            self._tallies.setdefault((account, name), _Tally()).absorb(other)
 
     def finish(self) -> Iterator[Finding]:
         """Yields what does not fit of the entries since ε was last recomputed."""
@@ -161,9 +181,7 @@ def _compare(tally: _Tally, entry: Entry, charge: Charge, level: Level) -> Itera
     elif level.epsilon < tally.claim * (1 - _TOLERANCE):
         yield _less(entry.seq, level.epsilon, tally.claim, charge.delta)
     elif bound <= _WIDEST:
-        # A ledger of version 1 counted on a coarser grid: up to the Rényi bound.
-        exact = not entry.is_of_version_1
-        tally.pending.append(_Pending(entry.seq, charge, level.epsilon, exact))
+        tally.pending.append(_Pending(entry.seq, charge, level.epsilon))
     tally.claim = level.epsilon
     if bound > tally.checked * _CHECKPOINT_GROWTH:
         tally.checked = bound
@@ -194,7 +212,7 @@ def _misfit(one: _Pending, history: Mapping[GaussianEvent, int]) -> Finding | No
         least, most = recount(history, delta + errors), renyi_epsilon(history, delta)
     if one.claim < least * (1 - _TOLERANCE) - _SLACK:
         return _less(one.seq, one.claim, least, delta)
-    if one.exact and one.claim > most * (1 + _TOLERANCE) + _SLACK:
+    if one.claim > most * (1 + _TOLERANCE) + _SLACK:
         return _more(one.seq, one.claim, most, delta)
     return None
 

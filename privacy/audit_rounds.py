@@ -10,13 +10,13 @@ from hortus.privacy.evidence import Evidence
 
 @dataclass(frozen=True, slots=True)
 class RoundRow:
-    """What one round released from one dataset; nothing, if it was only refused.
+    """What one round charged to one account; nothing, if it was only refused.
 
     Attributes:
         run: The run.
         round: The round.
         site: The site.
-        dataset: Fingerprint of the records.
+        dataset: The account: a dataset with all that it was before.
         unit: The privacy unit.
         mode: A value of `protocol.plan.Noise`.
         mechanism: What was added.
@@ -79,7 +79,7 @@ class Rounds:
     def add(self, charged: Charged) -> None:
         """Adds a charge to its row."""
         c = charged.charge
-        key = (c.run, c.round, c.dataset, c.mode, c.mechanism, c.sampling_rate)
+        key = (c.run, c.round, charged.account, c.mode, c.mechanism, c.sampling_rate)
         row = self._open.setdefault(
             (*key, c.noise_multiplier, c.clipping_norm, c.delta), _Open(c.round, charged)
         )
@@ -109,7 +109,7 @@ class Rounds:
             run=charge.run,
             round=row.round,
             site=self._site,
-            dataset=charge.dataset,
+            dataset=row.last.account,
             unit=charge.unit,
             mode=charge.mode,
             mechanism=charge.mechanism,

@@ -5,6 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
+from hortus.privacy.audit_lineages import Accounts
 from hortus.privacy.entries import (
     EVERY_DATASET,
     Charge,
@@ -29,8 +30,9 @@ _MORE_NOISE, _MORE_SENSITIVITY = 1.1, 0.1
 class Rules:
     """Limits, grants, freezes, periods, attempts and contracts, followed anew."""
 
-    def __init__(self, contracts: Mapping[str, str]) -> None:
+    def __init__(self, contracts: Mapping[str, str], accounts: Accounts) -> None:
         self._contracts = contracts
+        self._accounts = accounts
         self._granted: defaultdict[str, float] = defaultdict(float)
         self._frozen: set[str] = set()
         self._seen: set[tuple[str, int, int]] = set()
@@ -42,25 +44,35 @@ class Rules:
     def check(self, entry: Entry) -> list[Finding]:
         """Returns what an entry does that the ones before it do not allow."""
         self._time = max(self._time, entry.time)
+        root = self._accounts.root
         match entry.body:
             case Charged() as charged:
-                return list(self._check_charge(entry.seq, charged))
+                self._join(root(charged.account), charged.joins)
+                return list(self._check_charge(entry.seq, charged, root(charged.account)))
             case Granted(dataset, more):
-                self._granted[dataset] += more
+                self._granted[root(dataset)] += more
             case Frozen(dataset):
-                self._frozen.add(dataset)
+                self._frozen.add(root(dataset))
             case Unfrozen(dataset):
-                self._frozen.discard(dataset)
+                self._frozen.discard(root(dataset))
         return []
 
-    def _check_charge(self, seq: int, charged: Charged) -> Iterator[Finding]:
+    def _join(self, account: str, joins: Iterable[str]) -> None:
+        """Accounts that are one from here on: the least that was granted, and any freeze."""
+        for name in joins:
+            self._granted[account] = min(self._granted[account], self._granted.pop(name, 0.0))
+            if name in self._frozen:
+                self._frozen.add(account)
+            self._units.setdefault(account, self._units.pop(name, ""))
+
+    def _check_charge(self, seq: int, charged: Charged, account: str) -> Iterator[Finding]:
         charge = charged.charge
-        if self._frozen & {charge.dataset, EVERY_DATASET}:
+        if self._frozen & {account, EVERY_DATASET}:
             yield broken(seq, "its dataset was frozen", "The program ignored its operator.")
         if charge.key in self._seen:
             yield broken(seq, "its attempt was charged before", "One mask may cover two vectors.")
         self._seen.add(charge.key)
-        unit = self._units.setdefault(charge.dataset, charge.unit)
+        unit = self._units.setdefault(account, charge.unit)
         if unit != charge.unit:
             yield warning(
                 seq,
@@ -82,16 +94,16 @@ class Rules:
                     f"it was charged to {level.period}, which is not the period of its time",
                     "A clock, or the entry, was changed to spend another period's budget.",
                 )
-        yield from self._check_limit(seq, charge, charged.levels[0])
+        yield from self._check_limit(seq, account, charged.levels[0])
         yield from self._check_contract(seq, charge)
 
-    def _check_limit(self, seq: int, charge: Charge, level: Level) -> Iterator[Finding]:
+    def _check_limit(self, seq: int, account: str, level: Level) -> Iterator[Finding]:
         if math.isinf(level.limit):
             return
-        granted = self._granted[charge.dataset] + self._granted[EVERY_DATASET]
+        granted = self._granted[account] + self._granted[EVERY_DATASET]
         base = level.limit - granted
-        before = self._base.get(charge.dataset, base)
-        self._base[charge.dataset] = base
+        before = self._base.get(account, base)
+        self._base[account] = base
         if not math.isclose(base, before, rel_tol=1e-9):
             yield warning(
                 seq,

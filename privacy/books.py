@@ -1,6 +1,7 @@
 """What a ledger's entries add up to, and what a further charge would: pure functions of the entries."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from hortus.privacy.entries import (
     Charge,
     Charged,
     Declined,
+    Disjoint,
     Entry,
     Frozen,
     Granted,
@@ -18,6 +20,7 @@ from hortus.privacy.entries import (
     Unfrozen,
 )
 from hortus.privacy.events import GaussianEvent
+from hortus.privacy.lineages import Lineages, Placement
 from hortus.protocol.errors import Refused
 from hortus.protocol.policy import Budget, Every, period_of
 
@@ -42,6 +45,12 @@ class Tally:
         else:
             self.is_bare = True
 
+    def merge(self, other: "Tally") -> None:
+        """Counts what another tally counts."""
+        for event, count in other.history.items():
+            self.history[event] = self.history.get(event, 0) + count
+        self.is_bare = self.is_bare or other.is_bare
+
     def with_(self, charges: Iterable[Charge]) -> "Tally":
         """Returns a copy with more charges counted."""
         tally = Tally(dict(self.history), self.is_bare)
@@ -56,19 +65,34 @@ class Tally:
 
 @dataclass(slots=True)
 class Account:
-    """A dataset's releases, all together and by plan and calendar period.
+    """A lineage's releases, all together and by plan and calendar period.
 
     Attributes:
         unit: The privacy unit of them all.
         lifetime: All of them.
         plans: Those of each contract, by its hash.
         periods: Those of each month, quarter and year, by its label.
+        entries: Numbers of the entries that charged them, in order.
     """
 
     unit: str
     lifetime: Tally = field(default_factory=Tally)
     plans: dict[str, Tally] = field(default_factory=dict)
     periods: dict[str, Tally] = field(default_factory=dict)
+    entries: list[int] = field(default_factory=list)
+
+    def merge(self, other: "Account") -> None:
+        """Counts what was charged to another account."""
+        self.lifetime.merge(other.lifetime)
+        for own, others in ((self.plans, other.plans), (self.periods, other.periods)):
+            for name, tally in others.items():
+                own.setdefault(name, Tally()).merge(tally)
+        self.entries = sorted([*self.entries, *other.entries])
+
+    def was_charged(self, after: int, until: int) -> bool:
+        """Returns whether an entry above the first number, up to the second, charged anything."""
+        first = bisect_right(self.entries, after)
+        return first < len(self.entries) and self.entries[first] <= until
 
     def tally(self, scope: Scope, charge: Charge, period: str) -> Tally:
         """Returns what a charge would be added to; an empty tally if it would be the first."""
@@ -84,13 +108,15 @@ class Books:
 
     Attributes:
         time: The latest time of any entry: a clock that is set back opens no period again.
-        accounts: By dataset.
+        accounts: By the fingerprint that an account goes by.
+        lineages: Which account a content belongs to.
         refused: Refusals since the last entry of another kind.
     """
 
     def __init__(self) -> None:
         self.time = -math.inf
         self.accounts: dict[str, Account] = {}
+        self.lineages = Lineages()
         self.refused: list[Declined] = []
         self._granted: dict[str, float] = {}
         self._frozen: dict[str, str] = {}
@@ -101,83 +127,122 @@ class Books:
         if not isinstance(entry.body, Declined):
             self.refused.clear()
         match entry.body:
-            case Charged(charge):
-                self._add_charge(charge)
+            case Charged() as charged:
+                self._add_charge(entry.seq, charged)
             case Granted(dataset, more):
-                self._granted[dataset] = self._granted.get(dataset, 0.0) + more
+                name = self.lineages.root(dataset)
+                self._granted[name] = self._granted.get(name, 0.0) + more
             case Frozen(dataset, reason):
-                self._frozen[dataset] = reason
+                self._frozen[self.lineages.root(dataset)] = reason
             case Unfrozen(dataset):
-                self._frozen.pop(dataset, None)
+                self._frozen.pop(self.lineages.root(dataset), None)
+            case Disjoint() as statement:
+                self.lineages.add(statement)
             case Declined() as refusal:
                 self.refused.append(refusal)
 
-    def granted(self, dataset: str) -> float:
-        """Returns what grants have added to a dataset's lifetime budget."""
-        return self._granted.get(dataset, 0.0) + self._granted.get(EVERY_DATASET, 0.0)
+    def account(self, place: Placement) -> Account | None:
+        """Returns what has been charged to an account and those that join it; None for nothing."""
+        found = [self.accounts[n] for n in (place.account, *place.joins) if n in self.accounts]
+        if len(found) < 2:
+            return found[0] if found else None
+        together = Account(found[0].unit)
+        for one in found:
+            together.merge(one)
+        return together
 
-    def frozen(self, dataset: str) -> str | None:
-        """Returns why nothing may be released from a dataset; None if it may."""
-        return self._frozen.get(dataset, self._frozen.get(EVERY_DATASET))
+    def granted(self, place: Placement) -> float:
+        """Returns what grants have added to a lifetime budget: where accounts join, the least."""
+        names = (place.account, *place.joins)
+        return min(self._granted.get(n, 0.0) for n in names) + self._granted.get(EVERY_DATASET, 0.0)
 
-    def check(self, charge: Charge) -> None:
+    def frozen(self, place: Placement) -> str | None:
+        """Returns why nothing may be charged to an account; None if it may."""
+        names = (place.account, *place.joins, EVERY_DATASET)
+        return next((self._frozen[name] for name in names if name in self._frozen), None)
+
+    def check(self, charge: Charge, place: Placement) -> None:
         """Checks what no budget can buy.
 
         Raises:
-            Refused: The dataset is frozen, or was charged by another unit before. The server hears
+            Refused: The account is frozen, or was charged by another unit before. The server hears
                 it, so no fingerprint is in it: that would tell when the records have changed.
         """
-        if self.frozen(charge.dataset) is not None:
+        if self.frozen(place) is not None:
             raise Refused(
                 "the site's operator has frozen the dataset",
                 remedy="Nothing was sent. `hortus budget show SITE_DIR` says why.",
             )
-        account = self.accounts.get(charge.dataset)
-        if account is not None and account.unit != charge.unit:
-            raise Refused(
-                f"releases so far protect a {account.unit}: their loss cannot be added to one that "
-                f"protects a {charge.unit}",
-                remedy=f"Take part in plans with privacy.unit: {account.unit}.",
-            )
+        for name in (place.account, *place.joins):
+            account = self.accounts.get(name)
+            if account is not None and account.unit != charge.unit:
+                raise Refused(
+                    f"releases so far protect a {account.unit}: their loss cannot be added to one "
+                    f"that protects a {charge.unit}",
+                    remedy=f"Take part in plans with privacy.unit: {account.unit}.",
+                )
 
     def levels(
-        self, charge: Charge, budget: Budget | None, now: float, held: Sequence[Charge] = ()
+        self,
+        charge: Charge,
+        place: Placement,
+        budget: Budget | None,
+        now: float,
+        held: Sequence[Charge] = (),
     ) -> tuple[Level, ...]:
-        """Returns what a charge, and others held for the dataset, would bring each scope to.
+        """Returns what a charge, and others held for its account, would bring each scope to.
 
         Args:
             charge: The charge.
+            place: Where it is charged.
             budget: What the site allows; None allows everything.
             now: Seconds since the epoch.
-            held: Charges that are reserved and not made yet.
+            held: Charges to the same account that are reserved and not made yet.
         """
-        account = self.accounts.get(charge.dataset) or Account(charge.unit)
+        account = self.account(place) or Account(charge.unit)
         every = budget.per_period.every if budget and budget.per_period else Every.YEAR
         period = period_of(max(now, self.time), every)
         levels = []
-        for scope, limit in self._limits(charge.dataset, budget).items():
+        for scope, limit in self._limits(place, budget).items():
             others = [o for o in held if scope is not Scope.PLAN or o.plan == charge.plan]
             tally = account.tally(scope, charge, period).with_([*others, charge])
             label = period if scope is Scope.PERIOD else ""
             levels.append(Level(scope, label, tally.epsilon(charge.delta), limit))
         return tuple(levels)
 
-    def _limits(self, dataset: str, budget: Budget | None) -> Mapping[Scope, float]:
+    def _limits(self, place: Placement, budget: Budget | None) -> Mapping[Scope, float]:
         if budget is None:
             return {Scope.LIFETIME: math.inf}
-        limits = {Scope.LIFETIME: budget.epsilon + self.granted(dataset)}
+        limits = {Scope.LIFETIME: budget.epsilon + self.granted(place)}
         if budget.per_plan is not None:
             limits[Scope.PLAN] = budget.per_plan
         if budget.per_period is not None:
             limits[Scope.PERIOD] = budget.per_period.epsilon
         return limits
 
-    def _add_charge(self, charge: Charge) -> None:
-        account = self.accounts.setdefault(charge.dataset, Account(charge.unit))
+    def _add_charge(self, seq: int, charged: Charged) -> None:
+        charge = charged.charge
+        self.lineages.add(charged)
+        root = self.lineages.root(charged.account)
+        account = self.accounts.setdefault(root, Account(charge.unit))
+        for name in charged.joins:
+            self._join(root, account, name)
+        account.entries.append(seq)
         account.lifetime.add(charge)
         account.plans.setdefault(charge.plan, Tally()).add(charge)
         for every in Every:
             account.periods.setdefault(period_of(self.time, every), Tally()).add(charge)
+
+    def _join(self, root: str, account: Account, name: str) -> None:
+        """Puts an account into another: one budget, whatever the two have spent, and any freeze."""
+        if name == root or name not in self.accounts:
+            return
+        joined = self.accounts.pop(name)
+        account.merge(joined)
+        granted = (self._granted.pop(name, 0.0), self._granted.pop(root, 0.0))
+        self._granted[root] = min(granted)
+        if (reason := self._frozen.pop(name, None)) is not None:
+            self._frozen.setdefault(root, reason)
 
 
 def exceeded(levels: Iterable[Level]) -> Level | None:

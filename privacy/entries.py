@@ -24,9 +24,9 @@ SIGNATURE_CONTEXT = "ledger entry"
 GENESIS = "0" * 64
 EVERY_DATASET = "*"
 
-_FORMAT = "hortus/v2/ledger"
-_FORMAT_1 = "hortus/v1/ledger"
+_FORMAT = "hortus/v3/ledger"
 _MOST_REASON = 500
+_MOST_NAME = 100
 
 
 class Scope(StrEnum):
@@ -47,7 +47,7 @@ class Charge:
         round: Round of the run.
         step: Secure sum of the session.
         attempt: Attempt at it.
-        dataset: Fingerprint of the records (`dataset_fingerprint`).
+        dataset: Fingerprint of the records as they are (`dataset_fingerprint`): of one content.
         unit: The privacy unit: neighbouring datasets differ by one of it.
         mode: A value of `protocol.plan.Noise`.
         mechanism: What was added to the sum.
@@ -111,7 +111,7 @@ class Level:
     """What the releases within one scope have come to.
 
     Attributes:
-        scope: All releases of the dataset, those of the charge's plan, or those of a period.
+        scope: All releases of the account, those of the charge's plan, or those of a period.
         period: The period, `2026` or `2026-11`; empty for other scopes.
         epsilon: ε of the releases in it, the charge included; infinite without privacy.
         limit: The largest ε that the site allowed then; infinite if none.
@@ -138,23 +138,32 @@ class Level:
 class Charged:
     """A release was charged; the lifetime's level comes first.
 
+    Its first charge is what links a content to an account: an entry of its own would show, by its
+    number, the day on which a site's records changed to whoever countersigns heads.
+
     Attributes:
         charge: The release.
-        levels: What it brought each scope to.
+        account: What it was charged to: the fingerprint of the first content of a lineage.
+        joins: Accounts that are one with it from this entry on.
+        levels: What it brought each scope of the account to.
     """
 
     kind: ClassVar[str] = "charge"
     charge: Charge
+    account: str
+    joins: tuple[str, ...]
     levels: tuple[Level, ...]
 
     def __post_init__(self) -> None:
+        if len({self.account, *self.joins}) != 1 + len(self.joins):
+            raise ValueError("an account is joined with others, each once")
         scopes = [level.scope for level in self.levels]
         if scopes[:1] != [Scope.LIFETIME] or len(set(scopes)) != len(scopes):
             raise ValueError("a charge has one level a scope, the lifetime's first")
 
     @property
     def epsilon_after(self) -> float:
-        """ε of everything released from the dataset, with this charge, at its δ."""
+        """ε of everything charged to the account, with this charge, at its δ."""
         return self.levels[0].epsilon
 
 
@@ -163,7 +172,7 @@ class Granted:
     """The operator raised a lifetime budget.
 
     Attributes:
-        dataset: Fingerprint, or `EVERY_DATASET`.
+        dataset: An account, or `EVERY_DATASET`.
         epsilon: By how much.
         reason: Why, in the operator's words.
     """
@@ -185,7 +194,7 @@ class Frozen:
     """The operator forbade further releases.
 
     Attributes:
-        dataset: Fingerprint, or `EVERY_DATASET`.
+        dataset: An account, or `EVERY_DATASET`.
         reason: Why, in the operator's words.
     """
 
@@ -206,6 +215,33 @@ class Unfrozen:
     reason: str
 
     def __post_init__(self) -> None:
+        _check_reason(self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Disjoint:
+    """The operator stated that a content holds other people than the accounts so far.
+
+    From it on, releases from that content may open an account of their own (parallel composition).
+
+    Attributes:
+        dataset: Fingerprint of the content.
+        others: The accounts.
+        operator: Who states it.
+        reason: Why it is so, in the operator's words.
+    """
+
+    kind: ClassVar[str] = "disjoint"
+    dataset: str
+    others: tuple[str, ...]
+    operator: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        if not self.others or len({self.dataset, *self.others}) != 1 + len(self.others):
+            raise ValueError("a content is disjoint from other accounts than its own, each once")
+        if not 1 <= len(self.operator.strip()) <= _MOST_NAME:
+            raise ValueError(f"an operator's name has 1 to {_MOST_NAME} characters")
         _check_reason(self.reason)
 
 
@@ -234,7 +270,7 @@ class Declined:
         _check_reason(self.reason)
 
 
-Body = Charged | Granted | Frozen | Unfrozen | Declined
+Body = Charged | Granted | Frozen | Unfrozen | Disjoint | Declined
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,11 +329,6 @@ class Entry:
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"the content is no entry: {error}") from error
 
-    @property
-    def is_of_version_1(self) -> bool:
-        """Whether a program wrote it that knew charges alone."""
-        return '"format":"hortus/v1/ledger"' in self.content
-
     def is_signed_by(self, public_key: bytes) -> bool:
         """Returns whether the raw Ed25519 key signed the entry's hash."""
         try:
@@ -310,18 +341,6 @@ class Entry:
 def content_hash(content: str) -> str:
     """Returns the SHA-256 of an entry's content, hexadecimal."""
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def content_1(seq: int, time: float, charge: Charge, epsilon_after: float, previous: str) -> str:
-    """Returns the content of an entry of a ledger of version 1, which held charges alone."""
-    value = _encode(charge) | {
-        "format": _FORMAT_1,
-        "seq": seq,
-        "time": float(time).hex(),
-        "epsilon_after": float(epsilon_after).hex(),
-        "previous_hash": previous,
-    }
-    return canonical_json(value).decode()
 
 
 def _content(seq: int, time: float, body: Body, previous_hash: str) -> str:
@@ -347,12 +366,6 @@ def _encode(value: Any) -> Any:  # noqa: ANN401 - whatever a field holds
 
 
 def _read_body(value: Mapping[str, Any]) -> Body:
-    if value["format"] == _FORMAT_1:
-        names = {field.name for field in fields(Charge)}
-        _only(value, names | {"format", "seq", "time", "epsilon_after", "previous_hash"})
-        charge = _decode(Charge, {name: value[name] for name in names})
-        level = Level(Scope.LIFETIME, "", _number(value["epsilon_after"]), math.inf)
-        return Charged(charge, (level,))
     kind = value["kind"]
     _only(value, {"format", "seq", "time", "kind", kind, "previous_hash"})
     if value["format"] != _FORMAT or kind not in _READERS:
@@ -362,9 +375,12 @@ def _read_body(value: Mapping[str, Any]) -> Body:
 
 
 def _read_charged(value: Mapping[str, Any]) -> Charged:
-    _only(value, {"charge", "levels"})
+    _only(value, {"charge", "account", "joins", "levels"})
     return Charged(
-        _decode(Charge, value["charge"]), tuple(_decode(Level, level) for level in value["levels"])
+        _decode(Charge, value["charge"]),
+        _text(value["account"]),
+        _texts(value["joins"]),
+        tuple(_decode(Level, level) for level in value["levels"]),
     )
 
 
@@ -379,7 +395,7 @@ _READERS: Mapping[str, Any] = {
     Charged.kind: _read_charged,
     **{
         kind.kind: lambda value, kind=kind: _decode(kind, value)
-        for kind in (Granted, Frozen, Unfrozen, Declined)
+        for kind in (Granted, Frozen, Unfrozen, Disjoint, Declined)
     },
 }
 
@@ -394,6 +410,12 @@ def _text(value: object) -> str:
         raise TypeError(f"{value!r} is no text")
     # A run's entries share most of their texts: a long ledger's fit in memory once.
     return sys.intern(value)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return tuple(map(_text, value))
 
 
 def _whole(value: object) -> int:
@@ -420,9 +442,10 @@ _PARSERS: Mapping[Any, Callable[[Any], Any]] = {
     str: _text,
     int: _whole,
     float: _number,
+    tuple[str, ...]: _texts,
     Scope: Scope,
 }
 _FIELDS: Mapping[type[Any], Mapping[str, Callable[[Any], Any]]] = {
     kind: {field.name: _PARSERS[field.type] for field in fields(kind)}
-    for kind in (Charge, Level, Granted, Frozen, Unfrozen, Declined)
+    for kind in (Charge, Level, Granted, Frozen, Unfrozen, Disjoint, Declined)
 }

@@ -14,7 +14,7 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from hortus.privacy.entries import (
     Charge,
     Charged,
     Declined,
+    Disjoint,
     Entry,
     Frozen,
     Granted,
@@ -35,7 +36,9 @@ from hortus.privacy.entries import (
     content_hash,
 )
 from hortus.privacy.events import GaussianEvent
-from hortus.privacy.ledger_schema import migrate
+from hortus.privacy.ledger_schema import prepare
+from hortus.privacy.lineages import Placement
+from hortus.privacy.marks import Content, Marks, Stay
 from hortus.protocol.errors import HortusError, Refused, UsageError
 from hortus.protocol.faults import Fault, reach
 from hortus.protocol.files import sync_directory
@@ -49,6 +52,7 @@ _BUSY_SECONDS = 120.0
 _MOST_REFUSALS_IN_A_ROW = 20
 # A step that takes longer than this loses its hold on the budget, not its right to be charged.
 _HOLD_SECONDS = 3600.0
+UNKNOWN = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Reservation:
 
 
 def dataset_fingerprint(key: bytes, records: Iterable[bytes]) -> str:
-    """Identifies a dataset by its records, in whatever order and under whatever file name.
+    """Identifies a content by its records, in whatever order and under whatever file name.
 
     Args:
         key: A secret of the site: without it, nobody can test whether a guessed dataset is this one.
@@ -97,6 +101,7 @@ class Ledger:
         self._clock = clock
         self._lock = threading.RLock()
         self._books = Books()
+        self._marks = Marks(connection)
         self._head = (0, GENESIS)
         # What the open transaction adds: counted once it is on disk.
         self._added: Entry | None = None
@@ -104,8 +109,6 @@ class Ledger:
     @classmethod
     def open(cls, path: Path, identity: SiteIdentity, clock: Callable[[], float]) -> Self:
         """Opens a ledger, or starts one, and checks that its chain is whole and this site's.
-
-        A ledger of an older version is brought to the current one.
 
         Args:
             path: The SQLite file; mode 0600 if it is new.
@@ -218,6 +221,84 @@ class Ledger:
         with self._transaction() as now:
             return self._append(body, now)
 
+    # Which people a dataset holds.
+
+    def follow(self, content: Content) -> None:
+        """Takes up what the site's records are now; comes before anything is released from them.
+
+        No entry is written: its number would tell the server that the records have changed. The next
+        charge names the account that they belong to.
+
+        Raises:
+            HortusError: The file cannot be written.
+        """
+        with self._reading():
+            if self._marks.is_current(content.dataset):
+                return
+        with self._transaction():
+            if not self._marks.is_current(content.dataset):
+                shared = self._compare(content)
+                place = self._books.lineages.place(content.dataset, shared)
+                self._marks.follow(content, place.account, shared, self._head[0])
+
+    def state_disjoint(
+        self, content: Content, others: Sequence[str], operator: str, reason: str
+    ) -> Entry:
+        """Adds an operator's statement that a content holds other people than some accounts.
+
+        Args:
+            content: What it is about; it is followed from then on.
+            others: The accounts.
+            operator: Who states it.
+            reason: Why it is so.
+
+        Raises:
+            UsageError: Something was released from the content before, an account is not named, or
+                units are in both, or cannot be compared.
+            HortusError: The file cannot be written.
+        """
+        with self._transaction() as now:
+            lineages = self._books.lineages
+            named = tuple(dict.fromkeys(map(lineages.root, others)))
+            if lineages.is_charged(content.dataset):
+                raise UsageError(
+                    "something was released from these records before: whoever is in them has spent it",
+                    where=f"dataset {content.dataset[:16]}",
+                    remedy="State it of a file before a plan uses it.",
+                )
+            if left := set(lineages.accounts()) - set(named):
+                raise UsageError(
+                    f"it says nothing of dataset {', '.join(sorted(one[:16] for one in left))}",
+                    where="--from",
+                    remedy="Name every dataset that holds other people; else it inherits from those "
+                    "left out, and has no account of its own.",
+                )
+            shared = self._compare(content)
+            for account in named:
+                _check_apart(content, account, shared.get(account, 0))
+            self._marks.follow(content, content.dataset, (), self._head[0])
+            return self._append(Disjoint(content.dataset, named, operator, reason), now)
+
+    def account_of(self, dataset: str) -> str:
+        """Returns the account that a content's next release is charged to."""
+        with self._reading():
+            return self._place(dataset).account
+
+    def contents(self) -> Mapping[str, str]:
+        """Returns the account of each content that anything was released from."""
+        with self._reading():
+            lineages = self._books.lineages
+            return {dataset: lineages.root(dataset) for dataset in lineages.charged()}
+
+    def stays(self, account: str) -> list[Stay]:
+        """Returns the units of an account, by when they came and went; without those never seen."""
+        with self._reading():
+            lineages, known = self._books.lineages, self._books.accounts.get(account)
+            if known is None:
+                return []
+            names = [n for n in self._marks.accounts() if lineages.root(n) == account]
+            return list(self._marks.stays(names, known.unit))
+
     # Heads, by which others notice an older copy.
 
     def head(self) -> tuple[int, str]:
@@ -261,35 +342,38 @@ class Ledger:
             rows = self._connection.execute(SELECT_ENTRIES).fetchall()
         return (Entry.parse(content, hash_, signature) for _, content, hash_, signature in rows)
 
+    def account(self, dataset: str) -> Account | None:
+        """Returns what a content's account has released; None if nothing was charged to it."""
+        with self._reading():
+            return self._books.account(self._place(dataset))
+
     def history(self, dataset: str) -> Mapping[GaussianEvent, int]:
-        """Returns how often each event has been released from a dataset.
+        """Returns how often each event has been released from a dataset, whatever its contents.
 
         Releases without privacy are no such events: `spent` is infinite after one.
         """
-        with self._reading():
-            account = self._books.accounts.get(dataset)
-            return dict(account.lifetime.history) if account else {}
+        account = self.account(dataset)
+        return dict(account.lifetime.history) if account else {}
 
     def spent(self, dataset: str, delta: float) -> float:
-        """Returns the ε of everything released from a dataset, at δ."""
-        with self._reading():
-            account = self._books.accounts.get(dataset)
-            return account.lifetime.epsilon(delta) if account else 0.0
+        """Returns the ε of everything released from a dataset, whatever its contents, at δ."""
+        account = self.account(dataset)
+        return account.lifetime.epsilon(delta) if account else 0.0
 
     def accounts(self) -> Mapping[str, Account]:
-        """Returns every dataset's releases; not to be changed."""
+        """Returns every account's releases; not to be changed."""
         with self._reading():
             return dict(self._books.accounts)
 
     def granted(self, dataset: str) -> float:
         """Returns what grants have added to a dataset's lifetime budget."""
         with self._reading():
-            return self._books.granted(dataset)
+            return self._books.granted(self._place(dataset))
 
     def frozen(self, dataset: str) -> str | None:
         """Returns why nothing may be released from a dataset; None if it may."""
         with self._reading():
-            return self._books.frozen(dataset)
+            return self._books.frozen(self._place(dataset))
 
     def held(self) -> list[Charge]:
         """Returns what is reserved and not charged yet."""
@@ -309,7 +393,10 @@ class Ledger:
         self._check_unused(charge.key)
         levels = self._covered(charge, budget, now)
         self._insert_use(charge.key, now)
-        return self._append(Charged(charge, levels), now)
+        place = self._place(charge.dataset)
+        entry = self._append(Charged(charge, place.account, place.joins, levels), now)
+        self._marks.extend(charge.dataset, entry.seq)
+        return entry
 
     def _covered(self, charge: Charge, budget: Budget | None, now: float) -> tuple[Level, ...]:
         """Returns what the charge brings each scope to, if every budget covers it."""
@@ -324,11 +411,42 @@ class Ledger:
         """Returns what the charge alone brings each scope to, and what it exceeds with the held."""
         if budget is not None and charge.delta != budget.delta:
             raise UsageError(f"the charge's δ is {charge.delta}, the budget's {budget.delta}")
-        self._books.check(charge)
-        levels = self._books.levels(charge, budget, now)
-        held = [other for other in self._held(now) if other.dataset == charge.dataset]
-        with_held = self._books.levels(charge, budget, now, held) if held else levels
+        place = self._place(charge.dataset)
+        self._books.check(charge, place)
+        levels = self._books.levels(charge, place, budget, now)
+        # While nothing was charged yet, whatever is held may open the account that all go by.
+        own, is_first = {place.account, *place.joins}, not self._books.accounts
+        held = [o for o in self._held(now) if is_first or own & self._accounts_of(o.dataset)]
+        with_held = self._books.levels(charge, place, budget, now, held) if held else levels
         return levels, exceeded(with_held)
+
+    def _place(self, dataset: str) -> Placement:
+        """Returns where a content is charged: where its units are, or where they may be."""
+        lineages = self._books.lineages
+        shared = self._marks.shared_with(dataset)
+        return lineages.place(dataset, lineages.accounts() if shared is None else shared)
+
+    def _accounts_of(self, dataset: str) -> set[str]:
+        place = self._place(dataset)
+        return {place.account, *place.joins}
+
+    def _compare(self, content: Content) -> dict[str, int]:
+        """Returns how many units of a content are in each account; -1 where nobody can tell."""
+        lineages = self._books.lineages
+        may_be_charged = self._is_anything_pending()
+
+        def charged(name: str, after: int, until: int) -> bool:
+            account = self._books.accounts.get(lineages.root(name))
+            return may_be_charged or (account is not None and account.was_charged(after, until))
+
+        if not may_be_charged:
+            self._marks.forget(charged)
+        shared: dict[str, int] = {}
+        for name, count in self._marks.compare(content, charged).items():
+            root = lineages.root(name)
+            shared[root] = max(count, shared.get(root, 0))
+        unseen = self._marks.unseen(lineages.charged(), content.key)
+        return shared | dict.fromkeys(map(lineages.root, unseen), UNKNOWN)
 
     def _append(self, body: Body, now: float) -> Entry:
         seq, previous = self._head
@@ -361,6 +479,11 @@ class Ledger:
             if now <= until <= now + _HOLD_SECONDS and _is_alive(process)
         ]
 
+    def _is_anything_pending(self) -> bool:
+        """Whether a step may still be charged, also one whose hold has lapsed."""
+        rows = self._connection.execute("SELECT DISTINCT process FROM reservations")
+        return any(_is_alive(process) for (process,) in rows.fetchall())
+
     def _drop(self, reservation: Reservation) -> None:
         self._connection.execute("DELETE FROM reservations WHERE id = ?", (reservation.id,))
 
@@ -370,7 +493,7 @@ class Ledger:
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                migrate(self._connection)
+                prepare(self._connection)
                 self._connection.execute("COMMIT")
             except ValueError as error:
                 self._connection.execute("ROLLBACK")
@@ -474,6 +597,25 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         problem = f"the ledger cannot be opened: {error.strerror}"
         raise HortusError(problem, where=str(path)) from error
+
+
+def _check_apart(content: Content, account: str, shared: int) -> None:
+    """Checks that a content has no unit in common with an account, as far as hashes tell."""
+    where = f"dataset {account[:16]}"
+    if shared == UNKNOWN:
+        raise UsageError(
+            "the units that it was released from were not hashed with this site's present key: "
+            "nobody can tell whether they are others",
+            where=where,
+            remedy="Leave the records in that dataset's account: they inherit it by themselves.",
+        )
+    if shared:
+        raise UsageError(
+            f"{shared} of {content.units} units are in both",
+            where=where,
+            remedy="Take them out of the file, or leave it in that dataset's account, which it "
+            "inherits by itself.",
+        )
 
 
 def _exhausted(charge: Charge, level: Level, spent: float) -> Refused:

@@ -1,13 +1,11 @@
-"""The ledger's SQLite schema and its migrations, each in one transaction with what it changes."""
+"""The ledger's SQLite schema."""
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 
-from hortus.privacy.entries import Charge, content_1, content_hash
+VERSION = 3
 
-VERSION = 2
-
-_VERSION_2 = """
+_TABLES = """
 CREATE TABLE entries (
     seq INTEGER PRIMARY KEY,
     content TEXT NOT NULL,
@@ -41,6 +39,24 @@ CREATE TABLE countersignatures (
     signature BLOB NOT NULL,
     PRIMARY KEY (seq, hash)
 ) STRICT;
+CREATE TABLE contents (
+    dataset TEXT PRIMARY KEY,
+    key BLOB NOT NULL,
+    shared TEXT NOT NULL,
+    closed INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE TABLE lineages (
+    number INTEGER PRIMARY KEY,
+    account TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE TABLE marks (
+    account INTEGER NOT NULL,
+    mark BLOB NOT NULL,
+    kind INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER,
+    PRIMARY KEY (account, mark)
+) STRICT, WITHOUT ROWID;
 CREATE TRIGGER entries_stay BEFORE UPDATE ON entries
     BEGIN SELECT RAISE(ABORT, 'a ledger entry is never changed'); END;
 CREATE TRIGGER entries_remain BEFORE DELETE ON entries
@@ -52,44 +68,20 @@ CREATE TRIGGER uses_remain BEFORE DELETE ON uses
 """
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Brings a ledger, or an empty file, to `VERSION`, within the caller's transaction.
+def prepare(connection: sqlite3.Connection) -> None:
+    """Makes the tables in an empty file, within the caller's transaction.
 
     Raises:
-        ValueError: An entry of an older version does not have the hash of its content, or the
-            version is a later program's.
+        ValueError: The file is of another version of this program.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == VERSION:
         return
-    if version not in _MIGRATIONS:
-        raise ValueError(f"the ledger has format {version}, this program reads up to {VERSION}")
-    _MIGRATIONS[version](connection)
-    connection.execute(f"PRAGMA user_version = {VERSION}")
-
-
-def _create(connection: sqlite3.Connection) -> None:
-    for statement in _statements(_VERSION_2):
+    if version:
+        raise ValueError(f"the ledger has format {version}, this program reads {VERSION}")
+    for statement in _statements(_TABLES):
         connection.execute(statement)
-
-
-def _from_1(connection: sqlite3.Connection) -> None:
-    """Version 1 had a column for each value of a charge; its hash was of the same canonical JSON."""
-    rows = connection.execute("SELECT * FROM entries ORDER BY seq").fetchall()
-    uses = connection.execute("SELECT session, step, attempt, time FROM uses").fetchall()
-    for name in ("entries", "uses"):
-        connection.execute(f"DROP TABLE {name}")
-    _create(connection)
-    for seq, time, *charged, after, previous, hash_, signature in rows:
-        content = content_1(seq, time, Charge(*charged), after, previous)
-        if content_hash(content) != hash_:
-            raise ValueError(f"entry {seq} does not have the hash of its content")
-        row = (seq, content, hash_, signature)
-        connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", row)
-    connection.executemany("INSERT INTO uses VALUES (?, ?, ?, ?)", uses)
-
-
-_MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {0: _create, 1: _from_1}
+    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hortus.privacy.books import Books
 from hortus.privacy.entries import Charged, Entry
+from hortus.privacy.lineages import Placement
 from hortus.protocol.databases import read_sqlite
 from hortus.protocol.errors import HortusError
 
@@ -64,7 +65,7 @@ def read_spending(path: Path, run: str) -> Spending:
         if isinstance(entry.body, Charged):
             charge, charges = entry.body.charge, charges + 1
             largest = max(largest, entry.body.epsilon_after)
-            granted = books.granted(charge.dataset)
+            granted = books.granted(Placement(books.lineages.root(charge.dataset)))
             if charge.run == run:
                 after_round[charge.round] = entry.body.epsilon_after
     return Spending(charges, largest, after_round, granted)

@@ -120,7 +120,7 @@ def _of_site(contract: Contract, directory: Path) -> list[SiteBudget]:
     with Site(directory, clock=time.time) as site:
         dataset = site.fingerprint(site.records(contract))
         budget = budget_of(site.policy, contract)
-        account = site.ledger.accounts().get(dataset) or Account(contract.privacy.unit)
+        account = site.ledger.account(dataset) or Account(contract.privacy.unit)
         limits = [
             (site.name, budget.epsilon + site.ledger.granted(dataset), account.lifetime),
         ]

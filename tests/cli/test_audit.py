@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.charges import make_charge
+from helpers.charges import make_charge, make_content
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -146,9 +146,11 @@ def test_the_page_bounds_an_attacker_by_the_whole_loss_of_all_that_was_charged(
 ) -> None:
     site, server = SiteIdentity.generate("ash"), SiteIdentity.generate(SERVER)
     ledger = Ledger.open(tmp_path / "ledger.sqlite", site, lambda: 1.8e9)
+    ledger.follow(make_content("d" * 64, "Dora"))
     ledger.charge(make_charge(sampling_rate=0.1, noise_multiplier=1.0, releases=60), None)
     ledger.charge(make_charge(step=1, noise_multiplier=9.0, releases=3), None)
     bare = {"mode": "unsafe_none", "mechanism": "none", "noise_multiplier": 0.0}
+    ledger.state_disjoint(make_content("b" * 64, "Bob"), ["d" * 64], "Ada", "another ward")
     ledger.charge(make_charge(step=2, dataset="b" * 64, **bare), None)
     ledger.close()
     roster = Roster({"ash": site.public_key_bytes}, server.public_key_bytes)

@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from hortus.privacy.entries import Charge
+from hortus.privacy.marks import Content
+from hortus.protocol.plan import RECORD
 
 _ANY = Charge(
     run="0" * 32,
@@ -27,3 +29,9 @@ _ANY = Charge(
 def make_charge(**changes: Any) -> Charge:
     """Makes a charge of one release without sampling."""
     return replace(_ANY, **changes)
+
+
+def make_content(dataset: str, *people: str, unit: str = RECORD) -> Content:
+    """Makes records of these people, one each."""
+    rows = [person.encode() for person in people]
+    return Content.of(b"k" * 32, dataset, unit, rows, [] if unit == RECORD else people)

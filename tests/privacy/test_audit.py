@@ -7,14 +7,14 @@ import shutil
 import sqlite3
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from helpers.charges import make_charge
+from helpers.charges import make_charge, make_content
 
 from hortus.privacy import audit_chain
 from hortus.privacy.accounting import epsilon
@@ -145,7 +145,7 @@ def _rewrite(
 def _entry(
     before: list[Entry], time: float, charge: Charge, after: float, signer: SiteIdentity = SITE
 ) -> Entry:
-    body = Charged(charge, (Level(Scope.LIFETIME, "", after, math.inf),))
+    body = Charged(charge, CHARGE.dataset, (), (Level(Scope.LIFETIME, "", after, math.inf),))
     previous = before[-1].hash if before else GENESIS
     return Entry.make(len(before) + 1, time, body, previous, signer)
 
@@ -193,6 +193,7 @@ FLIPS = {
     "period": "2026",
     "previous_hash": "f" * 64,
     "seq": 4,
+    "account": "f",
     "kind": "grant",
     "format": "hortus/v1/ledger",
 }
@@ -329,22 +330,31 @@ def test_a_release_without_privacy_cannot_claim_a_finite_epsilon(path: Path) -> 
     assert _first(path)[0] == 2
 
 
+def _keep_apart(ledger: Ledger, dataset: str) -> None:
+    """Shows the ledger a content with one person in it, who is in no other."""
+    content = make_content(dataset, dataset)
+    accounts = list(ledger.accounts())
+    if accounts and dataset not in ledger.contents():
+        ledger.state_disjoint(content, accounts, "Ada", "another ward")
+    ledger.follow(content)
+
+
 def test_a_ledger_with_several_datasets_deltas_and_releases_without_privacy_is_in_order(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "ledger.sqlite"
     bare = replace(CHARGE, mode="unsafe_none", mechanism="none", noise_multiplier=0.0)
-    _write(
-        path,
-        [
+    with closing(Ledger.open(path, SITE, lambda: 1.8e9)) as ledger:
+        for charge in (
             CHARGE,
             replace(CHARGE, step=1, dataset="c" * 64, sampling_rate=1.0, noise_multiplier=8.0),
             replace(CHARGE, step=2, run="2" * 32, delta=1e-6),
             replace(bare, step=3, dataset="b" * 64),
             replace(CHARGE, step=4, dataset="b" * 64),
             replace(CHARGE, step=5, noise_multiplier=5.0, sampling_rate=0.01),
-        ],
-    )
+        ):
+            _keep_apart(ledger, charge.dataset)
+            ledger.charge(charge, None)
     audited = _audit(path)
     assert _unbroken(audited)
     assert [math.isinf(row.epsilon_so_far) for row in audited.rounds] == [False] * 3 + [
@@ -419,10 +429,13 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert head is not None
         ledger.keep(Countersignature.make(OWN, head, 1.8e9))
 
+    ledger.follow(make_content("d" * 64, "Dora"))
     for step in range(3):
         ledger.commit(ledger.reserve(replace(CHARGE, step=step), budget))
         ledger.mark_sent(CHARGE.session, step, 0)
         countersign()
+    ledger.state_disjoint(make_content("c" * 64, "Carol"), ["d" * 64], "Ada", "another ward")
+    countersign()
     for body in (Granted("d" * 64, 1.0, "board"), Frozen("*", "incident"), Unfrozen("*", "closed")):
         ledger.record(body)
         countersign()
@@ -536,12 +549,12 @@ def test_signatures_that_other_processes_check_are_as_good(
 ) -> None:
     evidence = _evidence(mixed)
     wrong = list(evidence.rows)
-    for index in (4, 6):
+    for index in (4, 8):
         wrong[index] = (*wrong[index][:3], wrong[index][3][::-1])
     broken = replace(evidence, rows=tuple(wrong))
     alone = audit(broken, ROSTER)
     found = [finding for finding in alone.findings if finding.severity is Severity.BROKEN]
-    assert [finding.entry for finding in found] == [5, 7]
+    assert [finding.entry for finding in found] == [5, 9]
     monkeypatch.setattr(audit_chain, "_MANY", 1)
     monkeypatch.setattr(audit_chain, "_CHUNK", 3)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
@@ -688,7 +701,7 @@ def test_a_rollback_is_found_by_countersignature_and_by_anchor(mixed: Path) -> N
     assert audit(image, ROSTER).first_broken is None
     finding = audit(image, ROSTER, anchor).first_broken
     assert finding is not None
-    assert (finding.entry, "the anchor holds entry 8" in finding.problem) == (5, True)
+    assert (finding.entry, "the anchor holds entry 9" in finding.problem) == (5, True)
 
 
 def test_a_forged_countersignature_is_found(mixed: Path) -> None:
@@ -710,12 +723,23 @@ def test_a_vector_that_was_sent_and_not_charged_is_found(mixed: Path) -> None:
 @pytest.mark.parametrize(
     ("bodies", "problem"),
     [
-        ((Frozen("*", "why"), Charged(CHARGE, (Level(Scope.LIFETIME, "", 0.9, 3.0),))), "frozen"),
-        ((Charged(CHARGE, (Level(Scope.LIFETIME, "", 0.9, 0.5),)),), "over 0.5"),
+        (
+            (
+                Frozen("*", "why"),
+                Charged(CHARGE, CHARGE.dataset, (), (Level(Scope.LIFETIME, "", 0.9, 3.0),)),
+            ),
+            "frozen",
+        ),
+        (
+            (Charged(CHARGE, CHARGE.dataset, (), (Level(Scope.LIFETIME, "", 0.9, 0.5),)),),
+            "over 0.5",
+        ),
         (
             (
                 Charged(
                     CHARGE,
+                    CHARGE.dataset,
+                    (),
                     (Level(Scope.LIFETIME, "", 0.9, 3.0), Level(Scope.PERIOD, "2031", 0.9, 3.0)),
                 ),
             ),

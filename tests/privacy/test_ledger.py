@@ -9,12 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pytest
-from helpers.charges import make_charge
+from helpers.charges import make_charge, make_content
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +22,6 @@ from hortus.privacy.accounting import epsilon
 from hortus.privacy.entries import (
     EVERY_DATASET,
     GENESIS,
-    Charge,
     Charged,
     Declined,
     Entry,
@@ -34,7 +33,6 @@ from hortus.privacy.entries import (
 )
 from hortus.privacy.events import GaussianEvent
 from hortus.privacy.ledger import Ledger, dataset_fingerprint
-from hortus.protocol.canonical import digest
 from hortus.protocol.errors import HortusError, Refused, UsageError
 from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.policy import Budget, Every, PeriodBudget
@@ -78,7 +76,10 @@ def test_an_entry_is_chained_and_signed_and_says_what_was_spent(ledger: Ledger) 
     assert (first.previous_hash, second.previous_hash) == (GENESIS, first.hash)
     after = epsilon({EVENT: 4}, DELTA)
     assert second.body == Charged(
-        replace(CHARGE, step=1, releases=3), (Level(Scope.LIFETIME, "", after, 100.0),)
+        replace(CHARGE, step=1, releases=3),
+        CHARGE.dataset,
+        (),
+        (Level(Scope.LIFETIME, "", after, 100.0),),
     )
     assert ledger.spent(CHARGE.dataset, DELTA) == after
     assert ledger.history(CHARGE.dataset) == {EVENT: 4}
@@ -132,12 +133,13 @@ def test_a_refused_charge_leaves_nothing_behind(ledger: Ledger) -> None:
     _charge(ledger)  # the attempt was not used up
 
 
-def test_another_dataset_has_its_own_budget(ledger: Ledger) -> None:
+def test_another_content_has_no_budget_of_its_own(ledger: Ledger) -> None:
     budget = epsilon({EVENT: 1}, DELTA)
+    assert ledger.spent(CHARGE.dataset, DELTA) == 0.0
     _charge(ledger, budget)
-    _charge(ledger, budget, step=1, dataset="c" * 64)
     assert ledger.spent("c" * 64, DELTA) == budget
-    assert ledger.spent("unknown", DELTA) == 0.0
+    with pytest.raises(Refused, match="over its budget"):
+        _charge(ledger, budget, step=1, dataset="c" * 64)
 
 
 def test_an_attempt_is_charged_and_used_once(ledger: Ledger) -> None:
@@ -543,7 +545,9 @@ def test_a_clock_set_back_opens_no_period_again(path: Path) -> None:
 def test_a_grant_raises_the_lifetime_of_its_dataset_alone(ledger: Ledger) -> None:
     budget = _budget(epsilon({EVENT: 1}, DELTA))
     more = epsilon({EVENT: 2}, DELTA) - budget.epsilon
+    ledger.follow(make_content(CHARGE.dataset, "Dora"))
     _charge(ledger, budget)
+    ledger.state_disjoint(make_content("c" * 64, "Carol"), [CHARGE.dataset], "Ada", "a ward apart")
     ledger.record(Granted("c" * 64, more, "the other one"))
     with pytest.raises(Refused):
         _charge(ledger, budget, step=1)
@@ -551,7 +555,7 @@ def test_a_grant_raises_the_lifetime_of_its_dataset_alone(ledger: Ledger) -> Non
     entry = _charge(ledger, budget, step=1)
     assert isinstance(entry.body, Charged)
     assert entry.body.levels[0].limit == pytest.approx(budget.epsilon + more)
-    assert entry.seq == 4
+    assert entry.seq == 5
     assert ledger.granted("c" * 64) == more
 
 
@@ -613,11 +617,15 @@ def test_a_grant_has_an_amount_and_a_reason(body: tuple[float, str]) -> None:
 
 
 def test_losses_by_different_units_are_not_added_up(ledger: Ledger) -> None:
+    ledger.follow(make_content(CHARGE.dataset, "Dora"))
     _charge(ledger)
-    with pytest.raises(Refused, match="protect a record.*protects a patient_id"):
-        _charge(ledger, step=1, unit="patient_id")
+    for dataset in (CHARGE.dataset, "c" * 64):
+        with pytest.raises(Refused, match="protect a record.*protects a patient_id"):
+            _charge(ledger, step=1, unit="patient_id", dataset=dataset)
+    others = make_content("c" * 64, "Carol", unit="patient_id")
+    ledger.state_disjoint(others, [CHARGE.dataset], "Ada", "a ward apart")
     _charge(ledger, step=1, unit="patient_id", dataset="c" * 64)
-    assert ledger.head()[0] == 2
+    assert ledger.head()[0] == 3
 
 
 def test_an_open_ledger_notices_that_its_file_was_exchanged(path: Path) -> None:
@@ -630,90 +638,9 @@ def test_an_open_ledger_notices_that_its_file_was_exchanged(path: Path) -> None:
         _charge(ledger, step=1)
 
 
-# A ledger of version 1, written by the SQL of the program that had it.
-
-_VERSION_1 = """
-CREATE TABLE entries (
-    seq INTEGER PRIMARY KEY, time REAL NOT NULL, run TEXT NOT NULL, session TEXT NOT NULL,
-    round INTEGER NOT NULL, step INTEGER NOT NULL, attempt INTEGER NOT NULL,
-    dataset TEXT NOT NULL, unit TEXT NOT NULL, mode TEXT NOT NULL, mechanism TEXT NOT NULL,
-    sampling_rate REAL NOT NULL, noise_multiplier REAL NOT NULL, clipping_norm REAL NOT NULL,
-    releases INTEGER NOT NULL, delta REAL NOT NULL, plan TEXT NOT NULL,
-    epsilon_after REAL NOT NULL, previous_hash TEXT NOT NULL, hash TEXT NOT NULL UNIQUE,
-    signature BLOB NOT NULL
-) STRICT;
-CREATE INDEX entries_of_dataset
-    ON entries (dataset, mode, sampling_rate, noise_multiplier, releases);
-CREATE TABLE uses (
-    session TEXT NOT NULL, step INTEGER NOT NULL, attempt INTEGER NOT NULL, time REAL NOT NULL,
-    PRIMARY KEY (session, step, attempt)
-) STRICT;
-CREATE TRIGGER entries_stay BEFORE UPDATE ON entries
-    BEGIN SELECT RAISE(ABORT, 'a ledger entry is never changed'); END;
-CREATE TRIGGER entries_remain BEFORE DELETE ON entries
-    BEGIN SELECT RAISE(ABORT, 'a ledger entry is never deleted'); END;
-CREATE TRIGGER uses_stay BEFORE UPDATE ON uses
-    BEGIN SELECT RAISE(ABORT, 'a use is never changed'); END;
-CREATE TRIGGER uses_remain BEFORE DELETE ON uses
-    BEGIN SELECT RAISE(ABORT, 'a use is never deleted'); END;
-PRAGMA user_version = 1;
-"""
-
-
-def _write_version_1(path: Path, charges: list[Charge]) -> list[str]:
-    """Writes what that program wrote, with its hash and signature; returns the hashes."""
-    hashes: list[str] = []
+@pytest.mark.parametrize("version", [2, 9])
+def test_a_ledger_of_another_program_is_left_alone(path: Path, version: int) -> None:
     with sqlite3.connect(path) as raw:
-        raw.executescript(_VERSION_1)
-        for seq, charge in enumerate(charges, start=1):
-            previous = hashes[-1] if hashes else GENESIS
-            time, after = 1.8e9 + seq, epsilon({EVENT: seq}, DELTA)
-            content: dict[str, object] = asdict(charge) | {
-                "format": "hortus/v1/ledger",
-                "seq": seq,
-                "time": time,
-                "epsilon_after": after,
-                "previous_hash": previous,
-            }
-            exact = {k: v.hex() if isinstance(v, float) else v for k, v in content.items()}
-            hashes.append(digest(exact))
-            signature = IDENTITY.sign("ledger entry", bytes.fromhex(hashes[-1]))
-            values = [seq, time, *asdict(charge).values(), after, previous, hashes[-1], signature]
-            raw.execute(f"INSERT INTO entries VALUES ({', '.join('?' * len(values))})", values)
-            use = (charge.session, charge.step, charge.attempt, time)
-            raw.execute("INSERT INTO uses VALUES (?, ?, ?, ?)", use)
-    return hashes
-
-
-def test_a_ledger_of_version_1_goes_on_with_its_chain_and_its_budget(path: Path) -> None:
-    hashes = _write_version_1(path, [replace(CHARGE, step=step) for step in range(3)])
-    ledger = _open(path)
-    assert [entry.hash for entry in ledger.entries()] == hashes
-    assert all(entry.is_signed_by(IDENTITY.public_key_bytes) for entry in ledger.entries())
-    assert ledger.history(CHARGE.dataset) == {EVENT: 3}
-    with pytest.raises(Refused, match="used before"):
-        _charge(ledger, step=2)
-    with pytest.raises(Refused, match="over its budget"):
-        _charge(ledger, _budget(epsilon({EVENT: 3}, DELTA)), step=3)
-    assert _charge(ledger, step=3).previous_hash == hashes[-1]
-    ledger.close()
-    assert _open(path).head()[0] == 4
-
-
-def test_an_altered_ledger_of_version_1_is_left_as_it_is(path: Path) -> None:
-    _write_version_1(path, [CHARGE, replace(CHARGE, step=1)])
-    with sqlite3.connect(path) as raw:
-        raw.execute("DROP TRIGGER entries_stay")
-        raw.execute("UPDATE entries SET noise_multiplier = 40 WHERE seq = 2")
-    with pytest.raises(HortusError, match="entry 2 does not have the hash of its content"):
-        _open(path)
-    with sqlite3.connect(path) as raw:
-        assert raw.execute("PRAGMA user_version").fetchone() == (1,)
-        assert raw.execute("SELECT count(*) FROM entries").fetchone() == (2,)
-
-
-def test_a_ledger_of_a_later_program_is_left_alone(path: Path) -> None:
-    with sqlite3.connect(path) as raw:
-        raw.execute("PRAGMA user_version = 9")
-    with pytest.raises(HortusError, match="format 9, this program reads up to 2"):
+        raw.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(HortusError, match=f"format {version}, this program reads 3"):
         _open(path)

@@ -15,7 +15,7 @@ CHARGE = make_charge(run=RUN, session=SESSION)
 
 
 def _audit(site: str, *charges: Charge) -> Audit:
-    return Audit(site, "", "", len(charges), (0, ""), 0, 0.0, (), (), (), (), charges)
+    return Audit(site, "", "", len(charges), (0, ""), 0, 0.0, (), (), (), (), charges, {})
 
 
 SUMS = [SumRecord(SESSION, step, 0, SITES) for step in range(2)]
