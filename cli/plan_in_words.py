@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from hortus.privacy.detection import true_positive_bound_of
+from hortus.protocol.consortium import SiteFiles
 from hortus.protocol.errors import printable
+from hortus.protocol.policy import Policy
 from hortus.simulation.prospect import refusal_at, site_budgets
 
 if TYPE_CHECKING:
@@ -60,11 +62,19 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
         delta=delta,
         bounds=[(rate, true_positive_bound_of(history, rate)) for rate in _FALSE_POSITIVE_RATES],
         here=here,
+        most_honest=_most_honest(what, site),
         refusal=refusal_at(what.contract, site) if site else "",
         site_dir=printable(shlex.quote(str(site))) if site else "SITE_DIR",
         plan_file=printable(shlex.quote(str(plan_file))),
     )
     return text.lstrip()
+
+
+def _most_honest(what: "Prospect", site: Path | None) -> int:
+    """How many of the smallest sum's sites the site's policy takes to be honest; 0 without a site."""
+    if site is None:
+        return 0
+    return Policy.load(SiteFiles(site).policy).most_honest(what.contract.cohort.minimum)
 
 
 def _code(text: str) -> str:

@@ -26,6 +26,7 @@ from hortus.client.pace import Clock, Pace, Timetable
 from hortus.client.session import FAILED, Account, Session
 from hortus.client.site import Site
 from hortus.client.trainer import Stopwatch, Trainer
+from hortus.client.unread import check_room, is_unread
 from hortus.client.workbench import Workbench
 from hortus.learning.tasks import Encoded
 from hortus.privacy.encoding import StepEncoding
@@ -73,6 +74,7 @@ class SiteAgent:
         # The server may ask about two plans at once.
         self._encode_lock = threading.Lock()
         self._encoded: tuple[str, Encoded] | None = None
+        self._keep_lock = threading.Lock()
         self._stopping = threading.Event()
         self._left = threading.Condition()
         self._sessions: dict[Session, Callable[[], None]] = {}
@@ -154,7 +156,9 @@ class SiteAgent:
         check_ceiling(site.policy, contract, encoding)
         randomness = self._randomness(contract)
         trainer = Trainer(encoding, workbench, self._encode(contract), randomness, self._stopwatch)
-        site.keep_contract(contract)
+        with self._keep_lock:
+            self._check_room(contract)
+            site.keep_contract(contract)
         with ExitStack() as connection:
             channel = connection.enter_context(self._connect(contract.cohort))
             session = Session(
@@ -213,10 +217,18 @@ class SiteAgent:
 
     def _approved(self, encoded: bytes) -> Contract:
         """Reads a contract; the policy decides first, since the contract names a folder to read."""
-        contract = _parse_contract(encoded)
-        check_contract(self._site.policy, contract)
-        check_model(contract, self._site.model_digest(contract))
+        contract, site = _parse_contract(encoded), self._site
+        check_contract(site.policy, contract, names_model=site.config.model is not None)
+        self._check_room(contract)
+        check_model(contract, site.model_digest(contract))
         return contract
+
+    def _check_room(self, contract: Contract) -> None:
+        """Refuses an unread plan that would be one too many to keep."""
+        policy = self._site.policy
+        if policy.auto_approve is not None and is_unread(policy, contract):
+            kept = self._site.kept_contracts() - set(policy.approved_plans)
+            check_room(policy.auto_approve, contract, kept)
 
     def _check_signed(self, purpose: str, message: bytes, signature: bytes) -> None:
         """Refuses what the pinned server has not signed: others may have reached the SuperLink."""

@@ -1,28 +1,27 @@
 """Whether a site takes part: its own policy against a contract, before any data is touched."""
 
+from hortus.client.unread import check_dimension, check_unread, is_unread
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.encoding import StepEncoding
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import Refused
 from hortus.protocol.plan import Contract, Noise
-from hortus.protocol.policy import AutoApprove, Budget, Policy
+from hortus.protocol.policy import Budget, Policy
 
 
-def check_contract(policy: Policy, contract: Contract) -> None:
+def check_contract(policy: Policy, contract: Contract, *, names_model: bool) -> None:
     """Checks a contract against the site's policy; comes before anything that it names is touched.
+
+    Args:
+        policy: The site's.
+        contract: What the server asks for.
+        names_model: Whether site.yaml says where the base model lies.
 
     Raises:
         Refused: With the policy's field, its value, and what the contract asks.
     """
-    fingerprint = contract.digest()
-    if fingerprint not in policy.approved_plans:
-        if policy.auto_approve is None:
-            raise Refused(
-                f"the plan {contract.name!r} with hash {fingerprint} is not approved here",
-                where="policy.yaml: approved_plans",
-                remedy="Read it with its operator, then: hortus approve SITE_DIR PLAN.yaml",
-            )
-        _check_auto_approval(policy.auto_approve, contract)
+    if is_unread(policy, contract):
+        check_unread(policy, contract, names_model=names_model)
     if contract.privacy.noise is Noise.UNSAFE_NONE and not policy.unsafe_no_privacy:
         raise Refused("the plan has no privacy", where="policy.yaml: unsafe_no_privacy")
     if contract.privacy.unit != policy.budget.unit:
@@ -43,16 +42,31 @@ def check_contract(policy: Policy, contract: Contract) -> None:
             f"{policy.min_honest}",
             where="policy.yaml: min_honest",
         )
+    _check_honest(policy, contract)
+
+
+def _check_honest(policy: Policy, contract: Contract) -> None:
+    """Refuses a plan whose promise needs the noise of more sites than this site takes to be honest."""
+    cohort, most = contract.cohort, policy.most_honest(contract.cohort.minimum)
+    if contract.privacy.noise is Noise.DISTRIBUTED and cohort.min_honest > most:
+        raise Refused(
+            f"the plan counts on the noise of {cohort.min_honest} of {cohort.minimum} sites, and this "
+            f"site takes no more than {most} of them to be honest",
+            where="policy.yaml: max_honest_share, max_honest",
+            remedy=f"Ask for a plan with cohort.max_colluding: {cohort.minimum - most}, or with "
+            "privacy.noise: local.",
+        )
 
 
 def check_ceiling(policy: Policy, contract: Contract, encoding: StepEncoding) -> None:
-    """Computes what a plan that nobody here has read would cost, and holds it to its ceiling.
+    """Holds a plan that nobody here has read to the ceilings that take its model to be known.
 
     Raises:
-        Refused: It would cost more.
+        Refused: It costs more, or trains more parameters.
     """
-    if policy.auto_approve is None or contract.digest() in policy.approved_plans:
+    if policy.auto_approve is None or not is_unread(policy, contract):
         return
+    check_dimension(policy.auto_approve, contract, encoding.words)
     assert encoding.event is not None  # noqa: S101 - without privacy nothing is approved by itself
     cost = epsilon({encoding.event: contract.steps}, policy.budget.delta)
     if cost > policy.auto_approve.max_epsilon:
@@ -66,42 +80,10 @@ def check_ceiling(policy: Policy, contract: Contract, encoding: StepEncoding) ->
 def budget_of(policy: Policy, contract: Contract) -> Budget:
     """Returns the budget of a plan: the ceiling caps all attempts of one that nobody has read."""
     auto, budget = policy.auto_approve, policy.budget
-    if auto is None or contract.digest() in policy.approved_plans:
+    if auto is None or not is_unread(policy, contract):
         return budget
     ceiling = min(auto.max_epsilon, budget.per_plan or auto.max_epsilon)
     return budget.model_copy(update={"per_plan": ceiling})
-
-
-def _check_auto_approval(auto: AutoApprove, contract: Contract) -> None:
-    """Refuses what the contract alone shows to be outside of the limits; names the first of them."""
-    cohort, rounds = contract.cohort.minimum, contract.training.rounds
-    limits = (
-        ("max_epsilon", contract.privacy.noise is not Noise.UNSAFE_NONE, "it has no privacy"),
-        (
-            "models",
-            contract.model_digest in auto.models,
-            f"its base model {contract.model_digest} is not among those allowed",
-        ),
-        (
-            "tasks",
-            contract.task.digest() in auto.tasks,
-            f"its task {contract.task.digest()} is not among those allowed",
-        ),
-        ("max_rounds", rounds <= auto.max_rounds, f"{rounds} rounds are over {auto.max_rounds}"),
-        (
-            "min_cohort",
-            cohort >= auto.min_cohort,
-            f"it sums over {cohort} sites or more, not over {auto.min_cohort}",
-        ),
-    )
-    for name, holds, problem in limits:
-        if not holds:
-            raise Refused(
-                f"nobody here has approved the plan {contract.name!r} ({contract.digest()}), and it "
-                f"is outside of what needs no reading: {problem}",
-                where=f"policy.yaml: auto_approve.{name}",
-                remedy="Read it with its operator, then: hortus approve SITE_DIR PLAN.yaml",
-            )
 
 
 def check_model(contract: Contract, model_digest: str) -> None:

@@ -113,6 +113,10 @@ class Site:
         if not path.exists():
             write_atomic(path, canonical_json(contract.model_dump(mode="json")))
 
+    def kept_contracts(self) -> set[str]:
+        """Returns the hashes of the plans that are stored."""
+        return {path.stem for path in self.files.contracts.glob("*.json")}
+
     def _check_anchor(self) -> None:
         """Does not start from a ledger that was rolled back behind what the operator keeps."""
         if self.config.anchor is not None:

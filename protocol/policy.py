@@ -1,15 +1,16 @@
 """A site's policy: what it allows, whatever a server or a plan asks."""
 
+import math
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from hortus.protocol.files import load_yaml, validation_error, write_atomic
-from hortus.protocol.plan import RECORD, Schema
+from hortus.protocol.plan import RECORD, Deadline, Fraction, Noise, Precision, Schema, Update
 
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 PlanHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -82,6 +83,53 @@ class AutoApprove(Schema):
     )
     max_rounds: int = Field(ge=1, description="Most rounds of a plan.")
     min_cohort: int = Field(ge=2, description="Fewest sites that a plan may sum over.")
+    max_steps_per_round: int = Field(100, ge=1, description="Most private steps of a round.")
+    max_sampling_rate: Fraction = Field(
+        0.5, description="Largest q: the share of the records that a step computes with."
+    )
+    noise: tuple[Literal[Noise.DISTRIBUTED, Noise.LOCAL], ...] = Field(
+        (Noise.DISTRIBUTED, Noise.LOCAL),
+        min_length=1,
+        description="Noise modes allowed; a site that trusts nobody allows `local` alone.",
+    )
+    updates: tuple[Update, ...] = Field(
+        (Update.GRADIENT,), min_length=1, description="What a secure sum may carry."
+    )
+    local_optimizers: tuple[Literal["SGD", "Adam", "AdamW", "Adagrad", "RMSprop"], ...] = Field(
+        ("SGD", "Adam"),
+        description="Optimisers that a plan with `update: delta` may step with here.",
+    )
+    local_options: tuple[str, ...] = Field(
+        ("momentum", "weight_decay", "nesterov", "betas", "eps"),
+        description="Options that it may give them.",
+    )
+    adapters: tuple[Literal["lora", "head"], ...] = Field(
+        ("lora", "head"), min_length=1, description="Kinds of adapter allowed."
+    )
+    max_rank: int = Field(64, ge=1, description="Largest rank of LoRA matrices.")
+    max_parameters: int = Field(
+        10_000_000,
+        ge=1,
+        description="Most parameters that are trained: memory, and bytes on the wire.",
+    )
+    max_micro_batch: int = Field(
+        128, ge=1, description="Most records that go through the model together: memory."
+    )
+    precisions: tuple[Precision, ...] = Field(
+        (Precision.FLOAT32,), min_length=1, description="What the base model may compute in."
+    )
+    max_deadline: Deadline = Field(
+        3600.0,
+        description="Longest deadline, in seconds, of joining and of a step: how long a server that does "
+        "not answer can hold this site up.",
+    )
+    max_plans: int = Field(
+        20,
+        ge=1,
+        description="Most plans that the site keeps unread, in `plans/`, of 1 MiB at most each. None is "
+        "ever dropped, since an audit needs what was charged: further ones are refused. One that is approved "
+        "no longer counts.",
+    )
 
 
 class Policy(Schema):
@@ -93,6 +141,15 @@ class Policy(Schema):
         2,
         ge=1,
         description="Fewest sites that a plan may count on not to conspire with the server.",
+    )
+    max_honest_share: Fraction = Field(
+        0.67,
+        description="Largest share of the smallest sum's sites, this one among them, whose noise a plan "
+        "with `noise: distributed` may count on; rounded down, and never below this site itself. If more "
+        "sites than the rest tell the server their noise, what the others released is worth less than its ε.",
+    )
+    max_honest: int | None = Field(
+        None, ge=1, description="Most of those sites, whatever their share; no limit if absent."
     )
     approved_plans: tuple[PlanHash, ...] = Field(
         (), description="Hashes of the plans that the operator has read and approved."
@@ -111,7 +168,16 @@ class Policy(Schema):
             raise ValueError(
                 f"min_honest: {self.min_honest} is more than min_cohort: {self.min_cohort}"
             )
+        if self.max_honest is not None and self.min_honest > self.max_honest:
+            raise ValueError(
+                f"min_honest: {self.min_honest} is more than max_honest: {self.max_honest}"
+            )
         return self
+
+    def most_honest(self, sites: int) -> int:
+        """Returns how many of so many sites of a sum a plan may take to be honest, this one included."""
+        share = math.floor(self.max_honest_share * sites + 1e-9)
+        return max(1, min(share, self.max_honest or sites))
 
     @classmethod
     def load(cls, path: Path) -> Self:

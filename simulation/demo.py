@@ -84,7 +84,8 @@ def write_example(directory: Path) -> tuple[dict[str, Path], str]:
     fields["name"] = "example"
     fields["task"]["labels"] = f"../{data.name}/labels.txt"
     fields["evaluation"] = f"../{data.name}/test.csv"
-    fields["cohort"]["minimum"] = _EXAMPLE_SITES
+    # A site takes two of three to be honest, unless its policy says otherwise.
+    fields["cohort"] = {"minimum": _EXAMPLE_SITES, "max_colluding": 1}
     fields["training"] |= {"rounds": 3, "steps_per_round": 4}
     del fields["simulation"]
     plan = "# An example plan.\n" + yaml.safe_dump(fields, sort_keys=False)

@@ -107,7 +107,7 @@ def refusal_at(contract: Contract, directory: Path) -> str:
     with Site(directory, clock=time.time) as site:
         approved = site.policy.model_copy(update={"approved_plans": (contract.digest(),)})
         try:
-            check_contract(approved, contract)
+            check_contract(approved, contract, names_model=site.config.model is not None)
             check_model(contract, site.model_digest(contract))
         except Refused as refused:
             return str(refused)

@@ -12,9 +12,10 @@ from attacks.hostile import HostileServer, serving_hostile
 from attacks.world import SITES, World, issued
 
 from hortus.client.agent_service import listening
+from hortus.client.session import FAILED
 from hortus.learning.models import model_digest
 from hortus.protocol.certificates import create_authority
-from hortus.protocol.consortium import TlsFiles
+from hortus.protocol.consortium import SiteConfig, TlsFiles
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.plan import Contract
 from hortus.protocol.wire import aggregation_pb2 as wire
@@ -109,15 +110,17 @@ def test_what_the_pinned_server_has_not_signed_is_refused(world: World, log_of: 
     )
     for signature in forged:
         question.signature = signature
-        assert agent.consider(question).refusal.startswith("ProtocolError")
+        assert agent.consider(question).refusal == FAILED
     for signature in (b"", world.server.sign("contract", request.descriptor)):
         request.signature = signature
-        assert agent.take_part(request).reason.startswith("ProtocolError")
+        assert agent.take_part(request).reason == FAILED
     assert not world.charges("ash")
     assert not world.refusals("ash"), "whoever is not the server cannot fill the ledger"
 
 
-def auto_approving(make_world: WorldMaker, model: Path, max_epsilon: float) -> World:
+def auto_approving(
+    make_world: WorldMaker, model: Path, max_epsilon: float, max_plans: int = 20
+) -> World:
     """A world that takes part in plans like the approved one although nobody has read them."""
     auto = {
         "max_epsilon": max_epsilon,
@@ -125,8 +128,13 @@ def auto_approving(make_world: WorldMaker, model: Path, max_epsilon: float) -> W
         "tasks": [make_world().contract.task.digest()],
         "max_rounds": 2,
         "min_cohort": 3,
+        "max_plans": max_plans,
     }
-    return make_world(policy={"approved_plans": [], "auto_approve": auto})
+    policy = {"approved_plans": [], "auto_approve": auto}
+    world = make_world(policy=policy, cohort={"join_deadline": 1.0})
+    config = world.consortium.site("ash").config
+    SiteConfig.load(config).model_copy(update={"model": str(model)}).save(config)
+    return world
 
 
 def test_a_plan_that_nobody_has_read_is_held_to_its_ceiling_in_every_attempt(
@@ -151,6 +159,47 @@ def test_a_plan_that_nobody_has_read_cannot_ask_which_labels_there_are(
     for task in ({"labels": ("warm", "fresh")}, {"text": "patient"}, {"label": "patient"}):
         refusal = agent.consider(world.question(changed(world.contract, "task", **task))).refusal
         assert "auto_approve.tasks" in refusal
+
+
+def test_a_plan_that_nobody_has_read_cannot_ask_which_folders_there_are(
+    make_world: WorldMaker, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Whatever path it names, the answer is the same: for a model, a folder, a file and nothing."""
+    world = auto_approving(make_world, tiny_model, 1000.0)
+    paths = (str(tiny_model), str(tmp_path), "site.yaml", "no/such/folder", "../../..", "/dev/zero")
+    for site, answer in (("ash", ""), ("birch", "site.yaml: model: a plan that nobody here has")):
+        agent = world.agent(world.site(site), port=1)
+        told = {
+            agent.consider(world.question(changed(world.contract, "", model=path))).refusal
+            for path in paths
+        }
+        assert len(told) == 1
+        assert told.pop().startswith(answer)
+
+
+def test_plans_that_nobody_has_read_cannot_fill_the_disk(
+    make_world: WorldMaker, tiny_model: Path
+) -> None:
+    """Nobody answers at the port, so that each session ends, and leaves its plan behind."""
+    world = auto_approving(make_world, tiny_model, 1000.0, max_plans=2)
+    site = world.site("ash")
+    agent = world.agent(site, port=1)
+
+    def take_part(name: str) -> str:
+        contract = changed(world.contract, "", name=name)
+        descriptor = world.descriptor(contract=contract.digest())
+        return agent.take_part(world.request(descriptor, contract)).reason
+
+    for name in ("one", "two"):
+        assert "auto_approve" not in take_part(name)
+    kept = site.kept_contracts()
+    assert len(kept) == 2
+    for number in range(20):
+        other = changed(world.contract, "", name=f"plan-{number}")
+        assert "auto_approve.max_plans" in take_part(other.name)
+        assert "auto_approve.max_plans" in agent.consider(world.question(other)).refusal
+    assert site.kept_contracts() == kept, "an audit needs what may have been charged"
+    assert "auto_approve" not in take_part("one")
 
 
 def test_a_plan_that_nobody_approved_makes_a_site_read_nothing(world: World) -> None:

@@ -112,7 +112,8 @@ def test_a_hostile_plan_is_shown_and_refused_without_harm(write_plan: Any, tmp_p
 
 
 def test_paths_are_shown_as_they_are_by_every_command(write_plan: Any, folder: Path) -> None:
-    plan, data = write_plan(), write_records(folder / "data[bold].csv", 60)
+    cohort = {"minimum": 3, "max_colluding": 1}
+    plan, data = write_plan(cohort=cohort), write_records(folder / "data[bold].csv", 60)
     trial, other, run_ = folder / "trial", folder / "site", folder / "run"
     named = [f"--site={name}={data}" for name in ("ash", "birch", "cedar")]
     site, server = trial / "sites" / "ash", trial / "server"

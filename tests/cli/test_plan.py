@@ -228,3 +228,38 @@ def test_words_of_a_plan_cannot_pass_for_ours(write_plan: Any) -> None:
     assert result.exit_code == 0, result.output
     assert result.output.count("\n## To approve it") == 1
     assert "\x1b" not in result.output
+
+
+def test_a_plan_that_counts_on_more_honest_sites_than_its_site_is_not_approved(
+    write_plan: Any, tmp_path: Path
+) -> None:
+    path = write_plan(privacy=CHEAP, cohort={"minimum": 3})
+    site = tmp_path / "ash"
+    assert (
+        hortus("init", "site", "ash", "--data", tmp_path / "ash.csv", "--out", site).exit_code == 0
+    )
+    before = (site / "policy.yaml").read_bytes()
+    told = hortus("approve", site, path)
+    assert told.exit_code == 3
+    words = " ".join(told.output.split())
+    assert "counts on the noise of 3 of 3 sites" in words
+    assert "no more than 2 of them" in words
+    assert "cohort.max_colluding: 1" in words
+    assert (site / "policy.yaml").read_bytes() == before
+    path = write_plan(privacy=CHEAP, cohort={"minimum": 3, "max_colluding": 1})
+    assert "counts on the noise of 2 of 3 sites" in shown(hortus("approve", site, path))
+    alone = write_plan(privacy=CHEAP | {"noise": "local"}, cohort={"minimum": 3})
+    assert "this site's own noise alone" in shown(hortus("approve", site, alone))
+
+
+def test_a_site_is_told_how_many_it_takes_to_be_honest(write_plan: Any, tmp_path: Path) -> None:
+    path = write_plan(privacy=CHEAP, cohort={"minimum": 3, "max_colluding": 1})
+    run = tmp_path / "run"
+    assert hortus("simulate", path, "--out", run).exit_code == 0
+    site = run / "consortium" / "sites" / "ash"
+    told = shown(hortus("plan", "show", path, "--site", site))
+    assert "counts on the noise of 2 of 3 sites. This site's policy takes at most 3 of them" in told
+    assert (
+        "counts on the noise of"
+        not in shown(hortus("plan", "show", path)).split("## To approve")[1]
+    )

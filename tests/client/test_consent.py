@@ -1,9 +1,11 @@
 """A site decides by its own policy, whatever the server sends."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
 from hortus.client.consent import (
     budget_of,
@@ -12,6 +14,7 @@ from hortus.client.consent import (
     check_descriptor,
     check_model,
 )
+from hortus.client.unread import FREE, LIMITS, check_room
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.encoding import StepEncoding
 from hortus.protocol.descriptor import Descriptor
@@ -33,13 +36,14 @@ def policy(contract: Contract, **changes: Any) -> Policy:
         "budget": Budget(epsilon=1, delta=1e-5),
         "min_cohort": 2,
         "min_honest": 2,
+        "max_honest_share": 1.0,
         "approved_plans": (contract.digest(),),
     }
     return Policy(**fields | changes)
 
 
 def test_an_approved_contract_is_accepted(contract: Contract) -> None:
-    check_contract(policy(contract), contract)
+    check_contract(policy(contract), contract, names_model=False)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,7 @@ def test_a_stricter_policy_refuses(
     contract: Contract, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(Refused, match=message):
-        check_contract(policy(contract, **changes), contract)
+        check_contract(policy(contract, **changes), contract, names_model=False)
 
 
 AUTO = {
@@ -74,7 +78,7 @@ def unread(contract: Contract, **changes: Any) -> Policy:
 
 
 def check_whole(chosen: Policy, contract: Contract) -> None:
-    check_contract(chosen, contract)
+    check_contract(chosen, contract, names_model=True)
     check_ceiling(chosen, contract, StepEncoding.of(contract, 10, contract.cohort.minimum))
 
 
@@ -90,6 +94,16 @@ def test_a_plan_within_every_limit_needs_no_reading(contract: Contract) -> None:
         ({"tasks": ("b" * 64,)}, "tasks"),
         ({"max_rounds": 1}, "max_rounds"),
         ({"min_cohort": 3}, "min_cohort"),
+        ({"max_steps_per_round": 1}, "max_steps_per_round"),
+        ({"max_sampling_rate": 0.4}, "max_sampling_rate"),
+        ({"noise": ("local",)}, "noise"),
+        ({"updates": ("delta",)}, "updates"),
+        ({"max_micro_batch": 127}, "max_micro_batch"),
+        ({"precisions": ("bfloat16",)}, "precisions"),
+        ({"adapters": ("head",)}, "adapters"),
+        ({"max_rank": 1}, "max_rank"),
+        ({"max_parameters": 9}, "max_parameters"),
+        ({"max_deadline": 149.0}, "max_deadline"),
     ],
 )
 def test_a_plan_outside_of_one_limit_is_refused_by_its_name(
@@ -124,7 +138,112 @@ def test_a_plan_without_privacy_is_never_approved_unread(plan: Plan) -> None:
     fields["privacy"] |= {"noise": "unsafe_none", "epsilon": None}
     bare = Plan(**fields).contract(model_digest=MODEL, noise_multiplier=None)
     with pytest.raises(Refused, match="it has no privacy"):
-        check_contract(unread(bare).model_copy(update={"unsafe_no_privacy": True}), bare)
+        check_whole(unread(bare).model_copy(update={"unsafe_no_privacy": True}), bare)
+
+
+def test_the_steps_of_a_site_alone_have_limits_of_their_own(plan: Plan) -> None:
+    fields = plan.model_dump()
+    fields["privacy"] |= {"noise": "local"}
+    optimizer = {"name": "Adam", "options": {"betas": [0.9, 0.99]}}
+    fields["training"] |= {"update": "delta", "local_optimizer": optimizer}
+    delta = Plan(**fields).contract(model_digest=MODEL, noise_multiplier=1.0)
+    allowed = {"updates": ("delta",)}
+    check_whole(unread(delta, **allowed), delta)
+    for changes, field in (
+        ({}, "updates"),
+        (allowed | {"local_optimizers": ("SGD",)}, "local_optimizers"),
+        (allowed | {"local_options": ("eps",)}, "local_options"),
+    ):
+        with pytest.raises(Refused, match=rf"^policy.yaml: auto_approve.{field}: "):
+            check_whole(unread(delta, **changes), delta)
+
+
+def test_a_unit_may_not_have_more_records_than_go_through_a_model_together(plan: Plan) -> None:
+    fields = plan.model_dump()
+    fields["privacy"] |= {"unit": "patient", "max_records_per_unit": 8}
+    capped = Plan(**fields).contract(model_digest=MODEL, noise_multiplier=1.0)
+    with pytest.raises(Refused, match=r"^policy.yaml: auto_approve.max_micro_batch: "):
+        check_whole(unread(capped, max_micro_batch=7), capped)
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yields the path of each field of a schema that is no section itself."""
+    for name, field in model.model_fields.items():
+        inner = [field.annotation, *get_args(field.annotation)]
+        section = next((m for m in inner if isinstance(m, type) and issubclass(m, BaseModel)), None)
+        if section is None:
+            yield prefix + name
+        else:
+            yield from leaves(section, f"{prefix}{name}.")
+
+
+def test_everything_that_a_plan_can_choose_has_a_limit_or_a_reason_to_need_none() -> None:
+    """A new field of a plan fails here until somebody has decided on it, in client/unread.py."""
+    covered = [path for limit in LIMITS for path in limit.covers]
+    assert sorted([*covered, *FREE]) == sorted(leaves(Contract))
+    own = {limit.name for limit in LIMITS} | {"max_parameters", "max_plans"}
+    assert own == set(AutoApprove.model_fields)
+
+
+def test_an_unread_plan_does_not_say_where_the_base_model_lies(contract: Contract) -> None:
+    chosen = unread(contract)
+    with pytest.raises(Refused, match=r"^site.yaml: model: ") as told:
+        check_contract(chosen, contract, names_model=False)
+    elsewhere = contract.model_copy(update={"model": "../../../etc"})
+    with pytest.raises(Refused) as same:
+        check_contract(chosen, elsewhere, names_model=False)
+    assert str(told.value) == str(same.value)
+
+
+def test_a_site_keeps_so_many_unread_plans_and_no_more(contract: Contract) -> None:
+    auto = unread(contract, max_plans=2).auto_approve
+    assert auto is not None
+    check_room(auto, contract, {"1" * 64})
+    check_room(auto, contract, {"1" * 64, contract.digest()})
+    with pytest.raises(
+        Refused, match=r"^policy.yaml: auto_approve.max_plans: .*keeps 2 such plans"
+    ):
+        check_room(auto, contract, {"1" * 64, "2" * 64})
+
+
+def of_cohort(contract: Contract, minimum: int, max_colluding: int, noise: str) -> Contract:
+    fields = contract.model_dump()
+    fields["cohort"] |= {"minimum": minimum, "max_colluding": max_colluding}
+    fields["privacy"] |= {"noise": noise}
+    return Contract(**fields)
+
+
+@pytest.mark.parametrize(
+    ("changes", "minimum", "most"),
+    [
+        ({"max_honest_share": 0.67}, 2, 1),
+        ({"max_honest_share": 0.67}, 3, 2),
+        ({"max_honest_share": 0.67}, 6, 4),
+        ({"max_honest_share": 0.67}, 10, 6),
+        ({"max_honest_share": 0.1}, 3, 1),
+        ({"max_honest_share": 0.5, "max_honest": 2}, 10, 2),
+        ({"max_honest_share": 1.0, "max_honest": 7}, 10, 7),
+        ({"max_honest_share": 0.29}, 100, 29),
+    ],
+)
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_plan_counts_on_no_more_honest_sites_than_its_site_does(
+    contract: Contract, changes: dict[str, Any], minimum: int, most: int, is_read: bool
+) -> None:
+    """Ten sites' noise may be counted on; two honest ones add a fifth of the variance that ε is for."""
+    chosen = {"min_cohort": 2, "min_honest": 1} | changes
+    for counted in range(1, minimum + 1):
+        asked = of_cohort(contract, minimum, minimum - counted, "distributed")
+        make = policy if is_read else unread
+        site = make(asked).model_copy(update=chosen)
+        if counted <= most:
+            check_contract(site, asked, names_model=True)
+            continue
+        with pytest.raises(Refused, match=r"^policy.yaml: max_honest_share.*no more than") as told:
+            check_contract(site, asked, names_model=True)
+        assert f"cohort.max_colluding: {minimum - most}," in str(told.value)
+        alone = of_cohort(contract, minimum, minimum - counted, "local")
+        check_contract(make(alone).model_copy(update=chosen), alone, names_model=True)
 
 
 @pytest.mark.parametrize("field", ["seed", "name", "model"])
@@ -132,7 +251,7 @@ def test_any_change_of_an_approved_plan_is_another_plan(contract: Contract, fiel
     value = 99 if field == "seed" else "other"
     changed = contract.model_copy(update={field: value})
     with pytest.raises(Refused, match="not approved"):
-        check_contract(policy(contract), changed)
+        check_contract(policy(contract), changed, names_model=True)
 
 
 def test_another_base_model_is_refused(contract: Contract) -> None:
@@ -145,8 +264,8 @@ def test_no_noise_needs_a_policy_that_says_unsafe(plan: Plan) -> None:
     fields["privacy"] |= {"noise": "unsafe_none", "epsilon": None}
     open_contract = Plan(**fields).contract(model_digest=MODEL, noise_multiplier=None)
     with pytest.raises(Refused, match="unsafe_no_privacy|no privacy"):
-        check_contract(policy(open_contract), open_contract)
-    check_contract(policy(open_contract, unsafe_no_privacy=True), open_contract)
+        check_contract(policy(open_contract), open_contract, names_model=True)
+    check_contract(policy(open_contract, unsafe_no_privacy=True), open_contract, names_model=True)
 
 
 def descriptor(agreed: Contract, /, **changes: Any) -> Descriptor:

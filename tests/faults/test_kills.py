@@ -85,6 +85,7 @@ def make(write_plan: Any, tiny_model: Path, tmp_path: Path) -> Make:
             budget=Budget(epsilon=1000, delta=1e-5),
             min_cohort=2,
             min_honest=2,
+            max_honest_share=1.0,
             approved_plans=(contract.digest(),),
             unsafe_seeded_noise=True,
         )

@@ -24,6 +24,7 @@ def test_the_defaults_are_the_careful_ones(tmp_path: Path) -> None:
     assert policy == Policy(budget=Budget(epsilon=8.0, delta=1e-5))
     assert (policy.min_cohort, policy.min_honest, policy.approved_plans) == (3, 2, ())
     assert policy.auto_approve is None
+    assert [policy.most_honest(sites) for sites in (2, 3, 4, 5, 6, 9, 10)] == [1, 2, 2, 3, 4, 6, 6]
     assert not policy.unsafe_seeded_noise
     assert not policy.unsafe_no_privacy
 
@@ -68,6 +69,14 @@ def test_a_policy_reads_back(tmp_path: Path) -> None:
         (
             "budget: {epsilon: 1, delta: 0.1}\nmin_honest: 4",
             ["min_honest: 4 is more than min_cohort: 3"],
+        ),
+        (
+            "budget: {epsilon: 1, delta: 0.1}\nmax_honest: 1",
+            ["min_honest: 2 is more than max_honest: 1"],
+        ),
+        (
+            "budget: {epsilon: 1, delta: 0.1}\nmax_honest_share: 1.1",
+            ["max_honest_share: 1.1 → should be less than or equal to 1"],
         ),
     ],
 )

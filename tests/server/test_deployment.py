@@ -96,7 +96,7 @@ def make_consortium(plan: Path, directory: Path, epsilon: int = 50) -> Consortiu
 def test_a_deployed_run_gives_the_bits_of_the_simulated_one(
     write_plan: Any, tmp_path: Path
 ) -> None:
-    path = write_plan(cohort={"minimum": 3})
+    path = write_plan(cohort={"minimum": 3, "max_colluding": 1})
     simulated = simulate(load_plan(path), path.parent, tmp_path / "simulated", lambda *_: None)
     consortium = make_consortium(path, tmp_path / "consortium")
     allow_repeatable_noise(consortium)
@@ -204,7 +204,7 @@ def test_a_run_goes_on_to_the_same_bits_whatever_is_stopped_or_killed(
 ) -> None:
     rounds, steps = 30, 8
     path = write_plan(
-        cohort={"minimum": 3},
+        cohort={"minimum": 3, "max_colluding": 1},
         training={"rounds": rounds, "steps_per_round": steps},
         privacy={"epsilon": 60.0},
     )
