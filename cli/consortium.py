@@ -1,6 +1,7 @@
 """`hortus init`, `roster` and `rotate`: how parties come together, renew their keys, and leave."""
 
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -24,7 +25,7 @@ from hortus.protocol.consortium import (
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import validation_error
 from hortus.protocol.fingerprint import key_words, roster_words
-from hortus.protocol.identity import SERVER, Roster, check_site_name
+from hortus.protocol.identity import Roster
 from hortus.protocol.membership import (
     admit,
     create_consortium,
@@ -38,6 +39,7 @@ from hortus.protocol.membership import (
     write_server_card,
     write_site_card,
 )
+from hortus.protocol.names import SERVER, check_site_name
 from hortus.protocol.plan import RECORD
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.succession import rotate_server_identity
@@ -138,7 +140,7 @@ def trial(
     """
     from hortus.simulation.demo import write_example
 
-    data = dict(_parse_site(item) for item in site or ())
+    data = _parse_sites(site or ())
     policy = Policy(budget=_option(Budget, epsilon=epsilon, delta=delta, unit=unit))
     addresses = _option(ServerConfig, aggregation=aggregation, superlink=superlink)
     data, plan = (data, None) if data else write_example(directory)
@@ -327,13 +329,19 @@ def _existing(path: Path, option: str) -> Path:
     return path.resolve()
 
 
-def _parse_site(item: str) -> tuple[str, Path]:
-    name, found, path = item.partition("=")
-    if not found or not Path(path).exists():
-        raise UsageError(
-            f"{item!r} is not NAME=DATA with an existing file or folder", where="--site"
-        )
-    return name, Path(path).resolve()
+def _parse_sites(items: Iterable[str]) -> dict[str, Path]:
+    sites: dict[str, Path] = {}
+    for item in items:
+        name, found, path = item.partition("=")
+        if not found or not Path(path).exists():
+            raise UsageError(
+                f"{item!r} is not NAME=DATA with an existing file or folder", where="--site"
+            )
+        check_site_name(name)
+        if name in sites:
+            raise UsageError(f"two sites are called {name!r}", where="--site")
+        sites[name] = Path(path).resolve()
+    return sites
 
 
 def _tell_next(console: Console, consortium: Consortium) -> None:

@@ -18,7 +18,8 @@ from hortus.protocol.consortium import SiteConfig, SiteFiles
 from hortus.protocol.errors import DataError, UsageError
 from hortus.protocol.files import write_atomic
 from hortus.protocol.heads import Head
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Agreement, Contract
 from hortus.protocol.policy import Policy
 

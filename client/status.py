@@ -7,7 +7,7 @@ from hortus.client.accounts import account_lines, opened_ledger
 from hortus.privacy.entries import Charged
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.consortium import SiteConfig, SiteFiles
-from hortus.protocol.identity import SERVER
+from hortus.protocol.names import SERVER
 from hortus.protocol.standing import iso_time, party_standing
 
 _ROUNDS_SHOWN = 5

@@ -18,15 +18,14 @@ from hortus.protocol.consortium import Address
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import load_yaml, validation_error, write_atomic
 from hortus.protocol.identity import (
-    SERVER,
     Handover,
     Hex32,
     HexSignature,
     SiteIdentity,
     check_handovers,
-    check_site_name,
     is_signed,
 )
+from hortus.protocol.names import SERVER, check_site_name
 from hortus.protocol.plan import Schema
 
 LIFETIME = timedelta(days=90)

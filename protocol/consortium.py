@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import load_yaml, validation_error, write_atomic
-from hortus.protocol.identity import SERVER
+from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Schema
 
 

@@ -147,8 +147,11 @@ def validation_error(path: Path, error: ValidationError, model: type[BaseModel])
         model: The model that the whole file was read as.
     """
     found: dict[str, list[str]] = {}
-    for details in error.errors(include_url=False):
-        field, complaint = _complaint(model, details)
+    errors = error.errors(include_url=False)
+    for details in errors:
+        if details["type"] == "too_short" and _is_wrong_within(details["loc"], errors):
+            continue  # short of what is wrong itself
+        field, complaint = _complaint(model, details, _written(path, details["loc"]))
         found.setdefault(field, []).append(complaint)
     lines = [
         f"{path}: {field + ': ' if field else ''}{_merge(complaints)}"
@@ -159,7 +162,27 @@ def validation_error(path: Path, error: ValidationError, model: type[BaseModel])
     return UsageError("\n".join(lines))
 
 
-def _complaint(model: type[BaseModel], details: ErrorDetails) -> tuple[str, str]:
+def _is_wrong_within(location: tuple[int | str, ...], errors: list[ErrorDetails]) -> bool:
+    return any(e["loc"][: len(location)] == location != e["loc"] for e in errors)
+
+
+def _written(path: Path, location: tuple[int | str, ...]) -> str | None:
+    """Returns a plain value as a YAML file has it: `no`, where Python reads False."""
+    try:
+        node = yaml.compose(_read_text(path), _StrictLoader)
+    except (UsageError, yaml.YAMLError):
+        return None  # no file, but options, say
+    for part in location:
+        if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+        elif isinstance(node, yaml.MappingNode):
+            node = next((value for key, value in node.value if key.value == part), None)
+    return node.value if isinstance(node, yaml.ScalarNode) else None
+
+
+def _complaint(
+    model: type[BaseModel], details: ErrorDetails, written: str | None
+) -> tuple[str, str]:
     """Returns the field's path and what is wrong with it."""
     location = details["loc"]
     if details["type"] == "extra_forbidden":
@@ -173,6 +196,8 @@ def _complaint(model: type[BaseModel], details: ErrorDetails) -> tuple[str, str]
     if details["type"] == "missing":
         return _dotted([*path]), "missing"
     value = json.dumps(details["input"], ensure_ascii=False, default=str)
+    if details["type"] == "string_type" and written:
+        return _dotted(path), f"{written} → is read as {value}, not as text: put it in quotes"
     if len(value) > _VALUE_CHARACTERS:
         value = value[: _VALUE_CHARACTERS - 1] + "…"
     message = details["msg"].removeprefix("Value error, ")

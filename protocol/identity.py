@@ -27,26 +27,16 @@ from pydantic import Field, ValidationError
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.errors import ProtocolError, UsageError
 from hortus.protocol.files import load_yaml, validation_error, write_atomic, write_private
+from hortus.protocol.names import SERVER, check_site_name
 from hortus.protocol.plan import Schema
 
 KEY_BYTES = 32
-SERVER = "server"
 SIGNATURE_BYTES = 64
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _HANDOVER = "handover"
 HANDOVERS = "handovers.yaml"  # beside a party's key
 
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 HexSignature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
-
-
-def check_site_name(name: str) -> None:
-    """Raises UsageError unless `name` can name a site (and a host, a file and a YAML key)."""
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} cannot name a site",
-            remedy="Use 1 to 63 lower-case letters, digits and hyphens, no hyphen in front.",
-        )
 
 
 def _separated(context: str, message: bytes) -> bytes:

@@ -43,7 +43,8 @@ from hortus.protocol.consortium import (
 )
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic, write_private
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.names import SERVER
 from hortus.protocol.policy import Policy
 
 

@@ -1,6 +1,7 @@
 """The plan: what a consortium trains and how privately; a site approves its contract's hash."""
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hortus.protocol.canonical import digest
+from hortus.protocol.names import SiteName
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -74,8 +76,11 @@ class Task(Schema):
         return digest(self.model_dump(mode="json"))
 
     @model_validator(mode="after")
-    def _labels_are_distinct(self) -> Self:
-        if len(set(self.labels)) != len(self.labels):
+    def _labels_are_distinct_words(self) -> Self:
+        if not all(label.strip() for label in self.labels):
+            raise ValueError("a label is blank: it would stand for records without one")
+        # In one form: é is a character of its own, or an e and an accent, and looks the same.
+        if len({unicodedata.normalize("NFC", label) for label in self.labels}) != len(self.labels):
             raise ValueError("the labels are not distinct")
         return self
 
@@ -449,10 +454,10 @@ class Partition(Schema):
 class Simulation(Schema):
     """Where the virtual sites of `hortus simulate` get their records."""
 
-    sites: dict[str, Path] | None = Field(None, description="One file a site, by name.")
+    sites: dict[SiteName, Path] | None = Field(None, description="One file a site, by name.")
     train: Path | None = Field(None, description="One file for all, cut by `partition`.")
     partition: Partition | None = Field(None, description="How `train` is cut.")
-    budgets: dict[str, Positive] = Field(
+    budgets: dict[SiteName, Positive] = Field(
         default_factory=dict,
         description="ε of single sites, to rehearse what happens when one has spent it.",
     )

@@ -11,7 +11,6 @@ from hortus.protocol.consortium import ServerFiles, SiteFiles
 from hortus.protocol.errors import HortusError
 from hortus.protocol.identity import (
     HANDOVERS,
-    SERVER,
     Handover,
     Roster,
     SiteIdentity,
@@ -19,6 +18,7 @@ from hortus.protocol.identity import (
     save_handovers,
 )
 from hortus.protocol.membership import write_server_card
+from hortus.protocol.names import SERVER
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from flwr.serverapp import Grid, ServerApp
 from hortus.learning.models import resolve_model
 from hortus.protocol.consortium import ServerConfig, ServerFiles
 from hortus.protocol.errors import HortusError
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Contract
 from hortus.protocol.plan_file import load_plan
 from hortus.server.evaluation import Evaluator

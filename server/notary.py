@@ -16,7 +16,8 @@ from hortus.protocol.databases import read_sqlite
 from hortus.protocol.errors import HortusError, ProtocolError
 from hortus.protocol.faults import Fault, reach
 from hortus.protocol.heads import Countersignature, Head
-from hortus.protocol.identity import SERVER, SiteIdentity
+from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.names import SERVER
 from hortus.protocol.wire import aggregation_pb2 as wire
 
 _SCHEMA = """

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from hortus.protocol.consortium import ServerConfig, ServerFiles
-from hortus.protocol.identity import SERVER
+from hortus.protocol.names import SERVER
 from hortus.protocol.standing import party_standing
 from hortus.server.notary import last_contacts
 from hortus.server.run_records import read_contract, read_run

@@ -20,14 +20,15 @@ from hortus.client.relay import Agent, make_app
 from hortus.client.site import Site
 from hortus.client.workbench import Workbench
 from hortus.learning.data.partition import partition
-from hortus.learning.data.records import Records, read_column, read_records
+from hortus.learning.data.records import Records, read_ids, read_records
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.events import GaussianEvent
 from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.membership import create_consortium
+from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Cohort, Contract, Noise, Plan, Simulation
 from hortus.protocol.plan_file import dump_plan, load_plan
 from hortus.protocol.policy import Budget, Policy
@@ -151,7 +152,7 @@ def read_site_records(plan: Plan) -> dict[str, Records]:
         assert source.train is not None  # noqa: S101 - the schema says so
         assert source.partition is not None  # noqa: S101 - the schema says so
         column = source.partition.column
-        values = read_column(source.train, column) if column else None
+        values = read_ids(source.train, column) if column else None
         whole = read_records(source.train, plan.task, plan.privacy.unit_column)
         records = partition(whole, source.partition, plan.seed, values)
     seen = set(np.concatenate([site.labels for site in records.values()]).tolist())

@@ -1,6 +1,5 @@
 """One dataset cut into virtual sites."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,9 +7,11 @@ from numpy.typing import NDArray
 
 from hortus.learning.data.records import Records
 from hortus.protocol.errors import UsageError
+from hortus.protocol.names import SERVER, nearest_name
 from hortus.protocol.plan import Partition
 
 _TRIES = 100
+_MISSING = {"none", "null", "nan"}  # what programs print where there is no value
 
 
 def partition(
@@ -115,7 +116,13 @@ def _by_column(records: Records, values: Sequence[str]) -> dict[str, Records]:
 
 
 def _site_name(value: str) -> str:
-    name = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")[:63]
-    if not name:
-        raise UsageError(f"{value!r} cannot name a site", where="simulation.partition.column")
+    name = nearest_name(value)
+    if name is None or name == SERVER or name in _MISSING:
+        raise UsageError(
+            f"{value[:80]!r} cannot name a site",
+            where="simulation.partition.column",
+            remedy="It reads as if the value were missing: say whose the record is."
+            if name in _MISSING
+            else "Names of sites are of ASCII letters and digits, and not `server`.",
+        )
     return name

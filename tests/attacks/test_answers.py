@@ -15,7 +15,8 @@ from flwr.clientapp import ClientApp
 from hortus.client.relay import make_app
 from hortus.protocol.answer import Answer
 from hortus.protocol.errors import ProtocolError
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.names import SERVER
 from hortus.server.evaluation import Evaluator
 from hortus.server.federation import Federation
 from hortus.server.notary import Notary

@@ -26,9 +26,10 @@ from hortus.protocol.canonical import canonical_json
 from hortus.protocol.certificates import certify, create_request
 from hortus.protocol.consortium import Consortium, ServerConfig, TlsFiles
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.membership import create_consortium
+from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Cohort, Contract
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.wire import aggregation_pb2 as wire

@@ -24,7 +24,8 @@ from hortus.privacy.events import GaussianEvent
 from hortus.privacy.evidence import Evidence, read_ledger
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.errors import Refused
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.names import SERVER
 
 
 def hortus(*arguments: str | Path, columns: int = 400) -> Result:

@@ -93,8 +93,8 @@ def test_a_missing_plan_is_named(tmp_path: Path) -> None:
     [
         (b"text,label\n", ("no records",)),
         (b"txt,label\nthe sky,cool\n", ("'text'", "Did you mean 'txt'")),
-        (b"text,label\nthe sky,cold\n", ("row 2", "'cold'", "Did you mean 'cool'")),
-        (b"text,label\nthe sky,cool\n  ,cool\n", ("row 3", "empty")),
+        (b"text,label\nthe sky,cold\n", ("line 2", "'cold'", "Did you mean 'cool'")),
+        (b"text,label\nthe sky,cool\n  ,cool\n", ("line 3", "empty")),
         (b"text,label\nthe sk\xff,cool\n", ("line 2", "0xff", "UTF-8")),
         (b"text,label\nthe sky,cool,blue\n", ("line 2",)),
     ],

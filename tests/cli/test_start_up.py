@@ -9,7 +9,8 @@ from helpers.charges import make_charge
 
 from hortus.privacy.evidence import Evidence, export, read_ledger
 from hortus.privacy.ledger import Ledger
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.names import SERVER
 from hortus.protocol.policy import Budget
 
 BUDGET = Budget(epsilon=10, delta=1e-5)

@@ -20,7 +20,8 @@ from hortus.privacy.ledger import Ledger
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import HortusError, ProtocolError, Refused
 from hortus.protocol.heads import Countersignature, Head
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.names import SERVER
 from hortus.protocol.plan import ClippingRule, Contract, Plan
 from hortus.protocol.policy import Budget
 from hortus.protocol.vectors import split, vector_digest

@@ -39,7 +39,8 @@ from hortus.client.trainer import untimed
 from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.errors import HortusError
 from hortus.protocol.faults import SWITCH
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Contract
 from hortus.protocol.processes import tail
 from hortus.protocol.wire import aggregation_pb2 as wire

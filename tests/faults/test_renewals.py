@@ -10,8 +10,9 @@ from hortus.privacy.audit import audit
 from hortus.privacy.evidence import collect
 from hortus.protocol.authority import begin_change, finish_change
 from hortus.protocol.card import ServerCard
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.membership import pin
+from hortus.protocol.names import SERVER
 from hortus.protocol.succession import rotate_server_identity
 
 NOW = datetime.now(UTC)

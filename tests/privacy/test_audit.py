@@ -40,7 +40,8 @@ from hortus.privacy.ledger import SELECT_ENTRIES, Ledger
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.heads import Countersignature, Head
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Plan
 from hortus.protocol.policy import Budget, Every, PeriodBudget
 

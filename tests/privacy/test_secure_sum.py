@@ -27,7 +27,8 @@ from hortus.privacy.secure_sum import (
     _signed_encapsulation,
 )
 from hortus.protocol.errors import ProtocolError, Refused, UsageError
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.names import SERVER
 from hortus.protocol.vectors import unpack24, word_type
 
 NAMES = tuple(f"site-{letter}" for letter in "abcdefgh")

@@ -3,7 +3,8 @@
 from mnemonic import Mnemonic
 
 from hortus.protocol.fingerprint import key_words, roster_words
-from hortus.protocol.identity import SERVER, Handover, Roster, SiteIdentity
+from hortus.protocol.identity import Handover, Roster, SiteIdentity
+from hortus.protocol.names import SERVER
 
 SERVER_KEY = SiteIdentity.generate(SERVER).public_key_bytes
 A, B = (SiteIdentity.generate(name).public_key_bytes for name in "ab")

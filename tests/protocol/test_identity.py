@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from hortus.protocol.errors import HortusError, ProtocolError, UsageError
 from hortus.protocol.files import write_atomic, write_private
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity, is_signed
+from hortus.protocol.identity import Roster, SiteIdentity, is_signed
+from hortus.protocol.names import SERVER
 
 
 def test_a_written_identity_is_private_and_reads_back(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from hortus.protocol.authority import begin_change, finish_change
 from hortus.protocol.card import ServerCard
 from hortus.protocol.consortium import ServerFiles
 from hortus.protocol.errors import HortusError, ProtocolError, UsageError
-from hortus.protocol.identity import SERVER, Handover, Roster, SiteIdentity
+from hortus.protocol.identity import Handover, Roster, SiteIdentity
 from hortus.protocol.membership import admit, pin, rotate_tls, write_server_card
+from hortus.protocol.names import SERVER
 from hortus.protocol.succession import rotate_server_identity, sole
 
 __all__ = ["parties"]

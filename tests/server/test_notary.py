@@ -7,7 +7,8 @@ import pytest
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import HortusError, ProtocolError
 from hortus.protocol.heads import Countersignature, Head
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Cohort
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.server.aggregator import Aggregator

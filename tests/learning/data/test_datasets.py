@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hortus.learning.data.records import read_column, read_records, record_bytes
+from hortus.learning.data.records import read_ids, read_records, record_bytes
 from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Task
 
@@ -42,7 +42,7 @@ def test_every_format_gives_the_same_records(tmp_path: Path, name: str) -> None:
     records = read_records(write(tmp_path / name), TASK)
     assert records.texts == tuple(row["text"] for row in ROWS)
     assert records.labels.tolist() == [0, 2, 2]
-    assert read_column(tmp_path / name, "ward") == ["A 1", "B", "A 1"]
+    assert read_ids(tmp_path / name, "ward") == ["A 1", "B", "A 1"]
 
 
 def test_the_canonical_bytes_tell_records_apart_whatever_the_format(tmp_path: Path) -> None:

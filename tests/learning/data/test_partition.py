@@ -41,6 +41,9 @@ def test_a_small_alpha_is_less_even_than_a_large_one() -> None:
     assert spread(0.2) > 2 * spread(100)
 
 
+BY_WARD = Partition(kind="column", column="ward")
+
+
 def test_a_column_names_the_sites() -> None:
     values = ["Ward A", "ward-b", "Ward A"]
     how = Partition(kind="column", column="ward")
@@ -49,6 +52,29 @@ def test_a_column_names_the_sites() -> None:
         "ward-a": ("text 0", "text 2"),
         "ward-b": ("text 1",),
     }
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("Zürich, Ward A", "zurich-ward-a"),
+        (" 7 ", "7"),
+        ("Ａ１", "a1"),
+        ("ñ_ç", "n-c"),
+        ("NA", "na"),
+    ],
+)
+def test_a_site_is_called_what_its_value_says(value: str, name: str) -> None:
+    parts = partition(RECORDS.take(np.arange(1)), BY_WARD, 0, [value])
+    assert list(parts) == [name]
+
+
+@pytest.mark.parametrize(
+    "value", ["None", "nan", "NULL", " none ", "Łódź", "東京", "server", "-", "a" * 64]
+)
+def test_a_value_that_names_no_site_is_refused(value: str) -> None:
+    with pytest.raises(UsageError, match="cannot name a site"):
+        partition(RECORDS.take(np.arange(1)), BY_WARD, 0, [value])
 
 
 @pytest.mark.parametrize("values", [["Ward A", "ward a", "x"], ["", "x", "y"]])

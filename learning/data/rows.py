@@ -1,0 +1,230 @@
+"""Rows of a file of any format: CSV, TSV, JSON lines, Parquet, a folder of the `datasets` library."""
+
+import csv
+import difflib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from hortus.learning.data.packing import PACKED_SUFFIXES, packed, unreadable
+from hortus.learning.data.text import LONGEST_LINE, read_lines
+from hortus.protocol.errors import UsageError
+
+Row = tuple[str, dict[str, Any]]
+"""Where the row is, such as "line 3", as an editor counts, or "row 2"; and its columns."""
+
+_BATCH_ROWS = 1024
+
+
+def read_rows(path: Path, needed: Sequence[str]) -> Iterator[Row]:
+    """Yields the rows of a file.
+
+    Args:
+        path: The file, or a folder of the `datasets` library.
+        needed: Columns that each row must have.
+
+    Raises:
+        UsageError: It names the file, the line or row, and a remedy. It quotes no cell.
+    """
+    for place, row in _reader(path)(path):
+        for column in needed:
+            if column not in row:
+                near = difflib.get_close_matches(column, row, n=1)
+                raise UsageError(
+                    f"there is no column {column!r}",
+                    where=f"{path}, {place}",
+                    remedy=(f"Did you mean {near[0]!r}? " if near else "")
+                    + f"It has: {', '.join(map(repr, row))}",
+                )
+        yield place, row
+
+
+def _reader(path: Path) -> Callable[[Path], Iterator[Row]]:
+    if path.is_dir():
+        return _read_datasets
+    if not path.is_file():
+        problem = "this is no regular file" if path.exists() else "there is no such file"
+        raise UsageError(problem, where=str(path))
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in PACKED_SUFFIXES:
+        suffixes.pop()
+    suffix = suffixes[-1] if suffixes else ""
+    if suffix not in _READERS:
+        raise UsageError(
+            f"files that end in {suffix!r} are not read"
+            if suffix
+            else "its name ends in no format",
+            where=str(path),
+            remedy=f"Use {', '.join(_READERS)} (text may be compressed: .csv.gz, .csv.zst) or a folder "
+            "of the datasets library.",
+        )
+    return _READERS[suffix]
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    return _read_delimited(path, ",")
+
+
+def _read_tsv(path: Path) -> Iterator[Row]:
+    return _read_delimited(path, "\t")
+
+
+def _read_delimited(path: Path, delimiter: str) -> Iterator[Row]:
+    # Not splitlines: U+2028 and its like are characters of a text, not ends of a row.
+    csv.field_size_limit(LONGEST_LINE)
+    reader = csv.reader(read_lines(path, newline=""), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        place = f"line {reader.line_num + 1}"  # where the row starts, however many lines it has
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            raise UsageError(
+                f"malformed CSV, in the row that starts here: {error}",
+                where=f"{path}, {place}",
+                remedy='A quote inside a quoted field is written twice: "say ""ah"", please".',
+            ) from None
+        if fields is None:
+            return
+        if not fields:
+            continue  # a blank line
+        if header is None:
+            header = fields
+            _check_distinct(header, f"{path}, {place}")
+            continue
+        if len(fields) != len(header):
+            raise UsageError(
+                f"the row has not {len(header)} fields, as the header has, but {len(fields)}",
+                where=f"{path}, {place}",
+                remedy="A field that holds the separator, a quote or a line break is put in quotes.",
+            )
+        yield place, dict(zip(header, fields, strict=True))
+
+
+def _read_json_lines(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(read_lines(path, newline="\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"line {number}"
+        try:
+            row = json.loads(line, object_pairs_hook=_distinct_keys)
+        except json.JSONDecodeError as error:
+            where = f"{path}, {place}, column {error.colno}"
+            raise UsageError(f"malformed JSON: {error.msg}", where=where) from None
+        except _KeyTwiceError as error:
+            raise UsageError(
+                f"the key {error.args[0][:60]!r} comes twice in an object",
+                where=f"{path}, {place}",
+                remedy="Keep the one that is meant.",
+            ) from None
+        except (ValueError, RecursionError):
+            raise UsageError(
+                "a number is too long, or the nesting too deep", where=f"{path}, {place}"
+            ) from None
+        if not isinstance(row, dict):
+            raise UsageError("the line is not a JSON object", where=f"{path}, {place}")
+        yield place, row
+
+
+class _KeyTwiceError(Exception):
+    """An object of JSON has a key twice: nobody can say which value counts."""
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    distinct: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in distinct:
+            raise _KeyTwiceError(key)
+        distinct[key] = value
+    return distinct
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    try:
+        if codec := packed(path):
+            raise UsageError(
+                f"it is compressed by {codec}, not Parquet",
+                where=str(path),
+                remedy=f"Unpack it with {codec} -d: Parquet compresses its own columns.",
+            )
+        with pyarrow.parquet.ParquetFile(path) as parquet:
+            _check_distinct(parquet.schema_arrow.names, str(path))
+            yield from _numbered(path, parquet.iter_batches(_BATCH_ROWS))
+    except pyarrow.ArrowException as error:
+        raise UsageError(f"malformed Parquet: {type(error).__name__}", where=str(path)) from None
+    except OSError as error:
+        if error.errno is None:
+            raise UsageError("malformed Parquet: damaged or cut short", where=str(path)) from None
+        raise unreadable(path, error) from None
+
+
+def _read_datasets(path: Path) -> Iterator[Row]:
+    try:
+        from datasets import ClassLabel, DatasetDict, load_from_disk  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise UsageError(
+            "reading a folder needs the datasets library",
+            where=str(path),
+            remedy="pip install datasets",
+        ) from None
+    try:
+        dataset = load_from_disk(str(path))
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(
+            f"the folder is not one of the datasets library: {type(error).__name__}",
+            where=str(path),
+            remedy="Make it with Dataset.save_to_disk.",
+        ) from None
+    if isinstance(dataset, DatasetDict):
+        raise UsageError(
+            f"the folder holds several datasets: {', '.join(dataset)}",
+            where=str(path),
+            remedy=f"Name one of them: {path / next(iter(dataset), '')}",
+        )
+    classes = {
+        column: feature.names
+        for column, feature in dataset.features.items()
+        if isinstance(feature, ClassLabel)
+    }
+    # As Arrow: nothing is decoded, images and sound least of all.
+    tables = dataset.with_format("arrow").iter(_BATCH_ROWS)
+    for place, row in _numbered(path, tables):
+        yield place, row | {column: _class_name(row[column], classes[column]) for column in classes}
+
+
+def _class_name(number: int | None, names: Sequence[str]) -> str | None:
+    """Returns the name of a class; None where there is none: -1 is the library's "unknown"."""
+    return names[number] if number is not None and 0 <= number < len(names) else None
+
+
+def _numbered(path: Path, tables: Iterable[pyarrow.Table | pyarrow.RecordBatch]) -> Iterator[Row]:
+    number = 0
+    for table in tables:
+        try:
+            table.validate(full=True)
+            rows: list[dict[str, Any]] = table.to_pylist()
+        except (pyarrow.ArrowException, ValueError, OverflowError) as error:
+            problem = f"malformed values: {type(error).__name__}"
+            raise UsageError(problem, where=f"{path}, after row {number}") from None
+        for row in rows:
+            number += 1
+            yield f"row {number}", row
+
+
+def _check_distinct(columns: Sequence[str], where: str) -> None:
+    if len(set(columns)) != len(columns):
+        twice = next(name for name in columns if columns.count(name) > 1)
+        raise UsageError(f"the column {twice!r} comes twice", where=where)
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,112 @@
+"""What a cell of a file may be: a label, or an id. Nothing else becomes one by being printed."""
+
+import json
+import math
+import re
+import unicodedata
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from hortus.protocol.errors import UsageError
+
+_EXACT = 2**53  # every whole number up to here is a float of its own
+_KINDS = {
+    bool: "a truth value",
+    float: "a number with a point",
+    Decimal: "a number with a point",
+    list: "a list",
+    dict: "an object",
+    bytes: "bytes",
+}
+
+
+def as_label(value: Any, where: str) -> str:  # noqa: ANN401 - whatever a file holds
+    """Returns a label as the plan writes it: text, or a whole number.
+
+    Raises:
+        UsageError: The value is missing, or is something else, which would have to be made a word.
+    """
+    if is_missing(value):
+        raise UsageError(
+            f"there is no label{_shown(value)}",
+            where=where,
+            remedy="Say what the record is, or leave it out.",
+        )
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
+    whole = isinstance(value, Decimal) and value.is_finite() and value.as_tuple().exponent == 0
+    if whole or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(int(value))
+    kind = _KINDS.get(type(value), f"a {type(value).__name__}")
+    raise UsageError(
+        f"the label is {kind}{_shown(value)}, not text",
+        where=where,
+        remedy=_as_text(value),
+    )
+
+
+def as_id(value: Any, where: str) -> str:  # noqa: ANN401 - whatever a file holds
+    """Returns an id as text: 7, 7.0 and " 7 " are one patient, however a file came to hold them.
+
+    Two forms of one id must not become two, since the promise is for each id: so accents have one
+    encoding (NFC), and a float is an id only where it holds every digit.
+
+    Raises:
+        UsageError: The id is missing, or is no text and no whole number. It is not quoted.
+    """
+    if is_missing(value):
+        raise UsageError(
+            "the id is missing",
+            where=where,
+            remedy="Say whose the record is. Where nobody knows, give it an id of its own.",
+        )
+    if isinstance(value, float) and math.isfinite(value) and abs(value) >= _EXACT:
+        raise UsageError(
+            "the id is a float, too long to hold all its digits",
+            where=where,
+            remedy="Write ids as text or as whole numbers: rounded, two of them may be one.",
+        )
+    if _is_whole(value):
+        value = int(value)  # a column of whole numbers with a gap in it is read as floats
+    if isinstance(value, bool) or not isinstance(value, str | int | UUID):
+        raise UsageError(
+            f"a {type(value).__name__} is no id",
+            where=where,
+            remedy="Write ids as text or as whole numbers.",
+        )
+    return unicodedata.normalize("NFC", str(value).strip())
+
+
+def is_missing(value: Any) -> bool:  # noqa: ANN401 - whatever a file holds
+    """Whether a cell is empty: null, not a number, or blank."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    if isinstance(value, Decimal):
+        return value.is_nan()
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def without_point(label: str) -> str:
+    """Returns a label without the ".0" that spreadsheets and data frames put behind a number."""
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", label)
+
+
+def _is_whole(value: Any) -> bool:  # noqa: ANN401 - whatever a file holds
+    """Whether a number with a point has nothing behind it."""
+    if isinstance(value, Decimal):
+        return value.is_finite() and value == value.to_integral_value()
+    return isinstance(value, float) and value.is_integer()
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 - whatever a file holds
+    """Returns a value as a file of JSON has it, or nothing where it may be long."""
+    return f" ({json.dumps(value)})" if value is None or isinstance(value, bool | float) else ""
+
+
+def _as_text(value: Any) -> str:  # noqa: ANN401 - whatever a file holds
+    if isinstance(value, bool):
+        return f'Write it as text, in quotes: "{json.dumps(value)}".'
+    if _is_whole(value):
+        return f"Write whole numbers without a point: {int(value)}."
+    return "Write one label, as text, for each record."
