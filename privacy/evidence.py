@@ -4,7 +4,6 @@ Nothing in it depends on a record: entries, signatures, countersignatures, publi
 """
 
 import json
-import sqlite3
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ import yaml
 
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.consortium import SiteFiles
-from hortus.protocol.databases import read_sqlite
+from hortus.protocol.databases import DAMAGED, read_sqlite
 from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.files import write_atomic
 from hortus.protocol.heads import Countersignature, Head
@@ -195,7 +194,7 @@ def read_ledger(
             signed = connection.execute("SELECT seq, hash, time, signature FROM countersignatures")
             sent = connection.execute("SELECT session, step, attempt FROM sent")
             return sorted(rows), sorted(signed.fetchall()), sent.fetchall()
-    except sqlite3.Error as error:
+    except DAMAGED as error:
         raise HortusError(
             f"the ledger cannot be read: {error}",
             where=str(path),

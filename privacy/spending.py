@@ -4,7 +4,6 @@ Nothing is verified here; `audit` does that.
 """
 
 import math
-import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from hortus.privacy.books import Books
 from hortus.privacy.entries import Charged, Entry
 from hortus.privacy.lineages import Placement
-from hortus.protocol.databases import read_sqlite
+from hortus.protocol.databases import DAMAGED, read_sqlite
 from hortus.protocol.errors import HortusError
 
 
@@ -51,7 +50,7 @@ def read_spending(path: Path, run: str) -> Spending:
                 rows = connection.execute(
                     "SELECT content, hash, signature FROM entries ORDER BY seq"
                 ).fetchall()
-        except sqlite3.Error as error:
+        except DAMAGED as error:
             raise HortusError(f"the ledger cannot be read: {error}", where=str(path)) from error
     books, charges = Books(), 0
     largest, granted = 0.0, 0.0

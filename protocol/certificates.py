@@ -33,6 +33,8 @@ from hortus.protocol.files import write_atomic, write_private
 _CLOCK_SKEW = timedelta(hours=1)
 _LIFETIME = timedelta(days=825)
 _AUTHORITY_LIFETIME = timedelta(days=3650)
+# What `cryptography` says of keys, requests and certificates that are damaged, encrypted or exotic.
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 
 
 def create_authority(directory: Path, now: datetime) -> None:
@@ -82,7 +84,7 @@ def renew_request(common_name: str, key: Path) -> str:
     """
     try:
         private = load_pem_private_key(key.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, *_UNREADABLE) as error:
         raise UsageError("this is no private key in PEM", where=str(key)) from error
     if not isinstance(private, ec.EllipticCurvePrivateKey):
         raise UsageError("this is a private key, but no elliptic curve one", where=str(key))
@@ -138,7 +140,7 @@ def certify_again(
     Raises:
         UsageError: There is no usable authority in `authority_dir`, or this is no certificate.
     """
-    key = load_certificate(certificate, common_name).public_key()
+    key = _key_in(certificate, common_name)
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise UsageError("its certificate is not for an elliptic curve key", where=common_name)
     return _issue(authority_dir, key, common_name, now, ())
@@ -172,8 +174,8 @@ def is_certificate_of(certificate: bytes, key: Path) -> bool:
     """Returns whether a certificate, PEM, is for the private key in a file."""
     try:
         private = load_pem_private_key(key.read_bytes(), password=None)
-        public = load_certificate(certificate, str(key)).public_key()
-    except (OSError, ValueError, TypeError, UsageError):
+        public = _key_in(certificate, str(key))
+    except (OSError, UsageError, *_UNREADABLE):
         return False
     return _public_der(public) == _public_der(private.public_key())
 
@@ -186,13 +188,21 @@ def load_certificate(certificate: bytes, where: str) -> x509.Certificate:
     """
     try:
         return x509.load_pem_x509_certificate(certificate)
-    except ValueError as error:
+    except _UNREADABLE as error:
         raise UsageError("this is no certificate in PEM", where=where) from error
 
 
 def certified_key(certificate: bytes, where: str) -> bytes:
     """Returns the public key, DER, of a certificate, PEM."""
-    return _public_der(load_certificate(certificate, where).public_key())
+    return _public_der(_key_in(certificate, where))
+
+
+def _key_in(certificate: bytes, where: str) -> CertificatePublicKeyTypes:
+    loaded = load_certificate(certificate, where)
+    try:
+        return loaded.public_key()
+    except _UNREADABLE as error:
+        raise UsageError("its certificate is for no key that can be used", where=where) from error
 
 
 def create_flower_key(path: Path) -> str:
@@ -217,7 +227,7 @@ def flower_public_key(path: Path) -> str:
     """
     try:
         key = load_ssh_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (OSError, *_UNREADABLE) as error:
         raise UsageError("this is no OpenSSH private key", where=str(path)) from error
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
@@ -227,7 +237,7 @@ def _requested_key(request: str, common_name: str) -> ec.EllipticCurvePublicKey:
         loaded = x509.load_pem_x509_csr(request.encode())
         key = loaded.public_key()
         is_signed = loaded.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise UsageError(
             "this is no certificate signing request in PEM", where=common_name
         ) from error
@@ -250,7 +260,7 @@ def _load_authority(
     try:
         certificate = x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes())
         key = load_pem_private_key((directory / "ca.key").read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, *_UNREADABLE) as error:
         raise UsageError(
             "there is no usable certificate authority here: ca.crt and ca.key",
             where=str(directory),

@@ -1,10 +1,29 @@
-"""SQLite files of another process, read without leaving a trace beside them."""
+"""SQLite files: written durably, or read beside who writes them without leaving a trace."""
 
 import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
 _BUSY_SECONDS = 30.0
+
+# What a damaged file makes of any statement; the second where a name or a text in it is none.
+DAMAGED = (sqlite3.Error, UnicodeDecodeError)
+
+
+def write_sqlite(path: Path) -> sqlite3.Connection:
+    """Opens a database, made if it is not there; a transaction is on disk when it is committed.
+
+    Raises:
+        sqlite3.Error: It cannot be opened.
+    """
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def read_sqlite(path: Path) -> sqlite3.Connection:

@@ -46,7 +46,8 @@ def _make_absolute(fields: dict[str, Any], folder: Path) -> None:
         simulation["train"] = str(folder / simulation["train"])
     if isinstance(simulation.get("sites"), dict):
         simulation["sites"] = {
-            site: str(folder / file) for site, file in simulation["sites"].items()
+            site: str(folder / file) if isinstance(file, str) else file
+            for site, file in simulation["sites"].items()
         }
     fields["simulation"] = simulation
 

@@ -22,6 +22,7 @@ from hortus.server.evaluation import Evaluator
 from hortus.server.failure import write_failure
 from hortus.server.federation import Federation
 from hortus.server.notary import Notary
+from hortus.server.run_records import read_contract
 from hortus.server.run_store import RunStore
 from hortus.server.service import Hub, serving
 
@@ -50,7 +51,7 @@ def run_deployed(grid: Grid, out: Path, files: ServerFiles, plan_path: Path) -> 
         files: The server's folder.
         plan_path: The plan file, for the model's folder and the evaluation records.
     """
-    contract = Contract.model_validate_json((out / "contract.json").read_bytes())
+    contract = read_contract(out)
     plan = load_plan(plan_path)
     roster = Roster.load(files.roster)
     sites = len(roster.sites)

@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from hortus.protocol.errors import CohortTooSmall, HortusError, UsageError
 from hortus.protocol.files import write_atomic
+from hortus.protocol.plan import Schema
 
 FAILURE = "failure.json"
 
@@ -15,15 +18,29 @@ def write_failure(directory: Path, error: HortusError) -> None:
     write_atomic(directory / FAILURE, json.dumps(told | {"remedy": error.remedy}).encode())
 
 
+class _Told(Schema):
+    exit_code: int
+    problem: str
+    where: str | None
+    remedy: str | None
+
+
 def read_failure(directory: Path) -> HortusError | None:
-    """Returns the error that ended the run; None if none did."""
+    """Returns the error that ended the run; None if none did.
+
+    Raises:
+        HortusError: The file is damaged.
+    """
+    path = directory / FAILURE
     try:
-        told = json.loads((directory / FAILURE).read_bytes())
+        told = _Told.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
+    except ValidationError as error:
+        raise HortusError("this is no record of a failure", where=str(path)) from error
     kinds = {kind.exit_code: kind for kind in (UsageError, CohortTooSmall)}
-    kind = kinds.get(told["exit_code"], HortusError)
-    return kind(told["problem"], where=told["where"], remedy=told["remedy"])
+    kind = kinds.get(told.exit_code, HortusError)
+    return kind(told.problem, where=told.where, remedy=told.remedy)
 
 
 def forget_failure(directory: Path) -> None:

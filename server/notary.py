@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from hortus.protocol.consortium import ServerFiles
-from hortus.protocol.databases import read_sqlite
+from hortus.protocol.databases import DAMAGED, read_sqlite, write_sqlite
 from hortus.protocol.errors import HortusError, ProtocolError
 from hortus.protocol.faults import Fault, reach
 from hortus.protocol.heads import Countersignature, Head
@@ -125,11 +125,9 @@ class Notary:
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(sqlite3.connect(self._path, timeout=30)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=FULL")
+            with closing(write_sqlite(self._path)) as connection:
                 yield connection
-        except sqlite3.Error as error:
+        except DAMAGED as error:
             raise HortusError(f"it cannot be used: {error}", where=str(self._path)) from error
 
 
@@ -147,5 +145,5 @@ def last_contacts(path: Path) -> dict[str, float]:
     try:
         with closing(read_sqlite(path)) as connection:
             return dict(connection.execute("SELECT site, time FROM heads ORDER BY site"))
-    except sqlite3.Error as error:
+    except DAMAGED as error:
         raise HortusError(f"it cannot be read: {error}", where=str(path)) from error

@@ -1,18 +1,20 @@
 """What a run's database tells about rounds and departures, apart from what is needed to train on."""
 
-import json
-import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from hortus.privacy.omissions import SumRecord
-from hortus.protocol.databases import read_sqlite
+from hortus.protocol.databases import DAMAGED, read_sqlite
 from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.plan import Contract
+
+Count = Annotated[int, Field(ge=0)]
+Cost = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,12 @@ class RoundRecord:
         metrics: On the server's public evaluation records; empty without any.
     """
 
-    round: int
+    round: Count
     sites: tuple[str, ...]
-    attempts: int
-    sums: int
+    attempts: Count
+    sums: Count
     seconds: float
-    epsilon: float | None
+    epsilon: Cost | None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -98,9 +100,9 @@ def read_run(directory: Path) -> RunRows:
             return RunRows(
                 run,
                 tuple(decode_round(text) for (text,) in rounds),
-                tuple(Departure(*row) for row in left),
+                tuple(Departure(*_checked(_DEPARTURE, row)) for row in left),
             )
-    except (sqlite3.Error, TypeError) as error:
+    except (*DAMAGED, TypeError) as error:
         raise HortusError(f"the run cannot be read: {error}", where=str(database)) from error
 
 
@@ -118,14 +120,46 @@ def read_sums(directory: Path) -> tuple[dict[str, tuple[str, ...]], list[SumReco
                 "SELECT session, step, attempt, sites FROM sums ORDER BY rowid"
             )
             return (
-                {session: tuple(json.loads(cohort)) for session, cohort in cohorts},
-                [SumRecord(s, step, n, tuple(json.loads(sites))) for s, step, n, sites in sums],
+                {session: _decode(_SITES, cohort) for session, cohort in cohorts},
+                [SumRecord(*_checked(_SUM, row), _decode(_SITES, sites)) for *row, sites in sums],
             )
-    except (sqlite3.Error, ValueError) as error:
+    except DAMAGED as error:
         raise HortusError(f"the run cannot be read: {error}", where=str(database)) from error
 
 
 def decode_round(text: str) -> RoundRecord:
-    """Reads a record as `RunStore` wrote it."""
-    fields = json.loads(text)
-    return RoundRecord(**fields | {"sites": tuple(fields["sites"])})
+    """Reads a record as `RunStore` wrote it.
+
+    Raises:
+        HortusError: It is none.
+    """
+    return _decode(_ROUND, text)
+
+
+_ROUND = TypeAdapter(RoundRecord)
+_DEPARTURE = TypeAdapter(tuple[Count, str, str])
+_SUM = TypeAdapter(tuple[str, Count, Count])
+_SITES = TypeAdapter(tuple[str, ...])
+_Value = TypeVar("_Value")
+
+
+def _decode(kind: TypeAdapter[_Value], text: str) -> _Value:
+    """Reads a value that a row has as JSON."""
+    with _explained():
+        return kind.validate_json(text, strict=True)
+
+
+def _checked(kind: TypeAdapter[_Value], row: Iterable[object]) -> _Value:
+    """Reads a row: a damaged page may hold values of other kinds than the table's columns."""
+    with _explained():
+        return kind.validate_python(tuple(row), strict=True)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        raise HortusError(
+            f"the run's database is damaged: {error.errors()[0]['msg']}", where="run.sqlite"
+        ) from error

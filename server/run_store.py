@@ -6,10 +6,11 @@
     RUN_DIR/checkpoints/       adapter and optimiser after each of the last two rounds
     RUN_DIR/metrics.jsonl      the rounds once more, for other tools
 
-A checkpoint is complete on disk before the row that names it, so a run killed at any moment goes
-on from a whole round.
+A checkpoint is complete on disk before the row that has its SHA-256, so a run killed at any moment goes
+on from a whole round, and never from a checkpoint that has changed since.
 """
 
+import hashlib
 import json
 import secrets
 import sqlite3
@@ -22,6 +23,7 @@ import safetensors.torch
 import torch
 
 from hortus.privacy.omissions import SumRecord
+from hortus.protocol.databases import DAMAGED, write_sqlite
 from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.faults import Fault, reach
 from hortus.protocol.files import write_atomic
@@ -29,18 +31,18 @@ from hortus.protocol.plan import Contract
 from hortus.server.run_records import Departure, RoundRecord, decode_round
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS run (id TEXT NOT NULL, contract TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS run (id TEXT NOT NULL, contract TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS rounds (
     round INTEGER PRIMARY KEY, record TEXT NOT NULL, checkpoint TEXT NOT NULL
-);
+) STRICT;
 CREATE TABLE IF NOT EXISTS departures (
     id INTEGER PRIMARY KEY, round INTEGER NOT NULL, site TEXT NOT NULL, reason TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS sessions (session TEXT PRIMARY KEY, cohort TEXT NOT NULL);
+) STRICT;
+CREATE TABLE IF NOT EXISTS sessions (session TEXT PRIMARY KEY, cohort TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS sums (
     session TEXT NOT NULL, step INTEGER NOT NULL, attempt INTEGER NOT NULL, sites TEXT NOT NULL,
     PRIMARY KEY (session, step)
-);
+) STRICT;
 """
 
 
@@ -62,17 +64,12 @@ class RunStore:
         for unfinished in (directory / "checkpoints").glob(".round-*"):
             unfinished.unlink()  # a crash came while it was written
         self._database = directory / "run.sqlite"
-        try:
-            with closing(self._connect()) as connection, connection:
-                connection.executescript(_SCHEMA)
-                row = connection.execute("SELECT id, contract FROM run").fetchone()
-                if row is None:
-                    row = (secrets.token_hex(16), contract.digest())
-                    connection.execute("INSERT INTO run (id, contract) VALUES (?, ?)", row)
-        except sqlite3.Error as error:
-            raise HortusError(
-                f"the run cannot be read: {error}", where=str(self._database)
-            ) from error
+        with self._reading() as connection, connection:
+            connection.executescript(_SCHEMA)
+            row = connection.execute("SELECT id, contract FROM run").fetchone()
+            if row is None:
+                row = (secrets.token_hex(16), contract.digest())
+                connection.execute("INSERT INTO run (id, contract) VALUES (?, ?)", row)
         self.run, existing = row
         if existing != contract.digest():
             raise UsageError(
@@ -87,39 +84,38 @@ class RunStore:
     @property
     def next_round(self) -> int:
         """The first round that has not been finished."""
-        with closing(self._connect()) as connection:
+        with self._reading() as connection:
             (last,) = connection.execute("SELECT MAX(round) FROM rounds").fetchone()
         return 0 if last is None else int(last) + 1
 
     @property
     def rounds(self) -> list[RoundRecord]:
         """All finished rounds, in order."""
-        with closing(self._connect()) as connection:
+        with self._reading() as connection:
             rows = connection.execute("SELECT record FROM rounds ORDER BY round").fetchall()
         return [decode_round(text) for (text,) in rows]
 
     @property
     def sums(self) -> tuple[int, int]:
         """Completed sums and the attempts at them, those of rounds that were not finished included."""
-        with closing(self._connect()) as connection:
+        with self._reading() as connection:
             row = connection.execute("SELECT COUNT(*), SUM(attempt + 1) FROM sums").fetchone()
         return row[0], row[1] or 0
 
     @property
     def departures(self) -> list[Departure]:
         """Who left or refused, when and why."""
-        with closing(self._connect()) as connection:
+        with self._reading() as connection:
             rows = connection.execute("SELECT round, site, reason FROM departures ORDER BY id")
             return [Departure(*row) for row in rows]
 
     def commit(self, record: RoundRecord, state: Mapping[str, torch.Tensor]) -> None:
         """Makes a round durable: checkpoint first, then the row that names it."""
-        name = f"round-{record.round:05d}.safetensors"
         encoded = safetensors.torch.save({key: value.contiguous() for key, value in state.items()})
         reach(Fault.ROUND_BEFORE_CHECKPOINT)
-        write_atomic(self.directory / "checkpoints" / name, encoded)
+        write_atomic(self._checkpoint(record.round), encoded)
         with self._writing(f"round {record.round}") as connection:
-            row = (record.round, json.dumps(asdict(record)), name)
+            row = (record.round, json.dumps(asdict(record)), hashlib.sha256(encoded).hexdigest())
             connection.execute("INSERT INTO rounds VALUES (?, ?, ?)", row)
             reach(Fault.ROUND_BEFORE_COMMIT)
         reach(Fault.ROUND_DURABLE)
@@ -150,26 +146,54 @@ class RunStore:
             )
 
     def latest_state(self) -> dict[str, torch.Tensor] | None:
-        """Returns the tensors of the last finished round; None before the first."""
-        with closing(self._connect()) as connection:
+        """Returns the tensors of the last finished round; None before the first.
+
+        Raises:
+            HortusError: The checkpoint is missing, or is not the one that was written.
+        """
+        with self._reading() as connection:
             row = connection.execute(
-                "SELECT checkpoint FROM rounds ORDER BY round DESC LIMIT 1"
+                "SELECT round, checkpoint FROM rounds ORDER BY round DESC LIMIT 1"
             ).fetchone()
         if row is None:
             return None
-        return safetensors.torch.load_file(self.directory / "checkpoints" / row[0])
+        path = self._checkpoint(row[0])
+        try:
+            encoded = path.read_bytes()
+        except OSError as error:
+            raise HortusError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+        if hashlib.sha256(encoded).hexdigest() != row[1]:
+            raise HortusError(
+                "the checkpoint is damaged: it is not the one that was written",
+                where=str(path),
+                remedy="Restore the run's folder from a backup, or start anew with another --out.",
+            )
+        return safetensors.torch.load(encoded)
+
+    def _checkpoint(self, number: int) -> Path:
+        return self.directory / "checkpoints" / f"round-{number:05d}.safetensors"
 
     def _export(self) -> None:
         lines = "".join(json.dumps(asdict(r)) + "\n" for r in self.rounds)
         write_atomic(self.directory / "metrics.jsonl", lines.encode())
 
     @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(write_sqlite(self._database)) as connection:
+                yield connection
+        except DAMAGED as error:
+            raise HortusError(
+                f"the run cannot be read: {error}", where=str(self._database)
+            ) from error
+
+    @contextmanager
     def _writing(self, what: str) -> Iterator[sqlite3.Connection]:
         """Lends the database for one transaction, which is on disk when the block is left."""
         try:
-            with closing(self._connect()) as connection, connection:
+            with closing(write_sqlite(self._database)) as connection, connection:
                 yield connection
-        except sqlite3.Error as error:
+        except DAMAGED as error:
             raise HortusError(
                 f"{what} cannot be written: {error}",
                 where=str(self._database),
@@ -180,9 +204,3 @@ class RunStore:
         for path in (self.directory / "checkpoints").glob("round-*.safetensors"):
             if int(path.stem.removeprefix("round-")) < before:
                 path.unlink()
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._database, timeout=30)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        return connection

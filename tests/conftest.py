@@ -4,6 +4,7 @@ import csv
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,13 @@ PlanWriter = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See `save_tiny_model`."""
+    return save_tiny_model(tmp_path_factory.mktemp("tiny-bert"))
+
+
+def save_tiny_model(directory: Path) -> Path:
     """A random BERT, two layers of 32, saved as any other model is."""
-    directory = tmp_path_factory.mktemp("tiny-bert")
+    directory.mkdir(exist_ok=True)
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *COLOURS, *WORDS]
     (directory / "vocab.txt").write_text("\n".join(vocabulary))
     BertTokenizerFast(vocab=str(directory / "vocab.txt")).save_pretrained(directory)
@@ -75,39 +81,40 @@ def write_records(path: Path, count: int, offset: int = 0) -> Path:
 
 @pytest.fixture
 def write_plan(tmp_path: Path, tiny_model: Path) -> PlanWriter:
-    """Writes a plan of three sites for the tiny model; keyword arguments change sections."""
+    """See `write_tiny_plan`; keyword arguments change sections."""
+    return partial(write_tiny_plan, tmp_path, tiny_model)
 
-    def write(**changes: Any) -> Path:
-        for number, site in enumerate(("ash", "birch", "cedar")):
-            write_records(tmp_path / f"{site}.csv", 60, 7 * number)
-        write_records(tmp_path / "test.csv", 60, 101)
-        fields: dict[str, Any] = {
-            "name": "tiny",
-            "seed": 3,
-            "model": str(tiny_model),
-            "task": {"labels": list(LABELS), "max_length": 16},
-            "adapter": {"kind": "lora", "rank": 2, "alpha": 4},
-            "training": {
-                "rounds": 2,
-                "steps_per_round": 2,
-                "sampling_rate": 0.5,
-                "nominal_units": 60,
-                "server_optimizer": {"name": "Adam", "learning_rate": 0.05},
-            },
-            "privacy": {"noise": "distributed", "epsilon": 50.0, "delta": 1e-3},
-            "cohort": {"minimum": 2, "join_deadline": 150, "step_deadline": 60},
-            "evaluation": "test.csv",
-            "simulation": {"sites": {s: f"{s}.csv" for s in ("ash", "birch", "cedar")}},
-        }
-        for section, value in changes.items():
-            # One of another kind has other fields.
-            merge = isinstance(value, dict) and section in fields and "kind" not in value
-            fields[section] = fields[section] | value if merge else value
-        path = tmp_path / "plan.yaml"
-        path.write_text(yaml.safe_dump(fields))
-        return path
 
-    return write
+def write_tiny_plan(directory: Path, model: Path, **changes: Any) -> Path:
+    """Writes a plan of three sites for the tiny model, and their records, into a folder."""
+    for number, site in enumerate(("ash", "birch", "cedar")):
+        write_records(directory / f"{site}.csv", 60, 7 * number)
+    write_records(directory / "test.csv", 60, 101)
+    fields: dict[str, Any] = {
+        "name": "tiny",
+        "seed": 3,
+        "model": str(model),
+        "task": {"labels": list(LABELS), "max_length": 16},
+        "adapter": {"kind": "lora", "rank": 2, "alpha": 4},
+        "training": {
+            "rounds": 2,
+            "steps_per_round": 2,
+            "sampling_rate": 0.5,
+            "nominal_units": 60,
+            "server_optimizer": {"name": "Adam", "learning_rate": 0.05},
+        },
+        "privacy": {"noise": "distributed", "epsilon": 50.0, "delta": 1e-3},
+        "cohort": {"minimum": 2, "join_deadline": 150, "step_deadline": 60},
+        "evaluation": "test.csv",
+        "simulation": {"sites": {s: f"{s}.csv" for s in ("ash", "birch", "cedar")}},
+    }
+    for section, value in changes.items():
+        # One of another kind has other fields.
+        merge = isinstance(value, dict) and section in fields and "kind" not in value
+        fields[section] = fields[section] | value if merge else value
+    path = directory / "plan.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    return path
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def _read_datasets(path: Path) -> Iterator[Row]:
         ) from None
     try:
         dataset = load_from_disk(str(path))
-    except (FileNotFoundError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever the library says of a damaged folder
         raise UsageError(
             f"the folder is not one of the datasets library: {type(error).__name__}",
             where=str(path),

@@ -88,7 +88,12 @@ class World:
 
     def agent(self, site: Site, port: int, clock: Clock = UNTIMED) -> SiteAgent:
         """The real agent, which dials 127.0.0.1 with mutual TLS."""
-        connect = partial(dialling, f"127.0.0.1:{port}", site.files.tls)
+        return self.agent_on(site, partial(dialling, f"127.0.0.1:{port}", site.files.tls), clock)
+
+    def agent_on(
+        self, site: Site, connect: Callable[..., Any], clock: Clock = UNTIMED
+    ) -> SiteAgent:
+        """The real agent, on the channel that `connect` opens."""
         return SiteAgent(site, lambda _: self.workbench, connect, untimed, clock)
 
     def descriptor(self, **changes: Any) -> Descriptor:

@@ -216,7 +216,7 @@ def _run_server(deployment: Deployment, sockets: Path) -> None:
             address = ServerConfig.load(files.config).aggregation
             roster = Roster.load(files.roster)
             stack.enter_context(serving(hub, files.tls, address, len(roster.sites)))
-            grid = _Grid({site: _relay(sockets / site / "agent.sock") for site in roster.sites})
+            grid = RelayGrid({site: relay(sockets / site / "agent.sock") for site in roster.sites})
             stack.callback(grid.close)
             Federation(
                 grid=grid,
@@ -234,12 +234,12 @@ def _run_server(deployment: Deployment, sockets: Path) -> None:
     os._exit(0)
 
 
-def _relay(path: Path) -> ClientApp:
+def relay(path: Path) -> ClientApp:
     context: Any = SimpleNamespace(node_config={"agent-socket": str(path)})
     return make_app(lambda _: _over_socket(context))
 
 
-class _Grid(LocalGrid):
+class RelayGrid(LocalGrid):
     """Answers for a node that fails as Flower does: with an error."""
 
     def _deliver(self, message: Message) -> Message:

@@ -1,0 +1,320 @@
+"""Thousands of secure sums with sites that leave and join: is every sum right, does anything grow?
+
+    python benchmarks/soak.py [SUMS]
+
+Five sites and a server in one process, each with its own folder, keys, ledger and socket, over mutual TLS
+on loopback; what Flower carries is carried by a thread. After every few sums a site is stopped and started
+again, or its connection is cut; a session ends when fewer than three are left, and the next one has all.
+Each sum is compared with the vectors that its sites were about to mask, at the end each ledger is audited
+and compared with the server's record. `results/soak.csv` has a row each hundred sums: what the process and
+its folder had come to. The last lines printed are the slopes, by least squares over the second half.
+"""
+
+import csv
+import gc
+import os
+import platform
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).parents[1]
+sys.path[0] = str(ROOT / "tests")  # not this folder, which has a faults.py of its own
+
+from conftest import save_tiny_model, write_records, write_tiny_plan  # noqa: E402
+from faults.harness import RelayGrid, relay  # noqa: E402
+
+from hortus.client.agent import SiteAgent  # noqa: E402
+from hortus.client.agent_service import listening  # noqa: E402
+from hortus.client.channel import GrpcChannel, dialling  # noqa: E402
+from hortus.client.operate import WarmWorkbench  # noqa: E402
+from hortus.client.site import Site  # noqa: E402
+from hortus.client.trainer import untimed  # noqa: E402
+from hortus.learning.models import model_digest  # noqa: E402
+from hortus.privacy.audit import audit  # noqa: E402
+from hortus.privacy.evidence import collect  # noqa: E402
+from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView  # noqa: E402
+from hortus.privacy.omissions import omissions  # noqa: E402
+from hortus.protocol.consortium import Consortium, ServerConfig, SiteFiles  # noqa: E402
+from hortus.protocol.identity import SERVER, Roster, SiteIdentity  # noqa: E402
+from hortus.protocol.membership import create_consortium  # noqa: E402
+from hortus.protocol.plan import Cohort, Contract  # noqa: E402
+from hortus.protocol.plan_file import load_plan  # noqa: E402
+from hortus.protocol.policy import Budget, Policy  # noqa: E402
+from hortus.server.aggregator import Aggregator, StepSum  # noqa: E402
+from hortus.server.evaluation import Evaluator  # noqa: E402
+from hortus.server.federation import Federation  # noqa: E402
+from hortus.server.notary import Notary  # noqa: E402
+from hortus.server.run_records import read_run, read_sums  # noqa: E402
+from hortus.server.run_store import RunStore  # noqa: E402
+from hortus.server.service import Hub, serving  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "soak.csv"
+SITES = ("ash", "birch", "cedar", "dogwood", "elm")
+STEPS_PER_ROUND = 10
+SAMPLE_EVERY = 100
+STOP_SECONDS = 10.0
+HEADER = [
+    "sums", "seconds", "sessions", "left", "cut", "wrong", "rss", "descriptors", "threads",
+    "ledger bytes", "server's database bytes", "metrics bytes", "other bytes", "commit",
+]  # fmt: skip
+
+
+@dataclass(slots=True)
+class Watch:
+    """What was seen so far, and what the sites were about to mask."""
+
+    wrong: int = 0
+    sums: int = 0
+    left: int = 0
+    cut: int = 0
+    sessions: set[str] = field(default_factory=set)
+    vectors: dict[tuple[bytes, int, int], dict[str, NDArray[Any]]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Running:
+    """One site that can be stopped, started again and cut off while a run goes on."""
+
+    def __init__(self, files: SiteFiles, port: int, sockets: Path) -> None:
+        self._files, self._port, self._sockets = files, port, sockets
+        self._agent: SiteAgent | None = None
+        self._cleanup = ExitStack()
+        self._dialled: ExitStack | None = None
+
+    def start(self) -> None:
+        self._cleanup = ExitStack()
+        site = self._cleanup.enter_context(Site(self._files.directory, clock=time.time))
+        self._agent = SiteAgent(site, WarmWorkbench(site), partial(self._dial, site), untimed)
+        self._cleanup.enter_context(listening(self._agent, self._sockets / site.name))
+
+    @contextmanager
+    def _dial(self, site: Site, rules: Cohort) -> Iterator[GrpcChannel]:
+        with ExitStack() as stack:
+            address = f"127.0.0.1:{self._port}"
+            channel = stack.enter_context(dialling(address, site.files.tls, rules))
+            self._dialled = stack
+            yield channel
+
+    def stop(self) -> None:
+        if self._agent is not None:
+            self._agent.stop(STOP_SECONDS)
+        self._agent = None
+        self._cleanup.close()
+
+    def cut(self) -> None:
+        """Closes its connection under whatever it does."""
+        if self._dialled is not None:
+            self._dialled.close()
+
+
+def main() -> None:
+    sums = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
+    watch = Watch()
+    with TemporaryDirectory(prefix="hortus-soak-") as folder:
+        contract, consortium = lay_out(Path(folder), sums)
+        out = Path(folder) / "out"
+        rows = soak(contract, consortium, out, watch, sums)
+        check_records(contract, consortium, out, watch)
+    with RESULTS.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([HEADER, *rows])
+    report(rows, watch)
+
+
+def lay_out(folder: Path, sums: int) -> tuple[Contract, Consortium]:
+    """Makes model, records, plan and the parties' folders."""
+    model = save_tiny_model(folder / "model")
+    written = write_tiny_plan(
+        folder,
+        model,
+        training={"rounds": -(-sums // STEPS_PER_ROUND), "steps_per_round": STEPS_PER_ROUND},
+        cohort={"minimum": 3, "join_deadline": 15, "step_deadline": 8},
+        privacy={"epsilon": None, "noise_multiplier": 5.0},
+    )
+    contract = load_plan(written).contract(model_digest=model_digest(model), noise_multiplier=5.0)
+    policy = Policy(
+        budget=Budget(epsilon=1e6, delta=contract.privacy.delta),
+        min_cohort=2,
+        min_honest=2,
+        approved_plans=(contract.digest(),),
+    )
+    data = {
+        site: write_records(folder / f"{site}.csv", 60, 7 * number)
+        for number, site in enumerate(SITES)
+    }
+    addresses = ServerConfig(aggregation="127.0.0.1:0", superlink="127.0.0.1:0")
+    policies = dict.fromkeys(SITES, policy)
+    return contract, create_consortium(
+        folder / "consortium", data, policies, addresses, datetime.now(UTC)
+    )
+
+
+def soak(
+    contract: Contract, consortium: Consortium, out: Path, watch: Watch, sums: int
+) -> list[list[Any]]:
+    """Runs the plan beside the churn; returns the rows."""
+    rows: list[list[Any]] = []
+    started, commit = time.monotonic(), _commit()
+
+    def sampled() -> None:
+        gc.collect()
+        counts = (watch.sums, round(time.monotonic() - started), len(watch.sessions))
+        found = (watch.left, watch.cut, watch.wrong, *process_state(), *disk(out, consortium))
+        rows.append([*counts, *found, commit])
+        print(*rows[-1], flush=True)
+
+    with TemporaryDirectory(prefix="hortus-") as sockets, ExitStack() as stack:
+        hub = Hub(Notary.open(consortium.server, time.time))
+        tls = consortium.server.tls
+        port = stack.enter_context(serving(hub, tls, "127.0.0.1:0", len(SITES)))
+        sites = {site: Running(consortium.site(site), port, Path(sockets)) for site in SITES}
+        for site in sites.values():
+            site.start()
+            stack.callback(site.stop)
+        grid = RelayGrid({site: relay(Path(sockets) / site / "agent.sock") for site in SITES})
+        stack.callback(grid.close)
+        roster = Roster.load(consortium.server.roster)
+        federation = Federation(
+            grid=grid,
+            identity=SiteIdentity.load(consortium.server.identity, SERVER),
+            roster=lambda: roster,
+            contract=contract,
+            store=RunStore(out, contract),
+            hub=hub,
+            evaluator=Evaluator(contract, Path(contract.model), None),
+            on_round=lambda _: None,
+        )
+        over = threading.Event()
+        churn = threading.Thread(target=let_churn, args=(sites, watch, over))
+        with watching(watch, sampled):
+            churn.start()
+            try:
+                while federation.store.next_round < contract.training.rounds:
+                    federation.run()
+            finally:
+                over.set()
+                churn.join()
+        assert watch.sums >= sums
+        sampled()
+    return rows
+
+
+@contextmanager
+def watching(watch: Watch, sample: Callable[[], None]) -> Iterator[None]:
+    """Compares each sum with what its sites were about to mask."""
+    mask, add_up = MaskGenerator.mask, Aggregator.sum
+
+    def noted_mask(self: MaskGenerator, values: NDArray[Any], view: StepView) -> MaskedVector:
+        masked = mask(self, values, view)
+        key = (self._descriptor_digest, view.step, view.attempt)
+        with watch.lock:
+            watch.vectors.setdefault(key, {})[self._site] = values
+        return masked
+
+    def checked_sum(self: Aggregator, step: int, adapter: NDArray[np.float32]) -> StepSum:
+        result = add_up(self, step, adapter)
+        with watch.lock:
+            vectors = watch.vectors.get((self.descriptor.digest(), step, result.attempts - 1), {})
+            watch.vectors.clear()
+        addends = [vectors[site] for site in result.sites]
+        expected = np.sum(addends, axis=0).astype(np.uint32)
+        watch.wrong += not np.array_equal(result.total, expected)
+        watch.sums += 1
+        watch.sessions.add(self.descriptor.session)
+        if watch.sums % SAMPLE_EVERY == 0:
+            sample()
+        return result
+
+    MaskGenerator.mask, Aggregator.sum = noted_mask, checked_sum  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        MaskGenerator.mask, Aggregator.sum = mask, add_up  # type: ignore[method-assign]
+
+
+def let_churn(sites: dict[str, Running], watch: Watch, over: threading.Event) -> None:
+    """Stops, starts and cuts off sites, one at a time, after every few sums."""
+    choices = random.Random(7)
+    due = 0
+    while not over.is_set():
+        if watch.sums < due:
+            over.wait(0.05)
+            continue
+        site = sites[choices.choice(SITES)]
+        if choices.random() < 0.5:
+            site.stop()
+            site.start()
+            watch.left += 1
+        else:
+            site.cut()
+            watch.cut += 1
+        due = watch.sums + choices.randint(2, 20)
+
+
+def process_state() -> tuple[int, int, int]:
+    """Returns resident bytes, open descriptors and threads of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    return pages * os.sysconf("SC_PAGE_SIZE"), descriptors, threading.active_count()
+
+
+def disk(out: Path, consortium: Consortium) -> tuple[int, int, int, int]:
+    """Returns the bytes of the ledgers, of the server's databases, of the metrics and of all else."""
+    sizes: Counter[str] = Counter()
+    for folder in (out, consortium.directory):
+        for path in folder.rglob("*"):
+            kind = next((k for k in ("ledger.sqlite", "run.sqlite") if path.name == k), "other")
+            kind = "metrics" if path.name == "metrics.jsonl" else kind
+            with suppress(FileNotFoundError):  # a temporary file, renamed meanwhile
+                sizes[kind] += path.stat().st_size if path.is_file() else 0
+    return sizes["ledger.sqlite"], sizes["run.sqlite"], sizes["metrics"], sizes["other"]
+
+
+def check_records(contract: Contract, consortium: Consortium, out: Path, watch: Watch) -> None:
+    """Audits the ledgers and compares them with the server's record."""
+    roster = Roster.load(consortium.server.roster)
+    audits = [audit(collect(consortium.site(site), site), roster) for site in SITES]
+    for one in audits:
+        assert one.first_broken is None, one.first_broken
+    rows = read_run(out)
+    sessions, made = read_sums(out)
+    assert len(made) == watch.sums, (len(made), watch.sums)
+    assert len(rows.rounds) == contract.training.rounds
+    assert not (found := omissions(rows.run, sessions, made, audits)), found
+    print("audits sound; entries:", *(one.entries for one in audits))
+
+
+def report(rows: list[list[Any]], watch: Watch) -> None:
+    """Prints the slopes over the second half."""
+    half = np.array([row[:-1] for row in rows[len(rows) // 2 :]], dtype=float)
+    print(f"{watch.sums} sums, {len(watch.sessions)} sessions, {watch.wrong} wrong")
+    print(f"{platform.machine()}, {os.cpu_count()} cores")
+    for number, name in enumerate(HEADER[6:13], start=6):
+        slope = np.polyfit(half[:, 0], half[:, number], 1)[0]
+        low, high = half[:, number].min(), half[:, number].max()
+        print(f"{name}: {slope:+.3f} a sum, from {low:.0f} to {high:.0f}")
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

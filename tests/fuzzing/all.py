@@ -1,0 +1,9 @@
+"""Every parser of what a person or another party gives."""
+
+from fuzzing.books import BOOKS
+from fuzzing.files import FILES
+from fuzzing.messages import MESSAGES
+from fuzzing.records import RECORDS
+from fuzzing.sessions import SESSIONS
+
+PARSERS = (*MESSAGES, *SESSIONS, *FILES, *BOOKS, *RECORDS)
