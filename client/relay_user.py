@@ -1,4 +1,4 @@
-"""The user that Flower's programs run as beside an agent: one that can read nothing of the site.
+"""The user that Flower's programs run as beside an agent: one to whom nothing of the site is open.
 
 Flower's SuperNode is a large program that talks to the server. Under the agent's own user, a defect
 in it would reach the site's keys; under another, the operating system keeps them apart.
@@ -7,10 +7,12 @@ in it would reach the site's keys; under another, the operating system keeps the
 import os
 import pwd
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +20,48 @@ from hortus.protocol.errors import UsageError
 
 _CHECK_SECONDS = 60.0
 _WHERE = "site.yaml: relay_user"
+_AT_ONCE = 200  # paths in a command line
+# Tries each, as the user, so that whatever grants access counts: modes, access control lists, groups.
+# Prints the numbers of those that succeed, and at the end how many were tried.
+_TRY = """
+i=0
+while [ $# -gt 1 ]; do
+    case $1 in
+        read) ( : < "$2" ) 2> /dev/null && echo $i ;;
+        write) ( : >> "$2" ) 2> /dev/null && echo $i ;;
+        change) mkdir "$2/.hortus-$$" 2> /dev/null && rmdir "$2/.hortus-$$" && echo $i ;;
+        enter) ( cd "$2" ) 2> /dev/null && echo $i ;;
+        *) exit 1 ;;
+    esac
+    i=$((i + 1))
+    shift 2
+done
+echo tried $i
+"""
+
+
+class Access(StrEnum):
+    """What a user may do with a file, or with a folder."""
+
+    READ = "read"
+    WRITE = "write"
+    CHANGE = "change"  # a folder: make, replace and remove what is in it
+    ENTER = "enter"
+
+
+Guarded = tuple[Access, Path]
+
+
+def hidden(path: Path) -> list[Guarded]:
+    """Returns what nobody else may do with a file or folder that is there."""
+    if path.is_dir():
+        return [(access, path) for access in (Access.READ, Access.ENTER, Access.CHANGE)]
+    return [(access, path) for access in (Access.READ, Access.WRITE)]
+
+
+def settled(path: Path) -> list[Guarded]:
+    """Returns what nobody else may do with what others may look at."""
+    return [(Access.CHANGE if path.is_dir() else Access.WRITE, path)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +122,24 @@ class RelayUser:
         shutil.chown(directory, self.uid, self.gid)
         directory.chmod(0o700)
 
-    def check_apart(self, secrets: Iterable[Path], needed: Path) -> None:
-        """Makes sure that the user can read what it needs and nothing that is the site's own.
+    def check_apart(self, guarded: Iterable[Guarded], needed: Path) -> None:
+        """Makes sure that the user can reach what it needs, and do nothing that is the site's alone.
 
         Args:
-            secrets: Files that it must not be able to read.
+            guarded: What it must not be able to do, with absolute paths of what is there.
             needed: A file that it must be able to read.
 
         Raises:
-            UsageError: It names the file, or what is missing.
+            UsageError: It names the file, or what is missing, or why it cannot be checked.
         """
-        for path in secrets:
-            if path.exists() and self._can_read(path):
-                raise UsageError(
-                    f"the user {self.name!r}, which Flower's programs run as, can read this",
-                    where=str(path),
-                    remedy=f"chmod o-r {path}, or take {self.name} out of the group that may.",
-                )
-        if not self._can_read(needed):
+        asked = list(dict.fromkeys(guarded))
+        for access, path in self._allowed(asked):
+            raise UsageError(
+                f"the user {self.name!r}, which Flower's programs run as, can {access.value} this",
+                where=str(path),
+                remedy=f"chmod go-rwx {path} (or o-w, for what others may look at), and setfacl -b.",
+            )
+        if not self._allowed([(Access.READ, needed)]):
             raise UsageError(
                 f"the user {self.name!r}, which Flower's programs run as, cannot reach this",
                 where=str(needed),
@@ -114,8 +158,28 @@ class RelayUser:
                 "such as /opt/hortus.",
             )
 
-    def _can_read(self, path: Path) -> bool:
-        return self._run(["test", "-r", str(path)]).returncode == 0
+    def _allowed(self, asked: Sequence[Guarded]) -> list[Guarded]:
+        """Returns what the user can do of what is asked, by trying.
+
+        Raises:
+            UsageError: It could not be tried, so that nothing is known.
+        """
+        allowed = []
+        for start in range(0, len(asked), _AT_ONCE):
+            part = asked[start : start + _AT_ONCE]
+            for _, path in part:
+                if not path.is_absolute():
+                    raise _unchecked(self.name, f"{path} is relative")
+            words = [word for access, path in part for word in (access.value, str(path))]
+            try:
+                tried = self._run(["/bin/sh", "-c", _TRY, "sh", *words])
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise _unchecked(self.name, str(error)) from error
+            *numbers, last = tried.stdout.decode(errors="replace").splitlines() or [""]
+            if tried.returncode != 0 or last != f"tried {len(part)}":
+                raise _unchecked(self.name, tried.stderr.decode(errors="replace")[-300:])
+            allowed += [part[int(number)] for number in numbers]
+        return allowed
 
     def _run(self, command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(  # noqa: S603 - our own arguments
@@ -129,3 +193,21 @@ class RelayUser:
             timeout=_CHECK_SECONDS,
             check=False,
         )
+
+
+def may_be_changed(path: Path, owner: int) -> bool:
+    """Whether it is to be asked if others may change a folder: not if all may, but only what is theirs.
+
+    Args:
+        path: A folder, such as /tmp, where everybody may make files and nobody remove another's.
+        owner: The number of the user that is asked about.
+    """
+    state = path.stat()
+    return not state.st_mode & stat.S_ISVTX or state.st_uid == owner
+
+
+def _unchecked(name: str, why: str) -> UsageError:
+    return UsageError(
+        f"what the user {name!r} may do cannot be checked: {why.strip() or 'no answer'}",
+        where=_WHERE,
+    )

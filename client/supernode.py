@@ -1,16 +1,22 @@
 """Flower's SuperNode as a supervised child; it dials out and listens on loopback only."""
 
 import json
-import shlex
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from hortus.client.relay_user import RelayUser
+import hortus
+from hortus.client.relay_user import Guarded, RelayUser, hidden, may_be_changed, settled
 from hortus.protocol.consortium import SiteConfig, SiteFiles
-from hortus.protocol.processes import ChildProcess, flower_environment, installed_script
+from hortus.protocol.errors import UsageError
+from hortus.protocol.processes import (
+    ChildProcess,
+    flower_environment,
+    installed_script,
+    write_programs,
+)
 
 _PROGRAMS: Mapping[str, Sequence[str]] = MappingProxyType(
     {
@@ -38,14 +44,14 @@ def start_supernode(
         UsageError: The user can read what is the site's own, or cannot run this environment.
     """
     directory = files.directory / "flower"
-    programs = _write_programs(directory / "bin")
+    programs = write_programs(directory / "bin", _PROGRAMS)
     authority, key = files.tls.authority.resolve(), files.flower_key.resolve()
     if user is not None:
         home = directory.resolve() / "home"
         user.make_home(home)
         authority = user.take(home / "ca.crt", authority)
         key = user.take(home / "flower.pem", key)
-        user.check_apart(site_secrets(files), needed=authority)
+        user.check_apart(guarded(files, user), needed=authority)
     command = [
         installed_script("flower-supernode"),
         *("--superlink", superlink),
@@ -63,21 +69,56 @@ def start_supernode(
     return ChildProcess(command, environment, directory / "supernode.log", numbers)
 
 
-def site_secrets(files: SiteFiles) -> list[Path]:
-    """Returns what Flower's programs must not read: keys, ledger and records."""
-    config = SiteConfig.load(files.config)
-    keys = [files.identity, files.dataset_key, files.flower_key, files.tls.key]
-    return [*keys, files.ledger, files.directory / config.data]
+def guarded(files: SiteFiles, user: RelayUser) -> list[Guarded]:
+    """Returns what Flower's programs must not be able to do, beside the site's agent.
+
+    Keys, ledger and records stay closed to them. What the agent believes (policy, roster, cards, addresses,
+    its own program) they may look at, but change neither it nor the name of a folder above it.
+
+    Raises:
+        UsageError: The records are not there, so that nothing can be said of them.
+    """
+    directory = files.directory.resolve()
+    own = SiteFiles(directory)
+    config = SiteConfig.load(own.config)
+    secrets = [*_existing_secrets(own), *_records(directory / config.data)]
+    believed = [own.config, own.policy, own.roster, *directory.glob("*.card.yaml")]
+    believed += [directory, *(path for path in directory.iterdir() if path.is_dir())]
+    believed += [*_below(directory / "tls"), *_below(own.contracts), directory / "flower" / "bin"]
+    believed += [Path(sys.executable).resolve(), Path(sys.prefix), Path(hortus.__file__).resolve()]
+    believed += [directory / path for path in (config.anchor,) if path]
+    there = [path.resolve() for path in believed if path.exists()]
+    above = {folder for path in [*secrets, *there] for folder in path.parents}
+    asked = [one for path in secrets for one in hidden(path)]
+    asked += [one for path in there if path not in secrets for one in settled(path)]
+    asked += [
+        one for path in sorted(above) if may_be_changed(path, user.uid) for one in settled(path)
+    ]
+    return asked
 
 
-def _write_programs(directory: Path) -> Path:
-    """Writes all that a SuperNode can start by name: its helper, and our own `flwr-clientapp`."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, command in _PROGRAMS.items():
-        program = directory / name
-        program.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
-        program.chmod(0o755)
-    return directory
+def _existing_secrets(own: SiteFiles) -> list[Path]:
+    """The site's keys and what they lie in, and the ledger with what SQLite writes beside it."""
+    beside = [
+        own.ledger.with_name(own.ledger.name + end) for end in ("", "-wal", "-shm", "-journal")
+    ]
+    keys = [own.identity.parent, *_below(own.identity.parent), own.tls.key, own.tls.next_key]
+    return [path.resolve() for path in [*keys, *beside] if path.exists()]
+
+
+def _records(path: Path) -> list[Path]:
+    """The records; where they are a folder, nobody enters it, and links may lead elsewhere."""
+    if not path.exists():
+        raise UsageError(
+            "there are no records, so nothing can be said of who reads them", where=str(path)
+        )
+    whole = path.resolve()
+    inside = (one.resolve() for one in _below(whole) if one.exists())
+    return [whole, *(one for one in inside if not one.is_relative_to(whole))]
+
+
+def _below(path: Path) -> list[Path]:
+    return list(path.rglob("*")) if path.is_dir() else []
 
 
 def _free_port() -> int:

@@ -5,6 +5,7 @@ import ctypes
 import os
 import secrets
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -56,6 +57,24 @@ def flower_environment(home: Path) -> dict[str, str]:
     # Flower finds its own helpers by name, and the environment may not be activated.
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', os.defpath)}"
     return kept | _QUIET | {"FLWR_HOME": str(home)}
+
+
+def write_programs(directory: Path, programs: Mapping[str, Sequence[str]]) -> Path:
+    """Writes programs by name, for a PATH: all that a program of Flower's can then start by these names.
+
+    Args:
+        directory: Where to; it is made.
+        programs: Commands by name; they get the arguments that the program is started with.
+
+    Returns:
+        `directory`.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, command in programs.items():
+        program = directory / name
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
+        program.chmod(0o755)
+    return directory
 
 
 class ProgramEnded(HortusError):  # noqa: N818

@@ -1,6 +1,8 @@
 """Flower's SuperLink as a supervised child: TLS, node authentication, and one app to run."""
 
 import json
+import os
+import secrets
 import shutil
 import socket
 import sys
@@ -14,11 +16,13 @@ from hortus.protocol.errors import HortusError
 from hortus.protocol.processes import (
     ChildProcess,
     flower_environment,
-    installed_script,
     run_to_end,
+    write_programs,
 )
+from hortus.server.guarded_flower import PROGRAMS, SECRET
 
 _CONNECTION = "hortus"
+_GUARDED = (sys.executable, "-m", "hortus.server.guarded_flower")
 _START_SECONDS = 60.0
 _COMMAND_SECONDS = 90.0
 _ENDED = "finished"
@@ -41,13 +45,17 @@ class SuperLink:
         self._tls = tls
         self._host, self._port = host_and_port(address)
         self._dialled = _ANY_HOST.get(self._host, self._host)
-        self._environment = flower_environment(directory / "home")
+        self._environment = _environment(directory)
         self._child: ChildProcess | None = None
 
     def __enter__(self) -> Self:
         self._require_free_port()
         shutil.rmtree(self._directory, ignore_errors=True)
         self._write_connection()
+        write_programs(
+            self._directory / "bin",
+            {name: [*_GUARDED, name] for name in PROGRAMS},
+        )
         command = [
             *(sys.executable, "-m", "hortus.server.guarded_superlink"),
             *("--ssl-ca-certfile", str(self._tls.authority)),
@@ -118,7 +126,7 @@ class SuperLink:
         return told[field]
 
     def _flwr(self, *arguments: str) -> str:
-        command = [installed_script("flwr"), *arguments]
+        command = [*_GUARDED, "flwr", *arguments]
         try:
             return run_to_end(command, self._environment, _COMMAND_SECONDS)
         except HortusError:
@@ -155,6 +163,13 @@ class SuperLink:
         except OSError:
             return False
         return True
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    """What the SuperLink and Flower's other programs run with: their own helpers, and a secret."""
+    environment = flower_environment(directory / "home")
+    environment["PATH"] = f"{(directory / 'bin').resolve()}{os.pathsep}{environment['PATH']}"
+    return environment | {SECRET: secrets.token_urlsafe(32)}
 
 
 def _write_app(

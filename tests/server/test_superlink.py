@@ -3,20 +3,24 @@
 import json
 import os
 import pwd
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
@@ -24,14 +28,15 @@ from starlette.types import Receive, Scope, Send
 
 import hortus
 from hortus.client.relay_user import RelayUser
-from hortus.client.supernode import site_secrets, start_supernode
-from hortus.protocol.consortium import Consortium, ServerConfig, SiteConfig
+from hortus.client.supernode import start_supernode
+from hortus.protocol.consortium import Consortium, ServerConfig, SiteConfig, host_and_port
 from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
-from hortus.protocol.processes import ChildProcess, installed_script
+from hortus.protocol.processes import ChildProcess, flower_environment, installed_script
 from hortus.protocol.succession import sole
+from hortus.server.guarded_flower import HEADER, SECRET
 from hortus.server.guarded_superlink import FleetOnly
 from hortus.server.operate import run_server
 from hortus.server.superlink import SuperLink
@@ -244,7 +249,8 @@ def test_a_hostile_app_reads_no_key_where_flower_runs_as_another_user(
             records = files.directory / SiteConfig.load(files.config).data
             records.write_text("text,label")
             records.chmod(0o600)
-            wanted[site] = [str(path) for path in site_secrets(files)]
+            secrets = (files.identity, files.dataset_key, files.flower_key, files.tls.key)
+            wanted[site] = [str(path) for path in (*secrets, files.ledger, records)]
             config = {"site": site, "wanted": os.pathsep.join(wanted[site])}
             stack.enter_context(start_supernode(files, address, config, user))
         report = directory / "report.json"
@@ -256,23 +262,6 @@ def test_a_hostile_app_reads_no_key_where_flower_runs_as_another_user(
     assert found["ash"].pop("uid") == str(pwd.getpwnam("nobody").pw_uid)
     assert found["ash"] == dict.fromkeys(wanted["ash"], "PermissionError")
     assert len(wanted["ash"]) == 6
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may run programs as another user")
-def test_a_relay_user_that_could_read_the_records_is_refused() -> None:
-    with TemporaryDirectory(prefix="hortus-") as name:
-        directory = Path(name)
-        directory.chmod(0o711)
-        consortium = make(directory / "consortium")
-        files, user = consortium.site("ash"), RelayUser.find("nobody")
-        records = files.directory / SiteConfig.load(files.config).data
-        records.write_text("text,label")
-        records.chmod(0o644)
-        with pytest.raises(UsageError, match=r"unused.csv: the user 'nobody'.* can read this"):
-            start_supernode(files, "127.0.0.1:1", {}, user)
-        directory.chmod(0o700)
-        with pytest.raises(UsageError, match=r"ca.crt: the user 'nobody'.* cannot reach this"):
-            start_supernode(files, "127.0.0.1:1", {}, user)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
@@ -308,23 +297,101 @@ def test_a_relay_user_that_cannot_be_one_is_refused(name: str, problem: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("path", "host", "status"),
+    ("path", "host", "secret", "status"),
     [
-        ("/v1/fleet/pull-messages", "10.1.2.3", 200),
-        ("/v1/control/start-run", "10.1.2.3", 403),
-        ("/v1/runtime/acquire-task", "10.1.2.3", 403),
-        ("/docs", "fd00::7", 403),
-        ("/v1/fleet", "10.1.2.3", 403),
-        ("/v1/control/start-run", "127.0.0.1", 200),
-        ("/v1/control/start-run", "::1", 200),
+        ("/v1/fleet/pull-messages", "10.1.2.3", None, 200),
+        ("/v1/control/start-run", "10.1.2.3", None, 403),
+        ("/v1/control/start-run", "10.1.2.3", "of this run", 403),
+        ("/v1/runtime/acquire-task", "10.1.2.3", None, 403),
+        ("/docs", "fd00::7", None, 403),
+        ("/v1/fleet", "10.1.2.3", None, 403),
+        ("/v1/control/start-run", "127.0.0.1", None, 403),
+        ("/v1/control/start-run", "127.0.0.1", "", 403),
+        ("/v1/control/start-run", "127.0.0.1", "of this ru", 403),
+        ("/v1/control/start-run", "127.0.0.1", "of this run\xe9", 403),
+        ("/v1/runtime/acquire-task", "::1", None, 403),
+        ("/v1/control/start-run", "127.0.0.1", "of this run", 200),
+        ("/v1/runtime/acquire-task", "::1", "of this run", 200),
     ],
 )
-def test_other_hosts_reach_the_fleet_api_alone(path: str, host: str, status: int) -> None:
+def test_strangers_reach_the_fleet_api_alone(
+    path: str, host: str, secret: str | None, status: int
+) -> None:
     async def everything(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("answered")(scope, receive, send)
 
-    client = TestClient(FleetOnly(everything), client=(host, 50000))
-    assert client.get(path).status_code == status
+    client = TestClient(FleetOnly(everything, "of this run"), client=(host, 50000))
+    shown = {} if secret is None else {HEADER: secret.encode("latin-1")}
+    assert client.get(path, headers=shown).status_code == status
+
+
+@contextmanager
+def forwarding(address: str) -> Iterator[str]:
+    """A TCP proxy on loopback, as `ssh -R` makes one: whoever dials it is a caller from loopback."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(host_and_port(address))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        listener.close()
+
+
+def test_a_stranger_on_loopback_cannot_submit_an_app(
+    consortium: Consortium, probe: str, tmp_path: Path
+) -> None:
+    """Flower's own command line and a plain client, both through a proxy on the server's machine."""
+    address = ServerConfig.load(consortium.server.config).superlink
+    authority = consortium.server.tls.authority
+    with SuperLink(tmp_path / "flower", consortium.server.tls, address) as superlink:
+        superlink.register("ash", consortium.server.flower_key("ash"))
+        app = tmp_path / "stolen"
+        shutil.copytree(tmp_path / "flower" / "home", tmp_path / "home")
+        app.mkdir()
+        (app / "pyproject.toml").write_text(
+            '[project]\nname = "evil"\nversion = "1.0.0"\ndescription = "x"\n'
+            'license = "Apache-2.0"\ndependencies = ["flwr==1.41.0"]\n\n'
+            '[tool.flwr.app]\npublisher = "evil"\n\n[tool.flwr.app.components]\n'
+            f'serverapp = "{probe}:server"\nclientapp = "{probe}:client"\n'
+        )
+        with forwarding(address) as near:
+            config = tmp_path / "home" / "config.toml"
+            config.write_text(config.read_text().replace(address, near))
+            stock = [installed_script("flwr"), "run", str(app), "hortus", "--format", "json"]
+            environment = flower_environment(tmp_path / "home")
+            told = subprocess.run(
+                stock, env=environment, capture_output=True, text=True, timeout=90, check=False
+            )
+            assert "run-id" not in told.stdout
+            assert "403" in told.stdout + told.stderr
+            with httpx.Client(verify=ssl.create_default_context(cafile=str(authority))) as client:
+                for path in ("/v1/control/start-run", "/v1/runtime/acquire-task", "/docs", "/"):
+                    for headers in ({}, {HEADER: "guess"}):
+                        answer = client.post(f"https://{near}{path}", headers=headers)
+                        assert answer.status_code == 403
+                assert client.post(f"https://{near}/v1/fleet/none").status_code != 403
+        assert superlink.is_up
+        report = tmp_path / "report.json"
+        run = superlink.submit(f"{probe}:server", f"{probe}:client", {"report": str(report)})
+        assert superlink.is_running(run)
+    written = b"".join(
+        path.read_bytes() for path in (tmp_path / "flower").rglob("*") if path.is_file()
+    )
+    assert superlink._environment[SECRET].encode() not in written
 
 
 def test_a_taken_port_is_named(consortium: Consortium, tmp_path: Path) -> None:
@@ -388,7 +455,7 @@ time.sleep(600)
 # A parent that watches a child, and is killed before it can stop it.
 PARENT = """
 import os, pathlib, sys, time
-from hortus.protocol.processes import ChildProcess, installed_script
+from hortus.protocol.processes import ChildProcess, flower_environment, installed_script
 child = ChildProcess(["sleep", "600"], dict(os.environ), pathlib.Path(sys.argv[1] + ".log"))
 pathlib.Path(sys.argv[1]).write_text(str(child._process.pid))
 time.sleep(600)
