@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import typer
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 from rich.table import Table
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from hortus.server.run_records import Departure, RoundRecord
 
 _ROWS_SHOWN = 12
+_ROWS_SHOWN_UPRIGHT, _UPRIGHT_BELOW = 2, 66
+_UNBOUNDED = 10_000  # columns
 _COLUMNS = ("round", "accuracy", "macro F1", "ε spent, per site", "sites", "seconds")
 
 
@@ -40,11 +43,48 @@ class _Terminal(Console):
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
         """Cleans what reaches the terminal by another way than as a plain text."""
+        options = options or self.options
+        if isinstance(renderable, Table):
+            renderable = _fitted(self, options, renderable)
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
             else:
                 yield Segment("\n".join(map(printable, segment.text.split("\n"))), segment.style)
+
+
+def _fitted(console: Console, options: ConsoleOptions, table: Table) -> Table:
+    """Returns a table that loses no digit and breaks no number, however narrow the terminal is."""
+    for column in table.columns:
+        column.overflow = "fold"
+        if all(isinstance(cell, str | Text) and " " not in str(cell) for cell in column.cells):
+            column.no_wrap = True
+    if not table.show_header or not table.row_count:
+        return table
+    needed = Measurement.get(console, options.update(width=_UNBOUNDED), table).minimum
+    return _upright(table) if needed > options.max_width else table
+
+
+def _upright(table: Table) -> Table:
+    """Turns a table for a narrow terminal: a line for each cell, beside its column's name."""
+    turned = Table(
+        box=None,
+        show_header=False,
+        pad_edge=False,
+        title=table.title,
+        title_justify=table.title_justify,
+        caption=table.caption,
+        caption_justify="left",
+    )
+    turned.add_column(no_wrap=True)
+    turned.add_column(overflow="fold")
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    for number, row in enumerate(rows):
+        if number:
+            turned.add_row("", "")
+        for column, cell in zip(table.columns, row, strict=True):
+            turned.add_row(column.header, cell)
+    return turned
 
 
 def terminal(**options: Any) -> Console:  # noqa: ANN401 - rich's own options
@@ -112,7 +152,8 @@ class RoundsDisplay:
         table = Table(box=None, pad_edge=False)
         for name in _COLUMNS:
             table.add_column(name, justify="right")
-        for record, spent in self._records[-_ROWS_SHOWN:]:
+        shown = _ROWS_SHOWN if self._console.width >= _UPRIGHT_BELOW else _ROWS_SHOWN_UPRIGHT
+        for record, spent in self._records[-shown:]:
             table.add_row(*_cells(record, spent))
         return Group(table, self._progress)
 

@@ -11,6 +11,7 @@ from hortus.cli import attack as attacks
 from hortus.cli import budget, consortium, inspect, operate, status, train, watch
 from hortus.cli import plan as plans
 from hortus.cli.errors import ReportingGroup
+from hortus.cli.streams import write_in_any_encoding
 from hortus.protocol.logs import clean_early_logging
 
 app = typer.Typer(
@@ -58,6 +59,7 @@ def main() -> None:
     # Opacus's own, and harmless: an unbounded search for the best Rényi order, hooks on inputs.
     for message in ("Full backward hook", "Optimal order"):
         warnings.filterwarnings("ignore", message=message)
+    write_in_any_encoding()
     clean_early_logging()
     # Stopped by a service manager as by Ctrl-C: what it started is ended, what was finished is kept.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

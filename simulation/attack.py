@@ -374,7 +374,7 @@ def _claim_folder(out: Path, contract: Contract, site: str, canaries: int, plan:
         "site": site,
         "canaries": canaries,
     }
-    if path.exists() and json.loads(path.read_text()) != this:
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != this:
         raise UsageError(
             "the trainings in this folder are of another plan, site or number of canaries",
             where=str(out),

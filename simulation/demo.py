@@ -56,7 +56,11 @@ def train_each_alone(
         on_site: Told of each site's result.
     """
     path = out / "alone.json"
-    results = [Alone(**fields) for fields in json.loads(path.read_text())] if path.exists() else []
+    results = (
+        [Alone(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
+        if path.exists()
+        else []
+    )
     known = {result.site for result in results}
     records = read_site_records(plan)
     if set(records) <= known:

@@ -1,9 +1,24 @@
+from dataclasses import replace
 from io import StringIO
 
+import pytest
+from rich.box import SQUARE, Box
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from hortus.cli.display import RoundsDisplay
+from hortus.cli.display import RoundsDisplay, terminal
 from hortus.server.run_records import RoundRecord
+
+RECORD = RoundRecord(
+    round=0,
+    sites=("ash", "birch"),
+    attempts=1,
+    sums=1,
+    metrics={"accuracy": 0.5, "macro_f1": 0.25},
+    epsilon=1.5,
+    seconds=2.0,
+)
 
 
 def shown(*, is_terminal: bool) -> list[str]:
@@ -12,15 +27,7 @@ def shown(*, is_terminal: bool) -> list[str]:
     with RoundsDisplay(console, "demo", 2) as display:
         for number in range(2):
             display.add(
-                RoundRecord(
-                    round=number,
-                    sites=("ash", "birch"),
-                    attempts=1,
-                    sums=1,
-                    metrics={"accuracy": 0.5, "macro_f1": 0.25},
-                    epsilon=1.5,
-                    seconds=2.0,
-                ),
+                replace(RECORD, round=number),
                 {"ash": 1.0, "birch": 1.25},
             )
     return output.getvalue().splitlines()
@@ -39,3 +46,51 @@ def test_a_terminal_is_left_with_the_table_and_the_bar() -> None:
     text = "\n".join(shown(is_terminal=True))
     assert "1.000 to 1.250" in text
     assert "2/2" in text
+
+
+NUMBERS = ("0.0000", "7.9990", "12,345,678", "1.25e-05", "1,234 of 1,234 rounds")
+
+
+def printed(table: Table, width: int) -> str:
+    output = StringIO()
+    terminal(file=output, width=width).print(table)
+    assert all(len(line) <= width for line in output.getvalue().splitlines())
+    return output.getvalue()
+
+
+@pytest.mark.parametrize("width", [24, 30, 40, 60, 80, 200])
+@pytest.mark.parametrize("box", [None, SQUARE])
+def test_no_number_loses_a_digit_on_a_narrow_terminal(width: int, box: Box | None) -> None:
+    table = Table("site", "ε before", "after: PLD", "units", "δ", "covers", box=box)
+    table.add_row("north", *NUMBERS)
+    table.add_row("a-site-with-a-long-name", *reversed(NUMBERS[:-1]), Text(NUMBERS[-1]))
+    text = printed(table, width)
+    assert "…" not in text
+    for number in NUMBERS[:-1]:
+        assert text.count(number) == 2
+    assert "ε" in text
+
+
+def test_a_table_that_can_wrap_its_words_stays_a_table() -> None:
+    table = Table("site", "ε", "why", box=None)
+    table.add_row("north", "7.9990", "its budget is spent " * 10)
+    lines = printed(table, 40).splitlines()
+    assert lines[0].split() == ["site", "ε", "why"]
+    assert lines[1].split()[:2] == ["north", "7.9990"]
+
+
+def test_a_word_longer_than_the_terminal_is_folded_and_not_cut() -> None:
+    table = Table("name", "value", box=None)
+    table.add_row("contract", "0123456789abcdef" * 4)
+    table.add_row("two", "a b")
+    text = "".join(c for c in printed(table, 30) if c in "0123456789abcdef")
+    assert "0123456789abcdef" * 4 in text
+
+
+def test_numbers_stay_whole_in_the_rounds_of_a_narrow_terminal() -> None:
+    output = StringIO()
+    console = terminal(file=output, force_terminal=True, width=40, height=50)
+    with RoundsDisplay(console, "demo", 2) as display:
+        display.add(RECORD, {"ash": 1.0, "birch": 1.25})
+    assert "1.000 to 1.250" in output.getvalue()
+    assert "…" not in output.getvalue()
