@@ -28,6 +28,7 @@ def approve(site: SiteFolder, plan: PlanFile) -> None:
     here: an agent's log never says it, since it may quote records.
     """
     from hortus.client.consent import check_contract
+    from hortus.client.site import keep_contract
     from hortus.learning.data.records import read_records
     from hortus.server.prepare import prepare
 
@@ -39,6 +40,7 @@ def approve(site: SiteFolder, plan: PlanFile) -> None:
     approved = tuple(dict.fromkeys((*policy.approved_plans, contract.digest())))
     policy = policy.model_copy(update={"approved_plans": approved})
     check_contract(policy, contract, names_model=config.model is not None)
+    keep_contract(files, contract)  # first: a running agent prepares for what it finds approved
     policy.save(files.policy)
     console = terminal()
     console.print(f"{config.site} takes part in {contract.name} ({contract.digest()})")

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Hashable, Iterator, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from hortus.client.consent import (
     check_model,
 )
 from hortus.client.pace import Clock, Pace, Timetable
+from hortus.client.preparation import Preparations, Prepared, Preparing, encoding_key
 from hortus.client.session import FAILED, Account, Session
 from hortus.client.site import Site
 from hortus.client.trainer import Stopwatch, Trainer
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 _ANSWER_SECONDS = 5.0  # for a session to end that has no reason to go on
 # Of the first slots: below what most work takes, so that the grid adapts to the work.
 _FIRST_STEP_SECONDS = 0.1
+_FIRST_ANSWER_SECONDS = 1.0
 
 
 class SiteAgent:
@@ -71,9 +73,10 @@ class SiteAgent:
         self._stopwatch = stopwatch
         self._clock = clock
         self._paces: dict[str, Pace] = {}  # of plans' steps: a new session begins no new grid
-        # The server may ask about two plans at once.
-        self._encode_lock = threading.Lock()
-        self._encoded: tuple[str, Encoded] | None = None
+        self._answers = Timetable(Pace(_FIRST_ANSWER_SECONDS), clock)
+        self._preparations = Preparations(self._prepare, lambda _: site.data_version(), clock)
+        self._encoded: tuple[Hashable, Encoded] | None = None
+        self._ahead = ""  # the plan that was last prepared without having been asked for
         self._keep_lock = threading.Lock()
         self._stopping = threading.Event()
         self._left = threading.Condition()
@@ -100,6 +103,7 @@ class SiteAgent:
             for hang_up in running.values():
                 hang_up()
             self._have_left(running.keys(), _ANSWER_SECONDS)  # they may still write to the ledger
+        self._preparations.wait(_ANSWER_SECONDS)
 
     def _have_left(self, sessions: Set[Session], seconds: float) -> bool:
         """Waits for sessions to end; returns whether they have."""
@@ -108,37 +112,76 @@ class SiteAgent:
                 lambda: sessions.isdisjoint(self._sessions), timeout=max(0.0, seconds)
             )
 
+    def look_ahead(self) -> None:
+        """Begins to prepare for the plan approved last, before the server asks about it."""
+        try:
+            plan = next(reversed(self._site.policy.approved_plans), "")
+        except HortusError:
+            return  # a policy that cannot be read is told of where it is asked
+        with self._left:
+            idle = not self._sessions
+        contract = self._site.kept_contract(plan) if idle and plan != self._ahead else None
+        if contract is None:
+            return
+        try:
+            self._preparations.of(contract)
+        except Preparing:
+            return  # it has begun, or comes next
+        except Exception as error:  # noqa: BLE001 - whatever it is, who asks for the plan is told again
+            logger.warning("cannot prepare for %s: %s", contract.name, loggable(error))
+        else:
+            logger.info("is prepared for %s (%s)", contract.name, plan)
+        self._ahead = plan
+
     def consider(self, request: wire.ConsiderRequest) -> wire.ConsiderReply:
-        """Says whether this site would take part, and if not, why."""
+        """Says, at a public time, whether this site would take part, and if not, why."""
+        begun = self._answers.now()
+        refusal, again = self._decide(request)
+        answer = Answer.sign(
+            self._site.identity, request.challenge, request.contract, refusal, again
+        )
+        self._answers.keep(begun, self._stopping)
+        return wire.ConsiderReply(
+            site=answer.site,
+            refusal=answer.refusal,
+            again=answer.again,
+            signature=answer.signature,
+        )
+
+    def _decide(self, request: wire.ConsiderRequest) -> tuple[str, int]:
+        """Returns why this site would not take part, and when to ask again if it does not know yet."""
         try:
             check_version(checked(request).protocol)
             self._check_going_on()
             self._check_signed("contract", request.contract, request.signature)
             with self._refusals_noted(request.contract):
-                contract = self._approved(request.contract)
-                self._check_budget(contract)
-            self._encode(contract)
-        except Exception as error:  # noqa: BLE001 - a defect is told of like any other failure
+                contract, prepared = self._approved(request.contract)
+                self._check_budget(contract, prepared)
+        except Preparing as error:
+            logger.info("%s", error)
+            return str(error), error.seconds
+        except Exception as error:  # noqa: BLE001 - whatever it is, no text of it leaves the site
+            self._check_hidden(error)
             logger.warning("refused to take part: %s", loggable(error))
-            return self._answer(request, _public(error))
+            return _public(error), 0
         logger.info("would take part in %s (%s)", contract.name, contract.digest())
-        return self._answer(request, "")
-
-    def _answer(self, request: wire.ConsiderRequest, refusal: str) -> wire.ConsiderReply:
-        answer = Answer.sign(self._site.identity, request.challenge, request.contract, refusal)
-        return wire.ConsiderReply(
-            site=answer.site, refusal=answer.refusal, signature=answer.signature
-        )
+        return "", 0
 
     def take_part(self, request: wire.TakePartRequest) -> wire.TakePartReply:
-        """Takes part in a session until it ends; never raises, whatever ends it."""
+        """Takes part in a session until it ends; where a server watches, it never raises."""
         try:
             steps, reason = self._take_part(request)
-        except Exception as error:  # noqa: BLE001 - a defect is told of like any other failure
+        except Exception as error:  # noqa: BLE001 - whatever it is, no text of it leaves the site
+            self._check_hidden(error)
             logger.warning("left the session: %s", loggable(error))
             return wire.TakePartReply(reason=_public(error))
         logger.info("the session is over after %d steps: %s", steps, reason)
         return wire.TakePartReply(steps=steps, reason=reason)
+
+    def _check_hidden(self, error: Exception) -> None:
+        """Raises a defect again in a rehearsal; a server is told of it like of any other failure."""
+        if not isinstance(error, HortusError) and not self._clock.observed:
+            raise error
 
     def _take_part(self, request: wire.TakePartRequest) -> tuple[int, str]:
         check_version(checked(request).protocol)
@@ -146,16 +189,17 @@ class SiteAgent:
         self._check_signed("session", request.descriptor, request.signature)
         descriptor = _parse_descriptor(request.descriptor)
         with self._refusals_noted(request.contract, descriptor.run, descriptor.first_round):
-            return self._join(self._approved(request.contract), descriptor)
+            return self._join(*self._approved(request.contract), descriptor)
 
-    def _join(self, contract: Contract, descriptor: Descriptor) -> tuple[int, str]:
-        site = self._site
-        workbench = self._workbench(contract)
+    def _join(
+        self, contract: Contract, prepared: Prepared, descriptor: Descriptor
+    ) -> tuple[int, str]:
+        site, workbench = self._site, prepared.workbench
         encoding = StepEncoding.of(contract, workbench.space.dimension, len(descriptor.cohort))
         check_descriptor(contract, descriptor, encoding, site.name)
         check_ceiling(site.policy, contract, encoding)
         randomness = self._randomness(contract)
-        trainer = Trainer(encoding, workbench, self._encode(contract), randomness, self._stopwatch)
+        trainer = Trainer(encoding, workbench, prepared.encoded, randomness, self._stopwatch)
         with self._keep_lock:
             self._check_room(contract)
             site.keep_contract(contract)
@@ -167,7 +211,7 @@ class SiteAgent:
                 descriptor=descriptor,
                 encoding=encoding,
                 trainer=trainer,
-                account=self._account(contract),
+                account=self._account(contract, prepared),
                 channel=channel,
                 stopwatch=self._stopwatch,
                 timetable=self._steps_of(contract),
@@ -215,13 +259,25 @@ class SiteAgent:
             self._site.ledger.decline(Declined(plan, run, round_, "", _public(error)))
             raise
 
-    def _approved(self, encoded: bytes) -> Contract:
+    def _approved(self, encoded: bytes) -> tuple[Contract, Prepared]:
         """Reads a contract; the policy decides first, since the contract names a folder to read."""
         contract, site = _parse_contract(encoded), self._site
         check_contract(site.policy, contract, names_model=site.config.model is not None)
         self._check_room(contract)
+        prepared = self._preparations.of(contract)
         check_model(contract, site.model_digest(contract))
-        return contract
+        return contract, prepared
+
+    def _prepare(self, contract: Contract) -> Prepared:
+        """Computes all that a plan needs; in the background, where somebody watches."""
+        site = self._site
+        check_model(contract, site.model_digest(contract))
+        workbench, records = self._workbench(contract), site.records(contract)
+        dataset = site.fingerprint(records)
+        key = (dataset, encoding_key(contract))
+        if self._encoded is None or self._encoded[0] != key:
+            self._encoded = (key, workbench.task.encode(records))
+        return Prepared(workbench, dataset, self._encoded[1])
 
     def _check_room(self, contract: Contract) -> None:
         """Refuses an unread plan that would be one too many to keep."""
@@ -234,26 +290,17 @@ class SiteAgent:
         """Refuses what the pinned server has not signed: others may have reached the SuperLink."""
         self._site.roster.verify_server(purpose, message, signature)
 
-    def _account(self, contract: Contract) -> Account:
-        site = self._site
-        budget = budget_of(site.policy, contract)
-        return Account(site.ledger, site.fingerprint(site.records(contract)), budget)
+    def _account(self, contract: Contract, prepared: Prepared) -> Account:
+        budget = budget_of(self._site.policy, contract)
+        return Account(self._site.ledger, prepared.dataset, budget)
 
-    def _check_budget(self, contract: Contract) -> None:
+    def _check_budget(self, contract: Contract, prepared: Prepared) -> None:
         """Refuses a plan of which not even one step can be paid, before a session counts on it."""
-        workbench = self._workbench(contract)
-        encoding = StepEncoding.of(contract, workbench.space.dimension, contract.cohort.minimum)
+        dimension = prepared.workbench.space.dimension
+        encoding = StepEncoding.of(contract, dimension, contract.cohort.minimum)
         check_ceiling(self._site.policy, contract, encoding)
-        if reason := self._account(contract).reason_to_refuse(encoding):
+        if reason := self._account(contract, prepared).reason_to_refuse(encoding):
             raise Refused(reason, where="policy.yaml: budget")
-
-    def _encode(self, contract: Contract) -> Encoded:
-        """Prepares the records once for a contract, before others wait for this site to join."""
-        with self._encode_lock:
-            if self._encoded is None or self._encoded[0] != contract.digest():
-                task, records = self._workbench(contract).task, self._site.records(contract)
-                self._encoded = (contract.digest(), task.encode(records))
-            return self._encoded[1]
 
     def _randomness(self, contract: Contract) -> RandomSource:
         if self._site.policy.unsafe_seeded_noise:
@@ -277,7 +324,7 @@ def _parse_descriptor(encoded: bytes) -> Descriptor:
 
 def _public(error: Exception) -> str:
     """What the server may read: a policy's answer, but no word about a failure, which records may cause."""
-    return in_one_line(str(error)) if isinstance(error, Refused) else FAILED
+    return in_one_line(str(error)) if isinstance(error, Refused | Preparing) else FAILED
 
 
 def loggable(error: Exception) -> str:

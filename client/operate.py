@@ -64,6 +64,7 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
         def stopped() -> bool:
             heartbeat.beat()
             expiry.look(datetime.now(UTC))
+            agent.look_ahead()
             return stop()
 
         with (

@@ -39,6 +39,14 @@ class Pace:
         with self._lock:
             return self._slot
 
+    def after(self, elapsed: float) -> float:
+        """Returns the first place on the grid, in seconds, that is still to come; moves nothing."""
+        with self._lock:
+            place = self._slot
+            while place <= elapsed:
+                place *= self._growth
+            return place
+
     def due(self, elapsed: float) -> float:
         """Returns the first place on the grid, in seconds, that has not passed.
 

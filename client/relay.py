@@ -48,7 +48,12 @@ def make_app(find: Callable[[Context], AbstractContextManager[Agent]]) -> Client
             )
         reach(Fault.RELAY_AFTER_QUERY)
         answer = ConfigRecord(
-            {"site": reply.site, "refusal": reply.refusal, "signature": reply.signature}
+            {
+                "site": reply.site,
+                "refusal": reply.refusal,
+                "again": reply.again,
+                "signature": reply.signature,
+            }
         )
         return Message(RecordDict({"answer": answer}), reply_to=message)
 

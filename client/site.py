@@ -4,9 +4,11 @@ Policy and roster are read again when their files have changed, so that what an 
 removes counts from the next session on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Generic, Self, TypeVar
+
+from pydantic import ValidationError
 
 from hortus.client.witness import require
 from hortus.learning.data.records import Records, read_records, record_bytes
@@ -110,9 +112,15 @@ class Site:
 
     def keep_contract(self, contract: Contract) -> None:
         """Stores a plan that the site takes part in, for who audits it later."""
-        path = self.files.contracts / f"{contract.digest()}.json"
-        if not path.exists():
-            write_atomic(path, canonical_json(contract.model_dump(mode="json")))
+        keep_contract(self.files, contract)
+
+    def kept_contract(self, plan: str) -> Contract | None:
+        """Returns the stored plan of a hash; None where there is none."""
+        try:
+            contract = Contract.model_validate_json(_contract_file(self.files, plan).read_bytes())
+        except (OSError, ValidationError):
+            return None
+        return contract if contract.digest() == plan else None
 
     def kept_contracts(self) -> set[str]:
         """Returns the hashes of the plans that are stored."""
@@ -147,6 +155,26 @@ class Site:
                 raise DataError(error.problem, where=error.where, remedy=error.remedy) from error
         return self._records[key]
 
+    def data_version(self) -> Hashable:
+        """Returns what changes when the file of records is replaced or written to."""
+        path = self.files.directory / self.config.data
+        try:
+            states = [file.stat() for file in (path, *sorted(path.glob("*")))]
+        except OSError:
+            return None
+        return tuple((state.st_ino, state.st_mtime_ns, state.st_size) for state in states)
+
     def fingerprint(self, records: Records) -> str:
         """Returns the keyed identity that the budget of these records goes by."""
         return dataset_fingerprint(self.files.dataset_key.read_bytes(), record_bytes(records))
+
+
+def keep_contract(files: SiteFiles, contract: Contract) -> None:
+    """Stores a plan in a site's folder, where its agent finds it before anybody asks."""
+    path = _contract_file(files, contract.digest())
+    if not path.exists():
+        write_atomic(path, canonical_json(contract.model_dump(mode="json")))
+
+
+def _contract_file(files: SiteFiles, plan: str) -> Path:
+    return files.contracts / f"{plan}.json"

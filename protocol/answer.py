@@ -17,16 +17,23 @@ class Answer:
     Attributes:
         site: Who.
         refusal: Why not; empty when it would.
-        signature: Ed25519, over the question and both of the above.
+        again: Seconds until it may know; 0 when it has decided.
+        signature: Ed25519, over the question and all of the above.
     """
 
     site: str
     refusal: str
+    again: int
     signature: bytes
 
     @classmethod
     def sign(
-        cls, identity: SiteIdentity, challenge: bytes, contract: bytes, refusal: str
+        cls,
+        identity: SiteIdentity,
+        challenge: bytes,
+        contract: bytes,
+        refusal: str,
+        again: int = 0,
     ) -> "Answer":
         """Answers a question.
 
@@ -35,9 +42,10 @@ class Answer:
             challenge: Fresh random bytes of whoever asks, so that no answer is worth keeping.
             contract: As it was sent.
             refusal: Why not; empty when the site would take part.
+            again: Seconds until it may know; 0 when it has decided.
         """
-        said = _signed(identity.site, challenge, contract, refusal)
-        return cls(identity.site, refusal, identity.sign(_CONTEXT, said))
+        said = _signed(identity.site, challenge, contract, refusal, again)
+        return cls(identity.site, refusal, again, identity.sign(_CONTEXT, said))
 
     def verify(self, roster: Roster, challenge: bytes, contract: bytes) -> None:
         """Checks that the site itself has given this answer to this question.
@@ -45,16 +53,17 @@ class Answer:
         Raises:
             ProtocolError: It has not, or is no site of the roster.
         """
-        said = _signed(self.site, challenge, contract, self.refusal)
+        said = _signed(self.site, challenge, contract, self.refusal, self.again)
         roster.verify(self.site, _CONTEXT, said, self.signature)
 
 
-def _signed(site: str, challenge: bytes, contract: bytes, refusal: str) -> bytes:
+def _signed(site: str, challenge: bytes, contract: bytes, refusal: str, again: int) -> bytes:
     return canonical_json(
         {
             "site": site,
             "challenge": challenge.hex(),
             "contract": hashlib.sha256(contract).hexdigest(),
             "refusal": refusal,
+            "again": again,
         }
     )

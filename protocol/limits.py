@@ -108,6 +108,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "ConsiderReply.site": Limit(_SITE_BYTES),
         "ConsiderReply.refusal": Limit(_SENTENCE_BYTES),
         "ConsiderReply.signature": Limit(SIGNATURE_BYTES),
+        "ConsiderReply.again": Limit(_UINT32),
         "TakePartRequest.protocol": Limit(_UINT32),
         "TakePartRequest.contract": Limit(_CONTRACT_BYTES),
         "TakePartRequest.descriptor": Limit(_DESCRIPTOR_BYTES),

@@ -176,7 +176,8 @@ class Federation:
         """Asks every site; returns the sorted names of those that would take part.
 
         Who is being started again just now, or has lost its relay, gives no valid answer. While too
-        few sites would take part without it, it is asked again, until the deadline.
+        few sites would take part without it, it is asked again, until the deadline. A site that has not
+        decided is waited for in any case: nobody can join a session later.
         """
         cohort = self.contract.cohort
         deadline = time.monotonic() + cohort.join_deadline
@@ -184,20 +185,30 @@ class Federation:
         refusals, answered = dict(absent), set[int]()
         while True:
             nodes = set(self.grid.get_node_ids())
+            undecided: dict[int, int] = {}
             for node, answer in self._ask(nodes - answered, deadline - time.monotonic()):
+                if answer.again:
+                    undecided[node] = answer.again
+                    refusals[answer.site] = in_one_line(answer.refusal)
+                    continue
                 answered.add(node)
                 if answer.refusal:
                     refusals[answer.site] = refusal = in_one_line(answer.refusal)
                     self.store.note_departure(Departure(number, answer.site, refusal))
                 elif answer.site not in absent:
+                    refusals.pop(answer.site, None)
                     willing.add(answer.site)
-            if len(willing) >= cohort.minimum:
+            silent = len(nodes - answered - set(undecided))
+            pause = min(
+                [*undecided.values(), *([_ASK_AGAIN_SECONDS] if silent else [])], default=0.0
+            )
+            is_late = time.monotonic() > deadline - pause
+            if len(willing) >= cohort.minimum and (is_late or not undecided):
                 return tuple(sorted(willing))
-            silent = len(nodes - answered)
-            is_hopeless = not silent and len(nodes) >= cohort.minimum
-            if is_hopeless or time.monotonic() > deadline - _ASK_AGAIN_SECONDS:
+            is_hopeless = not silent and not undecided and len(nodes) >= cohort.minimum
+            if is_hopeless or is_late:
                 break
-            time.sleep(_ASK_AGAIN_SECONDS)
+            time.sleep(pause)
         raise CohortTooSmall(
             f"{len(willing)} of {len(nodes)} connected sites would take part, the plan needs "
             f"{cohort.minimum}. "
@@ -259,7 +270,10 @@ def _read_answer(reply: Message) -> Answer:
     if reply.has_error():
         raise ProtocolError(f"the node failed: {reply.error.reason}")
     answer = reply.content.config_records.get("answer", ConfigRecord())
-    site, refusal, signature = (answer.get(name) for name in ("site", "refusal", "signature"))
+    site, refusal = answer.get("site"), answer.get("refusal")
+    again, signature = answer.get("again"), answer.get("signature")
     if not (isinstance(site, str) and isinstance(refusal, str) and isinstance(signature, bytes)):
         raise ProtocolError("it lacks a site, a refusal or a signature")
-    return Answer(site, refusal, signature)
+    if not isinstance(again, int) or again < 0:
+        raise ProtocolError("it does not say whether the site has decided")
+    return Answer(site, refusal, again, signature)

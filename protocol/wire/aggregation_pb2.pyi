@@ -171,14 +171,16 @@ class ConsiderRequest(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., contract: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., challenge: _Optional[bytes] = ...) -> None: ...
 
 class ConsiderReply(_message.Message):
-    __slots__ = ("site", "refusal", "signature")
+    __slots__ = ("site", "refusal", "signature", "again")
     SITE_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_FIELD_NUMBER: _ClassVar[int]
     site: str
     refusal: str
     signature: bytes
-    def __init__(self, site: _Optional[str] = ..., refusal: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    again: int
+    def __init__(self, site: _Optional[str] = ..., refusal: _Optional[str] = ..., signature: _Optional[bytes] = ..., again: _Optional[int] = ...) -> None: ...
 
 class TakePartRequest(_message.Message):
     __slots__ = ("protocol", "contract", "descriptor", "signature")

@@ -72,6 +72,9 @@ class HostileServer(rpc.AggregationServicer):
         """The adapter, as one site is sent it."""
         return split(self.adapters.get(digest, next(iter(self.adapters.values()))))
 
+    def uploading(self, site: str) -> None:
+        """Looks at a site that begins to upload."""
+
     def finished(self, site: str) -> wire.Turn:
         """What a site is told at the end of the script."""
         return wire.Turn(finished=wire.Finished(reason="done"))
@@ -113,6 +116,7 @@ class HostileServer(rpc.AggregationServicer):
         self, parts: Iterator[wire.UploadPart], context: grpc.ServicerContext
     ) -> wire.Receipt:
         header = next(parts).header
+        self.uploading(caller(context))
         words = b"".join(part.chunk.words for part in parts)
         key = (caller(context), header.step, header.attempt)
         assert key not in self.uploads, "a site sent twice for one attempt"

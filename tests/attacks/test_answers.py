@@ -1,5 +1,7 @@
 """Nodes that answer the control plane in another site's name, or with nonsense."""
 
+import threading
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -8,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attacks.world import SITES, World
+from attacks.world import SITES, UNTIMED, World
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from hortus.client.pace import Clock
 from hortus.client.relay import make_app
 from hortus.protocol.answer import Answer
 from hortus.protocol.errors import ProtocolError
@@ -43,12 +46,17 @@ def _node(answer: Callable[[Message], RecordDict]) -> ClientApp:
 
 
 def _refuses_for_ash(_: Message) -> RecordDict:
-    fields = {"site": "ash", "refusal": "never again", "signature": bytes(64)}
+    fields = {"site": "ash", "refusal": "never again", "again": 0, "signature": bytes(64)}
     return RecordDict({"answer": ConfigRecord(fields)})
 
 
 def _accepts_for_elm(_: Message) -> RecordDict:
-    fields = {"site": "elm", "refusal": "", "signature": bytes(64)}
+    fields = {"site": "elm", "refusal": "", "again": 0, "signature": bytes(64)}
+    return RecordDict({"answer": ConfigRecord(fields)})
+
+
+def _would_have_all_wait_for_ash(_: Message) -> RecordDict:
+    fields = {"site": "ash", "refusal": "", "again": 3600, "signature": bytes(64)}
     return RecordDict({"answer": ConfigRecord(fields)})
 
 
@@ -61,7 +69,14 @@ def _says_nonsense(_: Message) -> RecordDict:
 
 
 @pytest.mark.parametrize(
-    "answer", [_refuses_for_ash, _accepts_for_elm, _says_nothing, _says_nonsense]
+    "answer",
+    [
+        _refuses_for_ash,
+        _accepts_for_elm,
+        _would_have_all_wait_for_ash,
+        _says_nothing,
+        _says_nonsense,
+    ],
 )
 def test_a_node_speaks_for_itself_alone(
     make_world: Callable[..., World],
@@ -99,6 +114,62 @@ def test_a_node_speaks_for_itself_alone(
     assert "a node's answer does not count" in caplog.text
 
 
+class _Fast:
+    """A watched site's clock that runs at so many times the speed of the wall's."""
+
+    observed = True
+    speed = 10.0
+
+    def now(self) -> float:
+        return self.speed * time.monotonic()
+
+    def wait(self, seconds: float, unless: threading.Event) -> None:
+        unless.wait(seconds / self.speed)
+
+
+def test_a_site_that_prepares_is_asked_again_and_misses_no_session(
+    make_world: Callable[..., World], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Its first answer is neither yes nor no, and three other sites would be enough."""
+    world = make_world(training={"rounds": 1, "steps_per_round": 2})
+    answers: list[tuple[str, int]] = []
+    clocks: dict[str, Clock] = {"ash": _Fast()}
+
+    class Noting:
+        def __init__(self, agent: Any) -> None:
+            self.agent = agent
+            self.take_part = agent.take_part
+
+        def consider(self, request: Any) -> Any:
+            reply = self.agent.consider(request)
+            answers.append((reply.site, reply.again))
+            return reply
+
+    hub = Hub(Notary.open(world.consortium.server, lambda: 1.8e9))
+    store = RunStore(tmp_path / "run", world.contract)
+    roster = Roster.load(world.consortium.server.roster)
+    with serving(hub, world.consortium.server.tls, "127.0.0.1:0", len(SITES)) as port:
+        agents = {s: world.agent(world.site(s), port, clocks.get(s, UNTIMED)) for s in SITES}
+        grid = LocalGrid({s: make_app(partial(_reach, Noting(a))) for s, a in agents.items()})
+        Federation(
+            grid=grid,
+            identity=SiteIdentity.load(world.consortium.server.identity, SERVER),
+            roster=lambda: roster,
+            contract=world.contract,
+            store=store,
+            hub=hub,
+            evaluator=Evaluator(world.contract, tiny_model, None),
+            on_round=lambda _: None,
+        ).run()
+        grid.close()
+    assert [record.sites for record in store.rounds] == [SITES]
+    assert not store.departures
+    of_ash = [again for site, again in answers if site == "ash"]
+    assert of_ash[0] == 5
+    assert of_ash[-1] == 0
+    assert len(answers) == 3 + len(of_ash)
+
+
 def test_an_answer_counts_for_the_question_that_it_was_given_to(world: World) -> None:
     """Neither kept from another question, nor with the refusal taken out."""
     site = world.site("ash")
@@ -109,9 +180,11 @@ def test_an_answer_counts_for_the_question_that_it_was_given_to(world: World) ->
         with pytest.raises(ProtocolError, match="does not fit the key"):
             answer.verify(roster, challenge, contract)
     with pytest.raises(ProtocolError, match="does not fit the key"):
-        Answer("ash", "", answer.signature).verify(roster, b"1" * 32, b"contract")
+        Answer("ash", "", 0, answer.signature).verify(roster, b"1" * 32, b"contract")
     with pytest.raises(ProtocolError, match="does not fit the key"):
-        Answer("birch", "no", answer.signature).verify(roster, b"1" * 32, b"contract")
+        Answer("ash", "no", 9, answer.signature).verify(roster, b"1" * 32, b"contract")
+    with pytest.raises(ProtocolError, match="does not fit the key"):
+        Answer("birch", "no", 0, answer.signature).verify(roster, b"1" * 32, b"contract")
 
 
 def _reach(agent: Any, _: Context) -> Any:

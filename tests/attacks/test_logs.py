@@ -12,6 +12,7 @@ import pytest
 from attacks.world import SITES, World, run_all, served
 
 from hortus.client.agent_service import listening
+from hortus.client.pace import MachineClock
 from hortus.protocol.logs import Form, configure_logging
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 
@@ -71,6 +72,7 @@ def lines_of(
         raise RuntimeError(f"cannot encode 'secret {rows[0][0]}'")
 
     patch.setattr(agent, "_check_budget", quoting)
+    patch.setattr(agent, "_clock", MachineClock())
     defect = agent.consider(world.question(world.contract))
     assert defect.refusal == refusal.refusal, "one failure sounds like another"
     patch.setattr(agent, "consider", quoting)

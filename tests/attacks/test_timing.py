@@ -1,0 +1,156 @@
+"""A server with a clock, against real agents: what one long record takes does not show in it."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from attacks.hostile import HostileServer, go, serving_hostile
+from attacks.world import SITES, World, run_all
+from numpy.typing import NDArray
+
+from hortus.client.pace import Clock, MachineClock
+from hortus.learning.data.records import Records
+from hortus.protocol.wire import aggregation_pb2 as wire
+
+WorldMaker = Callable[..., World]
+STEPS = 5
+PACE = 2.0
+# The long record takes this much more than a short one; tests share their machine with others.
+COST = 0.8
+TOLERANCE = 0.3
+TOKENS = 16
+
+
+class Watching(HostileServer):
+    """Honest in all but that it notes when ash was given an adapter, and when ash uploads."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.given, self.seconds = 0.0, list[float]()
+
+    def chunks(self, site: str, digest: str) -> Iterator[wire.Chunk]:
+        yield from super().chunks(site, digest)
+        if site == "ash":
+            self.given = time.monotonic()
+
+    def uploading(self, site: str) -> None:
+        if site == "ash":
+            self.seconds.append(time.monotonic() - self.given)
+
+
+@pytest.fixture
+def make_slow_world(
+    make_world: WorldMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[bool], World]:
+    """Makes a world whose model takes time for each token, as larger ones do; ash has the victim or not."""
+
+    def make(with_victim: bool) -> World:
+        world = make_world(training={"sampling_rate": 1.0, "rounds": STEPS}, cohort={"pace": PACE})
+        rows = ["the sky is blue,cool"] * 3
+        rows += [f"{'the sky is blue ' * TOKENS},cool"] if with_victim else []
+        (tmp_path / "ash.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+        task, gradients = world.workbench.task, world.workbench.gradients
+        encode, clipped_sum = type(task).encode, gradients.clipped_sum
+
+        def slow_encode(records: Records) -> Any:
+            encoded = encode(task, records)
+            time.sleep(COST * sum(len(tokens) == TOKENS for tokens in encoded.tokens))
+            return encoded
+
+        def slow_sum(batches: Any, *rest: Any) -> Any:
+            held = list(batches)
+            for batch in held:
+                lengths = batch.inputs["attention_mask"].sum(1)
+                time.sleep(COST * float((lengths == TOKENS).sum()))
+            return clipped_sum(iter(held), *rest)
+
+        monkeypatch.setattr(task, "encode", slow_encode)
+        monkeypatch.setattr(gradients, "clipped_sum", slow_sum)
+        return world
+
+    return make
+
+
+def seconds_of_steps(
+    world: World, adapters: list[NDArray[np.float32]], clock: Clock
+) -> list[float]:
+    """Lets all sites make some steps; returns the seconds from an adapter's last byte to ash's upload."""
+    turns = [go(adapter, step) for step, adapter in enumerate(adapters)]
+    server = Watching(lambda _: turns, adapters)
+    with serving_hostile(server, world.consortium.server.tls) as port:
+        agents = {s: world.agent(world.site(s), port, clock) for s in SITES}
+        for agent in agents.values():
+            _prepare(world, agent)
+        run_all({s: partial(a.take_part, world.request()) for s, a in agents.items()}, 90)
+    assert len(server.seconds) == len(adapters)
+    return server.seconds
+
+
+def _prepare(world: World, agent: Any) -> None:
+    while (reply := agent.consider(world.question(world.contract))).again:
+        time.sleep(reply.again)
+    assert not reply.refusal
+
+
+def medians(
+    make_slow_world: Callable[[bool], World], measure: Callable[[World], list[float]]
+) -> tuple[float, float]:
+    """What a server finds without the victim's record and with it."""
+    without, with_victim = (measure(make_slow_world(victim)) for victim in (False, True))
+    return statistics.median(without), statistics.median(with_victim)
+
+
+@pytest.fixture
+def adapters(world: World) -> list[NDArray[np.float32]]:
+    generator = np.random.default_rng(1)
+    size = world.workbench.space.dimension
+    return [generator.normal(0, 0.05, size).astype(np.float32) for _ in range(STEPS)]
+
+
+def test_a_record_that_takes_longer_does_not_show_in_when_a_vector_is_sent(
+    make_slow_world: Any, adapters: list[NDArray[np.float32]]
+) -> None:
+    without, with_victim = medians(
+        make_slow_world, lambda world: seconds_of_steps(world, adapters, MachineClock())
+    )
+    assert abs(with_victim - without) < TOLERANCE
+    assert without > PACE - TOLERANCE
+
+
+def test_a_record_that_takes_longer_does_not_show_in_an_answer(make_slow_world: Any) -> None:
+    """Neither in the seconds of the first answers, nor in when the site is ready, nor at a repetition."""
+
+    def measure(world: World) -> list[float]:
+        agent = world.agent(world.site("ash"), port=1, clock=MachineClock())
+        seconds, began = [], time.monotonic()
+        while True:
+            asked = time.monotonic()
+            reply = agent.consider(world.question(world.contract))
+            seconds.append(time.monotonic() - asked)
+            if not reply.again:
+                break
+            time.sleep(reply.again)
+        assert not reply.refusal
+        return [max(seconds), time.monotonic() - began]
+
+    found = [measure(make_slow_world(victim)) for victim in (False, True)]
+    assert np.abs(np.subtract(*found)).max() < TOLERANCE
+
+
+def test_without_a_grid_it_would_show(
+    make_slow_world: Any, adapters: list[NDArray[np.float32]]
+) -> None:
+    """What the tests above would find if agents answered as soon as they could."""
+
+    class Hasty(MachineClock):
+        observed = False
+
+    without, with_victim = medians(
+        make_slow_world, lambda world: seconds_of_steps(world, adapters, Hasty())
+    )
+    assert with_victim - without > 2 * TOLERANCE
