@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _ROWS_SHOWN = 12
 _ROWS_SHOWN_UPRIGHT, _UPRIGHT_BELOW = 2, 66
 _UNBOUNDED = 10_000  # columns
-_COLUMNS = ("round", "accuracy", "macro F1", "ε spent, per site", "sites", "seconds")
+_COLUMNS = ("round", "accuracy", "macro F1", "ε spent, per site", "sites")
 
 
 class _Terminal(Console):
@@ -166,7 +166,6 @@ def _cells(record: "RoundRecord", spent: str) -> tuple[str, ...]:
         percent(record.metrics.get("macro_f1")),
         claimed,
         str(len(record.sites)),
-        f"{record.seconds:.1f}",
     )
 
 

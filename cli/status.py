@@ -83,11 +83,10 @@ def _show_party(console: Console, told: dict[str, Any]) -> None:
 def _show_run(console: Console, told: dict[str, Any]) -> None:
     console.print(f"plan    {told['plan']}")
     console.print(f"rounds  {told['rounds_finished']} of {told['rounds_planned']}")
-    rounds = Table("round", "sites", "attempts", "ε claimed", "seconds", box=None)
+    rounds = Table("round", "sites", "attempts", "ε claimed", box=None)
     for line in told["rounds"]:
         sites = ", ".join(line["sites"])
-        row = (str(line["round"]), sites, str(line["attempts"]), _epsilon(line["epsilon"]))
-        rounds.add_row(*row, f"{line['seconds']:.1f}")
+        rounds.add_row(str(line["round"]), sites, str(line["attempts"]), _epsilon(line["epsilon"]))
     console.print(rounds)
     left = Table("from round", "left or refused", "why", box=None)
     for line in told["departures"]:

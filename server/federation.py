@@ -138,7 +138,6 @@ class Federation:
     def _run_round(
         self, number: int, session: Aggregator, encoding: StepEncoding, trained: ServerState
     ) -> None:
-        started = time.monotonic()
         sums = self.contract.training.sums_per_round
         attempts = 0
         sites: tuple[str, ...] = ()
@@ -158,7 +157,6 @@ class Federation:
             sums=sums,
             metrics=self.evaluator.measure(trained.adapter),
             epsilon=self._claimed_epsilon(encoding),
-            seconds=time.monotonic() - started,
         )
         self.store.commit(record, trained.state())
         self.on_round(record)

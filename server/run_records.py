@@ -26,7 +26,6 @@ class RoundRecord:
         sites: Names in the round's last sum.
         attempts: Secure sums tried; more than `sums` when one was re-formed.
         sums: Secure sums made.
-        seconds: Wall time.
         epsilon: ε that the server claims for a site that was in every attempt at the sums completed by
             then, those of rounds that were begun anew included; None without privacy.
         metrics: On the server's public evaluation records; empty without any.
@@ -36,7 +35,6 @@ class RoundRecord:
     sites: tuple[str, ...]
     attempts: Count
     sums: Count
-    seconds: float
     epsilon: Cost | None
     metrics: Mapping[str, float] = field(default_factory=dict)
 

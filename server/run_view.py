@@ -1,6 +1,5 @@
 """A run as people look at it, during or after: read from its folder, which is not changed."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,8 +13,6 @@ from hortus.protocol.plan import Contract
 from hortus.protocol.policy import Budget, Policy
 from hortus.server.failure import FAILURE, read_failure
 from hortus.server.run_records import Departure, RoundRecord, read_contract, read_run
-
-_RECENT_ROUNDS = 5
 
 
 class State(StrEnum):
@@ -104,19 +101,6 @@ class RunView:
         if not self.is_private or None in spent:
             return None
         return max((epsilon for epsilon in spent if epsilon is not None), default=0.0)
-
-    @property
-    def round_seconds(self) -> float | None:
-        """Median wall time of the latest rounds; None before the first."""
-        recent = [record.seconds for record in self.rounds[-_RECENT_ROUNDS:]]
-        return statistics.median(recent) if recent else None
-
-    @property
-    def seconds_left(self) -> float | None:
-        """What the missing rounds would take at that pace; None if nothing is to be expected."""
-        if self.state is not State.RUNNING or self.round_seconds is None:
-            return None
-        return self.round_seconds * (self.contract.training.rounds - len(self.rounds))
 
 
 def read_view(directory: Path) -> RunView:

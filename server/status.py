@@ -53,7 +53,6 @@ def run_status(directory: Path) -> dict[str, object]:
                 "sites": list(record.sites),
                 "attempts": record.attempts,
                 "epsilon": record.epsilon,
-                "seconds": record.seconds,
             }
             for record in rows.rounds[-_ROUNDS_SHOWN:]
         ],

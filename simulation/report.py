@@ -44,7 +44,6 @@ def report_run(
         package="hortus.simulation",
         template="simulated.html",
         comparison=_comparison(run, without_privacy, alone),
-        timings=sorted(run.timings.items(), key=lambda item: -item[1]),
         command=f"hortus simulate plan.yaml --out {shlex.quote(f'{run.directory}-again')}",
     )
 

@@ -17,7 +17,6 @@ RECORD = RoundRecord(
     sums=1,
     metrics={"accuracy": 0.5, "macro_f1": 0.25},
     epsilon=1.5,
-    seconds=2.0,
 )
 
 
@@ -37,7 +36,7 @@ def test_a_log_file_gets_a_line_for_each_round_as_it_ends() -> None:
     first, second = shown(is_terminal=False)
     assert first == (
         "demo, of 2: round 1, accuracy 50.0 %, macro F1 25.0 %, ε spent, per site 1.000 to 1.250, "
-        "sites 2, seconds 2.0"
+        "sites 2"
     )
     assert "round 2" in second
 
@@ -92,5 +91,5 @@ def test_numbers_stay_whole_in_the_rounds_of_a_narrow_terminal() -> None:
     console = terminal(file=output, force_terminal=True, width=40, height=50)
     with RoundsDisplay(console, "demo", 2) as display:
         display.add(RECORD, {"ash": 1.0, "birch": 1.25})
-    assert "1.000 to 1.250" in output.getvalue()
+    assert all(number in output.getvalue() for number in ("1.000", "1.250", "50.0", "25.0"))
     assert "…" not in output.getvalue()

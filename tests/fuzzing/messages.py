@@ -142,12 +142,12 @@ def request_at_an_agent(setting: Setting) -> Parser:
 
 def answer(setting: Setting) -> Parser:
     said = Answer.sign(setting.identity("ash"), b"1" * 32, b"contract", "no budget")
-    honest = (said.site, said.refusal, said.signature)
+    honest = (said.site, said.refusal, said.again, said.signature)
     seed = wire.ConsiderReply(site=said.site, refusal=said.refusal, signature=said.signature)
 
     def read(data: bytes) -> None:
         reply = checked(wire.ConsiderReply.FromString(data))
-        told = (reply.site, reply.refusal, reply.signature)
+        told = (reply.site, reply.refusal, reply.again, reply.signature)
         Answer(*told).verify(setting.roster, b"1" * 32, b"contract")
         must(told == honest, "a forged answer")
 

@@ -56,7 +56,6 @@ def make_round(
         sites=tuple(sites),
         attempts=attempts,
         sums=1,
-        seconds=1.5,
         epsilon=None if bare else number + 1.0,
         metrics=reached if metrics is None else metrics,
     )
