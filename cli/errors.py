@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from hortus.cli.display import terminal
 from hortus.protocol.errors import HortusError, printable
+from hortus.protocol.surroundings import out_of_files
 
 _INTERRUPTED = 130
 _TITLES = {1: "Failed", 2: "Cannot use this", 3: "Refused"}
@@ -51,7 +52,7 @@ class ReportingGroup(TyperGroup):
 
 
 def _explain(error: OSError) -> HortusError:
-    return HortusError(error.strerror or str(error), where=error.filename)
+    return HortusError(error.strerror or str(error), where=error.filename, remedy=out_of_files())
 
 
 def _panel(error: HortusError) -> Panel:

@@ -13,6 +13,7 @@ from hortus.cli import plan as plans
 from hortus.cli.errors import ReportingGroup
 from hortus.cli.streams import write_in_any_encoding
 from hortus.protocol.logs import clean_early_logging
+from hortus.protocol.surroundings import proxies, raise_open_files
 
 app = typer.Typer(
     cls=ReportingGroup,
@@ -54,6 +55,8 @@ def main() -> None:
     os.environ.update(
         HF_HUB_OFFLINE="1", FLWR_TELEMETRY_ENABLED="0", TOKENIZERS_PARALLELISM="false"
     )
+    os.environ.update(proxies(os.environ))
+    raise_open_files()
     # Threads that wait leave the processor to others: a site, or a simulation, rarely has it to itself.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Opacus's own, and harmless: an unbounded search for the best Rényi order, hooks on inputs.

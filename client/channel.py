@@ -5,10 +5,11 @@ from contextlib import contextmanager
 
 import grpc
 
-from hortus.protocol.consortium import TlsFiles
+from hortus.protocol.consortium import TlsFiles, host_and_port
 from hortus.protocol.errors import ConnectionLost, ProtocolError
 from hortus.protocol.faults import Fault, reach
 from hortus.protocol.plan import Cohort
+from hortus.protocol.surroundings import is_this_machine, proxy_variable
 from hortus.protocol.transport import connection_options
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
@@ -118,7 +119,10 @@ def dialling(address: str, tls: TlsFiles, rules: Cohort) -> Iterator[GrpcChannel
         private_key=tls.key.read_bytes(),
         certificate_chain=tls.certificate.read_bytes(),
     )
+    host, _ = host_and_port(address)
     options = connection_options()
+    if is_this_machine(host):
+        options.append(("grpc.enable_http_proxy", 0))
     with grpc.secure_channel(address, credentials, options=options) as channel:
         try:
             patience = min(CONNECT_SECONDS, rules.join_deadline)
@@ -127,9 +131,19 @@ def dialling(address: str, tls: TlsFiles, rules: Cohort) -> Iterator[GrpcChannel
             raise ProtocolError(
                 "the aggregation service cannot be reached, or shows a foreign certificate",
                 where=address,
-                remedy="Check `aggregation` in server.card.yaml, tls/ca.crt and the firewall (sites dial out).",
+                remedy="Check `aggregation` in server.card.yaml, tls/ca.crt and the firewall (sites dial "
+                f"out).{_of_proxy(host)}",
             ) from error
         yield GrpcChannel(channel, rules)
+
+
+def _of_proxy(host: str) -> str:
+    variable = proxy_variable(host)
+    if variable is None:
+        return ""
+    return (
+        f" {variable} names a proxy: it must let CONNECT to this address pass, or no_proxy name it."
+    )
 
 
 @contextmanager

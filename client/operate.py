@@ -26,6 +26,7 @@ from hortus.protocol.monitoring import CertificateCollector, Heartbeat, monitori
 from hortus.protocol.plan import Contract
 from hortus.protocol.processes import ChildProcess
 from hortus.protocol.succession import sole
+from hortus.protocol.surroundings import proxy_variable
 
 logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
@@ -101,9 +102,15 @@ class _Relay:
 
 
 def _answers(address: str) -> bool:
-    """Whether something listens there: cheaper to ask than to start a SuperNode in vain."""
+    """Whether something listens there: cheaper to ask than to start a SuperNode in vain.
+
+    Behind a proxy only the SuperNode can tell.
+    """
+    host, port = host_and_port(address)
+    if proxy_variable(host):
+        return True
     try:
-        with socket.create_connection(host_and_port(address), timeout=_POLL_SECONDS):
+        with socket.create_connection((host, port), timeout=_POLL_SECONDS):
             return True
     except OSError:
         return False

@@ -45,6 +45,7 @@ from hortus.protocol.files import sync_directory
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.policy import Budget
+from hortus.protocol.surroundings import out_of_files
 
 # Another process of this site may be computing an ε inside its transaction.
 _BUSY_SECONDS = 120.0
@@ -581,7 +582,7 @@ def explained(path: Path) -> Iterator[None]:
             ) from error
         remedy = "If the file is damaged, restore it from a backup."
         if isinstance(error, sqlite3.OperationalError):
-            remedy = (
+            remedy = out_of_files() or (
                 "Is the disk full or read-only, and may this user write the file and its folder?"
             )
         raise HortusError(
@@ -596,7 +597,7 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         problem = f"the ledger cannot be opened: {error.strerror}"
-        raise HortusError(problem, where=str(path)) from error
+        raise HortusError(problem, where=str(path), remedy=out_of_files()) from error
 
 
 def _check_apart(content: Content, account: str, shared: int) -> None:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from hortus.protocol.errors import HortusError
+from hortus.protocol.surroundings import proxies
 
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
@@ -56,7 +57,7 @@ def flower_environment(home: Path) -> dict[str, str]:
     kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     # Flower finds its own helpers by name, and the environment may not be activated.
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', os.defpath)}"
-    return kept | _QUIET | {"FLWR_HOME": str(home)}
+    return kept | proxies(os.environ) | _QUIET | {"FLWR_HOME": str(home)}
 
 
 def write_programs(directory: Path, programs: Mapping[str, Sequence[str]]) -> Path:
@@ -250,7 +251,9 @@ def _marked(mark: bytes) -> list[int]:
 
 def _ended(handle: int, seconds: float) -> bool:
     """Waits for a process; its handle becomes readable when it has ended."""
-    return bool(select.select([handle], [], [], seconds)[0])
+    poll = select.poll()  # unlike select(), for any number of open files
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(1000 * max(0.0, seconds)))
 
 
 def dying_with_parent() -> Callable[[], None] | None:

@@ -28,6 +28,7 @@ from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.faults import Fault, reach
 from hortus.protocol.files import write_atomic
 from hortus.protocol.plan import Contract
+from hortus.protocol.surroundings import out_of_files
 from hortus.server.run_records import Departure, RoundRecord, decode_round
 
 _SCHEMA = """
@@ -184,7 +185,9 @@ class RunStore:
                 yield connection
         except DAMAGED as error:
             raise HortusError(
-                f"the run cannot be read: {error}", where=str(self._database)
+                f"the run cannot be read: {error}",
+                where=str(self._database),
+                remedy=out_of_files(),
             ) from error
 
     @contextmanager
@@ -197,7 +200,8 @@ class RunStore:
             raise HortusError(
                 f"{what} cannot be written: {error}",
                 where=str(self._database),
-                remedy="Is the disk full? Finished rounds are kept; the same command goes on.",
+                remedy=out_of_files()
+                or "Is the disk full? Finished rounds are kept; the same command resumes.",
             ) from error
 
     def _forget_checkpoints(self, *, before: int) -> None:

@@ -1,0 +1,67 @@
+"""What a process finds around it: its limit of open files, and the proxy of its network."""
+
+import os
+import resource
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+
+_ENOUGH_FILES = 2**16
+_SPARE_FILES = 8
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")
+
+
+def raise_open_files() -> None:
+    """Raises the soft limit of open files towards the hard one: a virtual site has three open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = _ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH_FILES)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
+def out_of_files() -> str | None:
+    """Returns the remedy where this process has as many files open as it may, else None."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        used = sum(1 for _ in Path("/dev/fd").iterdir())
+    except OSError:
+        used = limit  # there is not even one left to look with
+    if limit == resource.RLIM_INFINITY or used < limit - _SPARE_FILES:
+        return None
+    return (
+        f"This process may have {limit} files open, and has {used}: raise the limit (ulimit -n, or "
+        "LimitNOFILE= of a service), or simulate fewer sites."
+    )
+
+
+def proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the variables that name a proxy, in lower case as gRPC reads them.
+
+    This machine itself is never dialled through one.
+    """
+    found = {
+        name: environment.get(name) or environment.get(name.upper(), "")
+        for name in _PROXY_VARIABLES
+    }
+    kept = {name: value for name, value in found.items() if value}
+    for name in {"no_proxy", *(kept.keys() & {"no_grpc_proxy"})}:
+        direct = [*filter(None, kept.get(name, "").split(",")), *_LOOPBACK]
+        kept[name] = ",".join(dict.fromkeys(direct))
+    return kept
+
+
+def proxy_variable(host: str) -> str | None:
+    """Returns the variable of the environment that names the proxy for a host, if one does."""
+    if is_this_machine(host):
+        return None
+    named = proxies(os.environ)
+    return next((name for name in _PROXY_VARIABLES[:3] if name in named), None)
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host is loopback."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() in _LOOPBACK
