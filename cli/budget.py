@@ -12,7 +12,10 @@ from hortus.cli.display import terminal
 from hortus.protocol.errors import UsageError
 
 if TYPE_CHECKING:
+    from hortus.client.accounts import AccountLine
     from hortus.privacy.entries import Frozen, Granted, Unfrozen
+
+_LEVELS_SHOWN = 4
 
 budget = typer.Typer(
     name="budget",
@@ -30,16 +33,19 @@ Dataset = Annotated[
 
 @budget.command()
 def show(site: SiteFolder) -> None:
-    """Show each dataset's ε, its limit and what is left."""
+    """Show each dataset's ε, its limit, what is left, and what its units have spent."""
     from hortus.client.accounts import account_lines, opened_ledger
 
     console = terminal()
     with opened_ledger(site, time.time) as (ledger, policy):
         lines = account_lines(ledger, policy.budget)
-    table = Table("dataset", "unit", "ε spent", "limit", "left", "held", "", box=None)
+    table = Table(
+        *("dataset", "contents", "unit", "ε spent", "limit", "left", "held", ""), box=None
+    )
     for line in lines:
         table.add_row(
             line.dataset[:16],
+            str(line.contents),
             line.unit,
             f"{line.spent:.4f}",
             f"{line.limit:g}",
@@ -48,6 +54,14 @@ def show(site: SiteFolder) -> None:
             "" if line.frozen is None else f"frozen: {line.frozen}",
         )
     console.print(table)
+    for line in lines:
+        console.print(_units_in_words(line))
+        if (said := line.statement) is not None:
+            others = ", ".join(other[:16] for other in said.others)
+            console.print(
+                f"dataset {line.dataset[:16]}: disjoint from {others}, says {said.operator}: "
+                f"{said.reason}"
+            )
     allowed = policy.budget
     console.print(
         f"ε at δ = {allowed.delta:g}, over everything ever released. The limit is budget.epsilon of "
@@ -59,6 +73,51 @@ def show(site: SiteFolder) -> None:
         console.print(
             f"One {allowed.per_period.every} may cost ε = {allowed.per_period.epsilon:g}."
         )
+
+
+def _units_in_words(line: "AccountLine") -> str:
+    """What single units have spent: the account's ε is that of one that was always there."""
+    start = f"dataset {line.dataset[:16]}: "
+    if not line.exposures:
+        return f"{start}its units were not hashed, so each may have spent all of it."
+    first, *others = line.exposures
+    shown = [f"{one.units} at most {one.epsilon:.4f}" for one in others[:_LEVELS_SHOWN]]
+    if rest := sum(one.units for one in others[_LEVELS_SHOWN:]):
+        shown.append(f"{rest} less")
+    told = f"{start}the most exposed unit has spent ε = {first.epsilon:.4f}, as {first.units} have"
+    return f"{told}; {', '.join(shown)}." if shown else f"{told}."
+
+
+@budget.command()
+def disjoint(
+    site: SiteFolder,
+    other: Annotated[
+        list[str],
+        typer.Option("--from", help="First digits of a dataset; name each that there is."),
+    ],
+    reason: Reason,
+    data: Annotated[
+        Path | None, typer.Option(help="The file it is about. Default: the site's records.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Who states it. Default: the user's name.")] = None,
+) -> None:
+    """State that a file holds other people than a dataset: its releases get an account of their own.
+
+    Give it before the file is used. It is refused where a unit is in both, and void once one is.
+    """
+    import getpass
+
+    from hortus.client.accounts import state_disjoint
+    from hortus.client.site import Site
+
+    with Site(site, time.time) as opened:
+        operator = getpass.getuser() if by is None else by
+        entry, said, units = state_disjoint(opened, data, other, operator, reason)
+    terminal().print(
+        f"entry {entry.seq}: dataset {said.dataset[:16]} is disjoint from "
+        f"{', '.join(one[:16] for one in said.others)}, says {said.operator}; "
+        f"none of its {units} units is in both"
+    )
 
 
 @budget.command()

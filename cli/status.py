@@ -68,9 +68,11 @@ def _show_party(console: Console, told: dict[str, Any]) -> None:
     if "datasets" in told:
         datasets = Table("dataset", "unit", "ε spent", "limit", "", box=None)
         for line in told["datasets"]:
-            frozen = f"frozen: {line['frozen']}" if line["frozen"] else ""
+            said = [f"frozen: {line['frozen']}"] if line["frozen"] else []
+            if line["disjoint"]:
+                said.append(f"disjoint, says {line['disjoint']['operator']}")
             row = (line["dataset"][:16], line["unit"], _epsilon(line["epsilon_spent"]))
-            datasets.add_row(*row, f"{line['epsilon_limit']:g}", frozen)
+            datasets.add_row(*row, f"{line['epsilon_limit']:g}", "; ".join(said))
         console.print(datasets)
         rounds = Table("run", "round", "released", "ε after", box=None)
         for line in told["rounds"]:

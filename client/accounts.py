@@ -1,16 +1,21 @@
 """What a site's operator sees of its ledger, without opening records or models."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hortus.privacy.entries import EVERY_DATASET
+from hortus.privacy.entries import EVERY_DATASET, Charge, Charged, Disjoint, Entry
+from hortus.privacy.exposure import Exposure, exposures
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.consortium import SiteConfig, SiteFiles
 from hortus.protocol.errors import UsageError
 from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.policy import Budget, Policy
+
+if TYPE_CHECKING:  # it brings the models' libraries along
+    from hortus.client.site import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,9 @@ class AccountLine:
         limit: The policy's lifetime ε and the grants.
         held: Releases that are being computed.
         frozen: Why nothing may be released; None if it may.
+        contents: How many contents of it anything was released from.
+        statement: Why it has an account of its own; None where nothing was stated.
+        exposures: What its units have spent, most first; empty where they were not hashed.
     """
 
     dataset: str
@@ -32,6 +40,9 @@ class AccountLine:
     limit: float
     held: int
     frozen: str | None
+    contents: int
+    statement: Disjoint | None
+    exposures: tuple[Exposure, ...]
 
 
 @contextmanager
@@ -55,6 +66,13 @@ def account_lines(ledger: Ledger, budget: Budget) -> list[AccountLine]:
     held = [(ledger.account_of(charge.dataset), charge) for charge in ledger.held()]
     units = {account: charge.unit for account, charge in held}
     units |= {dataset: account.unit for dataset, account in ledger.accounts().items()}
+    contents, entries = ledger.contents(), list(ledger.entries())
+    statements = {e.body.dataset: e.body for e in entries if isinstance(e.body, Disjoint)}
+    charged: dict[str, list[tuple[int, Charge]]] = {dataset: [] for dataset in units}
+    for entry in entries:
+        if isinstance(entry.body, Charged):
+            charge = entry.body.charge
+            charged[contents[charge.dataset]].append((entry.seq, charge))
     return [
         AccountLine(
             dataset=dataset,
@@ -63,9 +81,46 @@ def account_lines(ledger: Ledger, budget: Budget) -> list[AccountLine]:
             limit=budget.epsilon + ledger.granted(dataset),
             held=sum(account == dataset for account, _ in held),
             frozen=ledger.frozen(dataset),
+            contents=sum(account == dataset for account in contents.values()),
+            statement=statements.get(dataset),
+            exposures=tuple(exposures(ledger.stays(dataset), charged[dataset], budget.delta)),
         )
         for dataset, unit in sorted(units.items())
     ]
+
+
+def state_disjoint(
+    site: "Site", data: Path | None, others: Sequence[str], operator: str, reason: str
+) -> tuple[Entry, Disjoint, int]:
+    """Signs that a file holds other people than some datasets.
+
+    Args:
+        site: The opened site.
+        data: The file; None for the site's present records.
+        others: First digits of the datasets' fingerprints.
+        operator: Who states it.
+        reason: Why it is so.
+
+    Returns:
+        The entry, what it says, and how many units were compared.
+
+    Raises:
+        UsageError: The file cannot be read, or what it says is not so, or nobody can tell.
+    """
+    if not site.ledger.accounts():
+        raise UsageError(
+            "nothing was released yet that a file could be disjoint from",
+            where=str(site.files.ledger),
+            remedy="The first dataset needs no statement.",
+        )
+    content = site.content(site.data if data is None else data)
+    named = [find_dataset(site.ledger, prefix) for prefix in others]
+    try:
+        entry = site.ledger.state_disjoint(content, named, operator, reason)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    assert isinstance(entry.body, Disjoint)  # noqa: S101 - what was recorded
+    return entry, entry.body, content.units
 
 
 def find_dataset(ledger: Ledger, prefix: str | None) -> str:

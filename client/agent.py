@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -24,8 +25,9 @@ from hortus.client.consent import (
 )
 from hortus.client.pace import Clock, Pace, Timetable
 from hortus.client.preparation import Preparations, Prepared, Preparing, encoding_key
-from hortus.client.session import FAILED, Account, Session
+from hortus.client.session import FAILED, Session
 from hortus.client.site import Site
+from hortus.client.terms import Account, LiveTerms
 from hortus.client.trainer import Stopwatch, Trainer
 from hortus.client.unread import check_room, is_unread
 from hortus.client.workbench import Workbench
@@ -75,6 +77,8 @@ class SiteAgent:
         self._paces: dict[str, Pace] = {}  # of plans' steps: a new session begins no new grid
         self._answers = Timetable(Pace(_FIRST_ANSWER_SECONDS), clock)
         self._preparations = Preparations(self._prepare, lambda _: site.data_version(), clock)
+        # A step may find changed records while they are prepared for a question.
+        self._encode_lock = threading.Lock()
         self._encoded: tuple[Hashable, Encoded] | None = None
         self._ahead = ""  # the plan that was last prepared without having been asked for
         self._keep_lock = threading.Lock()
@@ -200,6 +204,8 @@ class SiteAgent:
         check_ceiling(site.policy, contract, encoding)
         randomness = self._randomness(contract)
         trainer = Trainer(encoding, workbench, prepared.encoded, randomness, self._stopwatch)
+        encode = partial(self._encode, contract, workbench)
+        terms = LiveTerms(site, encoding, prepared.dataset, encode, trainer.compute_on)
         with self._keep_lock:
             self._check_room(contract)
             site.keep_contract(contract)
@@ -211,7 +217,8 @@ class SiteAgent:
                 descriptor=descriptor,
                 encoding=encoding,
                 trainer=trainer,
-                account=self._account(contract, prepared),
+                terms=terms,
+                ledger=site.ledger,
                 channel=channel,
                 stopwatch=self._stopwatch,
                 timetable=self._steps_of(contract),
@@ -272,12 +279,17 @@ class SiteAgent:
         """Computes all that a plan needs; in the background, where somebody watches."""
         site = self._site
         check_model(contract, site.model_digest(contract))
-        workbench, records = self._workbench(contract), site.records(contract)
-        dataset = site.fingerprint(records)
-        key = (dataset, encoding_key(contract))
-        if self._encoded is None or self._encoded[0] != key:
-            self._encoded = (key, workbench.task.encode(records))
-        return Prepared(workbench, dataset, self._encoded[1])
+        workbench = self._workbench(contract)
+        return Prepared(workbench, *self._encode(contract, workbench))
+
+    def _encode(self, contract: Contract, workbench: Workbench) -> tuple[str, Encoded]:
+        """Returns the records' fingerprint as they are now, and the records, encoded where they changed."""
+        with self._encode_lock:
+            dataset = self._site.follow(contract)
+            key = (dataset.fingerprint, encoding_key(contract))
+            if self._encoded is None or self._encoded[0] != key:
+                self._encoded = (key, workbench.task.encode(dataset.records))
+            return dataset.fingerprint, self._encoded[1]
 
     def _check_room(self, contract: Contract) -> None:
         """Refuses an unread plan that would be one too many to keep."""
@@ -290,16 +302,14 @@ class SiteAgent:
         """Refuses what the pinned server has not signed: others may have reached the SuperLink."""
         self._site.roster.verify_server(purpose, message, signature)
 
-    def _account(self, contract: Contract, prepared: Prepared) -> Account:
-        budget = budget_of(self._site.policy, contract)
-        return Account(self._site.ledger, prepared.dataset, budget)
-
     def _check_budget(self, contract: Contract, prepared: Prepared) -> None:
         """Refuses a plan of which not even one step can be paid, before a session counts on it."""
         dimension = prepared.workbench.space.dimension
         encoding = StepEncoding.of(contract, dimension, contract.cohort.minimum)
         check_ceiling(self._site.policy, contract, encoding)
-        if reason := self._account(contract, prepared).reason_to_refuse(encoding):
+        budget = budget_of(self._site.policy, contract)
+        account = Account(self._site.ledger, prepared.dataset, budget)
+        if reason := account.reason_to_refuse(encoding):
             raise Refused(reason, where="policy.yaml: budget")
 
     def _randomness(self, contract: Contract) -> RandomSource:

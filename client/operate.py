@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from hortus.client.agent import SiteAgent
 from hortus.client.agent_service import listening
 from hortus.client.channel import dialling
+from hortus.client.consent import check_model
 from hortus.client.metrics import SiteCollector, SiteCounts, counting
 from hortus.client.pace import MachineClock
 from hortus.client.relay_user import RelayUser
@@ -132,12 +133,20 @@ class WarmWorkbench:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._load_lock = threading.Lock()
-        self._last: tuple[str, Workbench] | None = None
+        self._last: tuple[tuple[str, str], Workbench] | None = None
 
     def __call__(self, contract: Contract) -> Workbench:
-        """Returns the workbench of a contract."""
+        """Returns the workbench of a contract, of the very files that have its hash.
+
+        Raises:
+            Refused: The files are another model, perhaps since they were replaced during loading.
+        """
         with self._load_lock:
-            if self._last is None or self._last[0] != contract.digest():
-                path = self._site.model_path(contract)
-                self._last = (contract.digest(), Workbench(contract, path))
+            digest = self._site.model_digest(contract)
+            key = (contract.digest(), digest)
+            if self._last is None or self._last[0] != key:
+                check_model(contract, digest)
+                workbench = Workbench(contract, self._site.model_path(contract))
+                check_model(contract, self._site.model_digest(contract))
+                self._last = (key, workbench)
             return self._last[1]

@@ -3,19 +3,20 @@
 import logging
 import threading
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hortus.client.pace import Timetable
 from hortus.client.states import ClientState, ClientStates
+from hortus.client.terms import Terms
 from hortus.client.trainer import Stopwatch, Trainer
 from hortus.client.transfer import download, upload
 from hortus.client.witness import Witness
 from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.entries import Charge, Declined
-from hortus.privacy.ledger import Ledger
+from hortus.privacy.entries import Declined
+from hortus.privacy.ledger import Ledger, Reservation
 from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView
 from hortus.privacy.secure_sum import KeyExchange, read_announcement, read_encapsulation
 from hortus.protocol.descriptor import Descriptor
@@ -23,70 +24,14 @@ from hortus.protocol.errors import ProtocolError, Refused, in_one_line
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import PROTOCOL_VERSION, check_version, checked
 from hortus.protocol.plan import Noise
-from hortus.protocol.policy import Budget
 from hortus.protocol.transport import AggregationChannel
 from hortus.protocol.vectors import vector_digest
 from hortus.protocol.wire import aggregation_pb2 as wire
 
-# Stands for a step that is only asked about.
-NO_VIEW = StepView(0, 0, (), b"")
 logger = logging.getLogger(__name__)
 _STOPPED = "its operator is stopping it; it can join again"
 # All that another party is told of a failure, whatever it is and whatever has caused it.
 FAILED = "it failed; its own log says why"
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """What a site's releases are charged to."""
-
-    ledger: Ledger
-    dataset: str
-    budget: Budget
-
-    def limit(self, encoding: StepEncoding) -> Budget | None:
-        """The budget that a step needs; a plan without privacy has none that could cover it."""
-        return self.budget if encoding.event else None
-
-    def charge(
-        self,
-        encoding: StepEncoding,
-        descriptor: Descriptor | None,
-        round_: int,
-        view: StepView,
-        clipping_norm: float,
-    ) -> Charge:
-        """Returns the charge of one step; without a descriptor, one to ask about only."""
-        contract, event = encoding.contract, encoding.event
-        return Charge(
-            run=descriptor.run if descriptor else "",
-            session=descriptor.session if descriptor else "",
-            round=round_,
-            step=view.step,
-            attempt=view.attempt,
-            dataset=self.dataset,
-            unit=contract.privacy.unit,
-            mode=contract.privacy.noise.value,
-            mechanism="discrete-gaussian" if event else "none",
-            sampling_rate=contract.training.sampling_rate,
-            noise_multiplier=event.noise_multiplier if event else 0.0,
-            clipping_norm=clipping_norm,
-            releases=contract.training.releases_per_sum,
-            delta=self.budget.delta,
-            plan=contract.digest(),
-        )
-
-    def reason_to_refuse(self, encoding: StepEncoding) -> str:
-        """Says, in words that the server may read, why one more step cannot be paid; or nothing."""
-        norm = encoding.contract.privacy.clipping_norm
-        charge = self.charge(encoding, None, 0, NO_VIEW, norm)
-        level = self.ledger.shortfall(charge, self.limit(encoding))
-        if level is None:
-            return ""
-        return (
-            f"its budget is spent: one more step would bring {level.name} to ε = "
-            f"{level.epsilon:.3f} of {level.limit:g} (δ = {self.budget.delta:g})"
-        )
 
 
 class Session:
@@ -98,7 +43,8 @@ class Session:
         descriptor: The session, already checked against the contract.
         encoding: The step's numbers.
         trainer: Computes vectors.
-        account: Pays for them.
+        terms: Policy, budget and records, asked before each step.
+        ledger: Pays for it.
         channel: To the aggregation service.
         stopwatch: Times a phase; nothing that it measures leaves the site.
         timetable: Says when a vector is sent, however soon it was computed.
@@ -112,7 +58,8 @@ class Session:
         descriptor: Descriptor,
         encoding: StepEncoding,
         trainer: Trainer,
-        account: Account,
+        terms: Terms,
+        ledger: Ledger,
         channel: AggregationChannel,
         stopwatch: Stopwatch,
         timetable: Timetable,
@@ -122,14 +69,16 @@ class Session:
         self._descriptor = descriptor
         self._encoding = encoding
         self._trainer = trainer
-        self._account = account
-        self._witness = Witness(identity, roster, account.ledger)
+        self._terms = terms
+        self._ledger = ledger
+        self._witness = Witness(identity, roster, ledger)
         self._channel = channel
         self._stopwatch = stopwatch
         self._timetable = timetable
         contract = encoding.contract
         rounds_left = contract.training.rounds - descriptor.first_round
         self._steps = rounds_left * contract.training.sums_per_round
+        self._dataset = ""
         self._start = np.empty(0, np.float32)
         self._start_digest = ""
         self._resend: tuple[int, NDArray[np.int64]] | None = None
@@ -245,7 +194,9 @@ class Session:
         if step >= self._steps or self._resend_is_for(step):
             return ""
         try:
-            refusal = self._account.reason_to_refuse(self._encoding)
+            account = self._terms.now()
+            self._dataset = account.dataset
+            refusal = account.reason_to_refuse(self._encoding)
         except Refused as error:
             refusal = error.problem
         if refusal:
@@ -253,13 +204,10 @@ class Session:
         return refusal
 
     def _note_refusal(self, step: int, reason: str) -> None:
-        descriptor, account = self._descriptor, self._account
+        contract, run = self._descriptor.contract, self._descriptor.run
         round_, _ = self._global_position(step)
-        account.ledger.decline(
-            Declined(
-                descriptor.contract, descriptor.run, round_, account.dataset, in_one_line(reason)
-            )
-        )
+        refusal = Declined(contract, run, round_, self._dataset, in_one_line(reason))
+        self._ledger.decline(refusal)
 
     def _check(self, go: wire.Go, last: tuple[int, int]) -> StepView:
         if (go.step, go.attempt) <= last or go.step >= self._steps:
@@ -291,7 +239,7 @@ class Session:
         """Reserves, computes, charges and masks: nothing is masked that is not paid for."""
         if self._resend_is_for(view.step) and self._resend is not None:
             vector = self._resend[1]
-            self._account.ledger.record_use(self._descriptor.session, view.step, view.attempt)
+            self._ledger.record_use(self._descriptor.session, view.step, view.attempt)
         else:
             vector = self._paid_vector(view)
             self._resend = (view.step, vector)
@@ -300,22 +248,26 @@ class Session:
 
     def _paid_vector(self, view: StepView) -> NDArray[np.int64]:
         round_, step = self._global_position(view.step)
-        account, ledger = self._account, self._account.ledger
         norm = self._encoding.clipping_norm(self._start)
-        charge = account.charge(self._encoding, self._descriptor, round_, view, norm)
         # What follows begins when the server has sent all that it needs: no delay of the server's moves it
         # against the grid. It ends at a public time, whether it succeeds or fails, and the ledger moves then.
         begun = self._timetable.now()
-        reservation = ledger.reserve(charge, account.limit(self._encoding))
+        reservation: Reservation | None = None
         try:
             try:
+                # Records and policy may have changed since the site said that it is ready.
+                account = self._terms.renewed()
+                self._dataset = account.dataset
+                charge = account.charge(self._encoding, self._descriptor, round_, view, norm)
+                reservation = self._ledger.reserve(charge, account.limit(self._encoding))
                 vector = self._trainer.vector(self._start, step, view.attempt)
             finally:
                 self._timetable.keep(begun, self._abandoned)
         except BaseException:
-            ledger.cancel(reservation)
+            if reservation is not None:
+                self._ledger.cancel(reservation)
             raise
-        ledger.commit(reservation)
+        self._ledger.commit(reservation)
         return vector
 
     def _resend_is_for(self, step: int) -> bool:
@@ -340,7 +292,7 @@ class Session:
             self._states.enter(ClientState.FORGONE)
         else:
             self._states.enter(ClientState.DELIVERED)
-            self._account.ledger.mark_sent(header.session, view.step, view.attempt)
+            self._ledger.mark_sent(header.session, view.step, view.attempt)
 
     def _leave(self, reason: str) -> str:
         if self._states.now not in (ClientState.FINISHED, ClientState.LEFT):

@@ -1,19 +1,23 @@
 """A site's folder, opened: configuration, keys, policy, ledger and records.
 
-Policy and roster are read again when their files have changed, so that what an operator approves or
-removes counts from the next session on.
+Policy, roster, records and base model are read again when their files have changed. What an operator
+approves, allows or deletes counts from the next step on; whom the roster names, from the next session.
 """
 
-from collections.abc import Callable, Hashable
+import threading
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from typing import Self
 
 from pydantic import ValidationError
 
+from hortus.client.reread import Reread, file_version
 from hortus.client.witness import require
-from hortus.learning.data.records import Records, read_records, record_bytes
+from hortus.learning.data.records import Records, read_records, read_units, record_bytes
 from hortus.learning.models import model_digest, resolve_model
 from hortus.privacy.ledger import Ledger, dataset_fingerprint
+from hortus.privacy.marks import Content
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.card import ServerCard, load_card
 from hortus.protocol.consortium import SiteConfig, SiteFiles
@@ -22,26 +26,24 @@ from hortus.protocol.files import write_atomic
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.names import SERVER
-from hortus.protocol.plan import Agreement, Contract
+from hortus.protocol.plan import RECORD, Agreement, Contract
 from hortus.protocol.policy import Policy
 
-Content = TypeVar("Content")
+# Of plans with other columns, labels or units: the records of the last few are kept.
+_MOST_READINGS = 4
 
 
-class _Reread(Generic[Content]):
-    """A file's content, loaded again when the file was replaced or written to."""
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A site's records as a plan reads them.
 
-    def __init__(self, path: Path, load: Callable[[Path], Content]) -> None:
-        self._path = path
-        self._load = load
-        self._last: tuple[tuple[int, int, int], Content] | None = None
+    Attributes:
+        records: The records.
+        fingerprint: The keyed identity of this content, whatever the plan.
+    """
 
-    def __call__(self) -> Content:
-        state = self._path.stat()
-        version = (state.st_ino, state.st_mtime_ns, state.st_size)
-        if self._last is None or self._last[0] != version:
-            self._last = (version, self._load(self._path))
-        return self._last[1]
+    records: Records
+    fingerprint: str
 
 
 class Site:
@@ -60,8 +62,10 @@ class Site:
         self.config = SiteConfig.load(self.files.config)
         self.name = self.config.site
         self.identity = SiteIdentity.load(self.files.identity, self.name)
-        self._policy = _Reread(self.files.policy, Policy.load)
-        self._roster = _Reread(self.files.roster, Roster.load)
+        # A step and a question of the server's may come at once.
+        self._reading = threading.Lock()
+        self._policy = Reread(self.files.policy, Policy.load)
+        self._roster = Reread(self.files.roster, Roster.load)
         self._check_pinned()
         self.ledger = Ledger.open(self.files.ledger, self.identity, clock)
         try:
@@ -69,8 +73,8 @@ class Site:
         except BaseException:
             self.ledger.close()
             raise
-        self._records: dict[tuple[str, str | None], Records] = {}
-        self._digests: dict[Path, str] = {}
+        self._readings: dict[tuple[str, str | None], Reread[Dataset]] = {}
+        self._model: tuple[Path, Reread[str]] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -137,36 +141,88 @@ class Site:
         return resolve_model(self.config.model or plan.model, self.files.directory)
 
     def model_digest(self, plan: Agreement) -> str:
-        """Returns the hash of that copy; computed once."""
+        """Returns the hash of that copy as it is on disk now; computed when its files change."""
         path = self.model_path(plan)
-        if path not in self._digests:
-            self._digests[path] = model_digest(path)
-        return self._digests[path]
+        with self._reading:
+            if self._model is None or self._model[0] != path:
+                self._model = (path, Reread(path, model_digest))
+            return self._model[1]()
 
-    def records(self, plan: Agreement) -> Records:
-        """Reads the records with the plan's columns, labels and unit; read once for each of them."""
+    def dataset(self, plan: Agreement) -> Dataset:
+        """Returns the records as they are on disk now, with the plan's columns, labels and unit.
+
+        What is hashed is what was parsed. They are read again when the file changes.
+
+        Raises:
+            DataError: They do not fit the plan, or cannot be read.
+        """
         unit = plan.privacy.unit_column
         key = (plan.task.model_dump_json(), unit)
-        if key not in self._records:
-            path = self.files.directory / self.config.data
+
+        def read(path: Path) -> Dataset:
+            records = read_records(path, plan.task, unit)
+            return Dataset(records, self._fingerprint(record_bytes(records)))
+
+        with self._reading:
+            reading = self._readings.pop(key, None) or Reread(self.data, read)
+            self._readings[key] = reading
+            if len(self._readings) > _MOST_READINGS:
+                del self._readings[next(iter(self._readings))]
             try:
-                self._records[key] = read_records(path, plan.task, unit)
+                return reading()
             except UsageError as error:
                 raise DataError(error.problem, where=error.where, remedy=error.remedy) from error
-        return self._records[key]
+            except OSError as error:
+                problem = f"it cannot be read: {error.strerror}"
+                raise DataError(problem, where=str(self.data)) from error
+
+    def records(self, plan: Agreement) -> Records:
+        """Returns the records as they are now; see `dataset`."""
+        return self.dataset(plan).records
+
+    def follow(self, plan: Agreement) -> Dataset:
+        """Returns the records as they are now, after the ledger has taken up whose they are.
+
+        Raises:
+            DataError: They do not fit the plan, or cannot be read.
+            HortusError: The ledger cannot be written.
+        """
+        dataset, unit = self.dataset(plan), plan.privacy.unit
+        if not self.ledger.is_following(dataset.fingerprint, unit):
+            records = dataset.records
+            rows = record_bytes(records)
+            self.ledger.follow(
+                Content.of(self._dataset_key(), dataset.fingerprint, unit, rows, records.units)
+            )
+        return dataset
+
+    def content(self, data: Path) -> Content:
+        """Returns the keyed hashes of a file's rows, and of the units that the policy protects.
+
+        Raises:
+            UsageError: The file cannot be read, or has no such column.
+        """
+        unit = self.policy.budget.unit
+        rows, units = read_units(data, None if unit == RECORD else unit)
+        return Content.of(self._dataset_key(), self._fingerprint(rows), unit, rows, units)
+
+    @property
+    def data(self) -> Path:
+        """Where the records lie."""
+        return self.files.directory / self.config.data
+
+    def _dataset_key(self) -> bytes:
+        return self.files.dataset_key.read_bytes()
+
+    def _fingerprint(self, rows: Iterable[bytes]) -> str:
+        return dataset_fingerprint(self._dataset_key(), rows)
 
     def data_version(self) -> Hashable:
         """Returns what changes when the file of records is replaced or written to."""
-        path = self.files.directory / self.config.data
         try:
-            states = [file.stat() for file in (path, *sorted(path.glob("*")))]
+            return file_version(self.data)
         except OSError:
             return None
-        return tuple((state.st_ino, state.st_mtime_ns, state.st_size) for state in states)
-
-    def fingerprint(self, records: Records) -> str:
-        """Returns the keyed identity that the budget of these records goes by."""
-        return dataset_fingerprint(self.files.dataset_key.read_bytes(), record_bytes(records))
 
 
 def keep_contract(files: SiteFiles, contract: Contract) -> None:

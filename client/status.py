@@ -1,6 +1,7 @@
 """What `hortus status SITE_DIR` tells: all of it from the site's own files, beside a running agent."""
 
 import math
+from dataclasses import asdict
 from datetime import datetime
 
 from hortus.client.accounts import account_lines, opened_ledger
@@ -30,6 +31,8 @@ def site_status(files: SiteFiles, now: datetime) -> dict[str, object]:
                 "epsilon_spent": _finite(line.spent),
                 "epsilon_limit": line.limit,
                 "frozen": line.frozen,
+                "contents": line.contents,
+                "disjoint": None if line.statement is None else asdict(line.statement),
             }
             for line in account_lines(ledger, budget)
         ]

@@ -54,6 +54,10 @@ class Trainer:
         self._stopwatch = stopwatch
         self._abandoned = threading.Event()
 
+    def compute_on(self, records: Encoded) -> None:
+        """Takes other records for the vectors after the one that is being computed."""
+        self._records = records
+
     def abandon(self) -> None:
         """Ends, from another thread, the vector that is being computed, and any after it."""
         self._abandoned.set()

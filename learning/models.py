@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from hortus.protocol.plan import Adapter, Precision, Task
 
 # Logits are this many times the cosine-like products of unit embeddings and the head's rows.
 _EMBEDDING_SCALE = 8.0
-_CONTENT = ("*.json", "*.safetensors", "vocab.txt", "merges.txt", "*.model")
+_HIDDEN = (".", "__pycache__")
+_NEVER_READ = {".py", ".pyc", ".md"}
 # Encoders that are embeddings and then `encoder.layer`, each layer a function of states and mask.
 _LAYERED = ("bert", "roberta", "xlm-roberta", "camembert")
 _DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16}
@@ -62,13 +64,38 @@ def resolve_model(spec: str, base: Path) -> Path:
 
 
 def model_digest(path: Path) -> str:
-    """Returns the SHA-256 over names and contents of configuration, weights and tokenizer."""
+    """Returns the SHA-256 over names and contents of all files in a model's folder.
+
+    Whatever `transformers` comes to read there is among them. Left out are hidden files, Python code,
+    which is never run, and Markdown.
+
+    Raises:
+        UsageError: A folder within it is a link, or a file cannot be read.
+    """
     total = hashlib.sha256()
-    for file in sorted({file for pattern in _CONTENT for file in path.glob(pattern)}):
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").digest()
-        total.update(len(file.name).to_bytes(4, "big") + file.name.encode() + content)
+    try:
+        for file in _model_files(path):
+            with file.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").digest()
+            name = file.relative_to(path).as_posix().encode()
+            total.update(len(name).to_bytes(4, "big") + name + content)
+    except OSError as error:
+        raise _unreadable(path, "model", error) from error
     return total.hexdigest()
+
+
+def _model_files(path: Path) -> list[Path]:
+    files = []
+    for folder, inner, names in os.walk(path):
+        inner[:] = [name for name in inner if not name.startswith(_HIDDEN)]
+        if links := [name for name in inner if (Path(folder) / name).is_symlink()]:
+            raise UsageError(
+                f"the folder {links[0]!r} within it is a link",
+                where=str(path),
+                remedy="Put the folder itself there: what it links to could change unseen.",
+            )
+        files += [Path(folder) / name for name in names if not name.startswith(_HIDDEN)]
+    return sorted(file for file in files if file.suffix not in _NEVER_READ)
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:

@@ -224,6 +224,16 @@ class Ledger:
 
     # Which people a dataset holds.
 
+    def is_following(self, dataset: str, unit: str) -> bool:
+        """Returns whether a content is the one that `follow` has seen last, with such units."""
+        with self._lock, explained(self._path):
+            return self._marks.is_current(dataset, unit)
+
+    def current(self) -> str | None:
+        """Returns the content that `follow` has seen last; None before the first."""
+        with self._lock, explained(self._path):
+            return self._marks.current()
+
     def follow(self, content: Content) -> None:
         """Takes up what the site's records are now; comes before anything is released from them.
 
@@ -233,11 +243,8 @@ class Ledger:
         Raises:
             HortusError: The file cannot be written.
         """
-        with self._reading():
-            if self._marks.is_current(content.dataset):
-                return
         with self._transaction():
-            if not self._marks.is_current(content.dataset):
+            if not self._marks.is_current(content.dataset, content.unit):
                 shared = self._compare(content)
                 place = self._books.lineages.place(content.dataset, shared)
                 self._marks.follow(content, place.account, shared, self._head[0])

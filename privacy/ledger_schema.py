@@ -41,6 +41,7 @@ CREATE TABLE countersignatures (
 ) STRICT;
 CREATE TABLE contents (
     dataset TEXT PRIMARY KEY,
+    unit TEXT NOT NULL,
     key BLOB NOT NULL,
     shared TEXT NOT NULL,
     closed INTEGER

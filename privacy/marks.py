@@ -84,12 +84,20 @@ class Marks:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def is_current(self, dataset: str) -> bool:
-        """Returns whether a content is the one that was seen last."""
+    def is_current(self, dataset: str, unit: str) -> bool:
+        """Returns whether a content is the one that was seen last, with units of that kind."""
         found = self._connection.execute(
-            "SELECT 1 FROM contents WHERE dataset = ? AND closed IS NULL", (dataset,)
+            "SELECT 1 FROM contents WHERE dataset = ? AND unit = ? AND closed IS NULL",
+            (dataset, unit),
         ).fetchone()
         return found is not None
+
+    def current(self) -> str | None:
+        """Returns the content that was seen last; None before the first."""
+        found = self._connection.execute(
+            "SELECT dataset FROM contents WHERE closed IS NULL"
+        ).fetchone()
+        return None if found is None else str(found[0])
 
     def shared_with(self, dataset: str) -> list[str] | None:
         """Returns the accounts that the current content shares units with; None for another."""
@@ -154,8 +162,8 @@ class Marks:
             "ON CONFLICT DO UPDATE SET last = NULL",
             (number, head),
         )
-        row = (content.dataset, content.key, json.dumps(sorted(shared)))
-        execute("INSERT OR REPLACE INTO contents VALUES (?, ?, ?, NULL)", row)
+        row = (content.dataset, content.unit, content.key, json.dumps(sorted(shared)))
+        execute("INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, NULL)", row)
 
     def extend(self, dataset: str, seq: int) -> None:
         """Notes a charge for a content that has been replaced while its step was computed."""

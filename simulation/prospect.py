@@ -111,14 +111,14 @@ def refusal_at(contract: Contract, directory: Path) -> str:
             check_model(contract, site.model_digest(contract))
         except Refused as refused:
             return str(refused)
-        reason = site.ledger.frozen(site.fingerprint(site.records(contract)))
+        reason = site.ledger.frozen(site.dataset(contract).fingerprint)
         return f"the dataset is frozen: {reason}" if reason else ""
 
 
 def _of_site(contract: Contract, directory: Path) -> list[SiteBudget]:
     """Returns the site's limits over all plans, and on one plan and one period if it has them."""
     with Site(directory, clock=time.time) as site:
-        dataset = site.fingerprint(site.records(contract))
+        dataset = site.dataset(contract).fingerprint
         budget = budget_of(site.policy, contract)
         account = site.ledger.account(dataset) or Account(contract.privacy.unit)
         limits = [

@@ -110,7 +110,7 @@ def simulate(plan: Plan, folder: Path, out: Path, on_round: OnRound) -> Simulate
         grid = LocalGrid(apps)
         stack.callback(grid.close)
 
-        datasets = {site: site.fingerprint(site.records(contract)) for site in sites}
+        datasets = {site: site.dataset(contract).fingerprint for site in sites}
         delta = contract.privacy.delta
 
         def tell(record: RoundRecord) -> None:

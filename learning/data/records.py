@@ -84,6 +84,29 @@ def read_records(path: Path, task: Task, unit_column: str | None = None) -> Reco
     return Records(tuple(texts), np.array(labels, np.int64), tuple(rows), tuple(units))
 
 
+def read_units(path: Path, unit_column: str | None) -> tuple[list[bytes], list[str]]:
+    """Reads what identifies rows and units, whatever a plan makes of them.
+
+    Args:
+        path: The file.
+        unit_column: Column of the privacy unit's id; None: each record is a unit of its own.
+
+    Returns:
+        `Records.rows`, and the ids of units as `Records.units` has them.
+
+    Raises:
+        UsageError: The file or the column cannot be read.
+    """
+    rows, units = [], []
+    for place, row in read_rows(path, (unit_column,) if unit_column else ()):
+        rows.append(hashlib.sha256(_canonical(row)).digest())
+        if unit_column:
+            units.append(as_id(row[unit_column], f"{path}, {place}, column {unit_column!r}"))
+    if not rows:
+        raise UsageError("there are no records in it", where=str(path))
+    return rows, units
+
+
 def read_ids(path: Path, column: str) -> list[str]:
     """Reads a column of ids, row by row.
 

@@ -47,9 +47,9 @@ def as_label(value: Any, where: str) -> str:  # noqa: ANN401 - whatever a file h
 
 
 def as_id(value: Any, where: str) -> str:  # noqa: ANN401 - whatever a file holds
-    """Returns an id as text: 7, 7.0 and " 7 " are one patient, however a file came to hold them.
+    """Returns an id as text: 7, 7.0, "7.0" and " 7 " are one patient, however a file came to hold them.
 
-    Two forms of one id must not become two, since the promise is for each id: so accents have one
+    Cases, leading zeros and blanks within an id are kept, since they may tell people apart. Two forms of one id must not become two, since the promise is for each id: so accents have one
     encoding (NFC), and a float is an id only where it holds every digit.
 
     Raises:
@@ -75,7 +75,7 @@ def as_id(value: Any, where: str) -> str:  # noqa: ANN401 - whatever a file hold
             where=where,
             remedy="Write ids as text or as whole numbers.",
         )
-    return unicodedata.normalize("NFC", str(value).strip())
+    return without_point(unicodedata.normalize("NFC", str(value).strip()))
 
 
 def is_missing(value: Any) -> bool:  # noqa: ANN401 - whatever a file holds
@@ -88,7 +88,7 @@ def is_missing(value: Any) -> bool:  # noqa: ANN401 - whatever a file holds
 
 
 def without_point(label: str) -> str:
-    """Returns a label without the ".0" that spreadsheets and data frames put behind a number."""
+    """Returns a label or an id without the ".0" that spreadsheets and data frames put behind a number."""
     return re.sub(r"^(-?\d+)\.0+$", r"\1", label)
 
 

@@ -1,5 +1,6 @@
 """`hortus budget` as a site's operator uses it."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from hortus.cli.main import app
 from hortus.client.accounts import opened_ledger
+from hortus.client.site import Site
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.entries import Frozen, Granted, Unfrozen
 from hortus.privacy.events import GaussianEvent
@@ -82,3 +84,78 @@ def test_a_decision_that_is_none_is_explained(
     result = hortus("budget", arguments[0], str(site), *arguments[1:])
     assert result.exit_code == 2
     assert words in result.output
+
+
+def table(path: Path, *people: str) -> Path:
+    """A file of one record each."""
+    path.write_text("text,label,patient\n" + "".join(f"{p} is ill,a,{p}\n" for p in people))
+    return path
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Path:
+    """A site that has released twice from a file, which grew between."""
+    data = table(tmp_path / "ward.csv", "Ada", "Ben")
+    server = ServerConfig(aggregation="127.0.0.1:0", superlink="127.0.0.1:0")
+    policy = Policy(budget=Budget(epsilon=100, delta=DELTA, unit="patient"))
+    consortium = create_consortium(
+        tmp_path / "w", {"ash": data}, {"ash": policy}, server, datetime.now(UTC)
+    )
+    directory = consortium.site("ash").directory
+    for step, people in enumerate((("Ada", "Ben"), ("Ada", "Ben", "Cyn", "Dan"))):
+        table(data, *people)
+        with Site(directory, lambda: 1.8e9) as opened:
+            content = opened.content(opened.data)
+            opened.ledger.follow(content)
+            charge = replace(CHARGE, dataset=content.dataset, unit="patient", step=step)
+            opened.ledger.charge(charge, policy.budget)
+    return directory
+
+
+def test_who_came_later_has_spent_less(ward: Path) -> None:
+    two = epsilon({GaussianEvent(1.0, 4.0): 2}, DELTA)
+    shown = hortus("budget", "show", str(ward)).output
+    assert (
+        f"the most exposed unit has spent ε = {two:.4f}, as 2 have; 2 at most {ONE:.4f}." in shown
+    )
+    (line,) = [line for line in shown.splitlines() if f"  {two:.4f}" in line]
+    assert line.split()[1:3] == ["2", "patient"]  # one dataset, two contents of it
+
+
+def test_a_statement_of_disjointness_is_signed_shown_and_audited(
+    ward: Path, tmp_path: Path
+) -> None:
+    other = table(tmp_path / "other.csv", "Eve", "Fay")
+    (first,) = account_of(ward)
+    arguments = ("--from", first[:8], "--reason", "another ward", "--by", "Dr. Ray")
+    told = hortus("budget", "disjoint", str(ward), "--data", str(other), *arguments)
+    assert told.exit_code == 0, told.output
+    assert "says Dr. Ray; none of its 2 units is in both" in told.output
+    with Site(ward, lambda: 1.8e9) as opened:
+        content = opened.content(other)
+        opened.ledger.follow(content)
+        charge = replace(CHARGE, dataset=content.dataset, unit="patient", step=9)
+        opened.ledger.charge(charge, opened.policy.budget)
+    assert len(account_of(ward)) == 2
+    for arguments in (("budget", "show", str(ward)), ("status", str(ward)), ("audit", str(ward))):
+        assert "says Dr. Ray" in hortus(*arguments).output, arguments
+    assert json.loads(hortus("status", str(ward), "--json").output)["datasets"][0]["contents"] == 2
+
+
+def test_a_statement_that_is_not_so_is_refused_in_words(ward: Path, tmp_path: Path) -> None:
+    both = table(tmp_path / "both.csv", "Ben", "Fay", "Guy")
+    (first,) = account_of(ward)
+    words = ("--from", first[:8], "--reason", "another ward")
+    refused = hortus("budget", "disjoint", str(ward), "--data", str(both), *words)
+    assert refused.exit_code == 2
+    assert "1 of 3 units are in both" in refused.output
+    assert "Ben" not in refused.output
+    unnamed = hortus("budget", "disjoint", str(ward), "--reason", "another ward")
+    assert unnamed.exit_code == 2
+    assert len(account_of(ward)) == 1
+
+
+def account_of(directory: Path) -> list[str]:
+    """The accounts of a site."""
+    with opened_ledger(directory, lambda: 1.8e9) as (ledger, _):
+        return sorted(ledger.accounts())

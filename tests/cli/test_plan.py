@@ -96,7 +96,7 @@ def test_a_sites_grants_limits_and_freezes_count(write_plan: Any, tmp_path: Path
     policy.write_text(text.replace("budget:\n", limits))
     with Site(site, clock=time.time) as opened:
         plan = load_plan(path)
-        dataset = opened.fingerprint(opened.records(plan))
+        dataset = opened.dataset(plan).fingerprint
         opened.ledger.record(Granted(dataset, 0.5, "for the test"))
         opened.ledger.record(Frozen(dataset, "for the test too"))
     output = shown(hortus("plan", path, "--site", site))

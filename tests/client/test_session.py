@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.fixed_terms import FixedTerms
 from scipy.stats import chisquare
 
 from hortus.client.pace import Pace, RehearsalClock, Timetable
-from hortus.client.session import Account, Session
+from hortus.client.session import Session
+from hortus.client.terms import Account
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.entries import Charged, Declined
 from hortus.privacy.ledger import Ledger
@@ -75,14 +77,16 @@ class World:
         timetable: Timetable = UNTIMED,
         clock: Callable[[], float] = lambda: 1.0,
     ) -> Session:
-        account = Account(self.ledger(site, clock), "d" * 64, Budget(epsilon=1000, delta=1e-5))
+        ledger = self.ledger(site, clock)
+        account = Account(ledger, "d" * 64, Budget(epsilon=1000, delta=1e-5))
         return Session(
             identity=self.identities[site],
             roster=self.roster,
             descriptor=self.descriptor,
             encoding=self.encoding,
             trainer=trainer or Zeros(),
-            account=account,
+            terms=FixedTerms(account),
+            ledger=ledger,
             channel=channel,
             stopwatch=untimed,
             timetable=timetable,

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.fixed_terms import FixedTerms
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hortus.client.pace import Pace, RehearsalClock, Timetable
-from hortus.client.session import Account, Session
+from hortus.client.session import Session
 from hortus.client.states import CLIENT_TRANSITIONS, ClientState, ClientStates
+from hortus.client.terms import Account
 from hortus.client.trainer import untimed
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.ledger import Ledger
@@ -233,7 +235,8 @@ def test_whatever_the_server_says_a_site_does_what_the_model_does(
             descriptor=descriptor,
             encoding=encoding,
             trainer=Trainer(),  # type: ignore[arg-type]
-            account=Account(ledger, "d" * 64, Budget(epsilon=1, delta=1e-5)),
+            terms=FixedTerms(Account(ledger, "d" * 64, Budget(epsilon=1, delta=1e-5))),
+            ledger=ledger,
             channel=server,
             stopwatch=untimed,
             timetable=Timetable(Pace(1), RehearsalClock()),

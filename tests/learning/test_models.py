@@ -120,7 +120,7 @@ def test_metrics_are_those_of_the_predictions(tiny_model: Path) -> None:
 def test_the_digest_follows_every_byte_that_matters(tiny_model: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tiny_model, tmp_path / "copy"))
     assert model_digest(copy) == model_digest(tiny_model)
-    (copy / "notes.txt").write_text("no part of the model")
+    (copy / "README.md").write_text("no part of the model")
     assert model_digest(copy) == model_digest(tiny_model)
     config = copy / "config.json"
     config.write_text(config.read_text() + " ")

@@ -3,8 +3,10 @@ import datetime
 import json
 import random
 import sys
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hortus.learning.data.records import Records, read_ids, read_records, record_bytes
+from hortus.learning.data.records import (
+    Records,
+    read_ids,
+    read_records,
+    read_units,
+    record_bytes,
+)
 from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Task
 
@@ -239,14 +247,53 @@ def test_a_column_is_read_as_strings(tmp_path: Path) -> None:
 
 
 def test_units_are_read_whatever_form_their_ids_have(tmp_path: Path) -> None:
-    ids: list[Any] = ["7", 7, 7.0, " 7\t", "8", "Anna"]
+    ids: list[Any] = ["7", 7, 7.0, " 7\t", "8", "Anna", "7.0", "7.00"]
     rows = [{"text": "a", "label": "billing", "patient": i} for i in ids]
     records = read_records(write_jsonl(tmp_path, rows), TASK, "patient")
-    assert records.units == ("7", "7", "7", "7", "8", "Anna")
-    assert records.unit_index().tolist() == [0, 0, 0, 0, 1, 2]
+    assert records.units == ("7", "7", "7", "7", "8", "Anna", "7", "7")
+    assert records.unit_index().tolist() == [0, 0, 0, 0, 1, 2, 0, 0]
     assert records.take(np.array([5, 0, 1])).unit_index().tolist() == [1, 0, 0]
     alone = read_records(tmp_path / "records.jsonl", TASK)
-    assert alone.unit_index().tolist() == [0, 1, 2, 3, 4, 5]
+    assert alone.unit_index().tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_an_id_is_the_same_in_every_format(tmp_path: Path) -> None:
+    """A column of whole numbers with a gap in it is written as floats, by some as decimals."""
+    plain = [{"text": "a", "label": "billing", "patient": i} for i in ("7", "-3", "12")]
+    expected = read_records(write_csv(tmp_path, plain), TASK, "patient").units
+    floats = [row | {"patient": float(row["patient"])} for row in plain]
+    decimals = [
+        row | {"patient": Decimal(row["patient"]).quantize(Decimal("0.00"))} for row in plain
+    ]
+    written: list[tuple[Writer, list[dict[str, Any]]]] = [
+        (write_csv, floats),
+        (write_jsonl, floats),
+        (write_parquet, floats),
+        (write_parquet, decimals),
+    ]
+    for write, rows in written:
+        assert read_records(write(tmp_path, rows), TASK, "patient").units == expected
+
+
+def test_a_name_is_the_same_however_its_accents_are_composed(tmp_path: Path) -> None:
+    names = [unicodedata.normalize(form, "Zoë Åström") for form in ("NFC", "NFD")]
+    assert names[0] != names[1]
+    rows = [{"text": "a", "label": "billing", "patient": name} for name in names]
+    assert len(set(read_records(write_csv(tmp_path, rows), TASK, "patient").units)) == 1
+
+
+def test_what_may_tell_people_apart_is_kept(tmp_path: Path) -> None:
+    ids = ["007", "7", "anna", "Anna", "A 1", "A  1", "7.5", "7e0", "0x7"]
+    rows = [{"text": "a", "label": "billing", "patient": i} for i in ids]
+    assert read_records(write_csv(tmp_path, rows), TASK, "patient").units == tuple(ids)
+
+
+def test_rows_and_units_are_read_without_a_plan_as_with_one(tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": "billing", "patient": i} for i in (" 7", "Anna", "7.0")]
+    path = write_csv(tmp_path, rows)
+    records = read_records(path, TASK, "patient")
+    assert read_units(path, "patient") == (list(records.rows), list(records.units))
+    assert read_units(path, None) == (list(records.rows), [])
 
 
 @pytest.mark.parametrize(

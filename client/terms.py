@@ -1,0 +1,130 @@
+"""What a site's releases go by: the policy, the budget and the records as they are now."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from hortus.client.consent import budget_of, check_ceiling, check_contract
+from hortus.client.site import Site
+from hortus.learning.tasks import Encoded
+from hortus.privacy.encoding import StepEncoding
+from hortus.privacy.entries import Charge
+from hortus.privacy.ledger import Ledger
+from hortus.privacy.masks import StepView
+from hortus.protocol.descriptor import Descriptor
+from hortus.protocol.policy import Budget
+
+# Stands for a step that is only asked about.
+NO_VIEW = StepView(0, 0, (), b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a site's releases are charged to."""
+
+    ledger: Ledger
+    dataset: str
+    budget: Budget
+
+    def limit(self, encoding: StepEncoding) -> Budget | None:
+        """The budget that a step needs; a plan without privacy has none that could cover it."""
+        return self.budget if encoding.event else None
+
+    def charge(
+        self,
+        encoding: StepEncoding,
+        descriptor: Descriptor | None,
+        round_: int,
+        view: StepView,
+        clipping_norm: float,
+    ) -> Charge:
+        """Returns the charge of one step; without a descriptor, one to ask about only."""
+        contract, event = encoding.contract, encoding.event
+        return Charge(
+            run=descriptor.run if descriptor else "",
+            session=descriptor.session if descriptor else "",
+            round=round_,
+            step=view.step,
+            attempt=view.attempt,
+            dataset=self.dataset,
+            unit=contract.privacy.unit,
+            mode=contract.privacy.noise.value,
+            mechanism="discrete-gaussian" if event else "none",
+            sampling_rate=contract.training.sampling_rate,
+            noise_multiplier=event.noise_multiplier if event else 0.0,
+            clipping_norm=clipping_norm,
+            releases=contract.training.releases_per_sum,
+            delta=self.budget.delta,
+            plan=contract.digest(),
+        )
+
+    def reason_to_refuse(self, encoding: StepEncoding) -> str:
+        """Says, in words that the server may read, why one more step cannot be paid; or nothing."""
+        norm = encoding.contract.privacy.clipping_norm
+        charge = self.charge(encoding, None, 0, NO_VIEW, norm)
+        level = self.ledger.shortfall(charge, self.limit(encoding))
+        if level is None:
+            return ""
+        return (
+            f"its budget is spent: one more step would bring {level.name} to ε = "
+            f"{level.epsilon:.3f} of {level.limit:g} (δ = {self.budget.delta:g})"
+        )
+
+
+class Terms(Protocol):
+    """What the next step of a session goes by."""
+
+    def now(self) -> Account:
+        """Applies the policy as it is now to the records that were seen last.
+
+        Raises:
+            Refused: The policy does not allow the plan any more.
+        """
+
+    def renewed(self) -> Account:
+        """Looks at the records again, too: a step computes on those that are on disk when it begins.
+
+        Raises:
+            Refused: The policy does not allow the plan any more.
+            DataError: The records do not fit the plan any more.
+        """
+
+
+class LiveTerms:
+    """The terms of a contract at a site, which follow its files.
+
+    Args:
+        site: The site.
+        encoding: The contract's steps.
+        dataset: Fingerprint of the records that were seen last.
+        encode: Makes the records ready for the workbench; cheap where they have not changed.
+        compute_on: Gives them to what computes vectors.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        encoding: StepEncoding,
+        dataset: str,
+        encode: Callable[[], tuple[str, Encoded]],
+        compute_on: Callable[[Encoded], None],
+    ) -> None:
+        self._site = site
+        self._encoding = encoding
+        self._encode = encode
+        self._compute_on = compute_on
+        self._dataset = dataset
+
+    def now(self) -> Account:
+        """See `Terms`."""
+        policy, contract = self._site.policy, self._encoding.contract
+        check_contract(policy, contract, names_model=self._site.config.model is not None)
+        check_ceiling(policy, contract, self._encoding)
+        return Account(self._site.ledger, self._dataset, budget_of(policy, contract))
+
+    def renewed(self) -> Account:
+        """See `Terms`."""
+        self.now()  # nothing is read for a plan that the policy has come to forbid
+        self._dataset, encoded = self._encode()
+        self._compute_on(encoded)
+        return self.now()
