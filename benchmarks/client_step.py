@@ -25,7 +25,7 @@ from hortus.privacy.clipping import FlatClipping
 from hortus.privacy.gradients import PerUnitGradients
 from hortus.privacy.masks import MaskedVector
 from hortus.privacy.mechanism import Mechanism
-from hortus.privacy.randomness import SystemRandomness
+from hortus.privacy.randomness import SessionRandomness
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "client_step.csv"
@@ -59,7 +59,7 @@ class TimedGradients(PerUnitGradients):
 
 
 def step(engine: TimedGradients, mechanism: Mechanism, texts: Texts, stopwatch: Stopwatch) -> None:
-    stream = SystemRandomness().stream()
+    stream = SessionRandomness().stream()
     with stopwatch("engine"):
         total = engine.clipped_sum([texts], CLIPPING).total
     with stopwatch("rounding"):

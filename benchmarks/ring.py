@@ -24,7 +24,7 @@ from hortus.privacy.encoding import largest_batch
 from hortus.privacy.events import GaussianEvent
 from hortus.privacy.masks import MaskedVector
 from hortus.privacy.mechanism import Mechanism
-from hortus.privacy.randomness import SystemRandomness
+from hortus.privacy.randomness import SessionRandomness
 from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Agreement
 from hortus.protocol.vectors import fill
@@ -90,7 +90,7 @@ def step(this: Mechanism, sums: np.ndarray, units: int) -> tuple[float, int, flo
     attempt = Attempt(0, 0, names, DIMENSION, this.ring_bits)
     size, taken = 0, 0.0
     for number, name in enumerate(names):
-        released = this.release(sums[number], units, SystemRandomness().stream())
+        released = this.release(sums[number], units, SessionRandomness().stream())
         own = [
             (seeds[max(number, peer), min(number, peer)], peer > number)
             for peer in range(SITES)

@@ -16,7 +16,7 @@ import numpy as np
 
 from hortus.privacy.discrete_gaussian import DiscreteGaussian
 from hortus.privacy.exact_sampler import sample
-from hortus.privacy.randomness import SystemRandomness
+from hortus.privacy.randomness import SessionRandomness
 from hortus.privacy.skellam import Skellam
 
 SIZE = 2_000_000
@@ -25,7 +25,7 @@ REPETITIONS = 9
 
 def main() -> None:
     """Measures and writes."""
-    stream = SystemRandomness().stream()
+    stream = SessionRandomness().stream()
     generator = np.random.default_rng(0)
     samplers: dict[str, Callable[[], object]] = {
         "numpy normal, rounded": lambda: np.rint(generator.normal(0, 1e6, SIZE)).astype(np.int64),

@@ -34,7 +34,7 @@ from hortus.client.workbench import Workbench
 from hortus.learning.tasks import Encoded
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.entries import Declined
-from hortus.privacy.randomness import RandomSource, SystemRandomness, UnsafeSeededRandomness
+from hortus.privacy.randomness import RandomSource, SessionRandomness, UnsafeSeededRandomness
 from hortus.protocol.answer import Answer
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import DataError, HortusError, Refused, in_one_line
@@ -315,7 +315,7 @@ class SiteAgent:
     def _randomness(self, contract: Contract) -> RandomSource:
         if self._site.policy.unsafe_seeded_noise:
             return UnsafeSeededRandomness(contract.seed, self._site.name)
-        return SystemRandomness()
+        return SessionRandomness()
 
 
 def _parse_contract(encoded: bytes) -> Contract:

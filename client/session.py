@@ -19,6 +19,7 @@ from hortus.privacy.entries import Declined
 from hortus.privacy.ledger import Ledger, Reservation
 from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView
 from hortus.privacy.secure_sum import KeyExchange, read_announcement, read_encapsulation
+from hortus.privacy.transcript import frame, number
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import ProtocolError, Refused, in_one_line
 from hortus.protocol.identity import Roster, SiteIdentity
@@ -260,7 +261,7 @@ class Session:
                 self._dataset = account.dataset
                 charge = account.charge(self._encoding, self._descriptor, round_, view, norm)
                 reservation = self._ledger.reserve(charge, account.limit(self._encoding))
-                vector = self._trainer.vector(self._start, step, view.attempt)
+                vector = self._trainer.vector(self._start, step, *self._noise_of(view))
             finally:
                 self._timetable.keep(begun, self._abandoned)
         except BaseException:
@@ -269,6 +270,15 @@ class Session:
             raise
         self._ledger.commit(reservation)
         return vector
+
+    def _noise_of(self, view: StepView) -> tuple[int, bytes]:
+        """Returns what a vector's noise goes by: the attempt and what was told of it.
+
+        A vector that may be sent again is the same in every attempt, whatever this site remembers of them.
+        """
+        if self._encoding.contract.privacy.noise is Noise.DISTRIBUTED:
+            return view.attempt, view.to_bytes()
+        return 0, frame(number(view.step), view.adapter_digest)
 
     def _resend_is_for(self, step: int) -> bool:
         """Whether the vector at hand may be sent again: it is private on its own, so not anew."""

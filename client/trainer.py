@@ -50,7 +50,7 @@ class Trainer:
         self._plan = encoding.contract
         self._workbench = workbench
         self._records = records
-        self._randomness = randomness
+        self._randomness = self._drawn_from = randomness
         self._stopwatch = stopwatch
         self._abandoned = threading.Event()
 
@@ -62,17 +62,21 @@ class Trainer:
         """Ends, from another thread, the vector that is being computed, and any after it."""
         self._abandoned.set()
 
-    def vector(self, start: NDArray[np.float32], step: int, attempt: int) -> NDArray[np.int64]:
+    def vector(
+        self, start: NDArray[np.float32], step: int, attempt: int, told: bytes = b""
+    ) -> NDArray[np.int64]:
         """Returns this site's addend, int64[words], clipped, encoded and noised.
 
         Args:
             start: float32[words], what the step starts from: see `StepEncoding.start`.
             step: Number of the secure sum within the whole plan, from 0.
             attempt: Number of the attempt at it; fresh randomness for each.
+            told: What the server said of the step; other randomness where that is another thing.
 
         Raises:
             HortusError: It was abandoned.
         """
+        self._drawn_from = self._randomness.bound(told)
         encoding = self._encoding
         norm, adapter = encoding.clipping_norm(start), start[: encoding.dimension]
         with self._workbench.holding(adapter):
@@ -113,7 +117,7 @@ class Trainer:
         self, mechanism: Mechanism, norm: float, step: int, attempt: int, number: int
     ) -> NDArray[np.int64]:
         total, units = self._clipped_sum(norm, step, attempt, number)
-        noise = self._randomness.stream("noise", step, attempt, number)
+        noise = self._drawn_from.stream("noise", step, attempt, number)
         with self._stopwatch("noise"):
             return mechanism.release(total, units, noise)
 
@@ -125,7 +129,7 @@ class Trainer:
             self._records.units,
             self._plan.training.sampling_rate,
             self._plan.privacy.max_records_per_unit,
-            self._randomness.stream("sample", step, attempt, number),
+            self._drawn_from.stream("sample", step, attempt, number),
         )
         clipping = self._encoding.clipping(norm)
         with self._stopwatch("gradients"):

@@ -49,6 +49,11 @@ class StepView:
     survivors: tuple[str, ...]
     adapter_digest: bytes
 
+    def to_bytes(self) -> bytes:
+        """Returns all of it, framed."""
+        survivors = hash_of(*(site.encode() for site in self.survivors))
+        return frame(number(self.step), number(self.attempt), survivors, self.adapter_digest)
+
 
 class MaskGenerator:
     """A site's masks in one session; made by `secure_sum.KeyExchange.agree`.

@@ -5,9 +5,9 @@ from typing import Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
+
+from hortus.privacy.transcript import derive, frame
 
 _KEY_BYTES = 32
 _UNIT = np.float64(2.0**-53)
@@ -50,13 +50,37 @@ class RandomSource(Protocol):
         """Returns the stream of a purpose, such as ("noise", step, attempt)."""
         ...
 
+    def bound(self, told: bytes) -> "RandomSource":
+        """Returns the source to use for a step of which the server said this."""
+        ...
 
-class SystemRandomness:
-    """Fresh streams, each keyed by the operating system; the context makes no difference."""
 
-    def stream(self, *context: str | int) -> Stream:  # noqa: ARG002
-        """Returns a stream that has never been and will never be again."""
-        return Stream(os.urandom(_KEY_BYTES))
+class SessionRandomness:
+    """The streams of a site in one session, from one secret that the operating system draws for it.
+
+    A virtual machine may be restored to the middle of a step, and asked for it again. It then has the secret
+    that it had, like the masks' keys, and so sends the same vector under the same masks: no second one with
+    other noise, whose difference to the first would be of one share. Made before the session's keys are, so
+    that whoever is restored to before it has other keys as well.
+
+    Args:
+        secret: 32 bytes for this session; None: from the operating system.
+    """
+
+    def __init__(self, secret: bytes | None = None) -> None:
+        self._secret = os.urandom(_KEY_BYTES) if secret is None else secret
+
+    def stream(self, *context: str | int) -> Stream:
+        """Returns the one stream of this context, which nobody else can know."""
+        return Stream(_derived(self._secret, b"hortus/v1/session", context))
+
+    def bound(self, told: bytes) -> "SessionRandomness":
+        """Returns a source that shares no stream with that of anything else that was told.
+
+        Whoever is asked for the same step from another adapter draws other noise: the same would show by how
+        much the gradients differ.
+        """
+        return SessionRandomness(derive(self._secret, frame(b"hortus/v1/told", told)))
 
 
 class UnsafeSeededRandomness:
@@ -72,7 +96,14 @@ class UnsafeSeededRandomness:
 
     def stream(self, *context: str | int) -> Stream:
         """Returns the one stream of this context; different contexts are independent."""
-        parts = [f"{type(part).__name__}:{part}".encode() for part in context]
-        info = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-        kdf = HKDF(SHA256(), _KEY_BYTES, salt=None, info=b"hortus/v1/seeded" + info)
-        return Stream(kdf.derive(self._secret))
+        return Stream(_derived(self._secret, b"hortus/v1/seeded", context))
+
+    def bound(self, told: bytes) -> "UnsafeSeededRandomness":  # noqa: ARG002
+        """Returns itself: a simulation and a deployment of one plan and seed have the same bits."""
+        return self
+
+
+def _derived(secret: bytes, purpose: bytes, context: tuple[str | int, ...]) -> bytes:
+    parts = [f"{type(part).__name__}:{part}".encode() for part in context]
+    info = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return derive(secret, purpose + info)

@@ -73,7 +73,7 @@ class Busy:
     ) -> None:
         self._clock, self._took, self._failure = clock, iter(took), failure
 
-    def vector(self, start: Any, step: int, attempt: int) -> Any:
+    def vector(self, start: Any, step: int, attempt: int, told: bytes = b"") -> Any:
         self._clock.time += next(self._took)
         if self._failure is not None:
             raise self._failure

@@ -39,7 +39,7 @@ UNTIMED = Timetable(Pace(1), RehearsalClock())
 class Zeros:
     """A trainer whose vectors are all zero: whatever is uploaded is mask alone."""
 
-    def vector(self, adapter: Any, step: int, attempt: int) -> Any:
+    def vector(self, adapter: Any, step: int, attempt: int, told: bytes = b"") -> Any:
         return np.zeros(DIMENSION, np.int64)
 
 
@@ -476,10 +476,10 @@ def test_a_site_told_to_stop_within_a_step_uploads_it_first(
     sessions: list[Session] = []
     vector = Zeros.vector
 
-    def stopping(self: Zeros, adapter: Any, step: int, attempt: int) -> Any:
+    def stopping(self: Zeros, adapter: Any, step: int, attempt: int, told: bytes) -> Any:
         if step == 0 and self is sessions[0]._trainer:
             sessions[0].stop()
-        return vector(self, adapter, step, attempt)
+        return vector(self, adapter, step, attempt, told)
 
     monkeypatch.setattr(Zeros, "vector", stopping)
     sessions.append(world.session(SITES[0], Channel(server, SITES[0])))

@@ -33,7 +33,7 @@ from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.events import GaussianEvent
 from hortus.privacy.gradients import ClippedSum, PerUnitGradients
 from hortus.privacy.mechanism import Mechanism
-from hortus.privacy.randomness import Stream, SystemRandomness, UnsafeSeededRandomness
+from hortus.privacy.randomness import SessionRandomness, Stream, UnsafeSeededRandomness
 from hortus.privacy.sampling import sample_records
 from hortus.protocol.plan import Agreement, Plan
 from hortus.server.prepare import prepare
@@ -223,7 +223,7 @@ def no_two_steps_share_their_noise(pipeline: Pipeline) -> None:
     releases = [
         trainer.vector(adapter, step, attempt) for step, attempt in ((0, 0), (1, 0), (1, 1))
     ]
-    source, zeros = SystemRandomness(), np.zeros(len(adapter))
+    source, zeros = SessionRandomness(), np.zeros(len(adapter))
     this = pipeline.encoding.mechanism
     assert this is not None
     releases += [this.release(zeros, 0, source.stream("noise", step, 0, 0)) for step in (0, 1)]
@@ -369,7 +369,7 @@ def seed_reused_across_attempts(patch: Patch) -> None:
 
 
 def one_key_for_a_deployed_site(patch: Patch) -> None:
-    patch.setattr(SystemRandomness, "stream", lambda *_: Stream(bytes(32)))
+    patch.setattr(SessionRandomness, "stream", lambda *_: Stream(bytes(32)))
 
 
 def sampler_off_by_one(patch: Patch) -> None:

@@ -1,13 +1,24 @@
 import numpy as np
 from scipy.stats import binom, chisquare
 
-from hortus.privacy.randomness import SystemRandomness, UnsafeSeededRandomness
+from hortus.privacy.randomness import SessionRandomness, UnsafeSeededRandomness
 
 
-def test_system_streams_never_repeat() -> None:
-    source = SystemRandomness()
-    words = np.stack([source.stream("noise", 1).uint64(4) for _ in range(3)])
+def test_no_two_sessions_have_a_stream_in_common() -> None:
+    words = np.stack([SessionRandomness().stream("noise", 1).uint64(4) for _ in range(3)])
     assert len(np.unique(words)) == 12
+
+
+def test_what_is_told_of_a_step_decides_on_all_streams_of_a_session() -> None:
+    source = SessionRandomness(bytes(32))
+    streams = [
+        one.stream(*context).uint64(4).tobytes()
+        for one in (source, *(source.bound(told) for told in (b"", b"a", b"b", b"ab")))
+        for context in (("noise", 0, 0), ("noise", 0, 1), ("sample", 0, 0))
+    ]
+    assert len(set(streams)) == len(streams)
+    again = SessionRandomness(bytes(32)).bound(b"a").stream("noise", 0, 0)
+    assert again.uint64(4).tobytes() == streams[6]
 
 
 def test_seeded_streams_repeat_and_differ_by_every_part_of_their_context() -> None:
