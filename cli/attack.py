@@ -37,14 +37,15 @@ def attack(
     the finished model, guess which. Trains the plan several times; started again, it goes on after
     the last finished training. Exit code 1 if more leaks than the plan claims.
     """
+    if not 0 < confidence < 1:
+        raise UsageError(f"{confidence:g} is not between 0 and 1", where="--confidence")
+    loaded = load_plan(plan)  # before what takes seconds to import
+
     from hortus.simulation.attack import Setting
     from hortus.simulation.attack import attack as run_attack
     from hortus.simulation.attack_report import judge, write_page
 
-    if not 0 < confidence < 1:
-        raise UsageError(f"{confidence:g} is not between 0 and 1", where="--confidence")
     console = terminal()
-    loaded = load_plan(plan)
     folder = out or plan.parent / "runs" / f"{loaded.name}-attack"
     with Progress(
         TextColumn("training with canaries", markup=False),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hortus import __version__
 from hortus.cli import attack as attacks
 from hortus.cli import budget, consortium, inspect, operate, status, train, watch
 from hortus.cli import plan as plans
@@ -40,8 +41,19 @@ app.add_typer(inspect.audit)
 app.add_typer(budget.budget)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hortus {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version."),
+    ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show tracebacks. They may quote records.")
     ] = False,

@@ -27,12 +27,14 @@ def approve(site: SiteFolder, plan: PlanFile) -> None:
     The site's records are read with the plan's columns and labels, so that what does not fit is said
     here: an agent's log never says it, since it may quote records.
     """
+    loaded = load_plan(plan)  # before what takes seconds to import: a slip is answered at once
+
     from hortus.client.consent import check_contract
     from hortus.client.site import keep_contract
     from hortus.learning.data.records import read_records
     from hortus.server.prepare import prepare
 
-    contract, _ = prepare(load_plan(plan), plan.resolve().parent)
+    contract, _ = prepare(loaded, plan.resolve().parent)
     files = SiteFiles(site)
     config = SiteConfig.load(files.config)
     read_records(files.directory / config.data, contract.task, contract.privacy.unit_column)
@@ -74,12 +76,13 @@ def server(
 
     Started again, it goes on after the last finished round.
     """
+    loaded = load_plan(plan)
+
     from hortus.cli.display import RoundsDisplay, departures_table
     from hortus.server.operate import run_server
     from hortus.server.report import report_run
 
     console = terminal()
-    loaded = load_plan(plan)
     files = ServerFiles(home or plan.parent / "server")
     folder = out or plan.parent / "runs" / loaded.name
     configure_logging(folder / "server.log", log_format)

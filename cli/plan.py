@@ -53,13 +53,15 @@ def budget(
     A plan with `privacy.epsilon` gets the noise that keeps it; one with `privacy.noise_multiplier`
     gets the ε that follows.
     """
+    loaded = load_plan(plan_file)  # before what takes seconds to import
+    _check_options(epsilon, delta, site)
+
     from hortus.privacy.forecast import shown_rounds
     from hortus.simulation.prospect import prospect, refusal_at, site_budgets
 
-    _check_options(epsilon, delta, site)
     console = terminal()
     with console.status("choosing noise…"):
-        what = prospect(load_plan(plan_file), plan_file.resolve().parent, sites)
+        what = prospect(loaded, plan_file.resolve().parent, sites)
         budgets = site_budgets(what, epsilon, delta, site)
         forecasts = [what.cost.forecast(one) for one in budgets]
         refusal = refusal_at(what.contract, site) if site else ""
@@ -84,12 +86,14 @@ def budget(
 @plan.command()
 def show(plan_file: PlanFile, site: SiteFolder = None) -> None:
     """Explain a plan to who has to approve it at a site. Sent to a file, it is Markdown."""
+    loaded = load_plan(plan_file)
+
     from hortus.cli.plan_in_words import explain
     from hortus.simulation.prospect import prospect
 
     console = terminal()
     with terminal(stderr=True).status("choosing noise…"):
-        what = prospect(load_plan(plan_file), plan_file.resolve().parent, None)
+        what = prospect(loaded, plan_file.resolve().parent, None)
         text = explain(what, plan_file, site)
     if console.is_terminal:
         console.print(Markdown(text))

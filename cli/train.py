@@ -56,10 +56,11 @@ def simulate(plan: PlanFile, out: Out = None) -> None:
 
     Started again with the same plan and folder, it goes on after the last finished round.
     """
+    loaded = load_plan(plan)  # before what takes seconds to import: a slip is answered at once
+
     from hortus.simulation.report import report_run
 
     console = terminal()
-    loaded = load_plan(plan)
     folder = out or plan.parent / "runs" / loaded.name
     run = _simulate(console, loaded, plan, folder, loaded.name)
     report = report_run(run, loaded, folder / "report.html")

@@ -54,6 +54,26 @@ def test_help_loads_no_heavy_library(command: list[str]) -> None:
     assert start(*command) == "[0, []]"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["plan"],
+        ["plan", "show"],
+        ["simulate"],
+        ["server"],
+        ["approve", "site"],
+        ["audit", "attack"],
+    ],
+    ids=" ".join,
+)
+def test_a_slip_in_a_plan_is_told_before_a_heavy_library_loads(
+    tmp_path: Path, command: list[str]
+) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text("name: slip\ntraning: {rounds: 1}\n", encoding="utf-8")
+    assert start(*command, str(path)) == "[2, []]"
+
+
 def test_keys_and_rosters_need_no_heavy_library(tmp_path: Path) -> None:
     server = str(tmp_path / "server")
     assert start("init", "server", "127.0.0.1", "--out", server) == "[0, []]"
