@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from peft import PeftModel
+from typer.testing import CliRunner
 
+from hortus.cli.main import app
 from hortus.client.trainer import Trainer
 from hortus.learning.models import load_base
 from hortus.privacy.accounting import epsilon
@@ -321,3 +323,18 @@ def test_a_plan_that_cannot_work_is_explained(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         run(write_plan(**changes), tmp_path / "run")
+
+
+def test_a_rehearsal_says_that_it_protects_nobody_and_keeps_the_records_to_itself(
+    write_plan: Any, tmp_path: Path
+) -> None:
+    path, out = write_plan(), tmp_path / "run"
+    told = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["simulate", str(path), "--out", str(out)])
+    assert told.exit_code == 0, told.output
+    assert "tiny: rehearsal: no record was protected" in told.output.splitlines()[0]
+    page = " ".join((out / "report.html").read_text().split())
+    assert page.lower().count("rehearsal: no record was protected") >= 4
+    kept = list((out / "records").iterdir())
+    assert len(kept) == 3
+    assert {path.stat().st_mode & 0o777 for path in kept} == {0o600}
+    assert (out / "records").stat().st_mode & 0o777 == 0o700
