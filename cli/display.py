@@ -111,18 +111,11 @@ class RoundsDisplay:
         title: What is running.
         rounds: Rounds that there will be.
         finished: Rounds of an earlier start.
-        note: What to say beside every ε that is shown; nothing if empty.
     """
 
     def __init__(
-        self,
-        console: Console,
-        title: str,
-        rounds: int,
-        finished: Sequence["RoundRecord"] = (),
-        note: str = "",
+        self, console: Console, title: str, rounds: int, finished: Sequence["RoundRecord"] = ()
     ) -> None:
-        self._note = note
         self._console, self._title, self._rounds = console, title, rounds
         self._records = [(record, "") for record in finished]
         self._progress = Progress(
@@ -134,8 +127,6 @@ class RoundsDisplay:
     def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._live.__enter__()
-        elif self._note:
-            self._console.print(f"{self._title}: {self._note}", soft_wrap=True)
         return self
 
     def __exit__(
@@ -164,8 +155,7 @@ class RoundsDisplay:
         shown = _ROWS_SHOWN if self._console.width >= _UPRIGHT_BELOW else _ROWS_SHOWN_UPRIGHT
         for record, spent in self._records[-shown:]:
             table.add_row(*_cells(record, spent))
-        note = [Text(self._note)] if self._note else []
-        return Group(table, *note, self._progress)
+        return Group(table, self._progress)
 
 
 def _cells(record: "RoundRecord", spent: str) -> tuple[str, ...]:

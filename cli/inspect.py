@@ -56,9 +56,13 @@ def ledger(
     any ledger, the server's own claims are shown. Exit code 0 only if everything holds.
     """
     from hortus.privacy.audit import audit as audit_evidence
-    from hortus.privacy.omissions import forks
+    from hortus.privacy.omissions import departed, forks, omissions
+    from hortus.server.run_records import read_run
 
     console = terminal()
+    runs = [path for path in paths if _is_run(path)]
+    # A site charges before it sends, and the server records after: so read, neither accuses the other.
+    before = [read_run(path) for path in runs]
     collected = [one for path in paths for one in _evidence(path)]
     if not collected:
         _show_claims(console, paths[0])
@@ -73,9 +77,13 @@ def ledger(
         raise UsageError(
             f"the anchor is {kept.site}'s, whose ledger is not here", where=str(anchor)
         )
-    compared = [_compare(path, audits) for path in paths if _is_run(path)]
-    lacking = [*forks(collected), *(one for omitted, _ in compared for one in omitted)]
-    departures = [one for _, left in compared for one in left]
+    after = [read_run(path) for path in runs]
+    lacking = forks(collected)
+    departures: list[Departed] = []
+    for early, late in zip(before, after, strict=True):
+        lacking += omissions(early.record, audits, late.record)
+        left = [(one.round, one.site, one.reason) for one in late.departures]
+        departures += departed(late.run, left, audits)
     holds = not lacking and not any(result.first_broken for result in audits)
     if as_json:
         echo_json(_as_json(audits, lacking, departures, holds=holds))
@@ -135,16 +143,6 @@ def _sites(directory: Path) -> list[SiteFiles]:
 
 def _is_run(path: Path) -> bool:
     return (path / "contract.json").exists() and (path / "run.sqlite").exists()
-
-
-def _compare(run: Path, audits: "Sequence[Audit]") -> "tuple[list[Omission], list[Departed]]":
-    from hortus.privacy.omissions import departed, omissions
-    from hortus.server.run_records import read_run, read_sums
-
-    recorded = read_run(run)
-    sessions, sums = read_sums(run)
-    left = [(one.round, one.site, one.reason) for one in recorded.departures]
-    return omissions(recorded.run, sessions, sums, audits), departed(recorded.run, left, audits)
 
 
 def _departure_line(one: "Departed") -> str:

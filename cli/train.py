@@ -70,9 +70,9 @@ def simulate(plan: PlanFile, out: Out = None) -> None:
 
 
 def _simulate(console: Console, plan: Plan, path: Path, out: Path, title: str) -> "SimulatedRun":
-    from hortus.simulation.simulate import REHEARSAL, simulate
+    from hortus.simulation.simulate import simulate
 
-    with RoundsDisplay(console, title, plan.training.rounds, note=REHEARSAL) as display:
+    with RoundsDisplay(console, title, plan.training.rounds) as display:
 
         def show(record: "RoundRecord", spent: Mapping[str, float]) -> None:
             display.add(record, spent)
@@ -87,16 +87,11 @@ def _line(alone: "Alone") -> str:
 def _comparison(
     plan: Plan, private: "SimulatedRun", open_run: "SimulatedRun", alone: "list[Alone]"
 ) -> Table:
-    from hortus.simulation.simulate import REHEARSAL
-
     best = max(alone, key=lambda site: site.metrics.get("accuracy", 0.0))
     claim = private.store.rounds[-1].epsilon
     bound = "no bound" if claim is None else f"ε = {claim:.2f}, δ = {plan.privacy.delta:g}"
     table = Table("model", "accuracy", "macro F1", f"bound for one {plan.privacy.unit}", box=None)
-    table.caption = (
-        "No site alone has records of every class: that is much of what they gain. "
-        f"The ε is what a deployment would spend. {REHEARSAL.capitalize()}."
-    )
+    table.caption = "No site alone has records of every class: that is much of what they gain."
     for name, metrics, promise in (
         (f"best single site alone ({best.site})", best.metrics, "no bound"),
         ("federated, private", private.store.rounds[-1].metrics, bound),

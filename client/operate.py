@@ -25,7 +25,6 @@ from hortus.protocol.consortium import SiteFiles, host_and_port
 from hortus.protocol.expiry import DailyWarning, warn_of_expiry
 from hortus.protocol.monitoring import CertificateCollector, Heartbeat, monitoring
 from hortus.protocol.plan import Contract
-from hortus.protocol.policy import Policy
 from hortus.protocol.processes import ChildProcess
 from hortus.protocol.succession import sole
 from hortus.protocol.surroundings import proxy_variable
@@ -49,8 +48,6 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
     with sole(SiteFiles(directory)), Site(directory, clock=time.time) as site:
         waiting = "%s is waiting for the server at %s; Ctrl-C stops it"
         logger.info(waiting, site.name, site.server.superlink)
-        for warning in unsafe_modes(site.policy):
-            logger.warning("%s", warning)
         started = datetime.now(UTC)
         warn_of_expiry(site.files, started, logger)
         expiry = DailyWarning(site.files, logger, started)
@@ -90,25 +87,6 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
                         agent.stop(_GRACE_SECONDS)
                 _pause(_RETRY_SECONDS, stopped)
             agent.stop(_GRACE_SECONDS)  # a session goes on when its relay has died
-
-
-def unsafe_modes(policy: Policy) -> list[str]:
-    """Says what a policy gives up, to be read at each start."""
-    told = {
-        "unsafe_seeded_noise": (
-            policy.unsafe_seeded_noise,
-            "whoever knows a plan's seed can subtract this site's noise, so no record is protected",
-        ),
-        "unsafe_no_privacy": (
-            policy.unsafe_no_privacy,
-            "this site takes part in plans that add no noise, which protect no record",
-        ),
-    }
-    return [
-        f"policy.yaml has {name}: {meaning}; what was released so has no bound on ε, for ever"
-        for name, (is_set, meaning) in told.items()
-        if is_set
-    ]
 
 
 class _Relay:

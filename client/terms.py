@@ -15,7 +15,7 @@ from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.policy import Budget
 
 # Stands for a step that is only asked about.
-NO_VIEW = StepView(0, 0, (), b"")
+NO_VIEW, NO_RUN = StepView(0, 0, (), b""), "0" * 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Account:
         """Returns the charge of one step; without a descriptor, one to ask about only."""
         contract, event = encoding.contract, encoding.event
         return Charge(
-            run=descriptor.run if descriptor else "",
-            session=descriptor.session if descriptor else "",
+            run=descriptor.run if descriptor else NO_RUN,
+            session=descriptor.session if descriptor else NO_RUN,
             round=round_,
             step=view.step,
             attempt=view.attempt,

@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import chain
 
 from hortus.privacy.entries import GENESIS, SIGNATURE_CONTEXT, Entry, content_hash
 from hortus.privacy.evidence import Evidence, Row
 from hortus.privacy.findings import Finding, broken, warning
-from hortus.protocol.heads import Head
+from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import Roster, is_signed
 
 # Fewer signatures than this are checked sooner than another process starts.
@@ -19,6 +20,8 @@ _MANY = 5_000
 _CHUNK = 1_000
 # With two, signatures take no longer than all else does meanwhile.
 _MOST_HELPERS = 2
+# By so much may clocks of two parties differ, in seconds.
+_CLOCKS = 3600.0
 
 Signed = tuple[bytes, str, bytes]  # raw public key, hash, signature
 
@@ -132,11 +135,11 @@ def check_heads(
     """Yields entries that others have seen and that are not, or not any more, there."""
     for one in evidence.countersignatures:
         head = one.head
-        if not any(map(one.is_signed_by, roster.server_keys())):
-            yield broken(
+        if not vouches(one, roster):
+            yield warning(
                 head.seq,
-                "a countersignature of it is not by the server's key",
-                "It was made up or changed, or the roster has another server.",
+                "a countersignature of it is not by the server's key, and vouches for nothing",
+                "It was made up, or the server was replaced without a hand-over of its key.",
             )
         elif hashes.get(head.seq) != head.hash:
             yield _gone(head, hashes, "the server countersigned")
@@ -148,6 +151,42 @@ def check_heads(
         yield broken(anchor.seq, "the anchor is not signed by this site", "It is another's.")
     elif hashes.get(anchor.seq) != anchor.hash:
         yield _gone(anchor, hashes, "the anchor holds")
+
+
+def vouches(one: Countersignature, roster: Roster) -> bool:
+    """Returns whether a key that the server has, or has handed over, made a countersignature."""
+    return any(map(one.is_signed_by, roster.server_keys()))
+
+
+def check_times(
+    evidence: Evidence, roster: Roster, times: Mapping[int, float]
+) -> Iterator[Finding]:
+    """Yields entries dated after the server saw them, or before it saw one that they follow."""
+    signed = [one for one in evidence.countersignatures if vouches(one, roster)]
+    seen = sorted((one.head.seq, one.time) for one in signed)
+    later = iter(sorted(times.items()))
+    latest = -math.inf
+    following = next(later, None)
+    for seq, time in [*seen, (math.inf, math.inf)]:
+        while following is not None and following[0] <= seq:
+            entry, own = following
+            if own > time + _CLOCKS or own < latest - _CLOCKS:
+                yield warning(
+                    entry,
+                    f"its time is {_moment(own)}; the server countersigned "
+                    + (
+                        f"it at {_moment(time)}"
+                        if own > time
+                        else f"one before it at {_moment(latest)}"
+                    ),
+                    "The site's clock, or the server's, was wrong: budgets of calendar periods go by it.",
+                )
+            following = next(later, None)
+        latest = max(latest, time)
+
+
+def _moment(time: float) -> str:
+    return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _gone(head: Head, hashes: Mapping[int, str], who: str) -> Finding:

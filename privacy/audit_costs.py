@@ -1,8 +1,9 @@
 """ε of every scope of a ledger, recomputed by an accountant that shares nothing with the ledger's.
 
-A Rényi bound stands above every entry. ε itself is recomputed (`recount`) whenever that bound has
-grown by 1 %, and at the end of each run and scope; in between it cannot fall. Where it does not fit,
-the entries since the last time are gone through one by one, so that the first wrong one is named.
+A Rényi bound stands above every entry. ε itself is recomputed (`recount`) before and after every entry
+that lifts that bound by more than 1 %, and at the end of each run and scope; in between it neither
+falls nor grows by more than from one to the next. Where it does not fit, the entries since the last time
+are gone through one by one, so that the first wrong one is named.
 """
 
 import math
@@ -36,18 +37,8 @@ _ULP = 2.0**-52
 _ERRORS = 2.0**17
 _LEAST_SHARE = 0.01
 _DAY = 86_400
-# No plan asks for such numbers, and float64 cannot count with them.
-_LARGEST_MULTIPLIER, _MOST_RELEASES, _LEAST_DELTA, _LEAST_RATE = 1e7, 2**40, 1e-300, 1e-300
 
-
-def is_countable(charge: Charge) -> bool:
-    """Returns whether a charge has numbers that ε can be computed from."""
-    return (
-        charge.releases <= _MOST_RELEASES
-        and charge.delta >= _LEAST_DELTA
-        and charge.noise_multiplier <= _LARGEST_MULTIPLIER
-        and (charge.sampling_rate >= _LEAST_RATE or not charge.is_private)
-    )
+Scoped = tuple[Scope, str]  # a scope and, within it, the plan or the period
 
 
 # Most rounds of a run cost the same.
@@ -57,6 +48,12 @@ def epsilon_alone(event: GaussianEvent, releases: int, delta: float) -> float:
     history = {_with_some_noise(event): releases}
     bound = renyi_epsilon(history, delta)
     return bound if bound > _WIDEST else min(bound, recount(history, delta))
+
+
+# A plan's sites, and a dataset's scopes, mostly have the same releases behind them.
+@lru_cache(maxsize=8192)
+def _recounted(history: frozenset[tuple[GaussianEvent, int]], delta: float) -> float:
+    return recount(dict(history), delta)
 
 
 @dataclass(slots=True)
@@ -81,6 +78,7 @@ class _Tally:
     before: Counter[GaussianEvent] = field(default_factory=Counter)  # the history then
     pending: list[_Pending] = field(default_factory=list)
     passed_over: Counter[GaussianEvent] = field(default_factory=Counter)
+    last: Charge | None = None
 
     def add(self, charge: Charge) -> None:
         """Counts a charge, and before it those that were passed over."""
@@ -88,10 +86,18 @@ class _Tally:
         for event, count in self.passed_over.items():
             self._count(event, count)
         self.passed_over.clear()
+        self.last = charge
         if charge.is_private:
             self._count(_event(charge), charge.releases)
         else:
             self.is_bare = True
+
+    def grows_by(self, charge: Charge) -> bool:
+        """Returns whether a charge lifts the Rényi bound far above that of the last recomputation."""
+        if not charge.is_private:
+            return True
+        more = self.divergences + charge.releases * divergences(_event(charge))
+        return from_divergences(more, charge.delta) > self.checked * _CHECKPOINT_GROWTH
 
     def pass_over(self, charge: Charge) -> None:
         """Keeps a charge that has no level of this scope, at little cost, for when one has."""
@@ -118,11 +124,15 @@ class Costs:
 
     A charge counts in its plan and its periods also where the policy had no limit on them then, so that
     none is missing where it gets one.
+
+    Attributes:
+        compared: Levels on which there is a verdict.
     """
 
     def __init__(self, accounts: Accounts) -> None:
+        self.compared = 0
         self._accounts = accounts
-        self._tallies: dict[tuple[str, str], _Tally] = {}
+        self._tallies: dict[tuple[str, Scoped], _Tally] = {}
         self._last: tuple[str, float] = ("", 0.0)
         self._time = -math.inf
 
@@ -135,19 +145,17 @@ class Costs:
         self._last = (charge.run, charge.delta)
         account = self._accounts.root(charged.account)
         yield from self._join(account, charged.joins)
-        levels = {
-            charge.plan if level.scope is Scope.PLAN else level.period: level
-            for level in charged.levels
-        }
-        for name in dict.fromkeys((*levels, charge.plan, *_periods(self._time // _DAY))):
+        levels = {scoped(charge, level): level for level in charged.levels}
+        for name in dict.fromkeys((*levels, *_scopes(charge, self._time))):
             tally = self._tallies.setdefault((account, name), _Tally())
-            if name in levels:
-                tally.add(charge)
-                yield from _compare(tally, entry, charge, levels[name])
-            else:
-                if tally.pending:
-                    yield from _recompute(tally)
+            if name not in levels:
+                yield from self._recompute(tally)
                 tally.pass_over(charge)
+                continue
+            if tally.grows_by(charge):
+                yield from self._recompute(tally)
+            tally.add(charge)
+            yield from self._compare(tally, entry, charge, levels[name])
 
     def _join(self, account: str, joins: Collection[str]) -> Iterator[Finding]:
         """Makes accounts one: whatever either has spent counts in both."""
@@ -161,55 +169,77 @@ class Costs:
     def finish(self) -> Iterator[Finding]:
         """Yields what does not fit of the entries since ε was last recomputed."""
         for tally in self._tallies.values():
-            if tally.pending:
-                yield from _recompute(tally)
+            yield from self._recompute(tally)
 
-
-def _compare(tally: _Tally, entry: Entry, charge: Charge, level: Level) -> Iterator[Finding]:
-    if tally.is_bare:
-        if math.isfinite(level.epsilon):
-            yield _less(entry.seq, level.epsilon, math.inf, charge.delta)
-        return
-    if charge.delta != tally.delta:
-        tally.delta, tally.claim, tally.checked = charge.delta, 0.0, 0.0
-    bound = from_divergences(tally.divergences, charge.delta)
-    if level.epsilon > bound * (1 + _RENYI_TOLERANCE) + _SLACK:
-        yield _more(entry.seq, level.epsilon, bound, charge.delta)
-    elif bound > _WIDEST and level.epsilon < bound * (1 - _RENYI_TOLERANCE):
-        yield _less(entry.seq, level.epsilon, bound, charge.delta)
-    # A grid that grew coarser may take back as much as the two accountants may differ.
-    elif level.epsilon < tally.claim * (1 - _TOLERANCE):
-        yield _less(entry.seq, level.epsilon, tally.claim, charge.delta)
-    elif bound <= _WIDEST:
-        tally.pending.append(_Pending(entry.seq, charge, level.epsilon))
-    tally.claim = level.epsilon
-    if bound > tally.checked * _CHECKPOINT_GROWTH:
-        tally.checked = bound
-        yield from _recompute(tally)
-
-
-def _recompute(tally: _Tally) -> Iterator[Finding]:
-    """Compares the last ε with one of another accountant; then, if need be, each since before."""
-    pending, tally.pending = tally.pending, []
-    before, tally.before = tally.before, tally.history.copy()
-    if not pending or _misfit(pending[-1], tally.history) is None:
-        return
-    history = before.copy()
-    for one in pending:
-        _add(history, one.charge)
-        misfit = _misfit(one, history)
-        if misfit is not None:
-            yield misfit
+    def _compare(
+        self, tally: _Tally, entry: Entry, charge: Charge, level: Level
+    ) -> Iterator[Finding]:
+        if tally.is_bare:
+            self.compared += 1
+            if math.isfinite(level.epsilon):
+                yield _less(entry.seq, level.epsilon, math.inf, charge.delta)
             return
+        if charge.delta != tally.delta:
+            tally.delta, tally.claim, tally.checked = charge.delta, 0.0, 0.0
+        bound = from_divergences(tally.divergences, charge.delta)
+        fell = level.epsilon < tally.claim * (1 - _TOLERANCE)
+        if level.epsilon > bound * (1 + _RENYI_TOLERANCE) + _SLACK:
+            self.compared += 1
+            yield _more(entry.seq, level.epsilon, bound, charge.delta)
+        elif bound > _WIDEST:
+            self.compared += 1
+            if level.epsilon < bound * (1 - _RENYI_TOLERANCE) or fell:
+                yield _less(entry.seq, level.epsilon, bound, charge.delta)
+        else:
+            tally.pending.append(_Pending(entry.seq, charge, level.epsilon))
+        claim, tally.claim = tally.claim, level.epsilon
+        if fell and tally.pending:
+            # A grid that grew coarser may take back as much as the two accountants may differ.
+            found = list(self._recompute(tally, one_by_one=True))
+            yield from found or [_less(entry.seq, level.epsilon, claim, charge.delta)]
+        elif bound > tally.checked * _CHECKPOINT_GROWTH:
+            tally.checked = bound
+            yield from self._recompute(tally)
+
+    def _recompute(self, tally: _Tally, *, one_by_one: bool = False) -> Iterator[Finding]:
+        """Compares the last ε with another accountant's; then, if need be, each since before."""
+        pending, tally.pending = tally.pending, []
+        if not pending:
+            return
+        self.compared += len(pending)
+        before, tally.before = tally.before, tally.history.copy()
+        is_newest = pending[-1].charge is tally.last
+        if is_newest and not one_by_one and _misfit(pending[-1], tally.history) is None:
+            return
+        history = before.copy()
+        for one in pending:
+            _add(history, one.charge)
+            misfit = _misfit(one, history)
+            if misfit is not None:
+                yield misfit
+                return
+
+
+def scoped(charge: Charge, level: Level) -> Scoped:
+    """Returns what a charge's level is of."""
+    return level.scope, charge.plan if level.scope is Scope.PLAN else level.period
+
+
+def _scopes(charge: Charge, time: float) -> Iterator[Scoped]:
+    """Yields everything, apart from the lifetime, that a charge at a time counts in."""
+    yield Scope.PLAN, charge.plan
+    for period in _periods(time // _DAY):
+        yield Scope.PERIOD, period
 
 
 def _misfit(one: _Pending, history: Mapping[GaussianEvent, int]) -> Finding | None:
     delta = one.charge.delta
     errors = _ULP * (_ERRORS + 20 * sum(history.values()))
     if errors < _LEAST_SHARE * delta:
-        least = most = recount(history, delta)
+        least = most = _recounted(frozenset(history.items()), delta)
     else:
-        least, most = recount(history, delta + errors), renyi_epsilon(history, delta)
+        least = _recounted(frozenset(history.items()), delta + errors)
+        most = renyi_epsilon(history, delta)
     if one.claim < least * (1 - _TOLERANCE) - _SLACK:
         return _less(one.seq, one.claim, least, delta)
     if one.claim > most * (1 + _TOLERANCE) + _SLACK:

@@ -120,6 +120,8 @@ class Books:
         self.refused: list[Declined] = []
         self._granted: dict[str, float] = {}
         self._frozen: dict[str, str] = {}
+        self._runs: dict[str, tuple[str, str]] = {}  # of each session, with the plan
+        self._plans: dict[str, str] = {}  # of each run
 
     def add(self, entry: Entry) -> None:
         """Counts an entry."""
@@ -165,7 +167,8 @@ class Books:
         """Checks what no budget can buy.
 
         Raises:
-            Refused: The account is frozen, or was charged by another unit before. The server hears
+            Refused: The account is frozen, or was charged by another unit before, or the session or
+                run belongs to another plan. The server hears
                 it, so no fingerprint is in it: that would tell when the records have changed.
         """
         if self.frozen(place) is not None:
@@ -181,6 +184,15 @@ class Books:
                     f"that protects a {charge.unit}",
                     remedy=f"Take part in plans with privacy.unit: {account.unit}.",
                 )
+        of_session = (charge.run, charge.plan)
+        if (
+            self._runs.get(charge.session, of_session) != of_session
+            or self._plans.get(charge.run, charge.plan) != charge.plan
+        ):
+            raise Refused(
+                "the session, or its run, was another plan's before",
+                remedy="The server must open a new session, and a new run for another plan.",
+            )
 
     def levels(
         self,
@@ -222,6 +234,8 @@ class Books:
 
     def _add_charge(self, seq: int, charged: Charged) -> None:
         charge = charged.charge
+        self._runs.setdefault(charge.session, (charge.run, charge.plan))
+        self._plans.setdefault(charge.run, charge.plan)
         self.lineages.add(charged)
         root = self.lineages.root(charged.account)
         account = self.accounts.setdefault(root, Account(charge.unit))

@@ -8,6 +8,7 @@ signed. Floats are in C's hexadecimal notation, which is exact.
 import hashlib
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, fields
@@ -25,8 +26,15 @@ GENESIS = "0" * 64
 EVERY_DATASET = "*"
 
 _FORMAT = "hortus/v3/ledger"
-_MOST_REASON = 500
-_MOST_NAME = 100
+_MOST_REASON, _MOST_UNIT, _MOST_NAME = 500, 200, 100
+_LATEST = 253_402_300_800.0  # the year 10000
+# What float64 and SQLite count exactly, and what no plan asks for.
+_MOST_COUNT, _MOST_ENTRIES, _MOST_RELEASES, _MOST_NOISE = 2**31, 2**40, 2**40, 1e7
+_LEAST_RATE = 1e-12
+# With a larger δ an ε says little; a smaller one float64 cannot hold.
+MOST_DELTA, LEAST_DELTA = 1e-2, 1e-30
+_HEX = re.compile(r"[0-9a-f]+")
+_PERIOD = re.compile(r"[0-9]{4}(-Q[1-4]|-(0[1-9]|1[0-2]))?")
 
 
 class Scope(StrEnum):
@@ -35,6 +43,19 @@ class Scope(StrEnum):
     LIFETIME = "lifetime"
     PLAN = "plan"
     PERIOD = "period"
+
+
+class Added(StrEnum):
+    """What was added to a vector before it was masked.
+
+    `SEEDED` noise can be subtracted by whoever knows the seed: it protects nobody, and ε is infinite.
+    `REHEARSED` noise is the same in a simulation, whose ε is what the plan would cost.
+    """
+
+    GAUSSIAN = "discrete-gaussian"
+    REHEARSED = "rehearsed-discrete-gaussian"
+    SEEDED = "seeded-discrete-gaussian"
+    NOTHING = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +71,7 @@ class Charge:
         dataset: Fingerprint of the records as they are (`dataset_fingerprint`): of one content.
         unit: The privacy unit: neighbouring datasets differ by one of it.
         mode: A value of `protocol.plan.Noise`.
-        mechanism: What was added to the sum.
+        mechanism: A value of `Added`.
         sampling_rate: Poisson sampling rate q of a step.
         noise_multiplier: Standard deviation of the noise that is counted on, over sensitivity.
         clipping_norm: L2 bound C of one unit's contribution.
@@ -79,21 +100,32 @@ class Charge:
         for name in ("sampling_rate", "noise_multiplier", "clipping_norm", "delta"):
             # An integer would come back from the database as a float, with another hash.
             object.__setattr__(self, name, float(getattr(self, name)))
-        Noise(self.mode)
-        if self.is_private and not (0 < self.sampling_rate <= 1 and self.noise_multiplier > 0):
-            raise ValueError("a private release has 0 < q ≤ 1 and noise")
-        numbers = (self.sampling_rate, self.noise_multiplier, self.clipping_norm)
-        if not all(math.isfinite(number) and number >= 0 for number in numbers):
-            raise ValueError("q, σ and C are finite and not negative")
-        if min(self.round, self.step, self.attempt) < 0 or self.releases < 1:
-            raise ValueError("rounds, steps and attempts count from 0, releases from 1")
-        if not 0 < self.delta < 1:
-            raise ValueError("δ lies between 0 and 1")
+        _check_hex("run", self.run, 32)
+        _check_hex("session", self.session, 32)
+        _check_hex("dataset", self.dataset, 64)
+        _check_hex("plan", self.plan, 64)
+        if not 1 <= len(self.unit) <= _MOST_UNIT:
+            raise ValueError(f"unit: a unit has 1 to {_MOST_UNIT} characters")
+        for name in ("round", "step", "attempt"):
+            _check_range(name, getattr(self, name), 0, _MOST_COUNT)
+        _check_range("releases", self.releases, 1, _MOST_RELEASES)
+        _check_range("sampling_rate", self.sampling_rate, _LEAST_RATE, 1)
+        _check_range("noise_multiplier", self.noise_multiplier, 0, _MOST_NOISE)
+        _check_range("clipping_norm", self.clipping_norm, sys.float_info.min, sys.float_info.max)
+        _check_range("delta", self.delta, LEAST_DELTA, MOST_DELTA)
+        _check_member("mode", self.mode, Noise)
+        _check_member("mechanism", self.mechanism, Added)
+        adds_nothing = Added(self.mechanism) is Added.NOTHING
+        if {adds_nothing, not self.noise_multiplier} != {Noise(self.mode) is Noise.UNSAFE_NONE}:
+            raise ValueError(
+                f"mode {self.mode}, mechanism {self.mechanism} and noise_multiplier "
+                f"{self.noise_multiplier:g} do not belong together"
+            )
 
     @property
     def is_private(self) -> bool:
         """Whether ε after it can be finite."""
-        return self.mode != Noise.UNSAFE_NONE
+        return self.mechanism in _BOUNDED
 
     @property
     def event(self) -> GaussianEvent:
@@ -104,6 +136,9 @@ class Charge:
     def key(self) -> tuple[str, int, int]:
         """Session, step and attempt: no two charges have the same."""
         return (self.session, self.step, self.attempt)
+
+
+_BOUNDED = frozenset({Added.GAUSSIAN, Added.REHEARSED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +162,9 @@ class Level:
             object.__setattr__(self, name, float(getattr(self, name)))
         if not (self.epsilon >= 0 and self.limit > 0):
             raise ValueError("ε is not negative, a limit is positive")
+        is_period = self.scope is Scope.PERIOD
+        if not (_PERIOD.fullmatch(self.period) if is_period else self.period == ""):
+            raise ValueError(f"period: {self.period[:70]!r} is none of a {self.scope.value}")
 
     @property
     def name(self) -> str:
@@ -155,6 +193,8 @@ class Charged:
     levels: tuple[Level, ...]
 
     def __post_init__(self) -> None:
+        for name in (self.account, *self.joins):
+            _check_hex("account", name, 64)
         if len({self.account, *self.joins}) != 1 + len(self.joins):
             raise ValueError("an account is joined with others, each once")
         scopes = [level.scope for level in self.levels]
@@ -186,7 +226,7 @@ class Granted:
         object.__setattr__(self, "epsilon", float(self.epsilon))
         if not 0 < self.epsilon < math.inf:
             raise ValueError("a grant is a positive, finite ε")
-        _check_reason(self.reason)
+        _check_decision(self.dataset, self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +243,7 @@ class Frozen:
     reason: str
 
     def __post_init__(self) -> None:
-        _check_reason(self.reason)
+        _check_decision(self.dataset, self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +255,7 @@ class Unfrozen:
     reason: str
 
     def __post_init__(self) -> None:
-        _check_reason(self.reason)
+        _check_decision(self.dataset, self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +278,8 @@ class Disjoint:
     reason: str
 
     def __post_init__(self) -> None:
+        for name in (self.dataset, *self.others):
+            _check_hex("dataset", name, 64)
         if not self.others or len({self.dataset, *self.others}) != 1 + len(self.others):
             raise ValueError("a content is disjoint from other accounts than its own, each once")
         if not 1 <= len(self.operator.strip()) <= _MOST_NAME:
@@ -265,8 +307,10 @@ class Declined:
     reason: str
 
     def __post_init__(self) -> None:
-        if self.round < 0:
-            raise ValueError("rounds count from 0")
+        _check_hex("plan", self.plan, 64)
+        _check_hex("run", self.run or "0" * 32, 32)
+        _check_hex("dataset", self.dataset or "0" * 64, 64)
+        _check_range("round", self.round, 0, _MOST_COUNT)
         _check_reason(self.reason)
 
 
@@ -294,6 +338,12 @@ class Entry:
     content: str
     hash: str
     signature: bytes
+
+    def __post_init__(self) -> None:
+        _check_range("seq", self.seq, 1, _MOST_ENTRIES)
+        _check_range("time", self.time, 0, _LATEST)
+        _check_hex("previous_hash", self.previous_hash, 64)
+        _check_hex("hash", self.hash, 64)
 
     @classmethod
     def make(
@@ -407,7 +457,7 @@ def _only(value: Mapping[str, Any], names: Set[str]) -> None:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"a {type(value).__name__} stands where a text is due")
     # A run's entries share most of their texts: a long ledger's fit in memory once.
     return sys.intern(value)
 
@@ -420,7 +470,7 @@ def _texts(value: object) -> tuple[str, ...]:
 
 def _whole(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no whole number")
+        raise TypeError(f"a {type(value).__name__} stands where a whole number is due")
     return value
 
 
@@ -431,6 +481,27 @@ def _number(value: object) -> float:
     if number.hex() != value:
         raise ValueError(f"{value!r} is not the exact form of a number")
     return number
+
+
+def _check_hex(name: str, value: str, digits: int) -> None:
+    if len(value) != digits or not _HEX.fullmatch(value):
+        raise ValueError(f"{name}: {value[:70]!r} is not {digits} hexadecimal digits")
+
+
+def _check_range(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:  # nor is NaN
+        raise ValueError(f"{name}: {value!r:.40} is not from {least:g} to {most:g}")
+
+
+def _check_member(name: str, value: str, kind: type[StrEnum]) -> None:
+    if value not in [member.value for member in kind]:
+        raise ValueError(f"{name}: {value[:70]!r} is not among {', '.join(kind)}")
+
+
+def _check_decision(dataset: str, reason: str) -> None:
+    if dataset != EVERY_DATASET:
+        _check_hex("dataset", dataset, 64)
+    _check_reason(reason)
 
 
 def _check_reason(reason: str) -> None:

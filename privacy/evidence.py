@@ -1,45 +1,43 @@
 """What an audit reads: a site's ledger and what vouches for it, live or from one exported file.
 
 Nothing in it depends on a record: entries, signatures, countersignatures, public keys and contracts.
+
+A bundle is compressed lines of JSON, and is read line by line within fixed limits, since it comes from
+whoever is audited: a head that names the site and its roster, then the contracts, entries,
+countersignatures and sent attempts, each a line of its own, then the number of those lines.
 """
 
+import gzip
+import io
 import json
-import zipfile
+import re
+import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, BinaryIO, NoReturn
 
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.consortium import SiteFiles
-from hortus.protocol.databases import DAMAGED, read_sqlite
+from hortus.protocol.databases import DAMAGED, read_snapshot
 from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.files import write_atomic
 from hortus.protocol.heads import Countersignature, Head
-from hortus.protocol.identity import Roster
+from hortus.protocol.identity import SIGNATURE_BYTES, Roster
+from hortus.protocol.names import check_site_name
 
-_FORMAT = "hortus/v1/evidence"
-# A zip file has no room for an earlier date; a bundle of the same ledger is the same bytes.
-_DATE = (1980, 1, 1, 0, 0, 0)
-_MOST_BYTES = 2**31
-# What zipfile raises for a damaged, encrypted or foreign member, and what reading its text does.
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    RuntimeError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    yaml.YAMLError,
-    OSError,
-)
+_FORMAT = "hortus/v2/evidence"
+# Some 200,000 entries, which an audit holds in 1 GB of memory.
+_MOST_BYTES = 2**28
+_MOST_LINE = 2**21
+_MOST_CONTRACTS = 10_000
+_LATEST = 253_402_300_800.0  # the year 10000
+_MOST_COUNT = 2**40
+_HASH, _SESSION = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{32}")
+# What reading a damaged or foreign file raises.
+_UNREADABLE = (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, RecursionError)
 
 Row = tuple[int, str, str, bytes]  # seq, content, hash, signature
 Attempt = tuple[str, int, int]  # session, step, attempt
@@ -75,54 +73,67 @@ def collect(files: SiteFiles, site: str) -> Evidence:
     """
     if not files.ledger.is_file():
         raise UsageError("there is no ledger yet", where=str(files.ledger))
-    rows, signed, sent = read_ledger(files.ledger)
+    evidence = read_evidence(site, files.ledger, Roster.load(files.roster), {})
+    # A plan is stored before anything is charged to it, and so is read after the charges.
+    contracts = {
+        path.stem: path.read_text(encoding="utf-8")
+        for path in sorted(files.contracts.glob("*.json"))
+    }
     return Evidence(
-        site=site,
-        roster=Roster.load(files.roster),
-        rows=tuple(rows),
-        countersignatures=tuple(
-            Countersignature(Head(site, seq, hash_, b""), time, signature)
-            for seq, hash_, time, signature in signed
-        ),
-        sent=frozenset(sent),
-        contracts={
-            path.stem: path.read_text(encoding="utf-8")
-            for path in sorted(files.contracts.glob("*.json"))
-        },
+        site, evidence.roster, evidence.rows, evidence.countersignatures, evidence.sent, contracts
     )
 
 
+def read_evidence(
+    site: str, ledger: Path, roster: Roster, contracts: Mapping[str, str]
+) -> Evidence:
+    """Reads a ledger as it was at one moment, though its agent may be writing to it.
+
+    Raises:
+        HortusError: It cannot be read.
+    """
+    try:
+        return read_snapshot(ledger, partial(_read_tables, site, roster, contracts))
+    except (*DAMAGED, OSError, ValueError, TypeError) as error:
+        raise HortusError(f"the ledger cannot be read: {error}", where=str(ledger)) from error
+
+
+def _read_tables(
+    site: str, roster: Roster, contracts: Mapping[str, str], connection: sqlite3.Connection
+) -> Evidence:
+    rows = connection.execute("SELECT seq, content, hash, signature FROM entries ORDER BY seq")
+    entries = tuple(_row(*row) for row in rows)
+    signed = connection.execute(
+        "SELECT seq, hash, time, signature FROM countersignatures ORDER BY seq, hash"
+    )
+    countersigned = tuple(_countersignature(site, *row) for row in signed)
+    sent = connection.execute("SELECT session, step, attempt FROM sent")
+    attempts = frozenset(_attempt(*row) for row in sent)
+    return Evidence(site, roster, entries, countersigned, attempts, contracts)
+
+
 def export(evidence: Evidence, path: Path) -> None:
-    """Writes evidence to one file: a zip of text, the same bytes for the same evidence."""
-    members = {
-        "evidence.json": _json({"format": _FORMAT, "site": evidence.site}),
-        "roster.yaml": yaml.safe_dump(evidence.roster.content()),
-        "entries.jsonl": "".join(
-            _json({"seq": seq, "content": content, "hash": hash_, "signature": signature.hex()})
-            for seq, content, hash_, signature in evidence.rows
-        ),
-        "countersignatures.jsonl": "".join(
-            _json(
-                {
-                    "seq": one.head.seq,
-                    "hash": one.head.hash,
-                    "time": one.time.hex(),
-                    "signature": one.signature.hex(),
-                }
-            )
-            for one in evidence.countersignatures
-        ),
-        "sent.jsonl": "".join(_json({"sent": list(one)}) for one in sorted(evidence.sent)),
-        **{f"contracts/{name}.json": text for name, text in evidence.contracts.items()},
-    }
-    temporary = path.with_name(f".{path.name}.partial")
-    with zipfile.ZipFile(temporary, "w") as bundle:
-        for name, text in members.items():
-            info = zipfile.ZipInfo(name, _DATE)
-            info.external_attr = 0o600 << 16
-            bundle.writestr(info, text.encode(), zipfile.ZIP_DEFLATED)
-    write_atomic(path, temporary.read_bytes())
-    temporary.unlink()
+    """Writes evidence to one file: the same bytes for the same evidence."""
+    packed = io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as file:
+        head, *lines = _lines(evidence)
+        for line in (head, *lines, {"end": len(lines)}):
+            file.write(canonical_json(line) + b"\n")
+    write_atomic(path, packed.getvalue())
+
+
+def _lines(evidence: Evidence) -> Iterator[Mapping[str, object]]:
+    roster = evidence.roster.content()
+    yield {"format": _FORMAT, "site": evidence.site, "roster": roster}
+    for name, text in sorted(evidence.contracts.items()):
+        yield {"contract": [name, text]}
+    for seq, content, hash_, signature in evidence.rows:
+        yield {"entry": [seq, content, hash_, signature.hex()]}
+    for one in evidence.countersignatures:
+        head = one.head
+        yield {"countersignature": [head.seq, head.hash, one.time.hex(), one.signature.hex()]}
+    for attempt in sorted(evidence.sent):
+        yield {"sent": list(attempt)}
 
 
 def load(path: Path) -> Evidence:
@@ -132,75 +143,121 @@ def load(path: Path) -> Evidence:
         UsageError: The file is no such bundle.
     """
     try:
-        with zipfile.ZipFile(path) as bundle:
-            if sum(member.file_size for member in bundle.infolist()) > _MOST_BYTES:
-                raise UsageError("the bundle is larger than any ledger", where=str(path))
-            return _parse(bundle)
+        with path.open("rb") as file, gzip.GzipFile(fileobj=file) as unpacked:
+            return _parse(_bounded_lines(unpacked))
+    except UsageError as error:
+        problem = f"this is no evidence bundle: {error.problem}"
+        raise UsageError(problem, where=str(path), remedy=error.remedy) from error
     except _UNREADABLE as error:
         raise UsageError(f"this is no evidence bundle: {error}", where=str(path)) from error
 
 
-def _parse(bundle: zipfile.ZipFile) -> Evidence:
-    head = json.loads(bundle.read("evidence.json"))
-    if head["format"] != _FORMAT:
-        raise ValueError(f"format {head['format']!r} is unknown here")
-    site = str(head["site"])
+def _bounded_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[dict[str, Any]]:
+    """Yields what is on the lines, which line feeds alone end: texts may hold others."""
+    read = 0
+    while line := file.readline(_MOST_LINE + 1):
+        read += len(line)
+        if len(line) > _MOST_LINE or read > _MOST_BYTES:
+            raise ValueError("it is larger than any ledger's")
+        value = json.loads(line, parse_constant=_no_number)
+        if not isinstance(value, dict):
+            raise TypeError(f"a line is a {type(value).__name__}, not an object")
+        yield value
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _parse(lines: Iterator[dict[str, Any]]) -> Evidence:
+    head = next(lines, {})
+    if head.keys() != {"format", "site", "roster"} or head["format"] != _FORMAT:
+        raise ValueError(f"it does not begin as one of {_FORMAT}")
+    site = _text(head["site"])
+    check_site_name(site)
+    if not isinstance(head["roster"], dict):
+        raise TypeError("its roster is no mapping")
+    roster = Roster.parse(head["roster"], Path("roster"))
+    found: dict[str, list[Any]] = {name: [] for name in (*_READERS, "end")}
+    count = 0
+    for count, line in enumerate(lines):
+        ((name, value),) = line.items()
+        if name not in found or found["end"]:
+            raise ValueError(f"line {count + 2} is none of a bundle")
+        found[name].append(value if name == "end" else _READERS[name](site, value))
+        if len(found["contract"]) > _MOST_CONTRACTS:
+            raise ValueError("it has more plans than any site")
+    if found["end"] != [count]:
+        raise ValueError("it is cut short")
     return Evidence(
-        site=site,
-        roster=Roster.parse(yaml.safe_load(bundle.read("roster.yaml")), Path("roster.yaml")),
-        rows=tuple(
-            (int(e["seq"]), str(e["content"]), str(e["hash"]), bytes.fromhex(e["signature"]))
-            for e in _objects(bundle, "entries.jsonl")
-        ),
-        countersignatures=tuple(
-            Countersignature(
-                Head(site, int(one["seq"]), str(one["hash"]), b""),
-                float.fromhex(one["time"]),
-                bytes.fromhex(one["signature"]),
-            )
-            for one in _objects(bundle, "countersignatures.jsonl")
-        ),
-        sent=frozenset(
-            (str(s), int(step), int(attempt))
-            for s, step, attempt in (one["sent"] for one in _objects(bundle, "sent.jsonl"))
-        ),
-        contracts={
-            name.removeprefix("contracts/").removesuffix(".json"): bundle.read(name).decode()
-            for name in bundle.namelist()
-            if name.startswith("contracts/")
-        },
+        site,
+        roster,
+        tuple(found["entry"]),
+        tuple(found["countersignature"]),
+        frozenset(found["sent"]),
+        dict(found["contract"]),
     )
 
 
-def _objects(bundle: zipfile.ZipFile, name: str) -> Iterator[Any]:
-    """Yields what is on the lines of a member, which line feeds alone end: texts may hold others."""
-    with bundle.open(name) as member:
-        yield from map(json.loads, member)
+def _row(seq: object, content: object, hash_: object, signature: object) -> Row:
+    if not isinstance(signature, bytes):
+        raise TypeError("a signature is no bytes")
+    # Of an entry that was tampered with the audit says more than that it cannot be read.
+    return _whole(seq), _text(content), _text(hash_), signature
 
 
-def read_ledger(
-    path: Path,
-) -> tuple[list[Row], list[tuple[int, str, float, bytes]], list[Attempt]]:
-    """Returns a ledger's entries, countersignatures (seq, hash, time, signature) and sent attempts.
-
-    Raises:
-        HortusError: It cannot be read.
-    """
-    try:
-        with closing(read_sqlite(path)) as connection:
-            rows = connection.execute(
-                "SELECT seq, content, hash, signature FROM entries"
-            ).fetchall()
-            signed = connection.execute("SELECT seq, hash, time, signature FROM countersignatures")
-            sent = connection.execute("SELECT session, step, attempt FROM sent")
-            return sorted(rows), sorted(signed.fetchall()), sent.fetchall()
-    except DAMAGED as error:
-        raise HortusError(
-            f"the ledger cannot be read: {error}",
-            where=str(path),
-            remedy="One of an older version is brought up to date by `hortus budget show SITE_DIR`.",
-        ) from error
+def _countersignature(
+    site: str, seq: object, hash_: object, time: object, signature: object
+) -> Countersignature:
+    if not (isinstance(time, float) and 0 <= time < _LATEST):
+        raise ValueError("a countersignature has no time of any calendar")
+    if not isinstance(signature, bytes) or len(signature) != SIGNATURE_BYTES:
+        raise ValueError(f"a countersignature is not of {SIGNATURE_BYTES} bytes")
+    head = Head(site, _whole(seq), _hexadecimal(_HASH, hash_), b"")
+    return Countersignature(head, time, signature)
 
 
-def _json(value: Mapping[str, object]) -> str:
-    return canonical_json(value).decode() + "\n"
+def _attempt(session: object, step: object, attempt: object) -> Attempt:
+    return _hexadecimal(_SESSION, session), _whole(step), _whole(attempt)
+
+
+def _contract(name: object, text: object) -> tuple[str, str]:
+    return _hexadecimal(_HASH, name), _text(text)
+
+
+_READERS: Mapping[str, Callable[[str, Iterable[Any]], Any]] = {
+    "contract": lambda _, values: _contract(*values),
+    "entry": lambda _, values: _row(*_unhexed(values)),
+    "countersignature": lambda site, values: _countersignature(site, *_timed(_unhexed(values))),
+    "sent": lambda _, values: _attempt(*values),
+}
+
+
+def _unhexed(values: Iterable[Any]) -> list[Any]:
+    *others, last = values
+    return [*others, bytes.fromhex(last)]
+
+
+def _timed(values: list[Any]) -> list[Any]:
+    seq, hash_, time, signature = values
+    return [seq, hash_, float.fromhex(time), signature]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a {type(value).__name__} stands where a text is due")
+    value.encode()  # half of a surrogate pair is no text that could be shown
+    return value
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or not 0 <= value < _MOST_COUNT:
+        raise ValueError("a number is not whole, or none that a ledger counts to")
+    return value
+
+
+def _hexadecimal(pattern: re.Pattern[str], value: object) -> str:
+    text = _text(value)
+    if not pattern.fullmatch(text):
+        raise ValueError(f"{text[:70]!r} is not {pattern.pattern}")
+    return text

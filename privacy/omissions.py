@@ -1,28 +1,51 @@
 """A run as the server recorded it, joined with what the sites' ledgers charged."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from hortus.privacy.audit import Audit
+from hortus.privacy.audit_rules import Payments
+from hortus.privacy.entries import Charge
 from hortus.privacy.evidence import Evidence
 
 
 @dataclass(frozen=True, slots=True)
-class SumRecord:
-    """A secure sum that the server completed.
+class AttemptRecord:
+    """An attempt at a secure sum, as the server settled it.
 
     Attributes:
         session: The session.
         step: Number of the sum in it.
-        attempt: The attempt that was completed; those before it were thrown away.
-        sites: Whose vectors are in it.
+        attempt: Number of the attempt at it.
+        sites: U′: who was asked for a vector.
+        heard: Of whom the server has a vector, or a part of one.
+        complete: Whether the sum was made; what there is of others was thrown away.
     """
 
     session: str
     step: int
     attempt: int
     sites: tuple[str, ...]
+    heard: tuple[str, ...]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRecord:
+    """What the server recorded of a run.
+
+    Attributes:
+        run: The run.
+        plan: Hash of its contract.
+        sessions: The cohort of each session that it opened.
+        attempts: Every attempt that it settled, in order.
+    """
+
+    run: str
+    plan: str
+    sessions: Mapping[str, tuple[str, ...]]
+    attempts: tuple[AttemptRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,51 +118,48 @@ def departed(
 
 
 def omissions(
-    run: str,
-    sessions: Mapping[str, tuple[str, ...]],
-    sums: Iterable[SumRecord],
-    audits: Iterable[Audit],
+    before: ServerRecord, audits: Iterable[Audit], after: ServerRecord | None = None
 ) -> list[Omission]:
     """Returns what the server's record and the ledgers do not agree on.
 
-    A charge for the step after the last recorded one is no omission: its sum was not completed.
-
     Args:
-        run: The run.
-        sessions: The cohort of each session that the server opened.
-        sums: The sums that it completed.
+        before: The server's record, read before the ledgers: what it has by then must be charged.
         audits: One for each site whose ledger is at hand.
+        after: The same, read after them: what they have by then must be in it, but for the attempt
+            after the last, which is not settled yet. None if nobody writes to them meanwhile.
     """
-    known = {audit.site: audit for audit in audits}
-    charged = {
-        site: {(c.session, c.step) for c in audit.charges if c.run == run}
-        for site, audit in known.items()
-    }
+    after = after or before
     found: list[Omission] = []
-    reached: dict[str, int] = {}
-    for one in sums:
-        reached[one.session] = max(reached.get(one.session, -1), one.step)
-        found += [
-            Omission(
-                site,
-                f"the server has its vector of session {one.session[:8]}, step {one.step}; its ledger "
-                "has no charge for it",
-            )
-            for site in one.sites
-            if site in charged and (one.session, one.step) not in charged[site]
-        ]
-    for site, keys in charged.items():
-        for session, step in sorted(keys):
-            if site not in sessions.get(session, ()):
-                found.append(
-                    Omission(site, f"it charged session {session[:8]}, unknown to the server")
-                )
-            elif step > reached.get(session, -1) + 1:
-                found.append(
-                    Omission(
-                        site,
-                        f"it charged step {step} of session {session[:8]}; the server's record ends "
-                        f"with step {reached.get(session, -1)}",
-                    )
-                )
+    for audit in audits:
+        charges = [charge for charge in audit.charges if charge.run == before.run]
+        found += [Omission(audit.site, problem) for problem in _unpaid(before, audit.site, charges)]
+        found += [Omission(audit.site, problem) for problem in _unknown(after, audit.site, charges)]
     return list(dict.fromkeys(found))
+
+
+def _unpaid(record: ServerRecord, site: str, charges: Sequence[Charge]) -> Iterator[str]:
+    payments = Payments(charges)
+    for one in record.attempts:
+        if site in one.heard and not payments.cover(one.session, one.step, one.attempt):
+            yield (
+                f"the server has its vector of session {one.session[:8]}, step {one.step}, attempt "
+                f"{one.attempt}; its ledger has no charge for it"
+            )
+
+
+def _unknown(record: ServerRecord, site: str, charges: Sequence[Charge]) -> Iterator[str]:
+    settled = {(one.session, one.step, one.attempt): one for one in record.attempts}
+    open_next = dict.fromkeys(record.sessions, (0, 0))
+    for one in record.attempts:
+        open_next[one.session] = (one.step + 1, 0) if one.complete else (one.step, one.attempt + 1)
+    for charge in charges:
+        where = f"step {charge.step}, attempt {charge.attempt} of session {charge.session[:8]}"
+        if charge.plan != record.plan:
+            yield f"it charged {where} by plan {charge.plan[:16]}, the run's is {record.plan[:16]}"
+        if site not in record.sessions.get(charge.session, ()):
+            yield f"it charged session {charge.session[:8]}, unknown to the server"
+        elif charge.key not in settled:
+            if (charge.step, charge.attempt) != open_next[charge.session]:
+                yield f"it charged {where}, which the server's record does not have"
+        elif site not in settled[charge.key].sites:
+            yield f"it charged {where}, in which the server says that it had no part"

@@ -227,7 +227,7 @@ class SiteConfig(_ConfigFile):
     """site.yaml."""
 
     site: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="This site's name.")
-    data: Path = Field(description="Its records: CSV, TSV, JSONL, Parquet or a `datasets` folder.")
+    data: Path = Field(description="Its records: CSV, JSONL, Parquet or a `datasets` folder.")
     aggregation: Address | None = Field(
         None,
         description="Host and port of the aggregation service, if not as the server's card says.",

@@ -103,7 +103,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: The file is missing, not UTF-8, not YAML or not a mapping; it names the line.
     """
-    text = read_text(path)
+    text = _read_text(path)
     try:
         value = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
@@ -122,12 +122,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_text(path: Path) -> str:
-    """Reads a file that people write.
-
-    Raises:
-        UsageError: It cannot be read, or is not UTF-8; it names the line.
-    """
+def _read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -174,7 +169,7 @@ def _is_wrong_within(location: tuple[int | str, ...], errors: list[ErrorDetails]
 def _written(path: Path, location: tuple[int | str, ...]) -> str | None:
     """Returns a plain value as a YAML file has it: `no`, where Python reads False."""
     try:
-        node = yaml.compose(read_text(path), _StrictLoader)
+        node = yaml.compose(_read_text(path), _StrictLoader)
     except (UsageError, yaml.YAMLError):
         return None  # no file, but options, say
     for part in location:

@@ -352,8 +352,9 @@ class Roster:
 def _parse_key(path: Path, field: str, value: object) -> bytes:
     if isinstance(value, str) and re.fullmatch(r"[0-9a-fA-F]{64}", value):
         return bytes.fromhex(value)
+    told = repr(value[:70]) if isinstance(value, str) else f"a {type(value).__name__}"
     raise UsageError(
-        f"the public key is {str(value)[:70]!r}, not 64 hexadecimal digits in quotes",
+        f"the public key is {told}, not 64 hexadecimal digits in quotes",
         where=f"{path}: {field}",
     )
 

@@ -440,13 +440,7 @@ def _made_whole(directory: Path) -> Iterator[Path]:
         raise UsageError(
             "the folder exists already", where=str(directory), remedy="Choose another."
         )
-    # A name that nobody can foresee, made here: in a shared folder another could have put a link there.
-    partial = directory.with_name(f".{directory.name}.{secrets.token_hex(8)}")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.mkdir()
-    try:
-        yield partial
-        partial.rename(directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    yield partial
+    partial.rename(directory)

@@ -1,6 +1,5 @@
 """Plan files: YAML in, `Plan` out, with paths made absolute and label files read in."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from hortus.protocol.errors import UsageError
-from hortus.protocol.files import load_yaml, read_text, validation_error
+from hortus.protocol.files import load_yaml, validation_error
 from hortus.protocol.plan import Plan
 
 
@@ -55,12 +54,11 @@ def _make_absolute(fields: dict[str, Any], folder: Path) -> None:
 
 def _read_labels(path: Path) -> list[str]:
     try:
-        text = read_text(path).removeprefix("\ufeff")
-    except UsageError as error:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            error.problem,
-            where=f"task.labels: {error.where}",
+            f"the label file cannot be read: {error}",
+            where="task.labels",
             remedy="Give a list of labels, or the path of a UTF-8 file with one label a line.",
         ) from error
-    # Not splitlines: U+2028 and its like are characters of a label.
-    return [line for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
+    return [line for line in lines if line.strip()]

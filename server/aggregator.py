@@ -5,6 +5,7 @@ it with `exchange_keys`, `sum` and `close`. The server only ever adds masked chu
 says what may happen next; this class waits, with deadlines, and wakes.
 """
 
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hortus.privacy.omissions import AttemptRecord
 from hortus.privacy.secure_sum import (
     check_announcement,
     check_encapsulation,
@@ -188,22 +190,32 @@ class Aggregator:
                     self._leave(site, "did not join in time")
             machine.complete_keys()
 
-    def sum(self, step: int, adapter: NDArray[np.float32]) -> StepSum:
+    def sum(
+        self,
+        step: int,
+        adapter: NDArray[np.float32],
+        note: Callable[[AttemptRecord], None] = lambda _: None,
+    ) -> StepSum:
         """Makes one secure sum, re-formed over the survivors when a site drops out.
 
         Args:
             step: Number of the step in this session, from 0.
             adapter: float32[d], what the sites start from.
+            note: Records each attempt, before the next one starts.
 
         Raises:
             CohortTooSmall: Fewer sites than the minimum are left.
         """
         with self._changed:
             self._adapter, self._adapter_digest = adapter, vector_digest(adapter)
-        number = 0
-        while (complete := self._try(step, number)) is None:
-            number += 1
-        return StepSum(complete.total(), complete.sites, number + 1)
+        for number in itertools.count():
+            attempt, complete = self._try(step, number)
+            heard = tuple(sorted(attempt.heard))
+            session = self.descriptor.session
+            note(AttemptRecord(session, step, number, attempt.sites, heard, complete))
+            if complete:
+                return StepSum(attempt.total(), attempt.sites, number + 1)
+        raise AssertionError  # never reached: too few sites end it first
 
     def close(self, reason: str) -> None:
         """Ends the session: every site that waits, or comes later, is told why."""
@@ -217,8 +229,8 @@ class Aggregator:
         with self._changed:
             self._leave(site, reason)
 
-    def _try(self, step: int, number: int) -> Attempt | None:
-        """Makes one attempt over all sites that are ready in time; None if it was thrown away."""
+    def _try(self, step: int, number: int) -> tuple[Attempt, bool]:
+        """Makes one attempt over all sites that are ready in time; returns whether it is complete."""
         machine = self._machine
         with self._changed:
             self._await(lambda: machine.live == machine.in_state(SiteState.READY))
@@ -233,9 +245,9 @@ class Aggregator:
             )
             self._changed.notify_all()
             self._await(lambda: machine.is_settled)
-            complete = machine.settle()
+            settled = machine.settle()
             self._changed.notify_all()
-            return complete
+            return settled
 
     # Under the lock.
 

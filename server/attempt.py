@@ -57,6 +57,16 @@ class Attempt:
         """The sites whose whole vectors are in the total."""
         return frozenset(s for s, upload in self._uploads.items() if upload.due == self._chunks)
 
+    @property
+    def heard(self) -> frozenset[str]:
+        """The sites of whose vectors something is in the total, or was in what was thrown away."""
+        found = set()
+        for site, upload in self._uploads.items():
+            with upload.lock:
+                if upload.due:
+                    found.add(site)
+        return frozenset(found)
+
     def open_stream(self, site: str) -> tuple[int, int]:
         """Starts a connection's turn: no chunk of an earlier connection of the site is added after.
 

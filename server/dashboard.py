@@ -286,23 +286,18 @@ class _Guard:
             # The address bar, the history and what it links to need not know the token.
             answer = RedirectResponse(scope["path"], 303)
             answer.set_cookie(
-                _cookie(scope),
+                _COOKIE,
                 self._token,
                 httponly=True,
                 samesite="lax",
                 secure=scope["scheme"] == "https",
             )
             return answer
-        if _same(Request(scope).cookies.get(_cookie(scope), ""), self._token):
+        if _same(Request(scope).cookies.get(_COOKIE, ""), self._token):
             return None
         return PlainTextResponse(
             "open the address that `hortus dashboard` printed, token and all", 401
         )
-
-
-def _cookie(scope: Scope) -> str:
-    """Returns the cookie's name: a browser keeps one jar for all ports of a host."""
-    return f"{_COOKIE}-{(scope.get('server') or ('', 0))[1]}"
 
 
 def _same(shown: str, expected: str) -> bool:

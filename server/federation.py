@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.omissions import SumRecord
 from hortus.protocol.answer import CHALLENGE_BYTES, Answer
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.descriptor import Descriptor
@@ -143,11 +142,8 @@ class Federation:
         sites: tuple[str, ...] = ()
         for index in range(sums):
             step = (number - session.descriptor.first_round) * sums + index
-            result = session.sum(step, trained.start(encoding))
+            result = session.sum(step, trained.start(encoding), self.store.note_attempt)
             reach(Fault.LOOP_AFTER_SUM)
-            self.store.note_sum(
-                SumRecord(session.descriptor.session, step, result.attempts - 1, result.sites)
-            )
             trained.step(encoding, result.total, len(result.sites))
             attempts, sites = attempts + result.attempts, result.sites
         record = RoundRecord(

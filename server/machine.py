@@ -141,8 +141,8 @@ class SessionMachine:
         outstanding = self.in_state(SiteState.CALLED) | self.in_state(SiteState.UPLOADING)
         return not outstanding
 
-    def settle(self) -> Attempt | None:
-        """Closes the open attempt; returns it if it is complete, else it is thrown away.
+    def settle(self) -> tuple[Attempt, bool]:
+        """Closes the open attempt; returns it, and whether it is complete: else it is thrown away.
 
         A site whose vector is still outstanding leaves: so each attempt that fails costs at least
         one site, and a step has at most (cohort - minimum + 1) of them.
@@ -156,7 +156,7 @@ class SessionMachine:
         self.attempt = None
         complete = attempt.delivered == frozenset(attempt.sites)
         self._move(PhaseEvent.COMPLETE if complete else PhaseEvent.DISCARD)
-        return attempt if complete else None
+        return attempt, complete
 
     def close(self) -> None:
         """Ends the session; an open attempt is thrown away."""

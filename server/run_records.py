@@ -1,15 +1,16 @@
 """What a run's database tells about rounds and departures, apart from what is needed to train on."""
 
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from hortus.privacy.omissions import SumRecord
-from hortus.protocol.databases import DAMAGED, read_sqlite
+from hortus.privacy.omissions import AttemptRecord, ServerRecord
+from hortus.protocol.databases import DAMAGED, read_snapshot
 from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.plan import Contract
 
@@ -50,11 +51,12 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class RunRows:
-    """What a run's database holds: its id, finished rounds and departures, in order."""
+    """What a run's database holds: its id, finished rounds and departures, in order, and attempts."""
 
     run: str
     rounds: tuple[RoundRecord, ...]
     departures: tuple[Departure, ...]
+    record: ServerRecord
 
 
 def read_contract(directory: Path) -> Contract:
@@ -90,39 +92,39 @@ def read_run(directory: Path) -> RunRows:
     """
     database = directory / "run.sqlite"
     try:
-        with closing(read_sqlite(database)) as connection:
-            connection.execute("BEGIN")
-            (run,) = connection.execute("SELECT id FROM run").fetchone()
-            rounds = connection.execute("SELECT record FROM rounds ORDER BY round").fetchall()
-            left = connection.execute("SELECT round, site, reason FROM departures ORDER BY id")
-            return RunRows(
-                run,
-                tuple(decode_round(text) for (text,) in rounds),
-                tuple(Departure(*_checked(_DEPARTURE, row)) for row in left),
-            )
-    except (*DAMAGED, TypeError) as error:
+        return read_snapshot(database, _read_rows)
+    except (*DAMAGED, OSError, TypeError) as error:
         raise HortusError(f"the run cannot be read: {error}", where=str(database)) from error
 
 
-def read_sums(directory: Path) -> tuple[dict[str, tuple[str, ...]], list[SumRecord]]:
-    """Returns the cohort of each session, and the sums that were completed in them.
-
-    Raises:
-        HortusError: There is no run here, or it cannot be read.
-    """
-    database = directory / "run.sqlite"
-    try:
-        with closing(read_sqlite(database)) as connection:
-            cohorts = connection.execute("SELECT session, cohort FROM sessions").fetchall()
-            sums = connection.execute(
-                "SELECT session, step, attempt, sites FROM sums ORDER BY rowid"
+def _read_rows(connection: sqlite3.Connection) -> RunRows:
+    run, plan = connection.execute("SELECT id, contract FROM run").fetchone()
+    rounds = connection.execute("SELECT record FROM rounds ORDER BY round").fetchall()
+    left = connection.execute("SELECT round, site, reason FROM departures ORDER BY id").fetchall()
+    cohorts = connection.execute("SELECT session, cohort FROM sessions").fetchall()
+    attempts = connection.execute(
+        "SELECT session, step, attempt, sites, heard, complete FROM attempts ORDER BY rowid"
+    ).fetchall()
+    record = ServerRecord(
+        run,
+        plan,
+        {session: _decode(_SITES, cohort) for session, cohort in cohorts},
+        tuple(
+            AttemptRecord(
+                *_checked(_PLACE, place),
+                _decode(_SITES, sites),
+                _decode(_SITES, heard),
+                complete == 1,
             )
-            return (
-                {session: _decode(_SITES, cohort) for session, cohort in cohorts},
-                [SumRecord(*_checked(_SUM, row), _decode(_SITES, sites)) for *row, sites in sums],
-            )
-    except DAMAGED as error:
-        raise HortusError(f"the run cannot be read: {error}", where=str(database)) from error
+            for *place, sites, heard, complete in attempts
+        ),
+    )
+    return RunRows(
+        run,
+        tuple(decode_round(text) for (text,) in rounds),
+        tuple(Departure(*_checked(_DEPARTURE, row)) for row in left),
+        record,
+    )
 
 
 def decode_round(text: str) -> RoundRecord:
@@ -136,7 +138,7 @@ def decode_round(text: str) -> RoundRecord:
 
 _ROUND = TypeAdapter(RoundRecord)
 _DEPARTURE = TypeAdapter(tuple[Count, str, str])
-_SUM = TypeAdapter(tuple[str, Count, Count])
+_PLACE = TypeAdapter(tuple[str, Count, Count])
 _SITES = TypeAdapter(tuple[str, ...])
 _Value = TypeVar("_Value")
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from hortus.privacy.omissions import SumRecord
+from hortus.privacy.omissions import AttemptRecord
 from hortus.protocol.databases import DAMAGED, write_sqlite
 from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.faults import Fault, reach
@@ -40,9 +40,10 @@ CREATE TABLE IF NOT EXISTS departures (
     id INTEGER PRIMARY KEY, round INTEGER NOT NULL, site TEXT NOT NULL, reason TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS sessions (session TEXT PRIMARY KEY, cohort TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS sums (
-    session TEXT NOT NULL, step INTEGER NOT NULL, attempt INTEGER NOT NULL, sites TEXT NOT NULL,
-    PRIMARY KEY (session, step)
+CREATE TABLE IF NOT EXISTS attempts (
+    session TEXT NOT NULL, step INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    sites TEXT NOT NULL, heard TEXT NOT NULL, complete INTEGER NOT NULL,
+    PRIMARY KEY (session, step, attempt)
 ) STRICT;
 """
 
@@ -98,10 +99,10 @@ class RunStore:
 
     @property
     def sums(self) -> tuple[int, int]:
-        """Completed sums and the attempts at them, those of rounds that were not finished included."""
+        """Completed sums and all attempts, those of rounds that were not finished included."""
         with self._reading() as connection:
-            row = connection.execute("SELECT COUNT(*), SUM(attempt + 1) FROM sums").fetchone()
-        return row[0], row[1] or 0
+            row = connection.execute("SELECT SUM(complete), COUNT(*) FROM attempts").fetchone()
+        return row[0] or 0, row[1]
 
     @property
     def departures(self) -> list[Departure]:
@@ -130,11 +131,15 @@ class RunStore:
         with self._writing("a session") as connection:
             connection.execute("INSERT INTO sessions VALUES (?, ?)", (session, json.dumps(cohort)))
 
-    def note_sum(self, record: SumRecord) -> None:
-        """Records a completed sum before the next one starts."""
-        row = (record.session, record.step, record.attempt, json.dumps(record.sites))
-        with self._writing("a sum") as connection:
-            connection.execute("INSERT INTO sums VALUES (?, ?, ?, ?)", row)
+    def note_attempt(self, record: AttemptRecord) -> None:
+        """Records an attempt at a sum before the next one starts."""
+        sites, heard = json.dumps(record.sites), json.dumps(record.heard)
+        place = (record.session, record.step, record.attempt)
+        with self._writing("an attempt at a sum") as connection:
+            connection.execute(
+                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?)",
+                (*place, sites, heard, record.complete),
+            )
 
     def note_departure(self, departure: Departure) -> None:
         """Records that a site left or refused."""

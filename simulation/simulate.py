@@ -25,7 +25,7 @@ from hortus.privacy.accounting import epsilon
 from hortus.privacy.events import GaussianEvent
 from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.errors import UsageError
-from hortus.protocol.files import write_atomic, write_private
+from hortus.protocol.files import write_atomic
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.membership import create_consortium
 from hortus.protocol.names import SERVER
@@ -44,8 +44,6 @@ from hortus.simulation.local_grid import LocalGrid
 from hortus.simulation.memory_channel import MemoryChannel
 from hortus.simulation.timings import Timings
 
-# Said wherever a simulation shows an ε: its noise comes from the plan's seed, and can be subtracted.
-REHEARSAL = "rehearsal: no record was protected"
 _LOOPBACK = ServerConfig(aggregation="127.0.0.1:0", superlink="127.0.0.1:0")
 
 
@@ -200,7 +198,7 @@ def _lay_out(plan: Plan, contract: Contract, out: Path) -> Consortium:
     files = {site: (out / "records" / f"{site}.jsonl").resolve() for site in records}
     for site, own in records.items():
         lines = (json.dumps(row) + "\n" for row in _rows(plan, own))
-        write_private(files[site], "".join(lines).encode())
+        write_atomic(files[site], "".join(lines).encode())
     policies = _policies(plan, contract, sorted(records))
     return create_consortium(consortium.directory, files, policies, _LOOPBACK, datetime.now(UTC))
 

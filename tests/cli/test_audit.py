@@ -21,7 +21,7 @@ from hortus.privacy.audit import audit
 from hortus.privacy.audit_rounds import RoundRow
 from hortus.privacy.detection import true_positive_bound, true_positive_bound_of
 from hortus.privacy.events import GaussianEvent
-from hortus.privacy.evidence import Evidence, read_ledger
+from hortus.privacy.evidence import read_evidence
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.errors import Refused
 from hortus.protocol.identity import Roster, SiteIdentity
@@ -155,8 +155,8 @@ def test_the_page_bounds_an_attacker_by_the_whole_loss_of_all_that_was_charged(
     ledger.charge(make_charge(step=2, dataset="b" * 64, **bare), None)
     ledger.close()
     roster = Roster({"ash": site.public_key_bytes}, server.public_key_bytes)
-    rows, _, sent = read_ledger(tmp_path / "ledger.sqlite")
-    audited = audit(Evidence("ash", roster, tuple(rows), (), frozenset(sent), {}), roster)
+    evidence = read_evidence("ash", tmp_path / "ledger.sqlite", roster, {})
+    audited = audit(evidence, roster)
     assert audited.first_broken is None
     page = audit_page([audited], [], [])
     history = {GaussianEvent(0.1, 1.0): 60, GaussianEvent(1.0, 9.0): 3}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.charges import make_charge
 
-from hortus.privacy.evidence import Evidence, export, read_ledger
+from hortus.privacy.evidence import export, read_evidence
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.names import SERVER
@@ -89,9 +89,9 @@ def test_an_audit_needs_neither_torch_nor_flower_nor_the_accountant_that_charged
         ledger.charge(make_charge(step=step), BUDGET)
     ledger.close()
     roster = Roster({"ash": site.public_key_bytes}, SiteIdentity.generate(SERVER).public_key_bytes)
-    rows, _, sent = read_ledger(tmp_path / "ledger.sqlite")
+    evidence = read_evidence("ash", tmp_path / "ledger.sqlite", roster, {})
     bundle = tmp_path / "ash.evidence"
-    export(Evidence("ash", roster, tuple(rows), (), frozenset(sent), {}), bundle)
+    export(evidence, bundle)
     assert start("audit", str(bundle)) == '[0, ["scipy"]]'
     page = str(tmp_path / "audit.html")
     assert (

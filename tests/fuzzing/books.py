@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from fuzzing.mutation import of_bytes, of_json, of_lines, of_sqlite, of_yaml, of_zip
+from fuzzing.mutation import of_bytes, of_gzip, of_json, of_lines, of_sqlite
 from fuzzing.parser import Documented, Parser, must
 from fuzzing.setting import Maker, Setting
 from helpers.charges import make_charge
@@ -23,12 +23,12 @@ from hortus.privacy.entries import (
 )
 from hortus.privacy.evidence import Evidence, Row, collect, export, load
 from hortus.privacy.ledger import Ledger
-from hortus.privacy.omissions import SumRecord
+from hortus.privacy.omissions import AttemptRecord
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.consortium import SiteFiles
 from hortus.protocol.heads import Countersignature
 from hortus.protocol.policy import Budget, PeriodBudget
-from hortus.server.run_records import Departure, RoundRecord, read_contract, read_run, read_sums
+from hortus.server.run_records import Departure, RoundRecord, read_contract, read_run
 from hortus.server.run_store import RunStore
 from hortus.strategies.server_state import ServerState
 
@@ -114,7 +114,7 @@ def ledger_file(setting: Setting) -> Parser:
             account_lines(ledger, _BUDGET)
             ledger.last_countersigned()
             ledger.signed_head()
-            ledger.shortfall(make_charge(step=20), _BUDGET)
+            ledger.shortfall(make_charge(step=20, run="3" * 32, session="4" * 32), _BUDGET)
             ledger.contains(1, "0" * 64)
 
     return Parser("ledger.sqlite, opened", (seed,), of_sqlite(of_json), read, 0.1)
@@ -140,7 +140,7 @@ def ledger_audited(setting: Setting) -> Parser:
 def bundle(setting: Setting) -> Parser:
     files, _ = _honest_books(setting)
     shown = collect(files, "dogwood")
-    path, again = setting.folder / "evidence.zip", setting.folder / "again.zip"
+    path, again = setting.folder / "evidence", setting.folder / "again"
     export(shown, path)
 
     def read(path: Path) -> None:
@@ -149,7 +149,7 @@ def bundle(setting: Setting) -> Parser:
         must(load(again) == found, "it is another one when it is written and read again")
         _check_audit(found, setting, shown.rows)
 
-    change = of_zip({"roster": of_yaml, "contracts": of_json, "": of_lines(of_json)})
+    change = of_gzip(of_lines(of_json))
     return Parser(
         "evidence bundle", (path.read_bytes(),), change, setting.read_with(read, path.name), 0.1
     )
@@ -160,9 +160,13 @@ def _made_run(setting: Setting, name: str) -> RunStore:
     server = ServerState(setting.contract, np.zeros(5, np.float32))
     for number in range(2):
         store.note_session(f"{number:032x}", ("ash", "birch"))
-        store.note_sum(SumRecord(f"{number:032x}", 0, 1, ("ash", "birch")))
+        both = ("ash", "birch")
+        for attempt, complete in enumerate((False, True)):
+            store.note_attempt(
+                AttemptRecord(f"{number:032x}", 0, attempt, both, both, complete=complete)
+            )
         metrics = {"accuracy": 0.5}
-        record = RoundRecord(number, ("ash", "birch"), 2, 1, 1.5, 0.7, metrics)
+        record = RoundRecord(number, ("ash", "birch"), 2, 1, 0.7, metrics)
         store.commit(record, server.state())
         store.note_departure(Departure(number, "cedar", "its budget is spent"))
     return store
@@ -181,8 +185,12 @@ def run_database(setting: Setting) -> Parser:
             must(all(isinstance(site, str) for site in record.sites), "a site that is no name")
             must(all(isinstance(v, float | int) for v in record.metrics.values()), "a metric")
         must(all(isinstance(d.site, str) for d in rows.departures), "a site that is no name")
-        cohorts, sums = read_sums(path.parent)
-        for sites in (*cohorts.values(), *(one.sites for one in sums)):
+        tried = rows.record.attempts
+        for sites in (
+            *rows.record.sessions.values(),
+            *(one.sites for one in tried),
+            *(one.heard for one in tried),
+        ):
             must(all(isinstance(site, str) for site in sites), "a site that is no name")
         store = RunStore(path.parent, setting.contract)
         _ = (store.next_round, store.rounds, store.sums, store.departures, store.latest_state())

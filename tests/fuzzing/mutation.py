@@ -4,6 +4,7 @@ A change takes bytes and a source of chance, and returns other bytes; the same c
 """
 
 import copy
+import gzip
 import io
 import json
 import sqlite3
@@ -231,6 +232,21 @@ def _set(message: Any, field: Any, value: Any) -> None:
         setattr(message, field.name, value)
     except (TypeError, ValueError):
         message.ClearField(field.name)
+
+
+def of_gzip(inner: Change) -> Change:
+    """Makes a change of a compressed file: of what is in it, or of its bytes."""
+
+    def changed(data: bytes, chance: Random) -> bytes:
+        if chance.random() < 0.2:
+            return of_bytes(data, chance)
+        try:
+            content = gzip.decompress(data)
+        except Exception:  # noqa: BLE001 - whatever gzip says of what was changed before
+            return of_bytes(data, chance)
+        return gzip.compress(inner(content, chance), mtime=0)
+
+    return changed
 
 
 def of_zip(changes: dict[str, Change]) -> Change:

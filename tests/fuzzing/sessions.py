@@ -102,13 +102,14 @@ class _Played:
     def _settle(self) -> None:
         if self._machine.attempt is None:
             return
-        complete = self._machine.settle()
-        if complete is not None:
-            vectors = [self._added[site] for site in complete.sites]
+        attempt, complete = self._machine.settle()
+        must(attempt.heard == set(self._added), "it heard whom it did not")
+        if complete:
+            vectors = [self._added[site] for site in attempt.sites]
             expected = np.sum(vectors, axis=0, dtype=np.uint32)
-            must(len(complete.sites) >= 2, "a sum of one site")
+            must(len(attempt.sites) >= 2, "a sum of one site")
             self.sums += 1
-            must(np.array_equal(complete.total(), expected), "a sum that is not that of its sites")
+            must(np.array_equal(attempt.total(), expected), "a sum that is not that of its sites")
 
 
 def _due(attempt: Attempt | None, site: str) -> int:

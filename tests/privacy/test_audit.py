@@ -1,11 +1,11 @@
 """An audit names the first entry that does not fit, whoever altered the ledger and however."""
 
+import gzip
 import json
 import math
 import os
 import shutil
 import sqlite3
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -19,6 +19,7 @@ from helpers.charges import make_charge, make_content
 from hortus.privacy import audit_chain
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.audit import Audit, audit
+from hortus.privacy.audit_noise import noise_range
 from hortus.privacy.entries import (
     GENESIS,
     Body,
@@ -34,7 +35,7 @@ from hortus.privacy.entries import (
     content_hash,
 )
 from hortus.privacy.events import GaussianEvent
-from hortus.privacy.evidence import Evidence, Row, export, load, read_ledger
+from hortus.privacy.evidence import Evidence, Row, export, load, read_evidence
 from hortus.privacy.findings import Finding, Severity
 from hortus.privacy.ledger import SELECT_ENTRIES, Ledger
 from hortus.protocol.canonical import canonical_json
@@ -76,18 +77,7 @@ def path(original: Path, tmp_path: Path) -> Path:
 
 def _evidence(path: Path, contracts: Mapping[str, str] | None = None) -> Evidence:
     """Reads a ledger that has no site's folder around it."""
-    rows, signed, sent = read_ledger(path)
-    return Evidence(
-        site=SITE.site,
-        roster=ROSTER,
-        rows=tuple(rows),
-        countersignatures=tuple(
-            Countersignature(Head(SITE.site, seq, hash_, b""), time, signature)
-            for seq, hash_, time, signature in signed
-        ),
-        sent=frozenset(sent),
-        contracts=contracts or {},
-    )
+    return read_evidence(SITE.site, path, ROSTER, contracts or {})
 
 
 def _audit(path: Path) -> Audit:
@@ -325,7 +315,8 @@ def test_hardly_any_noise_cannot_claim_a_small_epsilon(path: Path) -> None:
 
 def test_a_release_without_privacy_cannot_claim_a_finite_epsilon(path: Path) -> None:
     def bare(seq: int, charge: Charge, after: float) -> tuple[Charge, float]:
-        return replace(charge, mode="unsafe_none" if seq == 2 else charge.mode), after
+        changed = {"mode": "unsafe_none", "mechanism": "none", "noise_multiplier": 0.0}
+        return replace(charge, **(changed if seq == 2 else {})), after  # type: ignore[arg-type]
 
     _rewrite(path, bare)
     assert _first(path)[0] == 2
@@ -349,7 +340,7 @@ def test_a_ledger_with_several_datasets_deltas_and_releases_without_privacy_is_i
         for charge in (
             CHARGE,
             replace(CHARGE, step=1, dataset="c" * 64, sampling_rate=1.0, noise_multiplier=8.0),
-            replace(CHARGE, step=2, run="2" * 32, delta=1e-6),
+            replace(CHARGE, run="2" * 32, session="2" * 32, delta=1e-6),
             replace(bare, step=3, dataset="b" * 64),
             replace(CHARGE, step=4, dataset="b" * 64),
             replace(CHARGE, step=5, noise_multiplier=5.0, sampling_rate=0.01),
@@ -615,73 +606,76 @@ def test_every_drop_insertion_and_exchange_is_found_at_its_entry(mixed: Path) ->
         assert _first_entry(replace(evidence, rows=tuple(copied))) == row[0] + 1
 
 
+Lines = list[dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def bundle(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The members of an exported bundle of the mixed ledger."""
+def bundle(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Lines:
+    """The lines of an exported bundle of the mixed ledger, but for the last, which counts them."""
     path = tmp_path_factory.mktemp("bundle") / "whole.evidence"
-    export(_evidence(mixed), path)
+    export(_evidence(mixed, {"a" * 64: "{}"}), path)
     assert _first_entry(load(path)) is None
-    with zipfile.ZipFile(path) as opened:
-        return {name: opened.read(name).decode() for name in opened.namelist()}
+    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()][:-1]
 
 
-def _loaded(members: Mapping[str, str], path: Path) -> Evidence | None:
-    """What a bundle of these members holds; None if it is refused as none."""
-    with zipfile.ZipFile(path, "w") as opened:
-        for name, text in members.items():
-            opened.writestr(name, text)
+def _pack(path: Path, lines: Lines) -> Path:
+    text = "".join(json.dumps(line) + "\n" for line in [*lines, {"end": len(lines) - 1}])
+    path.write_bytes(gzip.compress(text.encode()))
+    return path
+
+
+def _loaded(lines: Lines, path: Path) -> Evidence | None:
+    """What a bundle of these lines holds; None if it is refused as none."""
     try:
-        return load(path)
+        return load(_pack(path, lines))
     except UsageError:
         return None
 
 
-def test_every_change_to_a_bundle_is_found_at_its_entry(
-    bundle: dict[str, str], tmp_path: Path
-) -> None:
-    """Entries and countersignatures, field by field; a bundle that cannot be read is refused."""
-    mutations = 0
-    for member in ("entries.jsonl", "countersignatures.jsonl"):
-        lines = bundle[member].splitlines(keepends=True)
-        for index, line in enumerate(lines):
-            value = json.loads(line)
-            altered = [_changed(value, path) for path in _paths(value)] + list(_damaged(value))[:-1]
-            for one in altered:
-                text = "".join([*lines[:index], json.dumps(one) + "\n", *lines[index + 1 :]])
-                evidence = _loaded(bundle | {member: text}, tmp_path / "changed.evidence")
-                mutations += 1
-                if evidence is not None:
-                    # A countersignature that names another entry accuses that one.
-                    named = one["seq"] if member != "entries.jsonl" else index + 1
-                    assert _first_entry(evidence) == named, (member, one)
-            for text in (
-                "".join(lines[:index] + lines[index + 1 :]),
-                "".join([*lines[: index + 1], *lines[index:]]),
+def test_every_change_to_a_bundle_is_found_at_its_entry(bundle: Lines, tmp_path: Path) -> None:
+    """Value by value and line by line; a bundle that cannot be read is refused."""
+    mutations, path = 0, tmp_path / "changed.evidence"
+    for index, line in enumerate(bundle):
+        for altered in [_changed(line, place) for place in _paths(line)]:
+            evidence = _loaded([*bundle[:index], altered, *bundle[index + 1 :]], path)
+            mutations += 1
+            if "entry" in line and evidence is not None:
+                assert _first_entry(evidence) in (line["entry"][0], altered["entry"][0])
+            elif "countersignature" in line and evidence is not None:
+                audited = audit(evidence, ROSTER)
+                named = altered["countersignature"][0]
+                assert any(f.entry == named and "vouches" in f.problem for f in audited.findings)
+        if "entry" in line:
+            number = line["entry"][0]
+            for lines in (
+                [*bundle[:index], *bundle[index + 1 :]],
+                [*bundle[: index + 1], *bundle[index:]],
             ):
-                if member == "entries.jsonl":
-                    evidence = _loaded(bundle | {member: text}, tmp_path / "changed.evidence")
-                    assert evidence is not None
-                    assert _first_entry(evidence) in (index + 1, index + 2)
-    assert mutations > 100
+                evidence = _loaded(lines, path)
+                assert evidence is not None
+                assert _first_entry(evidence) in (number, number + 1)
+    assert mutations > 60
 
 
-@pytest.mark.parametrize("member", ["evidence.json", "roster.yaml", "sent.jsonl"])
 def test_a_bundle_of_another_site_roster_or_with_more_sent_is_found(
-    bundle: dict[str, str], tmp_path: Path, member: str
+    bundle: Lines, tmp_path: Path
 ) -> None:
-    changed = {
-        "evidence.json": bundle["evidence.json"].replace("clinic-a", "clinic-b"),
-        "roster.yaml": bundle["roster.yaml"].replace(
+    head, *others = bundle
+    roster = json.loads(
+        json.dumps(head["roster"]).replace(
             SITE.public_key_bytes.hex(), STRANGER.public_key_bytes.hex()
-        ),
-        "sent.jsonl": bundle["sent.jsonl"] + json.dumps({"sent": ["9" * 32, 0, 0]}) + "\n",
-    }[member]
-    assert changed != bundle[member]
-    evidence = _loaded(bundle | {member: changed}, tmp_path / "changed.evidence")
-    assert evidence is not None
-    finding = audit(evidence, evidence.roster).first_broken
-    assert finding is not None
-    assert finding.entry == (0 if member == "sent.jsonl" else 1)
+        )
+    )
+    for number, lines in (
+        (1, [head | {"site": "clinic-b"}, *others]),
+        (1, [head | {"roster": roster}, *others]),
+        (0, [*bundle, {"sent": ["9" * 32, 0, 0]}]),
+    ):
+        evidence = _loaded(lines, tmp_path / "changed.evidence")
+        assert evidence is not None
+        finding = audit(evidence, evidence.roster).first_broken
+        assert finding is not None
+        assert finding.entry == number
 
 
 def _first_entry(evidence: Evidence) -> int | None:
@@ -705,10 +699,37 @@ def test_a_rollback_is_found_by_countersignature_and_by_anchor(mixed: Path) -> N
     assert (finding.entry, "the anchor holds entry 9" in finding.problem) == (5, True)
 
 
-def test_a_forged_countersignature_is_found(mixed: Path) -> None:
+def test_a_countersignature_of_another_server_is_a_warning_and_vouches_for_nothing(
+    mixed: Path,
+) -> None:
+    """An honest site keeps those of a server that was replaced without a hand-over."""
     evidence = _evidence(mixed)
-    forged = Countersignature.make(STRANGER, Head.sign(SITE, 2, evidence.rows[1][2]), 1.8e9)
-    assert _first_entry(replace(evidence, countersignatures=(forged,))) == 2
+    for hash_ in (evidence.rows[1][2], "f" * 64):
+        forged = Countersignature.make(STRANGER, Head(SITE.site, 2, hash_, b""), 1.8e9)
+        audited = audit(replace(evidence, countersignatures=(forged,)), ROSTER)
+        (finding,) = [f for f in audited.findings if "vouches for nothing" in f.problem]
+        assert (finding.entry, finding.severity) == (2, Severity.WARNING)
+        assert (audited.countersigned, audited.countersigned_time) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("shift", "warned"), [(0.0, 0), (3000.0, 0), (-90_000.0, 1), (90_000.0, 8)]
+)
+def test_a_time_that_the_servers_clock_contradicts_is_a_warning(
+    mixed: Path, shift: float, warned: int
+) -> None:
+    """A month that is opened before it has come, or opened again, has a budget of its own."""
+    evidence = _evidence(mixed)
+    last = evidence.countersignatures[-1]
+    moved = Countersignature.make(OWN, last.head, last.time + shift)
+    first = evidence.countersignatures[0]
+    if shift > 0:
+        moved = Countersignature.make(OWN, first.head, first.time + shift)
+    audited = audit(replace(evidence, countersignatures=(moved,)), ROSTER)
+    found = [f for f in audited.findings if "the server countersigned" in f.problem]
+    assert len({f.entry for f in found}) >= warned
+    assert bool(found) == bool(warned)
+    assert audited.first_broken is None
 
 
 def test_a_vector_that_was_sent_and_not_charged_is_found(mixed: Path) -> None:
@@ -716,9 +737,23 @@ def test_a_vector_that_was_sent_and_not_charged_is_found(mixed: Path) -> None:
     finding = audit(replace(evidence, sent=frozenset({("9" * 32, 0, 0)})), ROSTER).first_broken
     assert finding is not None
     assert "was sent and not charged" in finding.problem
-    # A vector with its own noise is sent again without a new charge.
-    again = evidence.sent | {(CHARGE.session, 0, 1)}
-    assert audit(replace(evidence, sent=again), ROSTER).first_broken is None
+    # One that counts on the noise of others is charged again with each attempt.
+    finding = audit(
+        replace(evidence, sent=frozenset({(CHARGE.session, 0, 1)})), ROSTER
+    ).first_broken
+    assert finding is not None
+    assert "attempt 1 was sent and not charged" in finding.problem
+
+
+@pytest.mark.parametrize("mode", ["local", "unsafe_none"])
+def test_a_vector_that_needs_nobody_elses_noise_is_charged_once(path: Path, mode: str) -> None:
+    bare = {"mechanism": "none", "noise_multiplier": 0.0} if mode == "unsafe_none" else {}
+    path.unlink()
+    _write(path, [replace(CHARGE, attempt=1, mode=mode, **bare)])  # type: ignore[arg-type]
+    evidence = _evidence(path)
+    for attempt, is_paid in ((1, True), (2, True), (0, False)):
+        sent = frozenset({(CHARGE.session, 0, attempt)})
+        assert _unbroken(audit(replace(evidence, sent=sent), ROSTER)) == is_paid
 
 
 @pytest.mark.parametrize(
@@ -795,23 +830,6 @@ def test_a_limit_that_is_set_later_counts_what_was_released_before_it(tmp_path: 
     assert not _broken(path)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"releases": 10**400},
-        {"delta": 5e-324},
-        {"noise_multiplier": 1e300},
-        {"sampling_rate": 5e-324},
-    ],
-    ids=str,
-)
-def test_numbers_that_nobody_can_count_with_are_a_finding(
-    path: Path, changes: dict[str, Any]
-) -> None:
-    _rewrite(path, lambda _, charge, after: (replace(charge, **changes), after))
-    assert _first(path) == (1, "no plan has such numbers")
-
-
 @pytest.mark.parametrize("delta", [1e-9, 1e-11, 1e-12, 1e-13, 1e-15])
 @pytest.mark.parametrize("noise_multiplier", [1.0, 5.0])
 def test_an_honest_ledger_is_in_order_at_a_delta_that_float64_hardly_holds(
@@ -824,13 +842,60 @@ def test_an_honest_ledger_is_in_order_at_a_delta_that_float64_hardly_holds(
     assert _broken(tmp_path / "ledger.sqlite")
 
 
-def test_a_time_that_no_calendar_has_is_no_crash(path: Path) -> None:
-    entries: list[Entry] = []
-    for entry, when in zip(_read(path), (1.8e9, 1e300, math.inf), strict=False):
-        assert isinstance(entry.body, Charged)
-        entries.append(_entry(entries, when, entry.body.charge, entry.body.epsilon_after))
-    _store(path, entries)
-    assert _audit(path).entries == 3
+NO_VALUES: Mapping[str, tuple[object, ...]] = {
+    "seq": (0, -1, 2**60, True, "1", 1.0, None),
+    "time": ("nan", "inf", "-0x1.0p+0", "0x1.0p+300", "1e9", 1800000000, ""),
+    "previous_hash": ("", "f" * 63, "F" * 64, "g" * 64, 0),
+    **dict.fromkeys(("run", "session"), ("", "f" * 31, "f" * 33, "F" * 32, "2026", "\x1b[8m", 7)),
+    **dict.fromkeys(("dataset", "plan"), ("", "*", "2026", "f" * 63, "F" * 64, "f" * 65, None)),
+    "round": (-1, 2**40, True, "0", 0.0),
+    "step": (-1, 2**40, 10**400),
+    "attempt": (-1, 2**40, []),
+    "unit": ("", "x" * 201, None),
+    "mode": ("", "none", "unsafe_none", "Local"),
+    "mechanism": ("", "none", "gaussian", "seeded"),
+    "sampling_rate": ("0x0.0p+0", "-0x1.0p-1", "0x1.8p+0", "nan", "0x0.0000000000001p-1022", 0.5),
+    "noise_multiplier": ("0x0.0p+0", "-0x1.0p+0", "inf", "nan", "0x1.0p+900"),
+    "clipping_norm": ("0x0.0p+0", "-0x1.0p+0", "inf", "nan"),
+    "releases": (0, -1, 2**41, 10**400, True),
+    "delta": (
+        "0x0.0p+0",
+        "0x1.0p+0",
+        "nan",
+        "0x0.0000000000001p-1022",
+        (0.999).hex(),
+        (0.011).hex(),
+    ),
+    "scope": ("", "plan", "dataset"),
+    "period": ("2026", "x", 0),
+    "epsilon": ("nan", "-0x1.0p+0", 1.0, ""),
+    "limit": ("nan", "0x0.0p+0", "-inf"),
+    "kind": ("grant", "", "__class__"),
+    "format": ("hortus/v1/ledger", "hortus/v2/ledger", 3),
+    "account": ("", "*", "f" * 63, "F" * 64, 0),
+}
+
+
+@pytest.mark.parametrize("field", NO_VALUES)
+def test_a_value_that_a_field_cannot_have_is_found_where_it_is_read(path: Path, field: str) -> None:
+    """Signed by the site itself, in its place in the chain: no later check would stumble over it."""
+    rows = _evidence(path).rows
+    for wrong in NO_VALUES[field]:
+        content = canonical_json(_flip(json.loads(rows[2][1]), field, wrong)).decode()  # type: ignore[arg-type]
+        row = _row(content, rows[2], SITE)
+        finding = audit(replace(_evidence(path), rows=(*rows[:2], row)), ROSTER).first_broken
+        assert finding is not None
+        assert (finding.entry, "cannot be read" in finding.problem) == (3, True), wrong
+
+
+def test_every_field_has_values_that_it_cannot_have(path: Path) -> None:
+    assert set(NO_VALUES) == _leaves(json.loads(_read(path)[2].content))
+
+
+@pytest.mark.parametrize("period", ["", "26", "2026-13", "2026-Q5", "2026-1", "2026\n", "2026-00"])
+def test_a_period_that_no_calendar_has_is_no_level(period: str) -> None:
+    with pytest.raises(ValueError, match="period"):
+        Level(Scope.PERIOD, period, 1.0, 2.0)
 
 
 def test_a_plan_that_was_exchanged_or_not_kept_to_is_found(plan: Plan, tmp_path: Path) -> None:
@@ -839,7 +904,7 @@ def test_a_plan_that_was_exchanged_or_not_kept_to_is_found(plan: Plan, tmp_path:
         CHARGE,
         plan=contract.digest(),
         sampling_rate=0.5,
-        noise_multiplier=5.001,
+        noise_multiplier=sum(noise_range(contract)) / 2,
         releases=1,
         clipping_norm=contract.privacy.clipping_norm,
     )
@@ -851,17 +916,21 @@ def test_a_plan_that_was_exchanged_or_not_kept_to_is_found(plan: Plan, tmp_path:
         (replace(kept, clipping_norm=9.0), text, "are not its plan's"),
         (replace(kept, releases=2), text, "number of releases are not its plan's"),
         (replace(kept, noise_multiplier=4.99), text, "4.99, its plan's 5"),
-        (replace(kept, noise_multiplier=50.0), text, "50, its plan's 5"),
+        (replace(kept, noise_multiplier=5.01), text, "5.01, its plan's 5"),
+        (replace(kept, round=2), text, "no round 3"),
+        (replace(kept, step=9), text, "no round 1 with the session's step 9"),
+        (replace(kept, unit="patient"), text, "unit or number of releases"),
+        (replace(kept, mode="local"), text, "noise mode"),
     ):
-        path = tmp_path / f"{problem[:9]}.sqlite"
+        path = tmp_path / f"{problem[:12]}.sqlite"
         _write(path, [charge])
         evidence = _evidence(path, {contract.digest(): stored})
         found = [f.problem for f in audit(evidence, ROSTER).findings]
-        assert (problem in found[0]) if problem else found == []
+        assert any(problem in one for one in found) if problem else found == [], (problem, found)
 
 
 def test_a_bundle_is_the_same_evidence_in_the_same_bytes(mixed: Path, tmp_path: Path) -> None:
-    evidence = _evidence(mixed, {"f" * 64: "{}"})
+    evidence = _evidence(mixed, {"a" * 64: "{}"})
     export(evidence, tmp_path / "one.zip")
     export(evidence, tmp_path / "two.zip")
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
@@ -890,32 +959,6 @@ def test_a_damaged_bundle_is_refused_or_what_is_damaged_is_found(
         path.write_bytes(damaged)
         with suppress(UsageError):
             assert load(path) == _evidence(mixed) or _first_entry(load(path)) is not None
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("roster.yaml", b"{: ["),
-        ("roster.yaml", b"\0"),
-        ("roster.yaml", b"- 1"),
-        ("entries.jsonl", b'{"seq": 1e400}'),
-        ("sent.jsonl", b'{"sent": ["a", 1e999, 2]}'),
-        ("countersignatures.jsonl", b'{"seq": 1, "hash": "a", "time": "0x1p+99999"}'),
-    ],
-    ids=str,
-)
-def test_a_bundle_that_somebody_spoilt_with_care_is_refused(
-    mixed: Path, tmp_path: Path, name: str, content: bytes
-) -> None:
-    export(_evidence(mixed), tmp_path / "whole.zip")
-    with (
-        zipfile.ZipFile(tmp_path / "whole.zip") as whole,
-        zipfile.ZipFile(tmp_path / "spoilt.zip", "w") as spoilt,
-    ):
-        for member in whole.namelist():
-            spoilt.writestr(member, content if member == name else whole.read(member))
-    with pytest.raises(UsageError, match="no evidence bundle"):
-        load(tmp_path / "spoilt.zip")
 
 
 def test_a_plan_that_nobody_can_read_to_its_end_is_a_finding(path: Path) -> None:

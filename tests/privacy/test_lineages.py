@@ -12,7 +12,7 @@ from hortus.privacy.accounting import epsilon
 from hortus.privacy.audit import Audit, audit
 from hortus.privacy.entries import Charged, Disjoint, Entry, Frozen, Granted, Unfrozen
 from hortus.privacy.events import GaussianEvent
-from hortus.privacy.evidence import Evidence, read_ledger
+from hortus.privacy.evidence import read_evidence
 from hortus.privacy.ledger import Ledger
 from hortus.privacy.marks import Content
 from hortus.protocol.errors import Refused, UsageError
@@ -57,8 +57,8 @@ def release(ledger: Ledger, content: Content, budget: Budget = BUDGET, **changes
 
 def audited(path: Path) -> Audit:
     """What an auditor finds."""
-    rows, _, sent = read_ledger(path)
-    return audit(Evidence("ash", ROSTER, tuple(rows), (), frozenset(sent), {}), ROSTER)
+    evidence = read_evidence("ash", path, ROSTER, {})
+    return audit(evidence, ROSTER)
 
 
 def test_what_a_patient_of_every_day_has_spent_is_what_the_account_says(path: Path) -> None:

@@ -7,48 +7,51 @@ from helpers.charges import make_charge
 
 from hortus.privacy.audit import Audit, Refusal
 from hortus.privacy.entries import Charge
-from hortus.privacy.omissions import SumRecord, departed, omissions
+from hortus.privacy.omissions import AttemptRecord, ServerRecord, departed, omissions
 
 RUN, SESSION = "0" * 32, "1" * 32
 SITES = ("ash", "birch")
 CHARGE = make_charge(run=RUN, session=SESSION)
+LOCAL = replace(CHARGE, mode="local")
+SUMS = tuple(AttemptRecord(SESSION, step, 0, SITES, SITES, complete=True) for step in range(2))
+RECORD = ServerRecord(RUN, CHARGE.plan, {SESSION: SITES}, SUMS)
+WHOLE = (CHARGE, replace(CHARGE, step=1))
 
 
 def _audit(site: str, *charges: Charge) -> Audit:
     return Audit(site, "", "", len(charges), (0, ""), 0, 0.0, (), (), (), (), charges, {})
 
 
-SUMS = [SumRecord(SESSION, step, 0, SITES) for step in range(2)]
-WHOLE = (CHARGE, replace(CHARGE, step=1))
-
-
-def _found(ash: tuple[Charge, ...], birch: tuple[Charge, ...] = WHOLE) -> list[tuple[str, str]]:
+def _found(
+    ash: tuple[Charge, ...],
+    birch: tuple[Charge, ...] = WHOLE,
+    record: ServerRecord = RECORD,
+    after: ServerRecord | None = None,
+) -> list[tuple[str, str]]:
     audits = [_audit("ash", *ash), _audit("birch", *birch)]
-    return [(o.site, o.problem) for o in omissions(RUN, {SESSION: SITES}, SUMS, audits)]
+    return [(o.site, o.problem) for o in omissions(record, audits, after)]
 
 
 def test_a_run_in_which_everybody_charged_everything_lacks_nothing() -> None:
     assert _found(WHOLE) == []
-    # Attempts that came to nothing, the step after the last, and other runs are explained.
-    more = (
-        replace(CHARGE, attempt=1),
-        replace(CHARGE, step=2),
-        replace(CHARGE, run="9", session="9"),
-    )
+    # The attempt after the last that is settled, and other runs, are explained.
+    more = (replace(CHARGE, step=2), replace(CHARGE, run="9" * 32, session="9" * 32))
     assert _found((*WHOLE, *more)) == []
 
 
 def test_a_release_that_no_ledger_charged_is_found() -> None:
     ((site, problem),) = _found((CHARGE,))
     assert site == "ash"
-    assert "step 1; its ledger has no charge for it" in problem
+    assert "step 1, attempt 0; its ledger has no charge for it" in problem
 
 
 @pytest.mark.parametrize(
     ("charge", "problem"),
     [
         (replace(CHARGE, session="7" * 32), "session 77777777, unknown to the server"),
-        (replace(CHARGE, step=3), "it charged step 3 of session 11111111"),
+        (replace(CHARGE, step=3), "it charged step 3, attempt 0 of session 11111111"),
+        (replace(CHARGE, attempt=1), "it charged step 0, attempt 1 of session 11111111"),
+        (replace(CHARGE, step=2, plan="f" * 64), "by plan ffffffffffffffff, the run's is eeee"),
     ],
 )
 def test_a_charge_that_the_server_does_not_know_is_found(charge: Charge, problem: str) -> None:
@@ -57,8 +60,46 @@ def test_a_charge_that_the_server_does_not_know_is_found(charge: Charge, problem
     assert problem in found
 
 
+FAILED = AttemptRecord(SESSION, 0, 0, (*SITES, "cedar"), SITES, complete=False)
+AGAIN = AttemptRecord(SESSION, 0, 1, SITES, SITES, complete=True)
+TRIED = replace(RECORD, attempts=(FAILED, AGAIN))
+
+
+def test_each_attempt_that_counts_on_the_noise_of_others_needs_its_own_charge() -> None:
+    both = (CHARGE, replace(CHARGE, attempt=1))
+    assert _found(both, both, TRIED) == []
+    for missing in range(2):
+        ((site, problem),) = _found((both[1 - missing],), both, TRIED)
+        assert (site, f"step 0, attempt {missing};" in problem) == ("ash", True)
+
+
+def test_noise_of_its_own_is_charged_once_and_not_after_it_left() -> None:
+    late = replace(LOCAL, attempt=1)
+    assert _found((LOCAL,), (LOCAL,), TRIED) == []
+    # A site of which the first attempt has nothing charges the second.
+    without_ash = replace(FAILED, heard=("birch",))
+    assert _found((late,), (LOCAL,), replace(RECORD, attempts=(without_ash, AGAIN))) == []
+    ((site, problem),) = _found((late,), (LOCAL,), TRIED)
+    assert (site, "attempt 0; its ledger has no charge" in problem) == ("ash", True)
+
+
+def test_a_charge_for_a_sum_that_the_site_had_no_part_in_is_found() -> None:
+    alone = replace(RECORD, attempts=(replace(SUMS[0], sites=("birch",), heard=("birch",)),))
+    ((site, problem),) = _found((CHARGE,), (CHARGE,), alone)
+    assert (site, "had no part" in problem) == ("ash", True)
+
+
+def test_a_record_and_ledgers_that_are_being_written_accuse_nobody() -> None:
+    """The record before has less than the ledgers, the one after has all but the open attempt."""
+    later = replace(RECORD, attempts=(*SUMS, replace(SUMS[0], step=2), replace(SUMS[0], step=3)))
+    read_between = (*WHOLE, replace(CHARGE, step=2), replace(CHARGE, step=3))
+    assert _found(read_between, read_between, RECORD, later) == []
+    assert _found(read_between, read_between, RECORD) != []
+    assert _found(read_between[:3], read_between, later, later) != []
+
+
 def test_a_site_whose_ledger_is_not_at_hand_is_not_accused() -> None:
-    assert omissions(RUN, {SESSION: SITES}, SUMS, [_audit("birch", *WHOLE)]) == []
+    assert omissions(RECORD, [_audit("birch", *WHOLE)]) == []
 
 
 def test_what_the_server_says_of_a_refusal_is_held_against_what_the_site_signed() -> None:

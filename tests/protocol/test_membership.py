@@ -368,30 +368,3 @@ def test_a_consortium_cut_short_leaves_nothing_under_its_name(
     assert not (tmp_path / "c").exists()
     make(tmp_path / "c")
     assert sorted(p.name for p in (tmp_path / "c" / "sites").iterdir()) == list(SITES)
-
-
-def test_a_folder_is_made_under_a_name_that_nobody_can_foresee(tmp_path: Path) -> None:
-    """In a shared folder somebody else may have put a link where the next folder is expected."""
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "kept").touch()
-    (tmp_path / ".ash.partial").symlink_to(elsewhere)
-    config = SiteConfig(site="ash", data=Path("ash.csv"))
-    create_site(SiteFiles(tmp_path / "ash"), config, POLICY, NOW)
-    assert (elsewhere / "kept").exists()
-    assert [path.name for path in elsewhere.iterdir()] == ["kept"]
-    assert (tmp_path / "ash" / "keys" / "identity.pem").stat().st_mode & 0o777 == 0o600
-
-
-def test_a_folder_whose_making_fails_leaves_no_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def failing(*_: object) -> None:
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(Policy, "save", failing)
-    with pytest.raises(OSError, match="full"):
-        create_site(
-            SiteFiles(tmp_path / "ash"), SiteConfig(site="ash", data=Path("a.csv")), POLICY, NOW
-        )
-    assert not list(tmp_path.iterdir())

@@ -86,31 +86,3 @@ def test_a_site_named_by_a_number_is_told_to_quote_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the key '1' is read as 1, not as text"):
         load(tmp_path, sites="{1: n.csv, 2: s.csv}")
     assert load(tmp_path, sites="{'1': n.csv, '2': s.csv}").simulation
-
-
-def test_a_label_file_is_read_line_by_line(tmp_path: Path) -> None:
-    path = tmp_path / "labels.txt"
-    path.write_bytes("\ufeffbread\r\n\r\ncrème\u2028brûlée\rno\n1.0".encode())
-    assert load(tmp_path, "labels.txt").task.labels == (
-        *("bread", "crème\u2028brûlée", "no", "1.0"),
-    )
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (b"bread\ncr\xe8me\n", "labels.txt, line 2: byte 0xe8 is not UTF-8"),
-        ("bread\ncake\n".encode("utf-16"), "labels.txt, line 1: byte 0xff is not UTF-8"),
-        (b"bread\n", "at least 2 items"),
-        (b"bread\nbread\n", "task: the labels are not distinct"),
-        (None, "labels.txt: it cannot be read"),
-    ],
-)
-def test_a_label_file_that_is_wrong_is_told(
-    tmp_path: Path, content: bytes | None, told: str
-) -> None:
-    if content is not None:
-        (tmp_path / "labels.txt").write_bytes(content)
-    with pytest.raises(UsageError, match="task") as caught:
-        load(tmp_path, "labels.txt")
-    assert told in str(caught.value)

@@ -214,14 +214,15 @@ class AgainstModel(RuleBasedStateMachine):
         """All have delivered or left, or the deadline has passed."""
         assert self.attempt is not None
         assert self.machine.is_settled == (not self.owing)
-        result = self.machine.settle()
-        if all(chunks == CHUNKS for chunks in self.brought.values()):
-            assert result is self.attempt
+        result, complete = self.machine.settle()
+        assert result is self.attempt
+        assert result.heard == {site for site, chunks in self.brought.items() if chunks}
+        assert complete == all(chunks == CHUNKS for chunks in self.brought.values())
+        if complete:
             vectors = [vector(s, self.step, self.number) for s in self.brought]
             assert np.array_equal(result.total(), np.sum(vectors, axis=0, dtype=np.uint32))
             self.step, self.number = self.step + 1, 0
         else:
-            assert result is None
             self.number += 1
         self.left |= self.owing
         self.past.append((self.attempt, self.streams))

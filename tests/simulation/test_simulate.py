@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from peft import PeftModel
-from typer.testing import CliRunner
 
-from hortus.cli.main import app
 from hortus.client.trainer import Trainer
 from hortus.learning.models import load_base
 from hortus.privacy.accounting import epsilon
@@ -18,7 +16,7 @@ from hortus.privacy.audit import Audit, audit
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.evidence import collect
 from hortus.privacy.ledger import Ledger
-from hortus.privacy.omissions import SumRecord
+from hortus.privacy.omissions import AttemptRecord
 from hortus.privacy.spending import read_spending
 from hortus.protocol.consortium import SiteFiles
 from hortus.protocol.errors import CohortTooSmall, HortusError, UsageError
@@ -253,14 +251,14 @@ def test_the_claim_counts_what_a_round_cost_that_was_begun_anew(
 ) -> None:
     budgets = dict.fromkeys(("ash", "birch", "cedar"), 100.0)
     path = write_plan(simulation={"budgets": budgets})
-    note_sum = RunStore.note_sum
+    note_attempt = RunStore.note_attempt
 
-    def cut_short(self: RunStore, record: SumRecord) -> None:
-        note_sum(self, record)
+    def cut_short(self: RunStore, record: AttemptRecord) -> None:
+        note_attempt(self, record)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(RunStore, "note_sum", cut_short)
+        patched.setattr(RunStore, "note_attempt", cut_short)
         with pytest.raises(KeyboardInterrupt):
             run(path, tmp_path / "run")
     result = run(path, tmp_path / "run")
@@ -323,18 +321,3 @@ def test_a_plan_that_cannot_work_is_explained(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         run(write_plan(**changes), tmp_path / "run")
-
-
-def test_a_rehearsal_says_that_it_protects_nobody_and_keeps_the_records_to_itself(
-    write_plan: Any, tmp_path: Path
-) -> None:
-    path, out = write_plan(), tmp_path / "run"
-    told = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["simulate", str(path), "--out", str(out)])
-    assert told.exit_code == 0, told.output
-    assert "tiny: rehearsal: no record was protected" in told.output.splitlines()[0]
-    page = " ".join((out / "report.html").read_text().split())
-    assert page.lower().count("rehearsal: no record was protected") >= 4
-    kept = list((out / "records").iterdir())
-    assert len(kept) == 3
-    assert {path.stat().st_mode & 0o777 for path in kept} == {0o600}
-    assert (out / "records").stat().st_mode & 0o777 == 0o700

@@ -75,8 +75,8 @@ def write(folder: Path, suffix: str, values: list[Any], column: str = "label") -
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ""])
 @pytest.mark.parametrize("value", NOT_LABELS, ids=repr)
 def test_no_label_is_made_of_what_is_none(tmp_path: Path, suffix: str, value: Any) -> None:
-    if value == {}:
-        suffix = ".jsonl"  # Parquet has no object without fields
+    if value == {} and suffix != ".jsonl":
+        pytest.skip("Parquet has no object without fields")
     path = write(tmp_path, suffix, [value])
     place = "line 1" if suffix == ".jsonl" else "row 1"
     with pytest.raises(UsageError, match="no label|the label is") as caught:
