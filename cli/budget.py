@@ -1,7 +1,7 @@
 """`hortus budget`: what a site has spent and allows, and its operator's signed decisions."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +12,8 @@ from hortus.cli.display import terminal
 from hortus.protocol.errors import UsageError
 
 if TYPE_CHECKING:
-    from hortus.client.accounts import AccountLine
     from hortus.privacy.entries import Frozen, Granted, Unfrozen
+    from hortus.privacy.exposure import Exposure
 
 _LEVELS_SHOWN = 4
 
@@ -34,11 +34,12 @@ Dataset = Annotated[
 @budget.command()
 def show(site: SiteFolder) -> None:
     """Show each dataset's ε, its limit, what is left, and what its units have spent."""
-    from hortus.client.accounts import account_lines, opened_ledger
+    from hortus.client.accounts import account_lines, opened_ledger, unit_lines
 
     console = terminal()
     with opened_ledger(site, time.time) as (ledger, policy):
         lines = account_lines(ledger, policy.budget)
+        units = unit_lines(ledger, policy.budget.delta)
     table = Table(
         *("dataset", "contents", "unit", "ε spent", "limit", "left", "held", ""), box=None
     )
@@ -55,7 +56,7 @@ def show(site: SiteFolder) -> None:
         )
     console.print(table)
     for line in lines:
-        console.print(_units_in_words(line))
+        console.print(_units_in_words(line.dataset, units.get(line.dataset, [])))
         if (said := line.statement) is not None:
             others = ", ".join(other[:16] for other in said.others)
             console.print(
@@ -75,12 +76,12 @@ def show(site: SiteFolder) -> None:
         )
 
 
-def _units_in_words(line: "AccountLine") -> str:
+def _units_in_words(dataset: str, exposures: "Sequence[Exposure]") -> str:
     """What single units have spent: the account's ε is that of one that was always there."""
-    start = f"dataset {line.dataset[:16]}: "
-    if not line.exposures:
+    start = f"dataset {dataset[:16]}: "
+    if not exposures:
         return f"{start}its units were not hashed, so each may have spent all of it."
-    first, *others = line.exposures
+    first, *others = exposures
     shown = [f"{one.units} at most {one.epsilon:.4f}" for one in others[:_LEVELS_SHOWN]]
     if rest := sum(one.units for one in others[_LEVELS_SHOWN:]):
         shown.append(f"{rest} less")

@@ -31,7 +31,6 @@ class AccountLine:
         frozen: Why nothing may be released; None if it may.
         contents: How many contents of it anything was released from.
         statement: Why it has an account of its own; None where nothing was stated.
-        exposures: What its units have spent, most first; empty where they were not hashed.
     """
 
     dataset: str
@@ -42,7 +41,6 @@ class AccountLine:
     frozen: str | None
     contents: int
     statement: Disjoint | None
-    exposures: tuple[Exposure, ...]
 
 
 @contextmanager
@@ -66,13 +64,8 @@ def account_lines(ledger: Ledger, budget: Budget) -> list[AccountLine]:
     held = [(ledger.account_of(charge.dataset), charge) for charge in ledger.held()]
     units = {account: charge.unit for account, charge in held}
     units |= {dataset: account.unit for dataset, account in ledger.accounts().items()}
-    contents, entries = ledger.contents(), list(ledger.entries())
-    statements = {e.body.dataset: e.body for e in entries if isinstance(e.body, Disjoint)}
-    charged: dict[str, list[tuple[int, Charge]]] = {dataset: [] for dataset in units}
-    for entry in entries:
-        if isinstance(entry.body, Charged):
-            charge = entry.body.charge
-            charged[contents[charge.dataset]].append((entry.seq, charge))
+    contents, bodies = ledger.contents(), (entry.body for entry in ledger.entries())
+    statements = {body.dataset: body for body in bodies if isinstance(body, Disjoint)}
     return [
         AccountLine(
             dataset=dataset,
@@ -83,10 +76,23 @@ def account_lines(ledger: Ledger, budget: Budget) -> list[AccountLine]:
             frozen=ledger.frozen(dataset),
             contents=sum(account == dataset for account in contents.values()),
             statement=statements.get(dataset),
-            exposures=tuple(exposures(ledger.stays(dataset), charged[dataset], budget.delta)),
         )
         for dataset, unit in sorted(units.items())
     ]
+
+
+def unit_lines(ledger: Ledger, delta: float) -> dict[str, list[Exposure]]:
+    """Returns what the units of each dataset have spent at δ, most first; none where none was hashed."""
+    contents = ledger.contents()
+    charged: dict[str, list[tuple[int, Charge]]] = {account: [] for account in contents.values()}
+    for entry in ledger.entries():
+        if isinstance(entry.body, Charged):
+            charge = entry.body.charge
+            charged[contents[charge.dataset]].append((entry.seq, charge))
+    return {
+        account: exposures(ledger.stays(account), charges, delta)
+        for account, charges in charged.items()
+    }
 
 
 def state_disjoint(

@@ -53,6 +53,8 @@ _BUSY_SECONDS = 120.0
 _MOST_REFUSALS_IN_A_ROW = 20
 # A step that takes longer than this loses its hold on the budget, not its right to be charged.
 _HOLD_SECONDS = 3600.0
+# After so long it is not charged at all: whoever was in its records need not be remembered for it.
+_MOST_SECONDS = 7 * 86_400.0
 UNKNOWN = -1
 
 
@@ -170,6 +172,11 @@ class Ledger:
             HortusError: The file cannot be written.
         """
         with self._transaction() as now:
+            if not self._is_pending(reservation, now):
+                raise Refused(
+                    "the step was begun too long ago, or was given up",
+                    remedy="Nothing was sent. The server must ask for a new attempt.",
+                )
             self._drop(reservation)
             return self._charge(reservation.charge, reservation.budget, now)
 
@@ -489,8 +496,18 @@ class Ledger:
 
     def _is_anything_pending(self) -> bool:
         """Whether a step may still be charged, also one whose hold has lapsed."""
-        rows = self._connection.execute("SELECT DISTINCT process FROM reservations")
+        rows = self._connection.execute(
+            "SELECT DISTINCT process FROM reservations WHERE until >= ?",
+            (self._clock() - _MOST_SECONDS,),
+        )
         return any(_is_alive(process) for (process,) in rows.fetchall())
+
+    def _is_pending(self, reservation: Reservation, now: float) -> bool:
+        row = self._connection.execute(
+            "SELECT 1 FROM reservations WHERE id = ? AND until >= ?",
+            (reservation.id, now - _MOST_SECONDS),
+        ).fetchone()
+        return row is not None
 
     def _drop(self, reservation: Reservation) -> None:
         self._connection.execute("DELETE FROM reservations WHERE id = ?", (reservation.id,))

@@ -79,10 +79,12 @@ class Lineages:
         Args:
             dataset: Its fingerprint.
             shared: Accounts that are known to share a unit with it. If none is, it inherits from
-                every account that no statement calls disjoint from it.
+                every account that no statement calls disjoint from it. A name that nothing was
+                charged to yet is no account.
         """
         if self.is_charged(dataset):
             return Placement(self.root(dataset))
-        among = {self.root(account) for account in shared} or set(self.unstated(dataset))
-        ordered = [account for account in self.accounts() if account in among]
+        known = self.accounts()
+        among = {self.root(name) for name in shared}.intersection(known) or self.unstated(dataset)
+        ordered = [account for account in known if account in among]
         return Placement(ordered[0], tuple(ordered[1:])) if ordered else Placement(dataset)

@@ -42,7 +42,7 @@ class PeriodBudget(Schema):
 
 
 class Budget(Schema):
-    """What all releases from one dataset may cost together: (ε, δ)-differential privacy."""
+    """What all releases from one dataset, whatever it becomes, may cost together: (ε, δ)-differential privacy."""
 
     epsilon: float = Field(
         gt=0,

@@ -434,6 +434,16 @@ def test_a_reservation_lapses_after_an_hour_and_its_commit_asks_again(path: Path
     assert slow.head()[0] == 1
 
 
+def test_a_step_that_takes_a_week_is_not_charged_any_more(path: Path) -> None:
+    now = [1_800_000_000.0]
+    ledger = Ledger.open(path, IDENTITY, lambda: now[0])
+    held = ledger.reserve(CHARGE, _budget())
+    now[0] += 8 * 86_400
+    with pytest.raises(Refused, match="too long ago"):
+        ledger.commit(held)
+    assert ledger.head() == (0, GENESIS)
+
+
 def test_a_reservation_made_before_the_clock_was_set_back_lapses(path: Path) -> None:
     now = [1_800_000_000.0]
     ledger = Ledger.open(path, IDENTITY, lambda: now[0])

@@ -1,5 +1,7 @@
 """A budget follows people: a file that changes inherits, and only a statement opens an account."""
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -16,7 +18,9 @@ from hortus.privacy.evidence import read_evidence
 from hortus.privacy.ledger import Ledger
 from hortus.privacy.marks import Content
 from hortus.protocol.errors import Refused, UsageError
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.faults import SWITCH, Fault
+from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.names import SERVER
 from hortus.protocol.policy import Budget, PeriodBudget
 
 SITE = SiteIdentity.generate("ash")
@@ -242,6 +246,52 @@ def test_a_step_that_outlives_its_content_is_charged_to_everybody_who_was_in_it(
     ledger.follow(make_content(A3, "Ada"))
     with pytest.raises(UsageError, match="1 of 1 units are in both"):
         ledger.state_disjoint(make_content(B, "Ann"), [A], "Dr. Ray", "the other ward")
+
+
+def test_what_is_only_about_to_be_charged_opens_no_account_for_others(ledger: Ledger) -> None:
+    ledger.follow(make_content(A, "Ada", "Bob"))
+    ledger.reserve(replace(CHARGE, dataset=A), BUDGET)
+    release(ledger, make_content(A2, "Ada"))
+    release(ledger, make_content(A3, "Bob"))
+    assert list(ledger.accounts()) == [A2]
+    assert ledger.spent(A3, DELTA) == cost(2)
+
+
+@pytest.mark.parametrize(
+    "point", [Fault.LEDGER_BEFORE_BEGIN, Fault.LEDGER_BEFORE_COMMIT, Fault.LEDGER_DURABLE]
+)
+@pytest.mark.parametrize("step", ["follow", "state", "charge"])
+def test_a_site_killed_while_its_records_change_charges_them_all_the_same(
+    path: Path, point: Fault, step: str
+) -> None:
+    """kill -9 between noticing, comparing, stating and charging, and at each point of each."""
+    with closing(_open(path)) as ledger:
+        release(ledger, make_content(A, "Ada", "Ann"))
+        if step == "charge":
+            ledger.follow(make_content(A2, "Ann", "Bob"))
+    journal = path.with_name("journal")
+    journal.write_text(f"{point} 1\n")
+    child = os.fork()
+    if child == 0:
+        os.environ[SWITCH] = str(journal)
+        ledger = _open(path)
+        if step == "follow":
+            ledger.follow(make_content(A2, "Ann", "Bob"))
+        elif step == "state":
+            ledger.state_disjoint(make_content(B, "Bob"), [A], "Dr. Ray", "the other ward")
+        else:
+            ledger.charge(replace(CHARGE, dataset=A2, step=8), BUDGET)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    with closing(_open(path)) as ledger:
+        charges = sum(isinstance(entry.body, Charged) for entry in ledger.entries())
+        release(ledger, make_content(A2, "Ann", "Bob"))
+        assert ledger.spent(A, DELTA) == ledger.spent(A2, DELTA) == cost(charges + 1)
+        stays = ledger.stays(A)
+        assert sum(stay.count for stay in stays) == 3
+        with pytest.raises(UsageError, match="1 of 1 units are in both"):
+            ledger.state_disjoint(make_content(B2, "Bob"), [A], "Dr. Ray", "the other ward")
+    assert audited(path).first_broken is None
 
 
 def test_a_ledger_whose_account_was_opened_without_a_statement_is_broken(path: Path) -> None:
