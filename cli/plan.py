@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.bar import Bar
-from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
@@ -87,6 +86,8 @@ def budget(
 def show(plan_file: PlanFile, site: SiteFolder = None) -> None:
     """Explain a plan to who has to approve it at a site. Sent to a file, it is Markdown."""
     loaded = load_plan(plan_file)
+
+    from rich.markdown import Markdown
 
     from hortus.cli.plan_in_words import explain
     from hortus.simulation.prospect import prospect

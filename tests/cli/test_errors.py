@@ -189,6 +189,27 @@ def test_init_explains_a_site_without_data(tmp_path: Path, item: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("North Ward",), "Call it 'north-ward'"),
+        (("Zürich",), "Call it 'zurich'"),
+        (("東京",), "cannot name a site"),
+        (("[red]ash",), "'[red]ash' cannot name a site"),
+        (("ash", "birch", "ash"), "two sites are called 'ash'"),
+        (("server",), "the server's name"),
+        (("",), "'' cannot name a site"),
+    ],
+)
+def test_init_explains_names_that_sites_cannot_have(
+    tmp_path: Path, names: tuple[str, ...], told: str
+) -> None:
+    (tmp_path / "data.csv").write_text("text,label\n")
+    options = [f"--site={name}={tmp_path / 'data.csv'}" for name in names]
+    fails(hortus("init", "trial", str(tmp_path / "c"), *options), USAGE, told)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
     ("options", "problem"),
     [
         (("site", "Bad_Name", "--data", "."), "'Bad_Name' cannot name a site"),
