@@ -133,7 +133,9 @@ class Trainer:
         )
         clipping = self._encoding.clipping(norm)
         with self._stopwatch("gradients"):
-            clipped = self._workbench.gradients.clipped_sum(self._batches(chosen), clipping)
+            clipped = self._workbench.gradients.clipped_sum(
+                self._batches(chosen), clipping, self._encoding.grid
+            )
         units = len(np.unique(self._records.units[chosen]))
         return self._encoding.addend(clipped, norm), units
 

@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
+from hortus.learning.isolation import keep_apart
 from hortus.learning.models import EncoderClassifier
 from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Adapter
@@ -40,6 +41,7 @@ def attach(base: EncoderClassifier, adapter: Adapter, seed: int) -> PeftModel:
         modules_to_save=[_HEAD],
     )
     model = get_peft_model(base, config)
+    keep_apart(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in _trainable(model):

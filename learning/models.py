@@ -139,7 +139,7 @@ class EncoderClassifier(nn.Module):
     def enter(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, depth: int
     ) -> torch.Tensor:
-        """Returns the hidden states that enter layer `depth`, (records, tokens, hidden).
+        """Returns the hidden states that enter layer `depth`, (records, tokens, hidden), 0 where padded.
 
         Args:
             input_ids: int64 (records, tokens).
@@ -147,7 +147,8 @@ class EncoderClassifier(nn.Module):
             depth: Layers to go through, at most `frozen_depth`.
         """
         states: torch.Tensor = self.encoder.embeddings(input_ids=input_ids)
-        return self._run(states, attention_mask, slice(depth))
+        states = self._run(states, attention_mask, slice(depth))
+        return torch.where(attention_mask.unsqueeze(-1).bool(), states, 0)
 
     def forward(
         self,
@@ -191,8 +192,11 @@ class EncoderClassifier(nn.Module):
 
 def _pool(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Returns the mean over real tokens, as a vector of one length, float32 (records, hidden)."""
-    weights = attention_mask.unsqueeze(-1).to(torch.float32)
-    mean = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+    # Overwritten, not multiplied by 0: padding may have overflowed where words have not.
+    real = attention_mask.unsqueeze(-1)
+    words = torch.where(real.bool(), states, 0)
+    words = words.to(torch.promote_types(words.dtype, torch.float32))
+    mean = words.sum(1) / real.sum(1).clamp(min=1)
     return _EMBEDDING_SCALE * nn.functional.normalize(mean, dim=-1)
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from hortus.learning.data.records import Records
 from hortus.learning.models import EncoderClassifier, frozen_depth
+from hortus.learning.passes import Passes
 from hortus.protocol.plan import Adapter, Task
 
 _STATES_BYTES = 2**31  # of frozen layers' output kept in memory; what is beyond is computed anew
@@ -20,14 +20,14 @@ _STATES_BYTES = 2**31  # of frozen layers' output kept in memory; what is beyond
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some records, ready for the model.
+    """The records of one pass, ready for the model.
 
     Attributes:
         inputs: The model's arguments.
         labels: int64 (records,).
         index: int64 (records,), where the records stand in their dataset.
-        units: int64 (records,), number of each record's privacy unit within the batch, from 0; a
-            unit's records are all in one batch.
+        units: int64 (records,), number of each record's privacy unit within the batch, from 0: all
+            different, or all 0.
         weights: float32 (records,), one over the number of the unit's records.
     """
 
@@ -74,7 +74,11 @@ class TextClassification:
         tokenizer: The base model's own.
         base: The model, whose first layers the adapter may leave frozen.
         adapter: Says which.
-        micro_batch: Records that go through the frozen layers at once.
+        micro_batch: Records that share a pass through the frozen layers at most.
+
+    Attributes:
+        passes: Divides records into passes.
+        head_only: Whether only the head is trained.
     """
 
     def __init__(
@@ -89,8 +93,9 @@ class TextClassification:
         self._tokenizer = tokenizer
         self._base = base
         self._micro_batch = micro_batch
-        self._head_only = adapter.kind == "head"
-        self._depth = 0 if self._head_only else frozen_depth(base, adapter)
+        self.head_only = adapter.kind == "head"
+        self._depth = 0 if self.head_only else frozen_depth(base, adapter)
+        self.passes = Passes(task.max_length)
 
     def encode(self, records: Records) -> Encoded:
         """Tokenises records, and runs them through the frozen layers."""
@@ -98,9 +103,25 @@ class TextClassification:
             list(records.texts), truncation=True, max_length=self._task.max_length
         )["input_ids"]
         labels = torch.from_numpy(records.labels)
-        encoded = Encoded(tuple(map(tuple, tokens)), labels, records.unit_index())
-        size = sum(map(len, tokens)) * int(self._base.config.hidden_size)
-        if self._head_only:
+        return self.ahead(Encoded(tuple(map(tuple, tokens)), labels, records.unit_index()))
+
+    def made_up(self, lengths: list[int], seed: int) -> Encoded:
+        """Returns texts of random tokens and labels, a unit each, not run ahead; for checks.
+
+        Args:
+            lengths: Tokens of each record.
+            seed: They are drawn from it.
+        """
+        generator = np.random.default_rng(seed)
+        vocabulary = self._base.encoder.get_input_embeddings().weight.shape[0]
+        labels = generator.integers(0, len(self._task.labels), len(lengths))
+        tokens = tuple(tuple(generator.integers(0, vocabulary, n).tolist()) for n in lengths)
+        return Encoded(tokens, torch.from_numpy(labels), np.arange(len(lengths)))
+
+    def ahead(self, encoded: Encoded) -> Encoded:
+        """Runs records through the frozen layers, where what they make of them is kept."""
+        size = sum(map(len, encoded.tokens)) * int(self._base.config.hidden_size)
+        if self.head_only:
             return replace(encoded, embeddings=self._embeddings(encoded))
         if self._depth == 0 or size * self._base.encoder.dtype.itemsize > _STATES_BYTES:
             return encoded
@@ -108,10 +129,10 @@ class TextClassification:
 
     def _embeddings(self, encoded: Encoded) -> torch.Tensor:
         embeddings = torch.empty(len(encoded), int(self._base.config.hidden_size))
-        with torch.no_grad():
-            for batch in self.batches(encoded, np.arange(len(encoded)), self._micro_batch):
+        for batch in self.batches(encoded, np.arange(len(encoded)), self._micro_batch):
+            with torch.no_grad():
                 embedded = self._base.embed(**batch.inputs)
-                embeddings[torch.from_numpy(batch.index)] = embedded.to(embeddings.device)
+            embeddings[torch.from_numpy(batch.index)] = embedded.to(embeddings.device)
         return embeddings
 
     def _states(self, encoded: Encoded) -> tuple[torch.Tensor, ...]:
@@ -120,48 +141,63 @@ class TextClassification:
         kept_states = torch.empty(sum(lengths), width, dtype=self._base.encoder.dtype)
         states: tuple[torch.Tensor, ...] = kept_states.split(lengths)  # type: ignore[no-untyped-call]
         for batch in self.batches(encoded, np.arange(len(encoded)), self._micro_batch):
-            real = batch.inputs["attention_mask"].bool()
-            for index, row, kept in zip(batch.index, batch.inputs["states"], real, strict=True):
-                states[index].copy_(row[kept])
+            for index, row in zip(batch.index, batch.inputs["states"], strict=True):
+                states[index].copy_(row[: lengths[index]])
         return states
 
     def batches(
         self, data: Encoded, indices: NDArray[np.int64], micro_batch: int
     ) -> Iterator[Batch]:
-        """Yields the records at `indices`, int64 (m,), shortest first so that little is padded.
+        """Yields the records at `indices`, int64 (m,), in passes; units stay whole.
 
         Tensors are where the model is, whatever device that is.
-        Units stay whole: a batch has more than `micro_batch` records only where a single unit does.
+
+        Args:
+            data: The dataset.
+            indices: Which records.
+            micro_batch: Records that share a pass at most: memory only.
         """
-        lengths = np.array([len(data.tokens[i]) for i in indices], np.int64)
-        for members in _whole_units(data.units[indices], lengths, micro_batch):
+        of_text = data.embeddings is None
+        lengths = np.array([len(data.tokens[i]) if of_text else 0 for i in indices], np.int64)
+        for members in self.passes.divide(data.units[indices], lengths, micro_batch):
             index = indices[members]
-            units, counts = np.unique(data.units[index], return_inverse=True, return_counts=True)[
-                1:
-            ]
-            device = self._base.encoder.device
-            yield Batch(
-                self._inputs(data, index),
-                data.labels[torch.from_numpy(index)].to(device),
-                index,
-                torch.from_numpy(units).to(device),
-                torch.from_numpy((1 / counts).astype(np.float32)[units]).to(device),
-            )
+            yield self.batch(data, index, data.units[index])
+
+    def batch(self, data: Encoded, index: NDArray[np.int64], units: NDArray[np.int64]) -> Batch:
+        """Returns one pass.
+
+        Args:
+            data: The dataset.
+            index: Which records, int64 (records,).
+            units: int64 (records,), what tells their units apart: all different, or all the same.
+        """
+        device = self._base.encoder.device
+        unit, counts = np.unique(units, return_inverse=True, return_counts=True)[1:]
+        return Batch(
+            self._inputs(data, index),
+            data.labels[torch.from_numpy(index)].to(device),
+            index,
+            torch.from_numpy(unit).to(device),
+            torch.from_numpy((1 / counts).astype(np.float32)[unit]).to(device),
+        )
 
     def _inputs(self, data: Encoded, index: NDArray[np.int64]) -> dict[str, Any]:
         device = self._base.encoder.device
         if data.embeddings is not None:
             return {"embeddings": data.embeddings[torch.from_numpy(index)].to(device)}
+        lengths = [len(data.tokens[i]) for i in index]
+        width = self.passes.padded_length(max(lengths))
+        mask = torch.zeros(len(index), width, dtype=torch.int64)
+        for row, length in zip(mask, lengths, strict=True):
+            row[:length] = 1
+        mask = mask.to(device)
         if data.states is not None:
-            rows = [data.states[i] for i in index]
-            ones = [torch.ones(len(row), dtype=torch.int64) for row in rows]
-            states = pad_sequence(rows, batch_first=True).to(device)
-            mask = pad_sequence(ones, batch_first=True).to(device)
+            states = _padded([data.states[i] for i in index], width, 0).to(device)
             return {"states": states, "attention_mask": mask, "depth": self._depth}
-        padded = self._tokenizer.pad(
-            {"input_ids": [list(data.tokens[i]) for i in index]}, return_tensors="pt"
-        )
-        tokens, mask = padded["input_ids"].to(device), padded["attention_mask"].to(device)
+        # Masked, so any token will do where the tokenizer has none for padding.
+        filler = self._tokenizer.pad_token_id or 0
+        rows = [torch.tensor(data.tokens[i], dtype=torch.int64) for i in index]
+        tokens = _padded(rows, width, filler).to(device)
         if self._depth == 0:
             return {"input_ids": tokens, "attention_mask": mask}
         with torch.no_grad():
@@ -169,24 +205,9 @@ class TextClassification:
         return {"states": states, "attention_mask": mask, "depth": self._depth}
 
 
-def _whole_units(
-    units: NDArray[np.int64], lengths: NDArray[np.int64], most: int
-) -> Iterator[NDArray[np.int64]]:
-    """Yields positions of records, int64 (members,): whole units, shortest first, few at a time.
-
-    Args:
-        units: int64 (m,), each record's unit.
-        lengths: int64 (m,), its tokens.
-        most: Records in a part, if no single unit has more.
-    """
-    _, first, unit = np.unique(units, return_index=True, return_inverse=True)
-    longest = np.zeros(len(first), np.int64)
-    np.maximum.at(longest, unit, lengths)
-    ordered = np.lexsort((lengths, first[unit], longest[unit]))
-    ends = np.flatnonzero(np.diff(unit[ordered], append=-1)) + 1  # of units, in this order
-    start = 0
-    while start < len(ordered):
-        next_unit, last_that_fits = np.searchsorted(ends, [start, start + most], side="right")
-        end = int(ends[max(next_unit, last_that_fits - 1)])
-        yield ordered[start:end]
-        start = end
+def _padded(rows: list[torch.Tensor], length: int, filler: int) -> torch.Tensor:
+    """Returns rows, (tokens, …) each, one below the other, filled on the right, (rows, length, …)."""
+    padded = rows[0].new_full((len(rows), length, *rows[0].shape[1:]), filler)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+    return padded

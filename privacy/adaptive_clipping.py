@@ -47,15 +47,18 @@ class AdaptiveClipping:
         """The largest L2 norm of what one unit adds to the sum."""
         return math.hypot(1, self.count_weight * max(self.quantile, 1 - self.quantile))
 
-    def count(self, norms: NDArray[np.float64], clipping_norm: float) -> float:
-        """Returns w·Σ(b − γ).
+    def count(self, norms: NDArray[np.float64], clipping_norm: float, grid: float) -> float:
+        """Returns w·Σ(b − γ), each unit's term cut to a multiple of the grid.
 
         Args:
             norms: float64 (units,), before clipping.
             clipping_norm: C.
+            grid: A power of two.
         """
         below = int((norms <= clipping_norm).sum())
-        return self.count_weight * (below - self.quantile * len(norms))
+        short = int(self.count_weight * (1 - self.quantile) / grid)
+        long = int(-self.count_weight * self.quantile / grid)
+        return (below * short + (len(norms) - below) * long) * grid
 
     def next_norm(self, clipping_norm: float, count: float, nominal: float) -> np.float32:
         """Returns C·exp(−η·Σ(b − γ)/m) within the bounds, as the number that sites are sent.

@@ -19,7 +19,7 @@ from hortus.privacy.clipping import (
     UnitClipping,
 )
 from hortus.privacy.events import GaussianEvent
-from hortus.privacy.gradients import ClippedSum
+from hortus.privacy.gradients import FINE_GRID, ClippedSum
 from hortus.privacy.mechanism import FixedPoint, Mechanism
 from hortus.protocol.errors import ProtocolError
 from hortus.protocol.plan import Agreement, ClippingRule, Contract, Noise, Update
@@ -134,7 +134,13 @@ class StepEncoding:
         """Returns the clipped sum as the mechanism takes it, float64[words]."""
         if self.adaptive is None:
             return clipped.total
-        return np.append(clipped.total, self.adaptive.count(clipped.norms[0], clipping_norm))
+        count = self.adaptive.count(clipped.norms[0], clipping_norm, self.grid)
+        return np.append(clipped.total, count)
+
+    @property
+    def grid(self) -> float:
+        """What each unit's contribution to a clipped sum is a multiple of."""
+        return self.mechanism.grid if self.mechanism else FINE_GRID
 
     @property
     def event(self) -> GaussianEvent | None:

@@ -1,11 +1,11 @@
-"""Clipped sums of per-unit gradients, in one backward pass.
+"""Clipped sums of per-unit gradients: what one unit adds has the same bits whoever else is there.
 
 DP-SGD (Abadi et al. 2016, Algorithm 1): each unit's gradient g over all trainable parameters
-together is scaled by min(1, C / ‖g‖₂) before the sum; other rules are other `Clipping`s. A batch
-is run forward and backward once. Each layer's per-unit gradients are formed where they are small, as
-those of low-rank adapters are, or kept as activations and output gradients until the norms
-of all layers are known (`privacy.contributions`). Gradients are float32; their norms, the factors and
-the sum are float64, so that ‖·‖₂ ≤ C holds for what is summed.
+together is scaled by min(1, C / ‖g‖₂) before the sum; other rules are other `Clipping`s. Records go
+through the model in passes. A pass holds one unit, or several that are kept apart to the last bit
+(`learning.isolation`); the gradients of its units are formed in one backward pass (`privacy.tracking`).
+Each unit is then clipped by itself, in float64, cut to a multiple of a public grid, and added as
+integers: exactly, so that neither the order nor the company of a unit matters.
 """
 
 from collections.abc import Iterable
@@ -17,14 +17,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from hortus.learning.isolation import keep_apart
 from hortus.privacy.clipping import Clipping
-from hortus.privacy.contributions import Contribution
 from hortus.privacy.tracking import Recorder, tracking
 from hortus.protocol.errors import UsageError
 
+# What a sum is a multiple of where no mechanism asks for another grid.
+FINE_GRID = 2.0**-40
+# Grid points of one unit's coordinate at most: 2,048 units cannot overflow an int64.
+_LARGEST = 2.0**52
+
 
 class LossBatch(Protocol):
-    """Some records whose losses can be computed, one for each; units of privacy are whole in it."""
+    """The records of one pass, whose losses can be computed, one for each; its units are whole."""
 
     @property
     def units(self) -> torch.Tensor:
@@ -41,7 +46,8 @@ class ClippedSum:
     """What a step needs of its units.
 
     Attributes:
-        total: Σ of the clipped gradients, float64[d], parameters in the order of their sorted names.
+        total: Σ of the clipped gradients, float64[d], multiples of the grid, parameters in the
+            order of their sorted names.
         norms: float64 (groups, units), each unit's norm before clipping, by the groups of the
             clipping rule; infinite for a unit that was left out. As private as the records.
     """
@@ -57,7 +63,8 @@ class PerUnitGradients:
     checkpointing and half-precision activations are fine, a parameter may be used more than once.
 
     Args:
-        model: Which parameters are trainable is read once, here.
+        model: Its linear layers keep records apart from now on. Which parameters are trainable is
+            read once, here.
 
     Raises:
         UsageError: No parameter is trainable, or a layer mixes records.
@@ -71,75 +78,66 @@ class PerUnitGradients:
                     where=name,
                     remedy="Use a model with layer normalisation.",
                 )
+        keep_apart(model)
         self._model = model
         named = sorted(model.named_parameters(), key=lambda item: item[0])
         self._parameters = {name: p for name, p in named if p.requires_grad}
         if not self._parameters:
             raise UsageError("the model has no trainable parameter")
         self.dimension = sum(parameter.numel() for parameter in self._parameters.values())
-        # Float64 sums of d squares, a root, a quotient and a product are off by less than this.
-        self._rounding = 1 + (self.dimension + 64) * 2.0**-52
 
-    def clipped_sum(self, batches: Iterable[LossBatch], clipping: Clipping) -> ClippedSum:
-        """Returns Σ gᵤ·factorᵤ over all units; zeros for no units.
+    def clipped_sum(
+        self, batches: Iterable[LossBatch], clipping: Clipping, grid: float = FINE_GRID
+    ) -> ClippedSum:
+        """Returns Σ gᵤ·factorᵤ over all units, each cut to the grid; zeros for no units.
 
         A unit whose gradient overflows adds nothing: to fail on it would tell that it is there.
 
         Args:
-            batches: The sampled units; how they are batched bounds memory only.
+            batches: The sampled units, a pass each.
             clipping: Gives the factors.
+            grid: A power of two.
 
         Raises:
             UsageError: A parameter's gradients cannot be told apart by unit.
         """
-        self._model.train()
-        device = next(iter(self._parameters.values())).device
-        totals = [
-            torch.zeros(p.numel(), dtype=torch.float64, device=device)
-            for p in self._parameters.values()
-        ]
-        groups = torch.tensor(clipping.groups(list(self._parameters)), device=device)
-        norms = [torch.zeros(int(groups.max()) + 1, 0, dtype=torch.float64, device=device)]
+        clipper = self._clipper(clipping, grid)
+        total = torch.zeros(self.dimension, dtype=torch.int64, device=self._device)
+        norms = [np.zeros((clipper.groups, 0))]
         for batch in batches:
             if len(batch.units) == 0:
                 continue
-            contributions = self._contributions(batch)
-            norm, factors = _norms_and_factors(contributions, groups, clipping, self._rounding)
-            for total, contribution, factor in zip(totals, contributions, factors, strict=True):
-                contribution.add_to(total, factor)
-            norms.append(norm)
-        return ClippedSum(torch.cat(totals).cpu().numpy(), torch.cat(norms, 1).cpu().numpy())
+            for gradient in self.each(batch):
+                norm, clipped = clipper(gradient)
+                norms.append(norm)
+                total += clipped
+        return ClippedSum(total.cpu().numpy() * grid, np.concatenate(norms, 1))
 
-    def clipped_each(self, batch: LossBatch, clipping: Clipping) -> list[ClippedSum]:
-        """Returns each unit's own clipped gradient, all held at once: for audits, in small batches.
+    def clipped_each(
+        self, batch: LossBatch, clipping: Clipping, grid: float = FINE_GRID
+    ) -> list[ClippedSum]:
+        """Returns what each unit of a pass would add to a sum by itself: for audits.
 
         Args:
             batch: The units.
             clipping: Gives the factors.
+            grid: A power of two.
+
+        Raises:
+            UsageError: A parameter's gradients cannot be told apart by unit.
+        """
+        clipper = self._clipper(clipping, grid)
+        clipped = map(clipper, self.each(batch))
+        return [ClippedSum(one.cpu().numpy() * grid, norm) for norm, one in clipped]
+
+    def each(self, batch: LossBatch) -> torch.Tensor:
+        """Runs a pass forward and backward; returns its units' gradients, float32 (units, d).
 
         Raises:
             UsageError: A parameter's gradients cannot be told apart by unit.
         """
         self._model.train()
-        contributions = self._contributions(batch)
-        device = next(iter(self._parameters.values())).device
-        groups = torch.tensor(clipping.groups(list(self._parameters)), device=device)
-        norm, factors = _norms_and_factors(contributions, groups, clipping, self._rounding)
-        rows = torch.cat(
-            [
-                torch.where(factor > 0, factor, 0.0)[:, None] * one.dense().to(torch.float64)
-                for one, factor in zip(contributions, factors, strict=True)
-            ],
-            1,
-        )
-        each = rows.nan_to_num(0.0, 0.0, 0.0).cpu().numpy()
-        norms = norm.cpu().numpy()
-        return [ClippedSum(row, norms[:, unit : unit + 1]) for unit, row in enumerate(each)]
-
-    def _contributions(self, batch: LossBatch) -> list[Contribution]:
-        """Runs a batch forward and backward."""
-        device = next(iter(self._parameters.values())).device
-        unit = batch.units.to(device)
+        unit = batch.units.to(self._device)
         counts = torch.bincount(unit)
         if not bool((counts > 0).all()):
             raise ValueError("the units of a batch are numbered from 0 without gaps")
@@ -154,7 +152,7 @@ class PerUnitGradients:
                 losses.sum(dtype=torch.promote_types(losses.dtype, torch.float32)).backward()  # type: ignore[no-untyped-call]
         for name, parameter in self._parameters.items():
             # One that was fetched before tracking began, as recurrent layers do, has a grad.
-            if name not in recorder.contributions or parameter.grad is not None:
+            if name not in recorder.gradients or parameter.grad is not None:
                 parameter.grad = None
                 raise UsageError(
                     "its gradient for one unit is not known, since the loss does not depend on it "
@@ -162,17 +160,65 @@ class PerUnitGradients:
                     where=name,
                     remedy="Freeze the parameter, or use it in the forward pass as it is.",
                 )
-        return [recorder.contributions[name] for name in self._parameters]
+        return torch.cat([recorder.gradients.pop(name) for name in self._parameters], 1)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._parameters.values())).device
+
+    def _clipper(self, clipping: Clipping, grid: float) -> "_Clipper":
+        sizes = [parameter.numel() for parameter in self._parameters.values()]
+        return _Clipper(clipping, clipping.groups(list(self._parameters)), sizes, grid)
 
 
-def _norms_and_factors(
-    contributions: list[Contribution], groups: torch.Tensor, clipping: Clipping, rounding: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns norms, float64 (groups, units), and each parameter's factors, (parameters, units)."""
-    squared = torch.stack([c.squared_norms() for c in contributions])  # (parameters, units)
-    grouped = squared.new_zeros(int(groups.max()) + 1, squared.shape[1])
-    norm = grouped.index_add_(0, groups, squared).sqrt_().mul_(rounding)
-    finite = torch.isfinite(norm).all(0)
-    norm = torch.where(finite, norm, torch.inf)
-    factors = torch.where(finite, clipping.factors(norm), 0.0)  # (groups, units)
-    return norm, factors[groups]
+class _Clipper:
+    """Clips one unit's gradient at a time, and cuts it to the grid.
+
+    Args:
+        clipping: Gives the factors.
+        groups: Group of each parameter.
+        sizes: Numbers in each parameter.
+        grid: A power of two.
+    """
+
+    def __init__(
+        self, clipping: Clipping, groups: Iterable[int], sizes: list[int], grid: float
+    ) -> None:
+        self._clipping = clipping
+        self._grid = grid
+        # Parameters side by side of one group are one part.
+        self._parts: list[tuple[int, slice]] = []
+        end = 0
+        for group, size in zip(groups, sizes, strict=True):
+            start, end = end, end + size
+            if self._parts and self._parts[-1][0] == group:
+                start = self._parts.pop()[1].start
+            self._parts.append((group, slice(start, end)))
+        self.groups = 1 + max(group for group, _ in self._parts)
+        # Float64 sums of d squares, a root, a quotient and a product are off by less than this.
+        self._rounding = 1 + (end + 64) * 2.0**-52
+
+    def __call__(self, gradient: torch.Tensor) -> tuple[NDArray[np.float64], torch.Tensor]:
+        """Returns a unit's norms, float64 (groups, 1), and its addend in grid points, int64[d].
+
+        Args:
+            gradient: float32[d].
+        """
+        values = gradient.to(torch.float64)
+        squared = values.new_zeros(self.groups)
+        for group, part in self._parts:
+            squared[group] += _squared_norm(values[part])
+        norm = squared.sqrt_().mul_(self._rounding).unsqueeze(1)
+        if not bool(torch.isfinite(norm).all()):
+            return np.full((self.groups, 1), np.inf), torch.zeros_like(gradient, dtype=torch.int64)
+        factors = self._clipping.factors(norm).squeeze(1) / self._grid
+        for group, part in self._parts:
+            values[part] *= factors[group]
+        # Cutting towards zero lengthens no vector.
+        addend = values.clamp_(-_LARGEST, _LARGEST).to(torch.int64)
+        return norm.cpu().numpy(), addend
+
+
+def _squared_norm(values: torch.Tensor) -> torch.Tensor:
+    """Returns ‖v‖₂² of float32 numbers as float64[n]: their squares are exact."""
+    return values.square().sum()

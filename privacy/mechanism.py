@@ -3,7 +3,8 @@
 Integer sensitivity. A client's clipped sum G is scaled and rounded as floor(scale·G + u) with a
 uniform dither u. For a fixed u, adding or removing one unit with gradient g moves coordinate i by
 at most ⌈scale·|gᵢ|⌉ < scale·|gᵢ| + 1, so the L2 distance is below scale·‖g‖ + √d ≤ scale·C + √d,
-with certainty. A mixture over u is no less private, by joint convexity, so neither the quality of
+with certainty: each unit adds multiples of a grid 2²⁰ times finer than the integers, and the dither is
+one too, so that float64 computes all of this without rounding. A mixture over u is no less private, by joint convexity, so neither the quality of
 the dither nor the conditional re-drawing of Kairouz et al. (2021, Section 4.1) is needed: with a
 fine scale √d is a fraction of a percent.
 
@@ -30,7 +31,8 @@ _MAX_INFLATION = 0.1
 _WIDEST_RING = 32
 _LEAST_PLAIN_SCALE = 2**12
 _EXACT = 2.0**53  # float64 holds every integer up to here
-_ROUNDING = 1e-6  # what adding m units in float64, and taking a norm of d squares, can be off by
+_FINER = 20  # bits of the grid, and of the dither, below one ring unit
+_ROUNDING = 1e-6  # what taking a norm of d squares can be off by
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,11 @@ class Mechanism:
         return cls(clipping_norm, noise_multiplier, dimension, scale, shares, ring_bits)
 
     @property
+    def grid(self) -> float:
+        """What each unit's contribution is a multiple of."""
+        return 2.0**-_FINER / self.scale
+
+    @property
     def sensitivity(self) -> float:
         """L2 distance that one unit can move the rounded sum, in ring units."""
         return self.scale * self.clipping_norm + math.sqrt(self.dimension)
@@ -170,7 +177,7 @@ class Mechanism:
         """Rounds and noises a clipped sum.
 
         Args:
-            clipped_sum: float64[d]; each unit contributed at most C in L2 norm.
+            clipped_sum: float64[d], multiples of `grid`; each unit contributed at most C in L2 norm.
             units: How many contributed.
             stream: Dither and noise; used for no other release.
 
@@ -178,14 +185,16 @@ class Mechanism:
             int64[d], in ring units.
 
         Raises:
-            ValueError: Wrong shape or dtype, not finite, or too large for float64 to round.
+            ValueError: Wrong shape or dtype, not finite, not multiples of the grid, or so large
+                that float64 would round them.
             HortusError: So many units cannot have made these integers: one was not clipped.
         """
         if clipped_sum.shape != (self.dimension,) or clipped_sum.dtype != np.float64:
             raise ValueError(f"expected float64[{self.dimension}]")
-        if not (np.abs(clipped_sum) < _EXACT / self.scale).all():
-            raise ValueError("the clipped sum is not finite, or too large to round")
-        rounded = self.round(clipped_sum, stream.uniform53(self.dimension))
+        points = clipped_sum / self.grid
+        if not (np.abs(points) < _EXACT).all() or (points != np.rint(points)).any():
+            raise ValueError("the clipped sum is not finite, too large to round, or off the grid")
+        rounded = self.round(clipped_sum, stream.uniform(self.dimension, bits=_FINER))
         self._check_norm(rounded, units)
         return rounded + discrete_gaussian.sample(self.share_std, self.dimension, stream)
 
@@ -196,8 +205,8 @@ class Mechanism:
         in L2 norm here, as integers.
 
         Args:
-            values: float64[d].
-            dither: float64[d], uniform in [0, 1).
+            values: float64[d], multiples of `grid`.
+            dither: float64[d], uniform multiples of 2⁻²⁰ in [0, 1).
         """
         return np.floor(values * self.scale + dither).astype(np.int64)
 

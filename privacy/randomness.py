@@ -29,9 +29,13 @@ class Stream:
         self._keystream.update_into(words.data.cast("B"), words.data.cast("B"))
         return words.astype(np.uint64, copy=False)
 
+    def uniform(self, size: int, bits: int) -> NDArray[np.float64]:
+        """Returns uniform multiples of 2^−bits in [0, 1), float64[size]; at most 53 bits."""
+        return (self.uint64(size) >> np.uint64(64 - bits)).astype(np.float64) * 2.0**-bits
+
     def uniform53(self, size: int) -> NDArray[np.float64]:
         """Returns uniform multiples of 2⁻⁵³ in [0, 1), float64[size]."""
-        return (self.uint64(size) >> np.uint64(11)).astype(np.float64) * _UNIT
+        return self.uniform(size, bits=53)
 
     def bernoulli(self, probability: float, size: int) -> NDArray[np.bool_]:
         """Returns independent coins, bool[size], each true with `probability`.

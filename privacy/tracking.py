@@ -21,42 +21,39 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import resolve_name
-from transformers.pytorch_utils import Conv1D
 
-from hortus.privacy.contributions import Contribution, Dense, Factored, Rows, combined
+from hortus.learning import isolation
 from hortus.protocol.errors import UsageError
 
 
 @dataclass(slots=True)
 class Recorder:
-    """Collects one batch's contributions.
+    """Collects the gradients of one pass.
 
     Attributes:
         unit: int64 (records,), each record's unit.
         units: Number of units.
-        contributions: By the parameter's name.
+        gradients: By the parameter's name, (units, size).
     """
 
     unit: torch.Tensor
     units: int
-    contributions: dict[str, Contribution] = field(default_factory=dict)
+    gradients: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def records(self) -> int:
-        """Records in the batch."""
+        """Records in the pass."""
         return len(self.unit)
 
-    def add(self, name: str, contribution: Contribution) -> None:
-        """Takes what one use of a parameter contributes."""
-        before = self.contributions.get(name)
-        self.contributions[name] = combined(before, contribution) if before else contribution
-
-    def dense(self, gradients: torch.Tensor) -> Dense:
-        """Sums gradients, (records, size), over the records of each unit."""
+    def add(self, name: str, gradients: torch.Tensor) -> None:
+        """Takes what one use of a parameter contributes, (records, size)."""
         if self.units == self.records:
-            return Dense(gradients[torch.argsort(self.unit)])
-        units = gradients.new_zeros(self.units, gradients.shape[1])
-        return Dense(units.index_add_(0, self.unit, gradients))
+            summed = gradients[torch.argsort(self.unit)]
+        else:
+            summed = gradients.new_zeros(self.units, gradients.shape[1])
+            summed.index_add_(0, self.unit, gradients)
+        before = self.gradients.get(name)
+        self.gradients[name] = summed if before is None else before + summed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,26 +147,16 @@ def tracking(model: nn.Module, names: Sequence[str], recorder: Recorder) -> Iter
         for key, parameter in module._parameters.items()
         if parameter is not None and parameter in tracked
     ]
-    patched = {module for module, _, _ in sites if isinstance(module, Conv1D)}
     try:
         for module, key, parameter in sites:
             module._parameters[key] = tracked[parameter]  # type: ignore[assignment]
-        for module in patched:
-            # Its own forward runs records and tokens together before it meets the weight.
-            module.forward = partial(_conv1d, module)
         yield
     finally:
         for module, key, parameter in sites:
             module._parameters[key] = parameter
-        for module in patched:
-            del module.forward
 
 
-def _conv1d(module: Conv1D, x: torch.Tensor) -> torch.Tensor:
-    return functional.linear(x, module.weight.T, module.bias)
-
-
-Rule = Callable[[torch.Tensor, Any], Contribution]
+Rule = Callable[[torch.Tensor, Any], torch.Tensor]
 
 
 class _Tap(torch.autograd.Function):
@@ -212,8 +199,7 @@ def _tap(
     source = rules[0][0].source
     if output.shape[:1] != (source.recorder.records,):
         raise UsageError(
-            f"the parameter acts on {list(output.shape)}, of which the first dimension is not "
-            f"the {source.recorder.records} records",
+            "the first dimension of what the parameter acts on is not the record",
             where=source.name,
             remedy="Gradients of single units need activations that keep records apart.",
         )
@@ -229,9 +215,8 @@ def _linear(
     """x·Wᵀ + b with x (records, …, in), W (out, in), b (out)."""
     if isinstance(x, Tracked) or x.dim() < 2:
         return None
-    output = functional.linear(
-        x, weight.plain if isinstance(weight, Tracked) else weight, _plain(bias)
-    )
+    value = weight.plain if isinstance(weight, Tracked) else weight
+    output = isolation.linear(x, value, _plain(bias))
     rules: list[tuple[Tracked, Rule]] = []
     if isinstance(weight, Tracked):
         rules.append((weight, partial(_matrix, weight)))
@@ -361,43 +346,36 @@ def _convert(
     return tracked.derived(method(tracked.plain, *args, **kwargs))
 
 
-def _matrix(weight: Tracked, gradient: torch.Tensor, x: torch.Tensor) -> Contribution:
-    """Σₜ gradientₜ ⊗ xₜ, formed or not, whichever costs less; compare Bu et al. (2022, Section 4).
-
-    Formed, it takes tokens·size products and `size` numbers a record; as factors, tokens²·(in + out)
-    and tokens·(in + out). So the same inequality decides time and memory.
-    """
+def _matrix(weight: Tracked, gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Σₜ gradientₜ ⊗ xₜ."""
     recorder = weight.source.recorder
     rows, columns = weight.plain.shape
     left = gradient.reshape(recorder.records, -1, rows)
     right = _wide(x).reshape(recorder.records, -1, columns)
     if weight.transposed:
         left, right = right, left
-    if rows * columns > left.shape[1] * (rows + columns):
-        return Factored(left, right, recorder.unit, recorder.units)
     # Few rows times many columns is several times faster than the other way round.
     wide = left.shape[2] <= right.shape[2]
     formed = torch.bmm(left.mT, right) if wide else torch.bmm(right.mT, left).mT
-    return recorder.dense(formed.flatten(1))
+    return formed.flatten(1)
 
 
 def _table(
     weight: Tracked, padding_idx: int | None, gradient: torch.Tensor, index: torch.Tensor
-) -> Contribution:
-    """A unit's gradients of the same row summed; the padding row has none."""
-    recorder = weight.source.recorder
-    height, width = weight.plain.shape
-    unit = recorder.unit.view(-1, *[1] * (index.dim() - 1)).expand_as(index).flatten()
-    row, gradients = index.flatten(), gradient.reshape(-1, width)
+) -> torch.Tensor:
+    """The gradients of each row that a record looks up, summed; the padding row has none."""
+    records, (height, width) = weight.source.recorder.records, weight.plain.shape
+    rows, gradients = index.reshape(records, -1), gradient.reshape(records, -1, width)
     if padding_idx is not None:
-        trained = row != padding_idx % height
-        unit, row, gradients = unit[trained], row[trained], gradients[trained]
-    pairs, place = torch.unique(unit * height + row, return_inverse=True)
-    summed = gradients.new_zeros(len(pairs), width).index_add_(0, place, gradients)
-    return Rows(pairs // height, pairs % height, summed, recorder.units, height, weight.transposed)
+        gradients = torch.where((rows != padding_idx % height).unsqueeze(2), gradients, 0)
+    places = rows + height * torch.arange(records, device=rows.device).unsqueeze(1)
+    tables = gradients.new_zeros(records * height, width)
+    tables.index_add_(0, places.flatten(), gradients.flatten(0, 1))
+    tables = tables.view(records, height, width)
+    return (tables.mT if weight.transposed else tables).reshape(records, -1)
 
 
-def _multiplied(tracked: Tracked, gradient: torch.Tensor, other: torch.Tensor) -> Contribution:
+def _multiplied(tracked: Tracked, gradient: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return _added(tracked, gradient * _wide(other))
 
 
@@ -406,18 +384,18 @@ def _normalised(
     normalise: Callable[[torch.Tensor], torch.Tensor],
     gradient: torch.Tensor,
     x: torch.Tensor,
-) -> Contribution:
+) -> torch.Tensor:
     return _added(tracked, gradient * normalise(_wide(x)))
 
 
 def _added(
     tracked: Tracked, gradient: torch.Tensor, _kept: torch.Tensor | None = None
-) -> Contribution:
+) -> torch.Tensor:
     """The gradient, (records, …), summed over what the value was broadcast along but the records."""
     shape = (*[1] * (gradient.dim() - tracked.plain.dim()), *tracked.plain.shape)
     shared = [d for d, size in enumerate(shape) if d > 0 and size == 1]
     reduced = (gradient.sum(shared) if shared else gradient).view(-1, *tracked.plain.shape)
-    return tracked.source.recorder.dense((reduced.mT if tracked.transposed else reduced).flatten(1))
+    return (reduced.mT if tracked.transposed else reduced).flatten(1)
 
 
 def _plain(value: torch.Tensor | None) -> torch.Tensor | None:

@@ -30,7 +30,7 @@ from hortus.learning.tasks import Batch, Encoded
 from hortus.privacy.clipping import Clipping
 from hortus.privacy.encoding import StepEncoding, nominal_batch
 from hortus.privacy.forecast import PlanCost
-from hortus.privacy.gradients import ClippedSum, LossBatch, PerUnitGradients
+from hortus.privacy.gradients import FINE_GRID, ClippedSum, LossBatch, PerUnitGradients
 from hortus.privacy.membership import logit_confidence
 from hortus.privacy.randomness import UnsafeSeededRandomness
 from hortus.protocol.canonical import digest
@@ -266,7 +266,9 @@ class _Stage:
         rows = np.empty((len(self.canaries), self.encoding.words))
         with self.workbench.holding(start[: self.encoding.dimension]):
             for batch in self._batches():
-                each = self.workbench.gradients.clipped_each(batch, self.encoding.clipping(norm))
+                each = self.workbench.gradients.clipped_each(
+                    batch, self.encoding.clipping(norm), self.encoding.grid
+                )
                 # A batch numbers its units in the order of their numbers, which are the canaries'.
                 for canary, clipped in zip(np.sort(batch.index), each, strict=True):
                     rows[canary] = self.encoding.addend(clipped, norm)
@@ -305,10 +307,12 @@ class _Watched(PerUnitGradients):
         self.total = np.zeros(self._encoding.words)
         self.joined: list[NDArray[np.int64]] = []
 
-    def clipped_sum(self, batches: Iterable[LossBatch], clipping: Clipping) -> ClippedSum:
+    def clipped_sum(
+        self, batches: Iterable[LossBatch], clipping: Clipping, grid: float = FINE_GRID
+    ) -> ClippedSum:
         """See `PerUnitGradients`."""
         kept = list(batches)
-        result = super().clipped_sum(kept, clipping)
+        result = super().clipped_sum(kept, clipping, grid)
         self.total += self._encoding.addend(result, self._norm)
         index = [batch.index for batch in kept if isinstance(batch, Batch)]
         positions = np.concatenate([*index, np.zeros(0, np.int64)])

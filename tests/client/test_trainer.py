@@ -44,12 +44,12 @@ class Bench:
         self.one_by_one = False
         summed = self.workbench.gradients.clipped_sum
 
-        def watched(batches: Iterable[Batch], clipping: Clipping) -> ClippedSum:
+        def watched(batches: Iterable[Batch], clipping: Clipping, grid: float) -> ClippedSum:
             own = list(batches)
             self.batches = own
             if self.one_by_one:
                 own = [replace(b, units=torch.arange(len(b.labels))) for b in own]
-            result = summed(own, clipping)
+            result = summed(own, clipping, grid)
             self.sums.append(result.total)
             return result
 

@@ -63,7 +63,7 @@ def test_peft_alone_loads_what_was_saved(
     task = TextClassification(
         TASK, load_tokenizer(tiny_model), load_base(tiny_model, TASK), ADAPTERS[1], 3
     )
-    (batch,) = task.batches(task.encode(RECORDS), np.arange(3), 3)
+    batch = task.batch(task.encode(RECORDS), np.arange(3), np.arange(3))
     with torch.inference_mode():
         assert torch.equal(loaded(**batch.inputs), model.eval()(**batch.inputs))
 
@@ -89,9 +89,8 @@ def test_frozen_layers_computed_once_give_the_same_logits(
     whole = TextClassification(TASK, load_tokenizer(tiny_model), base, Adapter(rank=2), 3)
     with torch.inference_mode():
         logits = [
-            model(**batch.inputs)
+            model(**task.batch(task.encode(RECORDS), np.arange(3), np.arange(3)).inputs)
             for task in (cached, whole)
-            for batch in task.batches(task.encode(RECORDS), np.arange(3), 3)
         ]
     assert torch.allclose(logits[0], logits[1], atol=1e-5)
 
@@ -103,7 +102,7 @@ def test_padding_changes_no_record(tiny_model: Path) -> None:
     task = TextClassification(TASK, load_tokenizer(tiny_model), base, Adapter(rank=2), 3)
     encoded = task.encode(RECORDS)
     with torch.inference_mode():
-        (together,) = (model(**b.inputs) for b in task.batches(encoded, np.arange(3), 3))
+        together = model(**task.batch(encoded, np.arange(3), np.arange(3)).inputs)
         alone = [model(**b.inputs) for b in task.batches(encoded, np.arange(3), 1)]
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 

@@ -81,6 +81,7 @@ def test_a_layer_is_what_the_adapter_adapts() -> None:
 
 ADAPTIVE = AdaptiveClipping(quantile=0.5, rate=0.2, count_weight=0.2, smallest=1e-3, largest=1e3)
 quantiles, weights = st.floats(0.01, 0.99), st.floats(1e-3, 2)
+GRID = 2.0**-40
 
 
 @given(gradients, norms, quantiles, weights)
@@ -90,7 +91,7 @@ def test_gradient_and_count_together_have_the_norm_that_is_charged(
     """Planted: a norm of 1, for the gradient alone, is exceeded by every unit that is cut."""
     rule = AdaptiveClipping(quantile, 0.2, weight, 1e-3, 1e3)
     length = np.array([np.linalg.norm(gradient)])
-    added = np.append(clipped(UnitClipping(c), gradient), rule.count(length, c))
+    added = np.append(clipped(UnitClipping(c), gradient), rule.count(length, c, GRID))
     assert np.linalg.norm(added) <= rule.unit_norm * (1 + 1e-12)
     if length > c:
         assert np.linalg.norm(added) > 1
@@ -104,7 +105,7 @@ def test_the_norm_comes_to_the_quantile(quantile: float, start: float) -> None:
     for step in range(300):
         lengths = generator.lognormal(mean=1.0, sigma=0.7, size=300)
         noise = generator.normal(0, 1.1 * rule.unit_norm)
-        c = float(rule.next_norm(c, rule.count(lengths, c) + noise, nominal=100))
+        c = float(rule.next_norm(c, rule.count(lengths, c, GRID) + noise, nominal=100))
         if step >= 200:
             late.append((lengths <= c).mean())
     assert np.mean(late) == pytest.approx(quantile, abs=0.03)
@@ -152,7 +153,10 @@ def test_an_addend_is_the_sum_and_the_weighted_count(contract: Contract) -> None
     encoding = StepEncoding.of(contract, 3, 3)
     clipped_sum = ClippedSum(np.array([1.0, 2.0, 3.0]), np.array([[0.1, 0.5, 0.6, np.inf]]))
     assert encoding.addend(clipped_sum, 0.5).tolist() == [1.0, 2.0, 3.0, 0.0]
-    assert encoding.addend(clipped_sum, 0.6).tolist() == [1.0, 2.0, 3.0, 0.2]
+    *gradient, count = encoding.addend(clipped_sum, 0.6).tolist()
+    assert gradient == [1.0, 2.0, 3.0]
+    assert 0.2 - 4 * encoding.grid <= count <= 0.2
+    assert (count / encoding.grid).is_integer()
 
 
 @pytest.mark.parametrize("norm", [0.0, -1.0, 9e-4, 1e4, 1e30])

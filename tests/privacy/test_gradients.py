@@ -108,7 +108,7 @@ def test_a_record_with_an_overflowing_gradient_adds_nothing(
             losses = self.inner.losses(model)  # type: ignore[attr-defined]
             return losses * torch.tensor([float("inf")] + [1.0] * (len(losses) - 1))
 
-    (batch,) = workbench.task.batches(encoded, np.arange(3), 3)
+    batch = workbench.task.batch(encoded, np.arange(3), np.arange(3))
     total = workbench.gradients.clipped_sum([Overflowing(batch)], FlatClipping(C)).total
     assert np.isfinite(total).all()
     assert np.linalg.norm(total) <= 2 * C
@@ -175,7 +175,8 @@ def plan_bench(tiny_model: object) -> tuple[Workbench, Encoded]:
 def test_each_units_own_clipped_gradient_is_its_part_of_the_sum(
     workbench: Workbench, encoded: Encoded, clipping: Clipping
 ) -> None:
-    (batch,) = workbench.task.batches(encoded, np.arange(len(encoded)), len(encoded))
+    everybody = np.arange(len(encoded))
+    batch = workbench.task.batch(encoded, everybody, everybody)
     each = workbench.gradients.clipped_each(batch, clipping)
     together = workbench.gradients.clipped_sum([batch], clipping)
     assert np.allclose(sum(one.total for one in each), together.total, rtol=1e-4, atol=1e-7)

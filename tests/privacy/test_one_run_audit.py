@@ -133,7 +133,8 @@ def engine_scores(
         chosen = members[sample_records(np.arange(len(members)), RATE, None, stream)]
         rows = torch.zeros(len(chosen), CANARIES)
         rows[torch.arange(len(chosen)), torch.from_numpy(chosen)] = 50.0
-        total = engine.clipped_sum([Rows(rows)], FlatClipping(this.clipping_norm)).total
+        clipping = FlatClipping(this.clipping_norm)
+        total = engine.clipped_sum([Rows(rows)], clipping, this.grid).total
         released = this.release(total, len(chosen), randomness.stream("noise", step, 0, 0))
         scores += this.decode(released.astype(np.uint32))
     return scores

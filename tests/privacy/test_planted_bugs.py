@@ -28,10 +28,9 @@ from hortus.learning.tasks import Encoded
 from hortus.privacy import discrete_gaussian
 from hortus.privacy.accounting import calibrate_noise_multiplier, epsilon_prv
 from hortus.privacy.clipping import FlatClipping
-from hortus.privacy.contributions import Dense
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.events import GaussianEvent
-from hortus.privacy.gradients import ClippedSum, PerUnitGradients
+from hortus.privacy.gradients import FINE_GRID, ClippedSum, PerUnitGradients
 from hortus.privacy.mechanism import Mechanism
 from hortus.privacy.randomness import SessionRandomness, Stream, UnsafeSeededRandomness
 from hortus.privacy.sampling import sample_records
@@ -178,10 +177,10 @@ def no_step_uses_more_records_of_a_unit_than_the_cap(pipeline: Pipeline) -> None
     most = []
     real = PerUnitGradients.clipped_sum
 
-    def counted(self: PerUnitGradients, batches: Any, clipping: Any) -> ClippedSum:
+    def counted(self: PerUnitGradients, batches: Any, *clipping: Any) -> ClippedSum:
         kept = list(batches)
         most.extend(int(torch.bincount(batch.units).max()) for batch in kept)
-        return real(self, kept, clipping)
+        return real(self, kept, *clipping)
 
     with patched() as patch:
         patch.setattr(PerUnitGradients, "clipped_sum", counted)
@@ -262,15 +261,15 @@ def no_clip(patch: Patch) -> None:
 
 
 def float32_norm(patch: Patch) -> None:
-    def squared(self: Dense) -> torch.Tensor:
-        return self.gradients.square().sum(1).to(torch.float64)
+    def squared(values: torch.Tensor) -> torch.Tensor:
+        return values.to(torch.float32).square().sum().to(torch.float64)
 
-    patch.setattr(Dense, "squared_norms", squared)
+    patch.setattr(hortus.privacy.gradients, "_squared_norm", squared)
 
 
 def rounding_of_the_norm_forgotten(patch: Patch) -> None:
     def factors(self: FlatClipping, norms: torch.Tensor) -> torch.Tensor:
-        return torch.clamp(self.norm / (norms * (1 - 2.0**-36)), max=1.0)
+        return torch.clamp(self.norm / (norms * (1 - 2.0**-30)), max=1.0)
 
     patch.setattr(FlatClipping, "factors", factors)
 
@@ -291,9 +290,12 @@ def each_layer_with_a_norm_of_its_own(patch: Patch) -> None:
 def mean_instead_of_sum(patch: Patch) -> None:
     real = PerUnitGradients.clipped_sum
 
-    def mean(self: PerUnitGradients, batches: Any, clipping: Any) -> ClippedSum:
-        result = real(self, batches, clipping)
-        return ClippedSum(result.total / max(1, result.norms.shape[1]), result.norms)
+    def mean(
+        self: PerUnitGradients, batches: Any, clipping: Any, grid: float = FINE_GRID
+    ) -> ClippedSum:
+        result = real(self, batches, clipping, grid)
+        total = np.trunc(result.total / grid / max(1, result.norms.shape[1])) * grid
+        return ClippedSum(total, result.norms)
 
     patch.setattr(PerUnitGradients, "clipped_sum", mean)
 

@@ -104,16 +104,20 @@ with zipfile.ZipFile(ARCHIVE, "w") as archive:
     ("name", "data", "told"),
     [
         ("a.csv", ARCHIVE.getvalue(), "a ZIP archive or an Excel workbook"),
-        ("a.csv.gz", gzip.compress(gzip.compress(rows_as("csv"))), "compressed twice"),
+        (
+            "a.csv.gz",
+            gzip.compress(gzip.compress(rows_as("csv"), mtime=0), mtime=0),
+            "compressed twice",
+        ),
         ("a.csv", pack(rows_as("csv"), "bz2"), "bunzip2"),
         ("a.csv", rows_as("parquet"), "a name that ends in .parquet"),
         ("a.parquet", rows_as("csv"), "malformed Parquet"),
-        ("a.parquet.gz", gzip.compress(rows_as("parquet")), "gzip -d"),
+        ("a.parquet.gz", gzip.compress(rows_as("parquet"), mtime=0), "gzip -d"),
         ("a.parquet", rows_as("parquet")[:-20], "malformed Parquet"),
-        ("a.csv.gz", gzip.compress(rows_as("csv"))[:-9], "damaged or cut short"),
+        ("a.csv.gz", gzip.compress(rows_as("csv"), mtime=0)[:-9], "damaged or cut short"),
         ("a.csv.zst", pack(rows_as("csv"), "zstd")[:-2], "damaged or cut short"),
-        ("a.jsonl.gz", gzip.compress(rows_as("jsonl")) + b"more", "damaged or cut short"),
-        ("a.gz", gzip.compress(rows_as("csv")), "no format"),
+        ("a.jsonl.gz", gzip.compress(rows_as("jsonl"), mtime=0) + b"more", "damaged or cut short"),
+        ("a.gz", gzip.compress(rows_as("csv"), mtime=0), "no format"),
         ("a.xlsx", b"", "'.xlsx' are not read"),
         ("records", rows_as("csv"), "no format"),
         ("a.json", rows_as("jsonl"), ".jsonl"),
@@ -161,7 +165,7 @@ def test_a_line_without_end_is_refused_before_it_fills_the_memory(
     monkeypatch.setattr("hortus.learning.data.rows.LONGEST_LINE", 10_000)
     start = {"a.csv.gz": b"text,label\n", "a.jsonl.gz": b'{"text": "', "b.csv.gz": b'text,label\n"'}
     more = b"x" * 99 + (b"\n" if name == "b.csv.gz" else b"x")
-    error = refusal(tmp_path / name, gzip.compress(start[name] + more * 1000))
+    error = refusal(tmp_path / name, gzip.compress(start[name] + more * 1000, mtime=0))
     assert "too long" in error.problem or "field larger" in error.problem
     assert error.where == f"{tmp_path / name}, line {1 if 'jsonl' in name else 2}"
 
