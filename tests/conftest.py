@@ -85,7 +85,7 @@ def write_plan(tmp_path: Path, tiny_model: Path) -> PlanWriter:
     return partial(write_tiny_plan, tmp_path, tiny_model)
 
 
-def write_tiny_plan(directory: Path, model: Path, **changes: Any) -> Path:
+def write_tiny_plan(directory: Path, model: Path, /, **changes: Any) -> Path:
     """Writes a plan of three sites for the tiny model, and their records, into a folder."""
     for number, site in enumerate(("ash", "birch", "cedar")):
         write_records(directory / f"{site}.csv", 60, 7 * number)
