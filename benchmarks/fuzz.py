@@ -14,6 +14,7 @@ for each parser; one that is tried again replaces it.
 
 import argparse
 import csv
+import fcntl
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -43,6 +45,7 @@ sys.path[0] = str(ROOT / "tests")
 
 with atheris.instrument_imports(include=["hortus"]):
     from fuzzing.all import PARSERS
+    from fuzzing.mutation import of_bytes
     from fuzzing.parser import TAKEN, Accepted, Parser, place
     from fuzzing.setting import Setting
 
@@ -109,17 +112,23 @@ def main() -> None:
     logging.getLogger("hortus.client.agent").setLevel(logging.WARNING)
     logging.getLogger("hortus.client.agent").propagate = False
     warnings.simplefilter("ignore")
-    found = False
+    found, commit = False, _commit()
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="hortus-fuzz-") as folder:
         chosen = [make for make in PARSERS if _is_chosen(make.__name__, options.names)]
         for number, make in enumerate(chosen):
             setting = Setting(_made(Path(folder) / str(number)))
             child = os.fork()
             if child == 0:
-                _in_child(make(setting), setting, options)
+                try:
+                    _in_child(make(setting), setting, options)
+                except BaseException:  # noqa: BLE001 - the parent's folder must stay
+                    traceback.print_exc()
+                os._exit(1)
             os.waitpid(child, 0)
             log = setting.folder / "log"
-            found |= _note(setting.folder, log.read_text(errors="replace") if log.exists() else "")
+            found |= _note(
+                setting.folder, log.read_text(errors="replace") if log.exists() else "", commit
+            )
             subprocess.run(["rm", "-rf", str(setting.folder)], check=True)
     sys.exit(found)
 
@@ -134,7 +143,7 @@ def _made(folder: Path) -> Path:
 
 
 def _in_child(parser: Parser, setting: Setting, options: argparse.Namespace) -> None:
-    """Fuzzes one parser; never returns."""
+    """Fuzzes one parser; ends the process."""
     (setting.folder / "name").write_text(parser.name)
     log = os.open(setting.folder / "log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
@@ -146,22 +155,26 @@ def _in_child(parser: Parser, setting: Setting, options: argparse.Namespace) -> 
         parser, int(options.inputs * parser.share), options.seconds, options.crashes.resolve()
     )
 
+    longest = min(LONGEST, 2000 + 2 * max(map(len, parser.seeds)))
+
     def change(data: bytes, _: int, seed: int) -> bytes:
         chance = Random(seed)
         if chance.random() < 0.2:
-            return bytes(atheris.Mutate(data, LONGEST))
-        return parser.change(data, chance)[:LONGEST]
+            return bytes(atheris.Mutate(data, longest))
+        try:
+            return parser.change(data, chance)[:longest]
+        except Exception:  # noqa: BLE001 - of the change, not of what it is for
+            return of_bytes(data, chance)[:longest]
 
     arguments = [
-        sys.argv[0], str(corpus), f"-max_len={LONGEST}", "-timeout=60", "-rss_limit_mb=8192", "-len_control=0",
+        sys.argv[0], str(corpus), f"-max_len={longest}", "-timeout=60", "-rss_limit_mb=8192", "-len_control=0",
         f"-artifact_prefix={options.crashes.resolve()}/{parser.name.replace('/', '-')}-", f"-seed={options.seed}",
     ]  # fmt: skip
     atheris.Setup(arguments, trial.one, custom_mutator=change)
     atheris.Fuzz()
-    os._exit(1)
 
 
-def _note(folder: Path, log: str) -> bool:
+def _note(folder: Path, log: str, commit: str) -> bool:
     """Writes a parser's row; returns whether a fault was found."""
     name = folder / "name"
     if not name.exists():
@@ -179,20 +192,25 @@ def _note(folder: Path, log: str) -> bool:
         "parser": name.read_text(),
         "coverage": covered[-1] if covered else 0,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "commit": _commit(),
+        "commit": commit,
         **told,
     }
-    known: dict[str, dict[str, Any]] = {}
-    if RESULTS.exists():
-        with RESULTS.open(encoding="utf-8", newline="") as file:
-            known = {one["parser"]: one for one in csv.DictReader(file)}
-    known[row["parser"]] = row
-    with RESULTS.open("w", encoding="utf-8", newline="") as file:
+    _replace_row(row)
+    print(*(f"{key}={row[key]}" for key in HEADER[:8]), flush=True)
+    return bool(told["crashes"] or told["accepted"])
+
+
+def _replace_row(row: dict[str, Any]) -> None:
+    """Puts a parser's row in place of an earlier one; two of these programs may run side by side."""
+    RESULTS.touch()
+    with RESULTS.open("r+", encoding="utf-8", newline="") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        known = {one["parser"]: one for one in csv.DictReader(file)} | {row["parser"]: row}
+        file.seek(0)
+        file.truncate()
         writer = csv.DictWriter(file, HEADER, lineterminator="\n")
         writer.writeheader()
         writer.writerows(known.values())
-    print(*(f"{key}={row[key]}" for key in HEADER[:8]), flush=True)
-    return bool(told["crashes"] or told["accepted"])
 
 
 def _options() -> argparse.Namespace:

@@ -42,6 +42,7 @@ from hortus.client.agent import SiteAgent  # noqa: E402
 from hortus.client.agent_service import listening  # noqa: E402
 from hortus.client.channel import GrpcChannel, dialling  # noqa: E402
 from hortus.client.operate import WarmWorkbench  # noqa: E402
+from hortus.client.pace import RehearsalClock  # noqa: E402
 from hortus.client.site import Site  # noqa: E402
 from hortus.client.trainer import untimed  # noqa: E402
 from hortus.learning.models import model_digest  # noqa: E402
@@ -50,6 +51,7 @@ from hortus.privacy.evidence import collect  # noqa: E402
 from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView  # noqa: E402
 from hortus.privacy.omissions import omissions  # noqa: E402
 from hortus.protocol.consortium import Consortium, ServerConfig, SiteFiles  # noqa: E402
+from hortus.protocol.errors import CohortTooSmall  # noqa: E402
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity  # noqa: E402
 from hortus.protocol.membership import create_consortium  # noqa: E402
 from hortus.protocol.plan import Cohort, Contract  # noqa: E402
@@ -99,7 +101,9 @@ class Running:
     def start(self) -> None:
         self._cleanup = ExitStack()
         site = self._cleanup.enter_context(Site(self._files.directory, clock=time.time))
-        self._agent = SiteAgent(site, WarmWorkbench(site), partial(self._dial, site), untimed)
+        self._agent = SiteAgent(
+            site, WarmWorkbench(site), partial(self._dial, site), untimed, RehearsalClock()
+        )
         self._cleanup.enter_context(listening(self._agent, self._sockets / site.name))
 
     @contextmanager
@@ -142,7 +146,7 @@ def lay_out(folder: Path, sums: int) -> tuple[Contract, Consortium]:
         folder,
         model,
         training={"rounds": -(-sums // STEPS_PER_ROUND), "steps_per_round": STEPS_PER_ROUND},
-        cohort={"minimum": 3, "join_deadline": 15, "step_deadline": 8},
+        cohort={"minimum": 3, "max_colluding": 1, "join_deadline": 15, "step_deadline": 8},
         privacy={"epsilon": None, "noise_multiplier": 5.0},
     )
     contract = load_plan(written).contract(model_digest=model_digest(model), noise_multiplier=5.0)
@@ -204,7 +208,8 @@ def soak(
             churn.start()
             try:
                 while federation.store.next_round < contract.training.rounds:
-                    federation.run()
+                    with suppress(CohortTooSmall):  # the same command goes on
+                        federation.run()
             finally:
                 over.set()
                 churn.join()

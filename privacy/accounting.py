@@ -194,7 +194,7 @@ def _multiset(history: History, delta: float) -> _Multiset:
     return tuple(sorted(item for item in history.items() if item[1]))
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=2048)
 def _epsilon_rdp(multiset: _Multiset, delta: float) -> float:
     if not multiset:
         return 0.0
@@ -217,7 +217,7 @@ def _rdp(event: GaussianEvent) -> NDArray[np.float64]:
     return np.asarray(values, dtype=np.float64)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=2048)
 def _epsilon_pld(multiset: _Multiset, delta: float) -> float:
     if not multiset:
         return 0.0

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 Change = Callable[[bytes, Random], bytes]
 
 _LONGEST = 2**17
+_MOST_PLACES = 2000
 _TEXTS = (
     "", " ", "x", "ash", "birch", "server", "0", "-1", "1e999", "nan", "null", "true", "~", "..",
     "../../etc/passwd", "\x00", "\x1b[2J", "\u2028", "\ufeff", "ä", "\U0001f331", "a" * 64, "0" * 32,
@@ -60,7 +61,8 @@ def of_bytes(data: bytes, chance: Random) -> bytes:
 
 def anything(chance: Random) -> Any:
     """Returns a value that nobody expects."""
-    return chance.choice((chance.choice(_TEXTS), chance.choice(_NUMBERS), chance.choice(_OTHERS)))
+    kind: Sequence[Any] = chance.choice((_TEXTS, _NUMBERS, _OTHERS))
+    return copy.deepcopy(chance.choice(kind))
 
 
 def near(value: Any, chance: Random) -> Any:
@@ -86,9 +88,11 @@ def of_tree(tree: Any, chance: Random) -> Any:
     """Changes, removes, repeats, renames, moves or adds a part of lists and mappings."""
     tree = copy.deepcopy(tree)
     for _ in range(chance.choice((1, 1, 2, 3))):
-        places = list(_places(tree))
+        places = _places(tree)
         if not places:
             return anything(chance)
+        if len(places) > _MOST_PLACES:
+            return tree
         holder, key = chance.choice(places)
         match chance.randrange(8):
             case 0:
@@ -230,7 +234,7 @@ def _set(message: Any, field: Any, value: Any) -> None:
         value = int(value)
     try:
         setattr(message, field.name, value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         message.ClearField(field.name)
 
 
