@@ -254,7 +254,11 @@ class Ledger:
             if not self._marks.is_current(content.dataset, content.unit):
                 shared = self._compare(content)
                 place = self._books.lineages.place(content.dataset, shared)
-                self._marks.follow(content, place.account, shared, self._head[0])
+                head, lineages = self._head[0], self._books.lineages
+                # Whoever is in what was released from before it was hashed may always have been there.
+                unseen = lineages.is_charged(content.dataset) and not self._marks.is_known(content)
+                since = 0 if unseen else head
+                self._marks.follow(content, place.account, shared, head, since)
 
     def state_disjoint(
         self, content: Content, others: Sequence[str], operator: str, reason: str
@@ -291,7 +295,8 @@ class Ledger:
             shared = self._compare(content)
             for account in named:
                 _check_apart(content, account, shared.get(account, 0))
-            self._marks.follow(content, content.dataset, (), self._head[0])
+            head = self._head[0]
+            self._marks.follow(content, content.dataset, (), head, head)
             return self._append(Disjoint(content.dataset, named, operator, reason), now)
 
     def account_of(self, dataset: str) -> str:

@@ -138,7 +138,17 @@ class Marks:
         seen = {dataset for (dataset,) in rows}
         return [dataset for dataset in datasets if dataset not in seen]
 
-    def follow(self, content: Content, account: str, shared: Collection[str], head: int) -> None:
+    def is_known(self, content: Content) -> bool:
+        """Returns whether a content was seen before, with such units and the same key."""
+        found = self._connection.execute(
+            "SELECT 1 FROM contents WHERE dataset = ? AND unit = ? AND key = ?",
+            (content.dataset, content.unit, content.key),
+        ).fetchone()
+        return found is not None
+
+    def follow(
+        self, content: Content, account: str, shared: Collection[str], head: int, since: int
+    ) -> None:
         """Notes that a content is the current one: some units have come, others have gone.
 
         Args:
@@ -146,6 +156,7 @@ class Marks:
             account: What it is charged to next.
             shared: What `compare` found.
             head: Number of the ledger's last entry.
+            since: Number of the last entry that its units were not there for, as far as is known.
         """
         execute = self._connection.execute
         self._load(content)
@@ -159,8 +170,8 @@ class Marks:
         )
         execute(
             "INSERT INTO marks SELECT ?, mark, kind, ?, NULL FROM seen WHERE true "
-            "ON CONFLICT DO UPDATE SET last = NULL",
-            (number, head),
+            "ON CONFLICT DO UPDATE SET first = min(first, excluded.first), last = NULL",
+            (number, since),
         )
         row = (content.dataset, content.unit, content.key, json.dumps(sorted(shared)))
         execute("INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, NULL)", row)

@@ -175,6 +175,15 @@ def test_a_statement_that_nobody_can_check_is_refused(ledger: Ledger) -> None:
         ledger.state_disjoint(make_content(B, "Bob"), [A], "Dr. Ray", "the other ward")
 
 
+def test_units_that_are_hashed_after_their_release_have_spent_it(ledger: Ledger) -> None:
+    ledger.charge(replace(CHARGE, dataset=A), BUDGET)
+    ledger.follow(make_content(A, "Ada"))
+    (stay,) = ledger.stays(A)
+    assert (stay.after, stay.count) == (0, 1)
+    with pytest.raises(UsageError, match="1 of 1 units are in both"):
+        ledger.state_disjoint(make_content(B, "Ada"), [A], "Dr. Ray", "the other ward")
+
+
 def test_units_of_other_kinds_meet_by_their_rows(ledger: Ledger) -> None:
     release(ledger, make_content(A, "Ada", "Ann"))
     with pytest.raises(UsageError, match="1 of 2 units are in both"):
