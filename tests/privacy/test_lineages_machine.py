@@ -24,7 +24,7 @@ from hortus.privacy.accounting import epsilon
 from hortus.privacy.audit import audit
 from hortus.privacy.entries import Charged
 from hortus.privacy.events import GaussianEvent
-from hortus.privacy.evidence import Evidence, read_ledger
+from hortus.privacy.evidence import read_evidence
 from hortus.privacy.exposure import exposures
 from hortus.privacy.ledger import Ledger, Reservation
 from hortus.privacy.marks import Content
@@ -159,8 +159,7 @@ class SiteOverTime(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            rows, _, sent = read_ledger(self.path)
-            evidence = Evidence("ash", ROSTER, tuple(rows), (), frozenset(sent), {})
+            evidence = read_evidence("ash", self.path, ROSTER, {})
             assert audit(evidence, ROSTER).first_broken is None
             self._check_exposures()
         finally:
