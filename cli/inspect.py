@@ -196,8 +196,14 @@ def _show(console: Console, result: "Audit") -> None:
 def _head_line(result: "Audit") -> str:
     seq, hash_ = result.head
     seen = f"the server countersigned entry {result.countersigned}"
-    return f"ends with entry {seq} ({hash_[:16]}…); " + (
-        seen if result.countersigned else "the server has countersigned none"
+    seen = seen if result.countersigned else "the server has countersigned none"
+    line = f"ends with entry {seq} ({hash_[:16]}…); {seen}"
+    witnessed = max(result.countersigned, result.anchored)
+    if witnessed >= seq:
+        return line
+    return (
+        f"{line}; from entry {witnessed + 1} on it rests on the site's word: keep an anchor elsewhere "
+        "(hortus budget anchor)"
     )
 
 

@@ -2,6 +2,8 @@
 
 import jinja2
 
+from hortus.protocol.errors import printable
+
 
 def templates(*packages: str) -> jinja2.Environment:
     """Returns an environment whose values are escaped and whose undefined names are errors.
@@ -18,11 +20,17 @@ def templates(*packages: str) -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     environment.filters["percent"] = percent
     environment.filters["bound"] = bound
     environment.filters["power"] = power
     return environment
+
+
+def _shown(value: object) -> object:
+    """Takes out of another party's words what a browser or a reader of the page's source would obey."""
+    return printable(value) if type(value) is str else value
 
 
 def percent(value: float | None) -> str:

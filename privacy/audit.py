@@ -99,6 +99,7 @@ class Audit:
         refusals: What the site refused to the server, in order.
         charges: Session, step and attempt of every charge, with its run.
         accounts: The account of each content in the end, accounts that were joined included.
+        anchored: Number of the entry that the auditor's anchor holds; 0 without one.
     """
 
     site: str
@@ -114,6 +115,7 @@ class Audit:
     refusals: tuple[Refusal, ...]
     charges: tuple[Charge, ...]
     accounts: Mapping[str, str]
+    anchored: int = 0
 
     @property
     def first_broken(self) -> Finding | None:
@@ -190,6 +192,7 @@ def audit(evidence: Evidence, roster: Roster, anchor: Head | None = None) -> Aud
         refusals=tuple(refusals),
         charges=tuple(charges),
         accounts={charge.dataset: accounts.root(charge.dataset) for charge in charges},
+        anchored=anchor.seq if anchor else 0,
     )
 
 
