@@ -33,7 +33,7 @@ from hortus.client.unread import check_room, is_unread
 from hortus.client.workbench import Workbench
 from hortus.learning.tasks import Encoded
 from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.entries import Declined
+from hortus.privacy.entries import Added, Declined
 from hortus.privacy.randomness import RandomSource, SessionRandomness, UnsafeSeededRandomness
 from hortus.protocol.answer import Answer
 from hortus.protocol.descriptor import Descriptor
@@ -202,10 +202,11 @@ class SiteAgent:
         encoding = StepEncoding.of(contract, workbench.space.dimension, len(descriptor.cohort))
         check_descriptor(contract, descriptor, encoding, site.name)
         check_ceiling(site.policy, contract, encoding)
-        randomness = self._randomness(contract)
+        noise = self._noise()
+        randomness = _randomness(noise, contract, site.name)
         trainer = Trainer(encoding, workbench, prepared.encoded, randomness, self._stopwatch)
         encode = partial(self._encode, contract, workbench)
-        terms = LiveTerms(site, encoding, prepared.dataset, encode, trainer.compute_on)
+        terms = LiveTerms(site, encoding, prepared.dataset, encode, trainer.compute_on, noise)
         with self._keep_lock:
             self._check_room(contract)
             site.keep_contract(contract)
@@ -308,14 +309,21 @@ class SiteAgent:
         encoding = StepEncoding.of(contract, dimension, contract.cohort.minimum)
         check_ceiling(self._site.policy, contract, encoding)
         budget = budget_of(self._site.policy, contract)
-        account = Account(self._site.ledger, prepared.dataset, budget)
+        account = Account(self._site.ledger, prepared.dataset, budget, self._noise())
         if reason := account.reason_to_refuse(encoding):
             raise Refused(reason, where="policy.yaml: budget")
 
-    def _randomness(self, contract: Contract) -> RandomSource:
-        if self._site.policy.unsafe_seeded_noise:
-            return UnsafeSeededRandomness(contract.seed, self._site.name)
+    def _noise(self) -> Added:
+        """What noise this site adds now: one that others could subtract is no protection."""
+        if not self._site.policy.unsafe_seeded_noise:
+            return Added.GAUSSIAN
+        return Added.SEEDED if self._clock.observed else Added.REHEARSED
+
+
+def _randomness(noise: Added, contract: Contract, site: str) -> RandomSource:
+    if noise is Added.GAUSSIAN:
         return SessionRandomness()
+    return UnsafeSeededRandomness(contract.seed, site)
 
 
 def _parse_contract(encoded: bytes) -> Contract:

@@ -8,7 +8,7 @@ from hortus.client.consent import budget_of, check_ceiling, check_contract
 from hortus.client.site import Site
 from hortus.learning.tasks import Encoded
 from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.entries import Charge
+from hortus.privacy.entries import Added, Charge
 from hortus.privacy.ledger import Ledger
 from hortus.privacy.masks import StepView
 from hortus.protocol.descriptor import Descriptor
@@ -20,15 +20,16 @@ NO_VIEW, NO_RUN = StepView(0, 0, (), b""), "0" * 32
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a site's releases are charged to."""
+    """What a site's releases are charged to, and what noise they have."""
 
     ledger: Ledger
     dataset: str
     budget: Budget
+    noise: Added = Added.GAUSSIAN
 
     def limit(self, encoding: StepEncoding) -> Budget | None:
-        """The budget that a step needs; a plan without privacy has none that could cover it."""
-        return self.budget if encoding.event else None
+        """The budget that a step needs; a release without privacy has none that could cover it."""
+        return self.budget if encoding.event and self.noise is not Added.SEEDED else None
 
     def charge(
         self,
@@ -49,7 +50,7 @@ class Account:
             dataset=self.dataset,
             unit=contract.privacy.unit,
             mode=contract.privacy.noise.value,
-            mechanism="discrete-gaussian" if event else "none",
+            mechanism=(self.noise if event else Added.NOTHING).value,
             sampling_rate=contract.training.sampling_rate,
             noise_multiplier=event.noise_multiplier if event else 0.0,
             clipping_norm=clipping_norm,
@@ -99,6 +100,7 @@ class LiveTerms:
         dataset: Fingerprint of the records that were seen last.
         encode: Makes the records ready for the workbench; cheap where they have not changed.
         compute_on: Gives them to what computes vectors.
+        noise: What the session's vectors have for noise.
     """
 
     def __init__(
@@ -108,7 +110,9 @@ class LiveTerms:
         dataset: str,
         encode: Callable[[], tuple[str, Encoded]],
         compute_on: Callable[[Encoded], None],
+        noise: Added,
     ) -> None:
+        self._noise = noise
         self._site = site
         self._encoding = encoding
         self._encode = encode
@@ -120,7 +124,7 @@ class LiveTerms:
         policy, contract = self._site.policy, self._encoding.contract
         check_contract(policy, contract, names_model=self._site.config.model is not None)
         check_ceiling(policy, contract, self._encoding)
-        return Account(self._site.ledger, self._dataset, budget_of(policy, contract))
+        return Account(self._site.ledger, self._dataset, budget_of(policy, contract), self._noise)
 
     def renewed(self) -> Account:
         """See `Terms`."""

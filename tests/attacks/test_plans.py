@@ -12,8 +12,12 @@ from attacks.hostile import HostileServer, serving_hostile
 from attacks.world import SITES, World, issued
 
 from hortus.client.agent_service import listening
+from hortus.client.pace import Clock, MachineClock, RehearsalClock
 from hortus.client.session import FAILED
+from hortus.client.terms import NO_VIEW, Account
 from hortus.learning.models import model_digest
+from hortus.privacy.encoding import StepEncoding
+from hortus.privacy.entries import Added
 from hortus.protocol.certificates import create_authority
 from hortus.protocol.consortium import SiteConfig, TlsFiles
 from hortus.protocol.limits import PROTOCOL_VERSION
@@ -265,3 +269,28 @@ def test_a_wrong_session_is_named_in_the_log(world: World, log_of: LogOf) -> Non
             )
         )
         assert "the session descriptor is malformed" in reply.reason
+
+
+@pytest.mark.parametrize(
+    ("is_seeded", "clock", "noise"),
+    [
+        (False, MachineClock(), Added.GAUSSIAN),
+        (False, RehearsalClock(), Added.GAUSSIAN),
+        (True, RehearsalClock(), Added.REHEARSED),
+        (True, MachineClock(), Added.SEEDED),
+    ],
+)
+def test_noise_that_others_can_subtract_is_charged_as_what_it_is(
+    make_world: WorldMaker, is_seeded: bool, clock: Clock, noise: Added
+) -> None:
+    world = make_world(policy={"unsafe_seeded_noise": is_seeded})
+    site = world.site("ash")
+    account = Account(
+        site.ledger, "d" * 64, site.policy.budget, world.agent(site, 1, clock)._noise()
+    )
+    encoding = StepEncoding.of(world.contract, 10, 4)
+    charge = account.charge(encoding, None, 0, NO_VIEW, 1.0)
+    assert charge.mechanism == noise.value
+    assert charge.is_private is (noise is not Added.SEEDED)
+    assert (account.limit(encoding) is None) is (noise is Added.SEEDED)
+    assert site.ledger.reserve(charge, account.limit(encoding))

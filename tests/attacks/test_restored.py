@@ -13,7 +13,6 @@ from attacks.hostile import HostileServer, go, serving_hostile
 from attacks.world import SITES, World
 from numpy.typing import NDArray
 
-from hortus.client.agent import SiteAgent
 from hortus.client.session import Session
 from hortus.client.site import Site
 from hortus.client.states import ClientState
@@ -55,17 +54,17 @@ class Machine:
                 self.vectors.append(found.copy())
             return found
 
-        def drawn(agent: SiteAgent, _: Any) -> RandomSource:
+        def drawn(_: Any, contract: Any, site: str) -> RandomSource:
             if threading.current_thread().name == "restored":
                 return self._source
             source = SessionRandomness()
-            if agent._site.name == "ash":
+            if site == "ash":
                 self._source = source
             return source
 
         patch.setattr(Session, "_exchange_keys", exchanged)
         patch.setattr(Trainer, "vector", computed)
-        patch.setattr(SiteAgent, "_randomness", drawn)
+        patch.setattr("hortus.client.agent._randomness", drawn)
 
     def run(self, turn: wire.Go, adapters: list[Adapter]) -> NDArray[np.uint32]:
         """Goes through the session with the others; returns what ash uploads."""
