@@ -205,6 +205,8 @@ class SiteAgent:
         noise = self._noise()
         randomness = _randomness(noise, contract, site.name)
         trainer = Trainer(encoding, workbench, prepared.encoded, randomness, self._stopwatch)
+        if self._clock.observed:
+            trainer.rehearse()  # before anybody counts on this site, and before anything depends on a record
         encode = partial(self._encode, contract, workbench)
         terms = LiveTerms(site, encoding, prepared.dataset, encode, trainer.compute_on, noise)
         with self._keep_lock:

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from hortus.client.workbench import Workbench
+from hortus.learning.data.records import Records
 from hortus.learning.tasks import Encoded
 from hortus.privacy.encoding import StepEncoding, nominal_batch
-from hortus.privacy.gradients import LossBatch
+from hortus.privacy.gradients import ClippedSum, LossBatch
 from hortus.privacy.mechanism import Mechanism
 from hortus.privacy.randomness import RandomSource
 from hortus.privacy.sampling import sample_records
@@ -61,6 +62,18 @@ class Trainer:
     def abandon(self) -> None:
         """Ends, from another thread, the vector that is being computed, and any after it."""
         self._abandoned.set()
+
+    def rehearse(self) -> None:
+        """Sends a made-up unit through the model, with as many records and tokens as a unit may have.
+
+        A plan that this machine has too little memory for fails here, whatever the records are.
+        """
+        count = self._plan.privacy.max_records_per_unit or 1
+        text = " ".join(["a"] * self._plan.task.max_length)
+        made_up = Records((text,) * count, np.zeros(count, np.int64), units=("one",) * count)
+        encoded = self._workbench.task.encode(made_up)
+        with self._workbench.holding(np.zeros(self._encoding.dimension, np.float32)):
+            self._summed(encoded, np.arange(count), self._plan.privacy.clipping_norm)
 
     def vector(
         self, start: NDArray[np.float32], step: int, attempt: int, told: bytes = b""
@@ -131,17 +144,19 @@ class Trainer:
             self._plan.privacy.max_records_per_unit,
             self._drawn_from.stream("sample", step, attempt, number),
         )
-        clipping = self._encoding.clipping(norm)
         with self._stopwatch("gradients"):
-            clipped = self._workbench.gradients.clipped_sum(
-                self._batches(chosen), clipping, self._encoding.grid
-            )
+            clipped = self._summed(self._records, chosen, norm)
         units = len(np.unique(self._records.units[chosen]))
         return self._encoding.addend(clipped, norm), units
 
-    def _batches(self, chosen: NDArray[np.int64]) -> Iterator[LossBatch]:
+    def _summed(self, records: Encoded, chosen: NDArray[np.int64], norm: float) -> ClippedSum:
+        batches = self._batches(records, chosen)
+        clipping, grid = self._encoding.clipping(norm), self._encoding.grid
+        return self._workbench.gradients.clipped_sum(batches, clipping, grid)
+
+    def _batches(self, records: Encoded, chosen: NDArray[np.int64]) -> Iterator[LossBatch]:
         task, size = self._workbench.task, self._plan.training.micro_batch
-        for batch in task.batches(self._records, chosen, size):
+        for batch in task.batches(records, chosen, size):
             if self._abandoned.is_set():
                 raise HortusError("the step was given up: this site is being stopped")
             yield batch

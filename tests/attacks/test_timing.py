@@ -14,6 +14,7 @@ from attacks.world import SITES, World, run_all
 from numpy.typing import NDArray
 
 from hortus.client.pace import Clock, MachineClock
+from hortus.client.session import FAILED
 from hortus.learning.data.records import Records
 from hortus.protocol.wire import aggregation_pb2 as wire
 
@@ -140,6 +141,26 @@ def test_a_record_that_takes_longer_does_not_show_in_an_answer(make_slow_world: 
 
     found = [measure(make_slow_world(victim)) for victim in (False, True)]
     assert np.abs(np.subtract(*found)).max() < TOLERANCE
+
+
+def test_too_little_memory_shows_before_anything_depends_on_a_record(
+    make_world: WorldMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The site does not even dial: a port where nobody listens is no hindrance."""
+    world = make_world()
+    agent = world.agent(world.site("ash"), port=1, clock=MachineClock())
+    _prepare(world, agent)
+
+    def too_large(batches: Any, *_: Any) -> Any:
+        assert {int(n) for b in batches for n in b.inputs["attention_mask"].sum(1)} == {TOKENS}
+        raise MemoryError
+
+    monkeypatch.setattr(world.workbench.gradients, "clipped_sum", too_large)
+    began = time.monotonic()
+    reply = agent.take_part(world.request())
+    assert (reply.steps, reply.reason) == (0, FAILED)
+    assert time.monotonic() - began < 5
+    assert not world.charges("ash")
 
 
 def test_without_a_grid_it_would_show(

@@ -63,6 +63,12 @@ class Bench:
         trainer.vector(adapter, number, 0)
         return self.sums[-1]
 
+    def rehearse(self, records: Records) -> list[Batch]:
+        encoded = self.workbench.task.encode(records)
+        randomness = UnsafeSeededRandomness(1, "ash")
+        Trainer(self.encoding, self.workbench, encoded, randomness, untimed).rehearse()
+        return self.batches
+
     def drawn(self) -> list[str]:
         return [RECORDS.units[index] for batch in self.batches for index in batch.index]
 
@@ -123,3 +129,12 @@ def test_a_step_that_clips_nothing_is_not_released(
     monkeypatch.setattr(encoding, "FlatClipping", lambda _: FlatClipping(np.inf))
     with pytest.raises(HortusError, match="not clipped"):
         bench.step(RECORDS)
+
+
+def test_a_rehearsal_is_of_the_largest_unit_that_a_plan_allows_and_of_no_record(
+    bench: Bench,
+) -> None:
+    for records in (RECORDS, OTHERS):
+        (batch,) = bench.rehearse(records)
+        assert batch.inputs["attention_mask"].sum(1).tolist() == [16] * CAP
+        assert batch.units.tolist() == [0] * CAP
