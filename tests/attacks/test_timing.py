@@ -19,11 +19,11 @@ from hortus.learning.data.records import Records
 from hortus.protocol.wire import aggregation_pb2 as wire
 
 WorldMaker = Callable[..., World]
-STEPS = 5
-PACE = 2.0
+STEPS = 3
+PACE = 4.0
 # The long record takes this much more than a short one; tests share their machine with others.
-COST = 0.8
-TOLERANCE = 0.3
+COST = 1.0
+TOLERANCE = 0.4
 TOKENS = 16
 
 
