@@ -425,8 +425,13 @@ def _time(draw: Draw, history: History, said: list[_Said]) -> _Made:
     index = draw(max(seen))
     told = list(said)
     shift = pick(draw, (-50 * _DAY, 50 * _DAY)) if index else 50 * _DAY
-    if shift < 0 and said[index].time + shift > said[index - 1].time:
+    moved = said[index].time + shift
+    if shift < 0 and moved >= said[index - 1].time:
         return None
+    signed = [one for one in history.evidence.countersignatures if one.head.seq > index]
+    follows = index + 1 == len(said) or moved <= said[index + 1].time
+    if shift > 0 and follows and moved <= min(one.time for one in signed) + 3700:
+        return None  # nobody saw it before the time that it tells
     told[index] = replace(said[index], time=said[index].time + shift)
     return _patched(history, told), False
 
