@@ -78,7 +78,7 @@ class SiteAgent:
         self._answers = Timetable(Pace(_FIRST_ANSWER_SECONDS), clock)
         self._preparations = Preparations(self._prepare, lambda _: site.data_version(), clock)
         # A step may find changed records while they are prepared for a question.
-        self._encode_lock = threading.Lock()
+        self._follow_lock, self._encode_lock = threading.Lock(), threading.Lock()
         self._encoded: tuple[Hashable, Encoded] | None = None
         self._ahead = ""  # the plan that was last prepared without having been asked for
         self._keep_lock = threading.Lock()
@@ -208,7 +208,8 @@ class SiteAgent:
         if self._clock.observed:
             trainer.rehearse()  # before anybody counts on this site, and before anything depends on a record
         encode = partial(self._encode, contract, workbench)
-        terms = LiveTerms(site, encoding, prepared.dataset, encode, trainer.compute_on, noise)
+        records = (prepared.dataset, prepared.encoded)
+        terms = LiveTerms(site, encoding, records, encode, trainer.compute_on, noise)
         with self._keep_lock:
             self._check_room(contract)
             site.keep_contract(contract)
@@ -285,10 +286,18 @@ class SiteAgent:
         workbench = self._workbench(contract)
         return Prepared(workbench, *self._encode(contract, workbench))
 
-    def _encode(self, contract: Contract, workbench: Workbench) -> tuple[str, Encoded]:
-        """Returns the records' fingerprint as they are now, and the records, encoded where they changed."""
-        with self._encode_lock:
+    def _encode(
+        self, contract: Contract, workbench: Workbench, known: tuple[str, Encoded] | None = None
+    ) -> tuple[str, Encoded]:
+        """Returns the records' fingerprint as they are now, and the records, encoded where they changed.
+
+        A session has its own, `known`: what is prepared for another plan meanwhile does not delay its steps.
+        """
+        with self._follow_lock:
             dataset = self._site.follow(contract)
+        if known is not None and known[0] == dataset.fingerprint:
+            return known
+        with self._encode_lock:
             key = (dataset.fingerprint, encoding_key(contract))
             if self._encoded is None or self._encoded[0] != key:
                 self._encoded = (key, workbench.task.encode(dataset.records))

@@ -97,8 +97,8 @@ class LiveTerms:
     Args:
         site: The site.
         encoding: The contract's steps.
-        dataset: Fingerprint of the records that were seen last.
-        encode: Makes the records ready for the workbench; cheap where they have not changed.
+        records: Those that were seen last: their fingerprint, and as the workbench takes them.
+        encode: Makes the records of now ready for the workbench, given those that were seen last.
         compute_on: Gives them to what computes vectors.
         noise: What the session's vectors have for noise.
     """
@@ -107,8 +107,8 @@ class LiveTerms:
         self,
         site: Site,
         encoding: StepEncoding,
-        dataset: str,
-        encode: Callable[[], tuple[str, Encoded]],
+        records: tuple[str, Encoded],
+        encode: Callable[[tuple[str, Encoded]], tuple[str, Encoded]],
         compute_on: Callable[[Encoded], None],
         noise: Added,
     ) -> None:
@@ -117,18 +117,20 @@ class LiveTerms:
         self._encoding = encoding
         self._encode = encode
         self._compute_on = compute_on
-        self._dataset = dataset
+        self._records = records
 
     def now(self) -> Account:
         """See `Terms`."""
         policy, contract = self._site.policy, self._encoding.contract
         check_contract(policy, contract, names_model=self._site.config.model is not None)
         check_ceiling(policy, contract, self._encoding)
-        return Account(self._site.ledger, self._dataset, budget_of(policy, contract), self._noise)
+        return Account(
+            self._site.ledger, self._records[0], budget_of(policy, contract), self._noise
+        )
 
     def renewed(self) -> Account:
         """See `Terms`."""
         self.now()  # nothing is read for a plan that the policy has come to forbid
-        self._dataset, encoded = self._encode()
-        self._compute_on(encoded)
+        self._records = self._encode(self._records)
+        self._compute_on(self._records[1])
         return self.now()

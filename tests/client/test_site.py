@@ -135,9 +135,9 @@ class Terms:
         self.given: list[Encoded] = []
         self._site, self._contract = site, contract
         encoding = StepEncoding.of(contract, 100, contract.cohort.minimum)
-        self.live = LiveTerms(site, encoding, "", self._encode, self.given.append)
+        self.live = LiveTerms(site, encoding, ("", None), self._encode, self.given.append)  # type: ignore[arg-type]
 
-    def _encode(self) -> tuple[str, Encoded]:
+    def _encode(self, _: object) -> tuple[str, Encoded]:
         dataset = self._site.follow(self._contract)
         return dataset.fingerprint, dataset.records  # type: ignore[return-value]
 
