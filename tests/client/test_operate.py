@@ -23,8 +23,9 @@ def test_a_model_that_is_asked_for_thrice_at_once_is_loaded_once(
         return "model"
 
     monkeypatch.setattr("hortus.client.operate.Workbench", load)
-    warm = WarmWorkbench(cast("Site", SimpleNamespace(model_path=lambda _: None)))
-    contract = cast("Contract", SimpleNamespace(digest=lambda: "a"))
+    site = SimpleNamespace(model_path=lambda _: None, model_digest=lambda _: "b")
+    warm = WarmWorkbench(cast("Site", site))
+    contract = cast("Contract", SimpleNamespace(digest=lambda: "a", model_digest="b"))
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(warm, [contract] * 3))
     assert loaded == ["model"]
