@@ -19,6 +19,7 @@ from hortus.learning.models import model_digest
 from hortus.learning.tasks import Encoded
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.encoding import StepEncoding
+from hortus.privacy.entries import Added
 from hortus.privacy.events import GaussianEvent
 from hortus.protocol.consortium import ServerConfig
 from hortus.protocol.errors import DataError, HortusError, Refused
@@ -135,7 +136,8 @@ class Terms:
         self.given: list[Encoded] = []
         self._site, self._contract = site, contract
         encoding = StepEncoding.of(contract, 100, contract.cohort.minimum)
-        self.live = LiveTerms(site, encoding, ("", None), self._encode, self.given.append)  # type: ignore[arg-type]
+        given, before = self.given.append, ("", None)
+        self.live = LiveTerms(site, encoding, before, self._encode, given, Added.GAUSSIAN)  # type: ignore[arg-type]
 
     def _encode(self, _: object) -> tuple[str, Encoded]:
         dataset = self._site.follow(self._contract)
