@@ -156,8 +156,8 @@ class Training(Schema):
     micro_batch: int = Field(
         128,
         ge=1,
-        description="Records in one forward pass: memory, and the last bits of what is computed. With 1, no "
-        "record changes a bit of another's gradient.",
+        description="Records that share a pass through the model at most: it bounds memory, and changes no "
+        "bit. Records of unlike length never share one.",
     )
 
     @property
