@@ -62,7 +62,7 @@ class Workbench:
         """Lowers the limits of passes in which records would not have the bits that they have alone."""
         most = max(1, min(plan.training.micro_batch, _GRADIENTS // self.space.dimension))
         shapes = (plan.adapter, plan.task.max_length, plan.training.precision, most)
-        key = f"{config.to_json_string()} {shapes} {torch.get_num_threads()} {default_device()}"
+        key = f"{config.to_json_string()} {shapes} {default_device()}"
         if key not in _limits:
             initial = self.space.read(self.model)
             # LoRA and the head start at 0, where most gradients are 0 too.
@@ -94,14 +94,14 @@ class Workbench:
     def _kept_apart(self, few: Encoded, most: int) -> int:
         """Returns how many such records, a power of two, have the bits in one pass that they have alone."""
         largest, together = 1, 2
-        alone = torch.cat([self._each(few, np.array([index])) for index in range(len(few))])
+        orders = [np.array([index]) for index in range(len(few))]
         while together <= most:
-            order = np.arange(together) % len(few)
-            if not torch.equal(self._each(few, order), alone[torch.from_numpy(order)]):
+            orders.append(np.arange(together) % len(few))
+            together *= 2
+        found = self.gradients.each(self.task.batch(few, i, np.arange(len(i))) for i in orders)
+        alone = torch.cat(found[: len(few)])
+        for order, gradients in zip(orders[len(few) :], found[len(few) :], strict=True):
+            if not torch.equal(gradients, alone[torch.from_numpy(order)]):
                 break
-            largest, together = together, 2 * together
+            largest = len(order)
         return largest
-
-    def _each(self, data: Encoded, index: NDArray[np.int64]) -> torch.Tensor:
-        """Returns the gradients of records of a shape in one pass, float32 (records, d), as if units."""
-        return self.gradients.each(self.task.batch(data, index, np.arange(len(index))))

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hortus.learning.tasks import Encoded, TextClassification
+from hortus.learning.tasks import Batch, Encoded, TextClassification
+from hortus.learning.workers import side_by_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +25,15 @@ def evaluate(
     """Measures a model on a dataset."""
     labels = data.labels.numpy()
     predicted = np.empty(len(data), np.int64)
-    loss = 0.0
     model.eval()
-    with torch.inference_mode():
-        for batch in task.batches(data, np.arange(len(data)), micro_batch):
+
+    def look(batch: Batch) -> float:
+        with torch.inference_mode():
             logits = model(**batch.inputs)
             predicted[batch.index] = logits.argmax(1).cpu().numpy()
-            loss += float(nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))
+            return float(nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))
+
+    loss = sum(side_by_side(task.batches(data, np.arange(len(data)), micro_batch), look))
     return Metrics(
         accuracy=float((predicted == labels).mean()),
         macro_f1=_macro_f1(labels, predicted),

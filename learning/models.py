@@ -164,11 +164,15 @@ class EncoderClassifier(nn.Module):
             attention_mask: int64 (records, tokens), 0 where padded; not with `embeddings`.
             input_ids: int64 (records, tokens).
             states: What `enter` returned for `depth`.
-            depth: Layers that `states` has gone through.
+            depth: Frozen layers, which `states` has gone through.
             embeddings: What `embed` returned.
         """
         if embeddings is None:
             assert attention_mask is not None  # noqa: S101 - goes with tokens and states
+            if states is None and depth > 0:
+                assert input_ids is not None  # noqa: S101 - one of the three is given
+                with torch.no_grad():
+                    states = self.enter(input_ids, attention_mask, depth)
             if states is not None:
                 states = self._run(states, attention_mask, slice(depth, None))
                 embeddings = _pool(states, attention_mask)

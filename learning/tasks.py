@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from hortus.learning.data.records import Records
 from hortus.learning.models import EncoderClassifier, frozen_depth
 from hortus.learning.passes import Passes
+from hortus.learning.workers import side_by_side
 from hortus.protocol.plan import Adapter, Task
 
 _STATES_BYTES = 2**31  # of frozen layers' output kept in memory; what is beyond is computed anew
@@ -129,10 +130,13 @@ class TextClassification:
 
     def _embeddings(self, encoded: Encoded) -> torch.Tensor:
         embeddings = torch.empty(len(encoded), int(self._base.config.hidden_size))
-        for batch in self.batches(encoded, np.arange(len(encoded)), self._micro_batch):
+
+        def embed(batch: Batch) -> None:
             with torch.no_grad():
                 embedded = self._base.embed(**batch.inputs)
             embeddings[torch.from_numpy(batch.index)] = embedded.to(embeddings.device)
+
+        side_by_side(self.batches(encoded, np.arange(len(encoded)), self._micro_batch), embed)
         return embeddings
 
     def _states(self, encoded: Encoded) -> tuple[torch.Tensor, ...]:
@@ -140,9 +144,14 @@ class TextClassification:
         width = int(self._base.config.hidden_size)
         kept_states = torch.empty(sum(lengths), width, dtype=self._base.encoder.dtype)
         states: tuple[torch.Tensor, ...] = kept_states.split(lengths)  # type: ignore[no-untyped-call]
-        for batch in self.batches(encoded, np.arange(len(encoded)), self._micro_batch):
-            for index, row in zip(batch.index, batch.inputs["states"], strict=True):
+
+        def enter(batch: Batch) -> None:
+            with torch.no_grad():
+                entered = self._base.enter(**batch.inputs)
+            for index, row in zip(batch.index, entered, strict=True):
                 states[index].copy_(row[: lengths[index]])
+
+        side_by_side(self.batches(encoded, np.arange(len(encoded)), self._micro_batch), enter)
         return states
 
     def batches(
@@ -200,9 +209,7 @@ class TextClassification:
         tokens = _padded(rows, width, filler).to(device)
         if self._depth == 0:
             return {"input_ids": tokens, "attention_mask": mask}
-        with torch.no_grad():
-            states = self._base.enter(tokens, mask, self._depth)
-        return {"states": states, "attention_mask": mask, "depth": self._depth}
+        return {"input_ids": tokens, "attention_mask": mask, "depth": self._depth}
 
 
 def _padded(rows: list[torch.Tensor], length: int, filler: int) -> torch.Tensor:

@@ -8,9 +8,10 @@ Each unit is then clipped by itself, in float64, cut to a multiple of a public g
 integers: exactly, so that neither the order nor the company of a unit matters.
 """
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,14 +19,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hortus.learning.isolation import keep_apart
+from hortus.learning.workers import side_by_side
 from hortus.privacy.clipping import Clipping
-from hortus.privacy.tracking import Recorder, tracking
+from hortus.privacy.tracking import Recorder, recording, tracking
 from hortus.protocol.errors import UsageError
 
 # What a sum is a multiple of where no mechanism asks for another grid.
 FINE_GRID = 2.0**-40
 # Grid points of one unit's coordinate at most: 2,048 units cannot overflow an int64.
 _LARGEST = 2.0**52
+
+
+Result = TypeVar("Result")
 
 
 class LossBatch(Protocol):
@@ -103,15 +108,22 @@ class PerUnitGradients:
         """
         clipper = self._clipper(clipping, grid)
         total = torch.zeros(self.dimension, dtype=torch.int64, device=self._device)
-        norms = [np.zeros((clipper.groups, 0))]
-        for batch in batches:
-            if len(batch.units) == 0:
-                continue
-            for gradient in self.each(batch):
+        adding = threading.Lock()
+
+        def add(batch: LossBatch) -> NDArray[np.float64]:
+            norms = [np.zeros((clipper.groups, 0))]
+            for gradient in self._each(batch):
                 norm, clipped = clipper(gradient)
                 norms.append(norm)
-                total += clipped
-        return ClippedSum(total.cpu().numpy() * grid, np.concatenate(norms, 1))
+                with adding:
+                    total.add_(clipped)
+            return np.concatenate(norms, 1)
+
+        norms = self._side_by_side((batch for batch in batches if len(batch.units)), add)
+        return ClippedSum(
+            total.cpu().numpy() * grid,
+            np.concatenate([np.zeros((clipper.groups, 0)), *norms], 1),
+        )
 
     def clipped_each(
         self, batch: LossBatch, clipping: Clipping, grid: float = FINE_GRID
@@ -127,24 +139,34 @@ class PerUnitGradients:
             UsageError: A parameter's gradients cannot be told apart by unit.
         """
         clipper = self._clipper(clipping, grid)
-        clipped = map(clipper, self.each(batch))
+        clipped = map(clipper, self.each([batch])[0])
         return [ClippedSum(one.cpu().numpy() * grid, norm) for norm, one in clipped]
 
-    def each(self, batch: LossBatch) -> torch.Tensor:
-        """Runs a pass forward and backward; returns its units' gradients, float32 (units, d).
+    def each(self, batches: Iterable[LossBatch]) -> list[torch.Tensor]:
+        """Returns the gradients of each pass's units, float32 (units, d), before clipping.
 
         Raises:
             UsageError: A parameter's gradients cannot be told apart by unit.
         """
+        return self._side_by_side(batches, self._each)
+
+    def _side_by_side(
+        self, batches: Iterable[LossBatch], work: Callable[[LossBatch], Result]
+    ) -> list[Result]:
         self._model.train()
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        with tracking(self._model, list(self._parameters)):
+            return side_by_side(batches, work)
+
+    def _each(self, batch: LossBatch) -> torch.Tensor:
+        """Runs a pass forward and backward."""
         unit = batch.units.to(self._device)
         counts = torch.bincount(unit)
         if not bool((counts > 0).all()):
             raise ValueError("the units of a batch are numbered from 0 without gaps")
         recorder = Recorder(unit, len(counts))
-        for parameter in self._parameters.values():
-            parameter.grad = None
-        with tracking(self._model, list(self._parameters), recorder):
+        with recording(recorder):
             losses = batch.losses(self._model)
             if losses.shape != unit.shape:
                 raise ValueError(f"{len(unit)} records have losses {list(losses.shape)}")

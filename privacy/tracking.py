@@ -12,6 +12,7 @@ The first dimension of every activation that meets a trainable parameter is the 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -56,13 +57,26 @@ class Recorder:
         self.gradients[name] = summed if before is None else before + summed
 
 
+# Of the pass that this thread is computing.
+_recorder: ContextVar[Recorder] = ContextVar("recorder")
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Has the passes that this thread computes within the block recorded."""
+    token = _recorder.set(recorder)
+    try:
+        yield
+    finally:
+        _recorder.reset(token)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """A trainable parameter, and where its gradients go."""
+    """A trainable parameter."""
 
     name: str
     parameter: nn.Parameter
-    recorder: Recorder
 
 
 class Tracked(torch.Tensor):
@@ -131,15 +145,16 @@ class Tracked(torch.Tensor):
 
 
 @contextmanager
-def tracking(model: nn.Module, names: Sequence[str], recorder: Recorder) -> Iterator[None]:
-    """Has the parameters of these names tracked within the block; backward belongs inside too.
+def tracking(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Has the parameters of these names tracked within the block, by whatever thread computes.
+
+    Each pass, backward included, belongs inside a `recording` of its own.
 
     A parameter that several modules share is replaced in all of them.
     """
     named = dict(model.named_parameters())
     tracked = {
-        named[name]: Tracked.of(Source(name, named[name], recorder), named[name].detach())
-        for name in names
+        named[name]: Tracked.of(Source(name, named[name]), named[name].detach()) for name in names
     }
     sites = [
         (module, key, parameter)
@@ -173,6 +188,7 @@ class _Tap(torch.autograd.Function):
         ctx.save_for_backward(kept)
         ctx.mark_dirty(output)
         ctx.rules = rules
+        ctx.recorder = _recorder.get()  # a GPU's backward pass has a thread of its own
         return output
 
     @staticmethod
@@ -182,7 +198,7 @@ class _Tap(torch.autograd.Function):
         gradient = gradient.contiguous()  # once, here, and not again in the operation's backward
         for tracked, rule in ctx.rules:
             scaled = _wide(gradient) if tracked.scale == 1 else _wide(gradient) * tracked.scale
-            tracked.source.recorder.add(tracked.source.name, rule(scaled, kept))
+            ctx.recorder.add(tracked.source.name, rule(scaled, kept))
         return gradient, None, None, None
 
 
@@ -197,7 +213,7 @@ def _tap(
         rules: For each parameter, what the output's gradient and `kept` make of it.
     """
     source = rules[0][0].source
-    if output.shape[:1] != (source.recorder.records,):
+    if output.shape[:1] != (_recorder.get().records,):
         raise UsageError(
             "the first dimension of what the parameter acts on is not the record",
             where=source.name,
@@ -247,7 +263,7 @@ def _embedding(
         return None
     assert isinstance(weight, Tracked)  # noqa: S101 - for the type checker
     index = index.expand(
-        weight.source.recorder.records if len(index) == 1 else len(index), *index.shape[1:]
+        _recorder.get().records if len(index) == 1 else len(index), *index.shape[1:]
     )
     output = functional.embedding(index, weight.plain)
     return _tap(output, index, (weight, partial(_table, weight, padding_idx)))
@@ -348,10 +364,9 @@ def _convert(
 
 def _matrix(weight: Tracked, gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Σₜ gradientₜ ⊗ xₜ."""
-    recorder = weight.source.recorder
-    rows, columns = weight.plain.shape
-    left = gradient.reshape(recorder.records, -1, rows)
-    right = _wide(x).reshape(recorder.records, -1, columns)
+    records, (rows, columns) = len(gradient), weight.plain.shape
+    left = gradient.reshape(records, -1, rows)
+    right = _wide(x).reshape(records, -1, columns)
     if weight.transposed:
         left, right = right, left
     # Few rows times many columns is several times faster than the other way round.
@@ -364,7 +379,7 @@ def _table(
     weight: Tracked, padding_idx: int | None, gradient: torch.Tensor, index: torch.Tensor
 ) -> torch.Tensor:
     """The gradients of each row that a record looks up, summed; the padding row has none."""
-    records, (height, width) = weight.source.recorder.records, weight.plain.shape
+    records, (height, width) = len(index), weight.plain.shape
     rows, gradients = index.reshape(records, -1), gradient.reshape(records, -1, width)
     if padding_idx is not None:
         gradients = torch.where((rows != padding_idx % height).unsqueeze(2), gradients, 0)

@@ -255,8 +255,14 @@ def test_half_precision_activations_give_float32_gradients() -> None:
     torch.manual_seed(5)
     model = nn.Sequential(nn.Linear(WIDTH, 40), nn.LayerNorm(40), nn.Linear(40, 2))
     inputs = Inputs.draw(torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
-        half = PerUnitGradients(model).clipped_sum([inputs], FlatClipping(0.5))
+
+    class Half(Inputs):
+        def losses(self, model: nn.Module) -> torch.Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return super().losses(model)
+
+    in_half = Half(inputs.x, inputs.units)
+    half = PerUnitGradients(model).clipped_sum([in_half], FlatClipping(0.5))
     full = PerUnitGradients(model).clipped_sum([inputs], FlatClipping(0.5))
     assert half.total.dtype == np.float64
     assert np.linalg.norm(half.total) <= 0.5 * RECORDS
