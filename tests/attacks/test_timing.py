@@ -1,6 +1,7 @@
 """A server with a clock, against real agents: what one long record takes does not show in it."""
 
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -141,6 +142,46 @@ def test_a_record_that_takes_longer_does_not_show_in_an_answer(make_slow_world: 
 
     found = [measure(make_slow_world(victim)) for victim in (False, True)]
     assert np.abs(np.subtract(*found)).max() < TOLERANCE
+
+
+def test_records_encoded_for_another_plan_do_not_delay_a_step(
+    make_world: WorldMaker, adapters: list[NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that asks about another plan in the middle of a step does not learn how long encoding takes."""
+    world = make_world(training={"rounds": STEPS}, cohort={"pace": 1.0})
+    task = world.contract.task.model_copy(update={"max_length": TOKENS // 2})
+    other = world.contract.model_copy(update={"task": task})
+    agents: dict[str, Any] = {}
+    begun, released, encode = threading.Event(), threading.Event(), world.workbench.task.encode
+
+    class Asking(Watching):
+        def chunks(self, site: str, digest: str) -> Iterator[wire.Chunk]:
+            if site == "ash" and not begun.is_set():
+                assert agents["ash"].consider(world.question(other)).again
+                assert begun.wait(20)
+            yield from super().chunks(site, digest)
+
+    def endless(records: Records) -> Any:
+        if threading.current_thread().name == "prepares":
+            begun.set()
+            released.wait(60)
+        return encode(records)
+
+    server = Asking(lambda _: [go(adapter, i) for i, adapter in enumerate(adapters)], adapters)
+    with serving_hostile(server, world.consortium.server.tls) as port:
+        for name in SITES:
+            site = world.site(name)
+            approved = (world.contract.digest(), other.digest())
+            site.policy.model_copy(update={"approved_plans": approved}).save(site.files.policy)
+            agents[name] = world.agent(site, port, MachineClock())
+            _prepare(world, agents[name])
+        monkeypatch.setattr(world.workbench.task, "encode", endless)
+        try:
+            run_all({s: partial(a.take_part, world.request()) for s, a in agents.items()}, 40)
+        finally:
+            released.set()
+    assert begun.is_set()
+    assert len(server.seconds) == STEPS
 
 
 def test_too_little_memory_shows_before_anything_depends_on_a_record(
