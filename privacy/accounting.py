@@ -4,31 +4,28 @@ Neighbouring datasets differ by one unit added or removed. A step is a Poisson-s
 its privacy loss distribution is composed numerically (Koskela et al. 2020; Doroshenko et al. 2022,
 whose connect-the-dots discretisation makes the result an upper bound), for adding and for removing
 apart, since subsampling makes the two differ. Rényi DP (Mironov et al. 2019) stands beside it as a
-second upper bound. ε is the smaller of the two. Opacus's PRV accountant is a cross-check only: it
-prices one of the two directions.
+second upper bound. ε is the smaller of the two: the second only where the first gives up. Opacus's
+PRV accountant is a cross-check only: it prices one of the two directions.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
 
 import numpy as np
-from numpy.typing import NDArray
 from opacus.accountants import PRVAccountant
-from opacus.accountants.analysis import rdp
+from scipy.optimize import brentq
 
-from hortus.privacy.composition import composed_epsilon
+from hortus.privacy.composition import Releases, composed_epsilon, renyi_bound
 from hortus.privacy.events import GaussianEvent, History
 from hortus.protocol.errors import UsageError
 
-_RDP_ORDERS = tuple(1 + x / 10 for x in range(1, 100)) + tuple(range(11, 64)) + (80, 128, 256, 512)
-_LARGEST_MULTIPLIER = 1e5
+_LARGEST_MULTIPLIER = 1e7
+_LEAST_MULTIPLIER = 1e-2
+_CALIBRATED = 2.5e-4  # relative
 _MOST_STEPS = 2**20
 _NO_EPSILON = 1e-12  # stands for ε = 0 where a logarithm is taken
-_WIDEST = 200.0  # a loss distribution wider than this takes long, and nobody would spend it
-
-_Multiset = tuple[tuple[GaussianEvent, int], ...]
+_WIDEST = 200.0  # the PRV accountant takes long for more
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,8 @@ def epsilon(history: History, delta: float) -> float:
         UsageError: δ is not in (0, 1), or a count is negative.
     """
     multiset = _multiset(history, delta)
-    return min(_epsilon_pld(multiset, delta), _epsilon_rdp(multiset, delta))
+    bound = composed_epsilon(multiset, delta) if multiset else 0.0
+    return bound if math.isfinite(bound) else renyi_bound(multiset, delta)
 
 
 def epsilon_rdp(history: History, delta: float) -> float:
@@ -67,7 +65,7 @@ def epsilon_rdp(history: History, delta: float) -> float:
     Raises:
         UsageError: δ is not in (0, 1), or a count is negative.
     """
-    return _epsilon_rdp(_multiset(history, delta), delta)
+    return renyi_bound(_multiset(history, delta), delta)
 
 
 def epsilon_prv(history: History, delta: float) -> float:
@@ -94,15 +92,15 @@ def report(history: History, delta: float) -> Report:
         UsageError: δ is not in (0, 1), or a count is negative.
     """
     multiset = _multiset(history, delta)
-    bound = _epsilon_pld(multiset, delta)
-    prv = epsilon_prv(history, delta) if math.isfinite(bound) else math.nan
-    return Report(pld=bound, rdp=_epsilon_rdp(multiset, delta), prv=prv)
+    bound = composed_epsilon(multiset, delta) if multiset else 0.0
+    prv = epsilon_prv(history, delta) if bound <= _WIDEST else math.nan
+    return Report(pld=bound, rdp=renyi_bound(multiset, delta), prv=prv)
 
 
 def calibrate_noise_multiplier(
     target: float, delta: float, sampling_rate: float, steps: int
 ) -> float:
-    """Returns the smallest noise multiplier, to four decimals, that spends at most ε.
+    """Returns the smallest noise multiplier that spends at most ε, within a thousandth.
 
     Args:
         target: ε, positive and finite.
@@ -111,27 +109,45 @@ def calibrate_noise_multiplier(
         steps: Releases, at least one.
 
     Raises:
-        UsageError: An argument is out of range, or no multiplier up to 10⁵ does.
+        UsageError: An argument is out of range, δ covers that a unit is sampled at all, or no
+            multiplier up to 10⁷ does.
     """
     if not 0 < target < math.inf or steps < 1:
         raise UsageError(f"no noise can be chosen for ε = {target:g} and {steps} steps")
+    sampled = 1.0 if sampling_rate == 1 else -math.expm1(steps * math.log1p(-sampling_rate))
+    if sampled <= delta:
+        raise UsageError(
+            f"δ = {delta:g} allows every unit that is sampled to be published: with q = "
+            f"{sampling_rate:g} a unit is in any of {steps} samples with probability {sampled:.2g}",
+            remedy="Choose a δ far below that probability, and below 1 / the number of units.",
+        )
 
-    def excess(ten_thousandths: int, bound: Callable[[History, float], float]) -> float:
-        event = GaussianEvent(sampling_rate, ten_thousandths / 1e4)
+    def excess(log_multiplier: float, bound: Callable[[History, float], float] = epsilon) -> float:
+        event = GaussianEvent(sampling_rate, math.exp(log_multiplier))
         return math.log(max(bound({event: steps}, delta), _NO_EPSILON) / target)
 
+    smallest, largest = math.log(_LEAST_MULTIPLIER), math.log(_LARGEST_MULTIPLIER)
     # The Rényi bound is quick to compute and never below ε, so its answer is enough noise.
-    most = _LARGEST_MULTIPLIER * 1e4
-    high = 1
-    while high < most and excess(high, epsilon_rdp) > 0:
-        high *= 2
-    high = _first_negative(partial(excess, bound=epsilon_rdp), high // 2, high)
-    if high > most and excess(high, epsilon) > 0:
+    low, high = smallest, largest
+    while high - low > 0.1:
+        middle = (low + high) / 2
+        low, high = (low, middle) if excess(middle, epsilon_rdp) <= 0 else (middle, high)
+    most = excess(high)
+    if most > 0:
         raise UsageError(f"no noise reaches ε = {target:g} in {steps} steps at δ = {delta:g}")
-    width = 1 + high // 16
-    while high > width and excess(high - width, epsilon) <= 0:
-        high, width = high - width, 2 * width
-    return _first_negative(partial(excess, bound=epsilon), max(0, high - width), high) / 1e4
+    # ε falls at least as fast as the multiplier rises.
+    low = high
+    while most <= 0 and low > smallest:
+        high, low = low, max(smallest, low + min(most, -0.01))
+        most = excess(low)
+    if most <= 0:
+        return _LEAST_MULTIPLIER
+    found = math.exp(brentq(excess, low, high, xtol=_CALIBRATED / 2))
+    digit = 10.0 ** (math.floor(math.log10(found)) - 4)
+    multiples = math.ceil(found / digit)
+    while excess(math.log(multiples * digit)) > 0:
+        multiples += max(1, round(_CALIBRATED * multiples))
+    return float(f"{multiples * digit:.5g}")
 
 
 def affordable_steps(
@@ -163,66 +179,10 @@ def affordable_steps(
     return low
 
 
-def _first_negative(falling: Callable[[int], float], low: int, high: int) -> int:
-    """Returns the first integer above `low`, and up to `high`, where a falling function is ≤ 0.
-
-    `high` is returned untried where none below it is. Regula falsi with the Illinois rule (Dowell
-    and Jarratt 1971), which halves the weight of an end that stays.
-    """
-    above, below = math.inf, -math.inf
-    last = 0
-    while high - low > 1:
-        middle = (low + high) // 2
-        if math.isfinite(above) and math.isfinite(below):
-            middle = low + round((high - low) * above / (above - below))
-        middle = min(max(middle, low + 1), high - 1)
-        value = falling(middle)
-        if value > 0:
-            low, above, below = middle, value, below / 2 if last > 0 else below
-        else:
-            high, below, above = middle, value, above / 2 if last < 0 else above
-        last = 1 if value > 0 else -1
-    return high
-
-
-def _multiset(history: History, delta: float) -> _Multiset:
+def _multiset(history: History, delta: float) -> Releases:
     """Checks a history and a δ; returns what has been released, in an order of its own."""
     if not 0 < delta < 1:
         raise UsageError(f"δ is {delta}, not between 0 and 1")
     if any(count < 0 for count in history.values()):
         raise UsageError("a history counts fewer than no releases")
     return tuple(sorted(item for item in history.items() if item[1]))
-
-
-@lru_cache(maxsize=2048)
-def _epsilon_rdp(multiset: _Multiset, delta: float) -> float:
-    if not multiset:
-        return 0.0
-    total = sum((count * _rdp(event) for event, count in multiset), np.zeros(len(_RDP_ORDERS)))
-    orders = np.array(_RDP_ORDERS)
-    bounds = total - (math.log(delta) + np.log(orders)) / (orders - 1) + np.log1p(-1 / orders)
-    # An order that overflows to no number bounds nothing; another order may.
-    return max(0.0, float(np.nan_to_num(bounds, nan=math.inf, posinf=math.inf).min()))
-
-
-@lru_cache(maxsize=4096)
-def _rdp(event: GaussianEvent) -> NDArray[np.float64]:
-    """Returns the Rényi divergences of one release, at `_RDP_ORDERS`."""
-    values = rdp.compute_rdp(
-        q=event.sampling_rate,
-        noise_multiplier=event.noise_multiplier,
-        steps=1,
-        orders=_RDP_ORDERS,
-    )
-    return np.asarray(values, dtype=np.float64)
-
-
-@lru_cache(maxsize=2048)
-def _epsilon_pld(multiset: _Multiset, delta: float) -> float:
-    if not multiset:
-        return 0.0
-    if _epsilon_rdp(multiset, delta) > _WIDEST:
-        return math.inf
-    releases = tuple(((e.sampling_rate, e.noise_multiplier), count) for e, count in multiset)
-    divergences = tuple(_rdp(event) for event, _ in multiset)
-    return composed_epsilon(releases, delta, np.array(_RDP_ORDERS), divergences)

@@ -3,10 +3,10 @@
 A release is a Poisson-subsampled Gaussian: P = (1 − q)·N(0, σ²) + q·N(1, σ²) against Q = N(0, σ²),
 both ways round. Its privacy loss is put on a grid of width h so that each cell keeps its mass under
 P and under Q: at the two ends of the cell, which dominates what was inside (Doroshenko et al. 2022,
-"connect the dots"). Sums of losses are products of Fourier transforms. Everything cut off is counted
-as a certain breach: the tails of one release, and by a Chernoff bound the sum's tail beyond the
-window, whose wrapped part could otherwise lower δ. So the result is an upper bound on ε, up to
-rounding, for which δ is lowered too.
+"connect the dots"). Laws are weighted by exp(θ·loss), so that the sum lies about ε and float64's
+errors are small beside any δ, and composed by Fourier transforms. Everything cut off is counted as a
+certain breach, and what wraps round a window comes on top, so each grid gives an upper bound. Grids
+are refined until ε stays.
 """
 
 import math
@@ -16,6 +16,8 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
+from scipy.optimize import brentq
 from scipy.special import ndtr
 
 from hortus.privacy.events import GaussianEvent
@@ -23,27 +25,85 @@ from hortus.privacy.events import GaussianEvent
 Array = NDArray[np.float64]
 Releases = tuple[tuple[GaussianEvent, int], ...]
 
-# Share of δ that is given away to each thing that is cut off.
-_SHARE = 1e-5
-# Width of a cell over the root mean square deviation of one release's loss: n cells too wide add
-# n·h²/6 to the variance of the sum, a relative 2·10⁻⁴ of it.
-_CELL = 0.035
-_MOST_CELLS = 2**21
-_MOST_CELLS_OF_ONE = 2**19
-_EPSILON = 2.0**-52
-# Orders at which tails are bounded.
-_ORDERS = np.geomspace(0.05, 2000, 90)
+# Share of δ for losses beyond one release's grid, and for sums beyond the window.
+_SHARE = 1e-6
+# Probability, under the tilted law and beside what counts there, of a sum outside the window.
+_OUTSIDE = math.log(1e-10)
+# ε is known when a grid four times finer moves it by less than this share of it, or of δ.
+_MOVE = 8e-4
+_OF_DELTA = 0.05
+_REFINED = 4
+_MOST_CELLS = 2**22
+_MOST_CELLS_OF_ONE = 2**21
+_MOST_ROUNDING = 1e-5  # of δ; where 64-bit floats may err by more, longer ones are taken
+_LEAST_LOG = -60.0  # e⁻⁶⁰ is far below the rounding of a transform
+# Tilts to choose from, and distances from a tilt, over it, at which the law's tails are bounded.
+_TILTS = np.geomspace(1e-3, 3e7, 150)
+_DISTANCES = (0.06, 0.12, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 12.0, 40.0)
 
 
 def recount(history: Mapping[GaussianEvent, int], delta: float) -> float:
     """Returns an upper bound on ε(δ) of a history, for adding and for removing a unit.
 
-    Exact to about 0.1 % for δ ≥ 10⁻⁸; looser for a smaller δ and for ε far above 100.
+    Above the truth by some 0.03 % of it at most, or 10⁻⁵·δ, up to 10⁷ releases; looser beyond.
     """
     releases = tuple(sorted((event, n) for event, n in history.items() if n))
     if not releases:
         return 0.0
-    return max(_epsilon(releases, delta, removing=removing) for removing in (True, False))
+    found = _epsilon(releases, delta, 0.0, removing=True)
+    if all(event.sampling_rate == 1 for event, _ in releases):
+        return found
+    return max(found, _epsilon(releases, delta, found, removing=False))
+
+
+def _epsilon(releases: Releases, delta: float, least: float, *, removing: bool) -> float:
+    """Returns ε of one way, or `least` if that is more."""
+    total = sum(n for _, n in releases)
+    parts = [(n, *_quadrature(event, removing=removing)) for event, n in releases]
+    # Balle et al. 2020, theorem 21: the best tilt of this bound is near the best one for the sum.
+    shape = _TILTS * np.log(_TILTS) - (1 + _TILTS) * np.log1p(_TILTS)
+    bounds = (sum(n * log_moment for n, log_moment, _ in parts) + shape - math.log(delta)) / _TILTS
+    best = int(np.argmin(bounds))
+    if bounds[best] <= least:
+        return least
+    tilt, outside = float(_TILTS[best]), _OUTSIDE + float(shape[best])
+    single = 2.0 ** math.floor(math.log2(_SHARE * delta / total))
+    # A cell adds h²/12 to a loss on average, and not more than |loss|·h/2 since 0 is on the grid.
+    allowed = 0.6 * _MOVE * float(bounds[best]) / (1 + tilt)
+    sizes = sum(n * float(size[best]) for n, _, size in parts)
+    width = 2.0 ** math.floor(math.log2(max(math.sqrt(12 * allowed / total), 2 * allowed / sizes)))
+    before, found = math.inf, math.inf
+    while True:
+        sums = _Sums(releases, delta, tilt, width, single, removing=removing)
+        bottom, top = sums.window(outside)
+        cells = math.ceil((top - bottom) / width) + 2
+        if cells > _MOST_CELLS and before < math.inf:
+            return max(found, least)
+        if cells > _MOST_CELLS:
+            width *= _REFINED
+            continue
+        power = 1 << (cells - 1).bit_length()
+        size = power if cells > 3 * power // 4 else 3 * power // 4
+        found = sums.solve(bottom, size, min(float(bounds[best]), before))
+        if found <= least or before - found <= _MOVE * max(found, least, _OF_DELTA * delta):
+            return max(found, least)
+        before, width = found, width / _REFINED
+
+
+@lru_cache(maxsize=2048)
+def _quadrature(event: GaussianEvent, *, removing: bool) -> tuple[Array, Array]:
+    """Returns log E exp(θ·loss), and the tilted mean of |loss|, at `_TILTS`: to choose by."""
+    sigma = event.noise_multiplier
+    x = np.linspace(-30 * sigma, 1 + 30 * sigma, 3001)
+    log_ratio = _loss_at(x, event)
+    loss = log_ratio if removing else -log_ratio
+    log_density = -0.5 * (x / sigma) ** 2 + (log_ratio if removing else 0.0)
+    log_density -= np.logaddexp.reduce(log_density)
+    exponents = log_density + _TILTS[:, None] * loss
+    peak = exponents.max(axis=1)
+    weight = np.exp(exponents - peak[:, None])
+    sums = weight.sum(axis=1)
+    return peak + np.log(sums), weight @ np.abs(loss) / sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,92 +111,141 @@ class _Loss:
     """One release's privacy loss on the grid of multiples of a cell's width.
 
     Attributes:
-        first: Index of the first cell: `mass[i]` is at (first + i)·h.
-        mass: Probabilities under the distribution that the loss is drawn from.
+        first: Index of the first cell: `log_mass[i]` is at (first + i)·h.
+        log_mass: Logarithms of probabilities under the distribution that the loss is drawn from.
         breach: Probability of a loss beyond the grid, counted as infinite.
-        growth: log E exp(λ·loss) for λ in `_ORDERS`.
-        decline: The same for −λ.
     """
 
     first: int
-    mass: Array
+    log_mass: Array
     breach: float
-    growth: Array
-    decline: Array
 
 
-def _epsilon(releases: Releases, delta: float, *, removing: bool) -> float:
-    total = sum(n for _, n in releases)
-    variance = sum(n * _variance(event, removing=removing) for event, n in releases)
-    # On a ladder, so that a growing history keeps its cells.
-    width = 2.0 ** (math.floor(4 * math.log2(_CELL * math.sqrt(variance / total))) / 4)
-    tail = _SHARE * delta
-    single = 2.0 ** math.floor(math.log2(tail / total))
-    # A loss that hardly varies needs no finer grid than its range.
-    longest = max(np.ptp(_ends(event, single)) for event, _ in releases)
-    width = max(width, 2.0 ** math.ceil(math.log2(longest / _MOST_CELLS_OF_ONE)))
-    while True:
-        losses = [
-            (_discretise(event, width, single, removing=removing), n) for event, n in releases
+class _Sums:
+    """Sums of losses on one grid."""
+
+    def __init__(
+        self,
+        releases: Releases,
+        delta: float,
+        tilt: float,
+        width: float,
+        single: float,
+        *,
+        removing: bool,
+    ) -> None:
+        longest = max(np.ptp(_ends(event, single)) for event, _ in releases)
+        self.width = max(width, 2.0 ** math.ceil(math.log2(longest / _MOST_CELLS_OF_ONE)))
+        self.delta, self.tilt = delta, tilt
+        self.of_one = [
+            ((event, self.width, single), {"removing": removing}, n) for event, n in releases
         ]
-        top, bottom = _window(losses, tail)
-        cells = math.ceil((top - bottom) / width) + 2
-        if cells <= _MOST_CELLS:
-            break
-        width *= 2
-    size = 1 << (cells - 1).bit_length()
-    spectrum = np.ones(size // 2 + 1, np.complex128)
-    for event, n in releases:
-        spectrum *= _transform(event, width, single, size, removing=removing) ** n
-    sums = np.fft.irfft(spectrum, size)
-    first = math.floor(bottom / width)
-    values = width * np.arange(first, first + size)
-    mass = np.maximum(np.roll(sums, -(first % size)), 0.0)
-    breach = sum(n * loss.breach for loss, n in losses) + tail
-    # Σ|e| ≤ √N·‖e‖₂: the transforms err by ε·log₂ N of the norm, n-fold powers by ε·n of it, and
-    # the mass lies on a few tenths of the window at least.
-    rounding = _EPSILON * (10 * total + 2 * math.sqrt(size) * math.log2(size))
-    left = delta - breach - rounding
-    return _solve(values, mass, left) if left > 0 else math.inf
+
+    def window(self, outside: float) -> tuple[float, float]:
+        """Returns bounds that tilted sums pass with at most this log-probability (Chernoff).
+
+        The upper one is passed by sums as they are with probability _SHARE·δ at most, too.
+        """
+        ways = np.array(_DISTANCES) * self.tilt
+        middle = self._log_moment(self.tilt)
+        higher = np.array([self._log_moment(self.tilt + way) for way in ways])
+        lower = np.array([self._log_moment(self.tilt - way) for way in ways])
+        top = np.min((higher - middle - outside) / ways)
+        own = np.min((higher - math.log(_SHARE * self.delta)) / (self.tilt + ways))
+        return -float(np.min((lower - middle - outside) / ways)), max(float(top), float(own))
+
+    def _log_moment(self, order: float) -> float:
+        return sum(n * _log_moment(*one, order, **way) for one, way, n in self.of_one)
+
+    def solve(self, bottom: float, size: int, expected: float) -> float:
+        """Returns ε from a window of so many cells; infinite where δ does not cover what is cut off."""
+        found = self._solve(bottom, size, expected, exact=False)
+        return self._solve(bottom, size, expected, exact=True) if found is None else found
+
+    def _solve(self, bottom: float, size: int, expected: float, *, exact: bool) -> float | None:
+        """Returns ε; None where rounding of 64-bit floats may be a share of δ that counts."""
+        transforms = [
+            (_transform(*one, size, self.tilt, exact=exact, **way), n)
+            for one, way, n in self.of_one
+        ]
+        # Most of a power is less than any rounding, and need not be computed.
+        some = sum(n * log_size for (_, log_size), n in transforms) > _LEAST_LOG
+        spectrum = np.zeros_like(transforms[0][0][0])
+        spectrum[some] = 1.0
+        for (transform, _), n in transforms:
+            spectrum[some] *= transform[some] ** n
+        first = math.floor(bottom / self.width)
+        mass = np.roll(fft.irfft(spectrum, size), -(first % size)).astype(np.float64)
+        values = self.width * np.arange(first, first + size)
+        total = sum(n for _, _, n in self.of_one)
+        # Σ|e|·w ≤ ‖e‖₂·‖w‖₂: transforms err by some ulps·log₂ N of the norm, n-fold powers by n·ulp.
+        ulp = float(np.finfo(spectrum.dtype).eps)
+        noise = ulp * (2 * total + 4 * math.log2(size)) * math.sqrt(float(mass @ mass))
+        noise /= math.sqrt(-math.expm1(-2 * self.tilt * self.width))
+        breach = sum(n * _discretise(*one, **way).breach for one, way, n in self.of_one)
+        left = self.delta * (1 - _SHARE) - breach
+        if left <= 0:
+            return math.inf
+        positive = values > 0
+        values, mass = values[positive], np.maximum(mass[positive], 0.0)
+        log_moment, log_left = self._log_moment(self.tilt), math.log(left)
+
+        def excess(epsilon: float) -> float:
+            """Log δ(ε) − log δ: E max(0, 1 − exp(ε − loss)), from the tilted law."""
+            start = int(np.searchsorted(values, epsilon, side="right"))
+            end = int(np.searchsorted(values, epsilon - _LEAST_LOG / self.tilt))
+            above = epsilon - values[start:end]
+            parts = mass[start:end] * np.exp(self.tilt * above) * -np.expm1(above)
+            beyond = math.exp(_LEAST_LOG)  # bounds what counts of larger losses
+            log_delta = math.log(float(parts.sum()) + beyond + noise) + log_moment
+            return log_delta - self.tilt * epsilon - log_left
+
+        if not len(values) or excess(0.0) <= 0:
+            return 0.0
+        last = float(values[-1])
+        if excess(last) > 0:
+            return math.inf if exact else None
+        close = max(1e-6 * expected, 1e-6 * self.delta)
+        low, high = (0.0, last)
+        slack = excess(expected)
+        if slack <= 0:
+            near = max(0.0, expected + 2 * slack / self.tilt - close)
+            low, high = (near if excess(near) > 0 else 0.0), expected
+        found = float(brentq(excess, low, high, xtol=close, rtol=1e-12)) + close
+        rounding = noise * math.exp(log_moment - self.tilt * found - log_left)
+        return found if exact or rounding <= _MOST_ROUNDING else None
 
 
-def _solve(values: Array, mass: Array, delta: float) -> float:
-    """Returns the ε at which E max(0, 1 − exp(ε − loss)) comes down to δ."""
-    above = np.cumsum(mass[::-1])[::-1]
-    # Scaled by the largest loss, so that nothing overflows.
-    weighted = np.cumsum((mass * np.exp(-(values - values[0])))[::-1])[::-1]
-    at = above - np.exp(np.minimum(values - values[0], 700.0)) * weighted
-    index = int(np.argmax(at <= delta))
-    if at[index] > delta:
-        return math.inf
-    if above[index] <= delta or weighted[index] <= 0:
-        return max(0.0, float(values[index]))
-    epsilon = values[0] + math.log((above[index] - delta) / weighted[index])
-    return max(0.0, float(min(epsilon, values[index])))
-
-
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=32)
 def _transform(
-    event: GaussianEvent, width: float, tail: float, size: int, *, removing: bool
-) -> NDArray[np.complex128]:
+    event: GaussianEvent,
+    width: float,
+    tail: float,
+    size: int,
+    tilt: float,
+    *,
+    exact: bool,
+    removing: bool,
+) -> tuple[NDArray[np.complexfloating], Array]:
+    """Returns the transform of one tilted law on a circle of cells, and the logarithm of its size."""
     loss = _discretise(event, width, tail, removing=removing)
-    wrapped = np.zeros(size)
-    np.add.at(wrapped, (loss.first + np.arange(len(loss.mass))) % size, loss.mass)
-    return np.fft.rfft(wrapped)
+    cells = loss.first + np.arange(len(loss.log_mass))
+    log_moment = _log_moment(event, width, tail, tilt, removing=removing)
+    mass = np.exp(loss.log_mass + tilt * width * cells - log_moment)
+    circle = np.bincount(cells % size, weights=mass, minlength=size)
+    transform = fft.rfft(circle.astype(np.longdouble) if exact else circle)
+    return transform, np.log(np.maximum(np.abs(transform).astype(np.float64), 1e-300))
 
 
-@lru_cache(maxsize=2048)
-def _variance(event: GaussianEvent, *, removing: bool) -> float:
-    """Returns the variance of one release's loss, by quadrature."""
-    sigma, rate = event.noise_multiplier, event.sampling_rate
-    x = np.linspace(-9 * sigma, 1 + 9 * sigma, 4001)
-    without = np.exp(-0.5 * (x / sigma) ** 2)
-    with_ = np.exp(-0.5 * ((x - 1) / sigma) ** 2)
-    loss = _loss_at(x, event)
-    weight = (1 - rate) * without + rate * with_ if removing else without
-    weight /= weight.sum()
-    mean = float(weight @ loss)
-    return max(float(weight @ (loss - mean) ** 2), 1e-300)
+@lru_cache(maxsize=65536)
+def _log_moment(
+    event: GaussianEvent, width: float, tail: float, order: float, *, removing: bool
+) -> float:
+    """Returns log E exp(order·loss) of a loss on the grid."""
+    loss = _discretise(event, width, tail, removing=removing)
+    exponents = loss.log_mass + order * width * (loss.first + np.arange(len(loss.log_mass)))
+    peak = float(exponents.max())
+    return peak + math.log(float(np.exp(exponents - peak).sum()))
 
 
 def _loss_at(x: Array, event: GaussianEvent) -> Array:
@@ -158,7 +267,7 @@ def _outcome_at(loss: Array, event: GaussianEvent) -> Array:
     return sigma**2 * exponent + 0.5
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _discretise(event: GaussianEvent, width: float, tail: float, *, removing: bool) -> _Loss:
     """Returns the loss of one release.
 
@@ -190,7 +299,8 @@ def _discretise(event: GaussianEvent, width: float, tail: float, *, removing: bo
     beyond = (1 - rate) * end_plain[1] + rate * end_shifted[1] if removing else end_plain[1]
     below = (1 - rate) * end_plain[0] + rate * end_shifted[0] if removing else end_plain[0]
     mass[0] += below
-    return _Loss(first, mass, beyond, *_moments(edges, mass))
+    with np.errstate(divide="ignore"):
+        return _Loss(first, np.log(mass), float(beyond))
 
 
 def _ends(event: GaussianEvent, tail: float) -> Array:
@@ -219,26 +329,3 @@ def _beyond(
         return float(ndtr(below)), float(ndtr(above))
 
     return ends(0.0), ends(1.0)
-
-
-def _moments(values: Array, mass: Array) -> tuple[Array, Array]:
-    with np.errstate(divide="ignore"):
-        log_mass = np.log(mass)
-
-    def moment(order: float) -> float:
-        exponents = log_mass + order * values
-        peak = exponents.max()
-        return float(peak + np.log(np.exp(exponents - peak).sum()))
-
-    growth = np.array([moment(order) for order in _ORDERS])
-    decline = np.array([moment(-order) for order in _ORDERS])
-    return growth, decline
-
-
-def _window(losses: list[tuple[_Loss, int]], tail: float) -> tuple[float, float]:
-    """Returns bounds that the sum passes with probability at most `tail` each (Chernoff)."""
-    growth = sum((n * loss.growth for loss, n in losses), np.zeros(len(_ORDERS)))
-    decline = sum((n * loss.decline for loss, n in losses), np.zeros(len(_ORDERS)))
-    top = float(np.min((growth - math.log(tail)) / _ORDERS))
-    bottom = float(-np.min((decline - math.log(tail)) / _ORDERS))
-    return top, bottom
