@@ -22,20 +22,15 @@ from hortus.privacy.recount import recount
 from hortus.privacy.renyi import ORDERS, Array, divergences, from_divergences, renyi_epsilon
 from hortus.protocol.policy import Every, period_of
 
-# The two accountants agree within a tenth of this; what is more is an error or a lie.
+# The two accountants agree within a third of this; what is more is an error or a lie. Where ε is less
+# than δ, as good as nothing, they agree within a share of δ.
 _TOLERANCE = 1e-3
-_SLACK = 2e-5
+_SLACK_OF_DELTA = 1e-3
 _CHECKPOINT_GROWTH = 1.01
 # Less noise than this is none (ε > 10⁵), and divides by zero.
 _LEAST_NOISE = 1e-3
-# Above this ε the ledger counts by Rényi divergences alone, and nothing is promised to anybody.
-_WIDEST = 200.0
+# Rényi bounds over different orders differ by less.
 _RENYI_TOLERANCE = 0.02
-# Either accountant may take δ for smaller by float64's errors: 10 ulps for each release, and those of transforms.
-# Where they are a larger share of δ, ε is known less well: from δ with them added up to the Rényi bound.
-_ULP = 2.0**-52
-_ERRORS = 2.0**17
-_LEAST_SHARE = 0.01
 _DAY = 86_400
 
 Scoped = tuple[Scope, str]  # a scope and, within it, the plan or the period
@@ -46,8 +41,7 @@ Scoped = tuple[Scope, str]  # a scope and, within it, the plan or the period
 def epsilon_alone(event: GaussianEvent, releases: int, delta: float) -> float:
     """Returns ε(δ) of so many releases by themselves."""
     history = {_with_some_noise(event): releases}
-    bound = renyi_epsilon(history, delta)
-    return bound if bound > _WIDEST else min(bound, recount(history, delta))
+    return min(renyi_epsilon(history, delta), recount(history, delta))
 
 
 # A plan's sites, and a dataset's scopes, mostly have the same releases behind them.
@@ -183,13 +177,9 @@ class Costs:
             tally.delta, tally.claim, tally.checked = charge.delta, 0.0, 0.0
         bound = from_divergences(tally.divergences, charge.delta)
         fell = level.epsilon < tally.claim * (1 - _TOLERANCE)
-        if level.epsilon > bound * (1 + _RENYI_TOLERANCE) + _SLACK:
+        if level.epsilon > bound * (1 + _RENYI_TOLERANCE) + _SLACK_OF_DELTA * charge.delta:
             self.compared += 1
             yield _more(entry.seq, level.epsilon, bound, charge.delta)
-        elif bound > _WIDEST:
-            self.compared += 1
-            if level.epsilon < bound * (1 - _RENYI_TOLERANCE) or fell:
-                yield _less(entry.seq, level.epsilon, bound, charge.delta)
         else:
             tally.pending.append(_Pending(entry.seq, charge, level.epsilon))
         claim, tally.claim = tally.claim, level.epsilon
@@ -233,17 +223,15 @@ def _scopes(charge: Charge, time: float) -> Iterator[Scoped]:
 
 
 def _misfit(one: _Pending, history: Mapping[GaussianEvent, int]) -> Finding | None:
-    delta = one.charge.delta
-    errors = _ULP * (_ERRORS + 20 * sum(history.values()))
-    if errors < _LEAST_SHARE * delta:
-        least = most = _recounted(frozenset(history.items()), delta)
-    else:
-        least = _recounted(frozenset(history.items()), delta + errors)
-        most = renyi_epsilon(history, delta)
-    if one.claim < least * (1 - _TOLERANCE) - _SLACK:
-        return _less(one.seq, one.claim, least, delta)
-    if one.claim > most * (1 + _TOLERANCE) + _SLACK:
-        return _more(one.seq, one.claim, most, delta)
+    delta, tolerance = one.charge.delta, _TOLERANCE
+    cost = _recounted(frozenset(history.items()), delta)
+    if math.isinf(cost):  # δ is less than what floating point may err by
+        cost, tolerance = renyi_epsilon(history, delta), _RENYI_TOLERANCE
+    slack = _SLACK_OF_DELTA * delta
+    if one.claim < cost * (1 - tolerance) - slack:
+        return _less(one.seq, one.claim, cost, delta)
+    if one.claim > cost * (1 + tolerance) + slack:
+        return _more(one.seq, one.claim, cost, delta)
     return None
 
 

@@ -10,7 +10,8 @@ budget of its errors.
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import add
 from typing import TypeAlias
 
 import numpy as np
@@ -22,6 +23,7 @@ from hortus.privacy.events import GaussianEvent
 from hortus.privacy.losses import ORDERS, Array, Cumulants, Way, cumulants, on_grid
 
 Releases: TypeAlias = tuple[tuple[GaussianEvent, int], ...]
+Transform: TypeAlias = NDArray[np.complex128] | NDArray[np.clongdouble]
 
 # How far the grid may raise ε: a share of it, or of a tenth of δ if that is more.
 _TOLERANCE = 2e-4
@@ -69,13 +71,8 @@ def _converted(log_moments: Array, delta: float) -> float:
 
 
 def _total(releases: Releases, way: Way) -> Cumulants:
-    parts = [(cumulants(event, way), count) for event, count in releases]
-    return Cumulants(
-        sum(n * c.log_moment for c, n in parts),
-        sum(n * c.mean for c, n in parts),
-        sum(n * c.variance for c, n in parts),
-        sum(n * c.magnitude for c, n in parts),
-    )
+    parts = [cumulants(event, way).times(count) for event, count in releases]
+    return reduce(add, parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +171,10 @@ class _Sum:
         first, cells = self._window(width, moment)
         size = _size(cells)
         losses = width * np.arange(first, first + size, dtype=np.float64)
-        for floats in (np.float64, np.longdouble):
-            mass = self._tilted(width, size, first, floats)
-            error = float(np.finfo(floats).eps) * float(np.linalg.norm(mass))
+        for long in (False, True):
+            mass = self._tilted(width, size, first, long=long)
+            ulp = float(np.finfo(np.longdouble if long else np.float64).eps)
+            error = ulp * float(np.linalg.norm(mass))
             error *= _ULPS * self.count + _ULPS_OF_TRANSFORM * math.log2(size)
             found = self._solve(losses, mass, error, math.log(left) - moment, self.aim.epsilon)
             if found.rounding <= _MOST_ROUNDING:
@@ -233,18 +231,22 @@ class _Sum:
         while self._error(2.0 ** ((quarter + 1) / 4)) <= allowed:
             quarter += 1
         quarter = min(quarter, math.floor(-4 * math.log2(2 * (1 + self.aim.tilt))))
-        return 2.0 ** (max(quarter, math.ceil(4 * math.log2(finest))) / 4)
+        return float(2.0 ** (max(quarter, math.ceil(4 * math.log2(finest))) / 4))
 
-    def _tilted(self, width: float, size: int, first: int, floats: type[np.floating]) -> Array:
+    def _tilted(self, width: float, size: int, first: int, *, long: bool) -> Array:
         """Returns the law of the tilted sum, from the cell `first` on."""
-        logs = sum(
-            n * _log_transform(event, self.way, width, self.reach, self.aim.tilt, size, floats)
-            for event, n in self.releases
+        logs: Transform = np.sum(
+            [
+                n * _log_transform(event, self.way, width, self.reach, self.aim.tilt, size, long)
+                for event, n in self.releases
+            ],
+            axis=0,
         )
         spectrum = np.zeros_like(logs)
         some = logs.real > -80  # e⁻⁸⁰ is nothing beside the rounding of the transform
         spectrum[some] = np.exp(logs[some])
-        return np.roll(fft.irfft(spectrum, size), -(first % size)).astype(np.float64)
+        mass: Array = np.roll(fft.irfft(spectrum, size), -(first % size)).astype(np.float64)
+        return mass
 
     def _solve(
         self, losses: Array, mass: Array, error: float, log_target: float, centre: float
@@ -339,13 +341,14 @@ def _log_transform(
     reach: tuple[int, int],
     tilt: float,
     size: int,
-    floats: type[np.floating],
-) -> NDArray[np.complexfloating]:
+    long: bool,
+) -> Transform:
     exponents = _exponents(event, way, width, reach, tilt)
     masses = np.exp(exponents - _log_moment(event, way, width, reach, tilt))
-    wrapped = np.zeros(size, floats)
+    wrapped = np.zeros(size, np.longdouble if long else np.float64)
     first = on_grid(event, way, width, reach).first
     np.add.at(wrapped, (first + np.arange(len(masses))) % size, masses)
-    transform = fft.rfft(wrapped)
+    transform: Transform = fft.rfft(wrapped)
     transform[transform == 0] = _TINY
-    return np.log(transform)
+    logarithm: Transform = np.log(transform)
+    return logarithm

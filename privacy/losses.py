@@ -6,7 +6,7 @@ from Q. At the outcome x, L = log(1 − q + q·exp t) with t = (2x − 1)/(2σ²
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import TypeAlias
@@ -50,6 +50,14 @@ class Cumulants:
     mean: Array
     variance: Array
     magnitude: Array
+
+    def times(self, count: int) -> "Cumulants":
+        """Returns those of so many releases together."""
+        return Cumulants(*(count * values for values in astuple(self)))
+
+    def __add__(self, other: "Cumulants") -> "Cumulants":
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Cumulants(*(one + more for one, more in pairs))
 
 
 @lru_cache(maxsize=4096)
@@ -148,14 +156,16 @@ def on_grid(event: GaussianEvent, way: Way, width: float, reach: tuple[int, int]
     edges = width * np.arange(first, math.ceil(high / width) + 1)
     x = _outcome(edges if removing else -edges, event)
     without, with_ = _cells(x / sigma), _cells((x - 1) / sigma)
-    # ∫ (P − Q·e^L(a)) = q·∫ (N(1) − N(0)·e^t(a)), a being the end of smaller loss: no cancellation
-    # of P and Q, which differ little where q is small.
+    # What exceeds the other law at the end of smaller loss, a: ∫ P − e^a·Q, or ∫ Q − e^a·P.
+    low_ends = edges[:-1]
     if removing:
         own = (1 - rate) * without + rate * with_
-        excess = rate * with_ - (np.expm1(edges[:-1]) + rate) * without
+        near = (np.expm1(np.minimum(low_ends, 1.0)) + rate) * without
+        far = _times_exp(without, low_ends) - (1 - rate) * without
+        excess = rate * with_ - np.where(low_ends < 1, near, far)
     else:
         own = without
-        excess = (1 + (rate - 1) * np.exp(edges[:-1])) * without - rate * np.exp(edges[:-1]) * with_
+        excess = without - _times_exp((1 - rate) * without + rate * with_, low_ends)
     upper = np.clip(excess / -math.expm1(-width), 0.0, own)
     mass = np.zeros(len(edges))
     mass[:-1] = own - upper
@@ -168,6 +178,13 @@ def on_grid(event: GaussianEvent, way: Way, width: float, reach: tuple[int, int]
     mass[0] += beyond[0]
     with np.errstate(divide="ignore"):
         return Grid(first, np.log(mass), float(beyond[1]))
+
+
+def _times_exp(probability: Array, exponent: Array) -> Array:
+    """Returns p·e^x, where e^x may overflow and p be 0."""
+    with np.errstate(divide="ignore"):
+        product: Array = np.exp(exponent + np.log(probability))
+    return product
 
 
 def _cells(z: Array) -> Array:

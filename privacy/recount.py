@@ -159,11 +159,15 @@ class _Sums:
 
     def solve(self, bottom: float, size: int, expected: float) -> float:
         """Returns ε from a window of so many cells; infinite where δ does not cover what is cut off."""
-        found = self._solve(bottom, size, expected, exact=False)
-        return self._solve(bottom, size, expected, exact=True) if found is None else found
+        found, rounding = self._solve(bottom, size, expected, exact=False)
+        if rounding <= _MOST_ROUNDING:
+            return found
+        return self._solve(bottom, size, expected, exact=True)[0]
 
-    def _solve(self, bottom: float, size: int, expected: float, *, exact: bool) -> float | None:
-        """Returns ε; None where rounding of 64-bit floats may be a share of δ that counts."""
+    def _solve(
+        self, bottom: float, size: int, expected: float, *, exact: bool
+    ) -> tuple[float, float]:
+        """Returns ε, and what share of δ rounding may come to, with 64-bit floats or longer ones."""
         transforms = [
             (_transform(*one, size, self.tilt, exact=exact, **way), n)
             for one, way, n in self.of_one
@@ -185,7 +189,7 @@ class _Sums:
         breach = sum(n * _discretise(*one, **way).breach for one, way, n in self.of_one)
         left = self.delta * (1 - _SHARE) - breach
         if left <= 0:
-            return math.inf
+            return math.inf, 0.0
         positive = values > 0
         values, mass = values[positive], np.maximum(mass[positive], 0.0)
         log_moment, log_left = self._log_moment(self.tilt), math.log(left)
@@ -201,10 +205,10 @@ class _Sums:
             return log_delta - self.tilt * epsilon - log_left
 
         if not len(values) or excess(0.0) <= 0:
-            return 0.0
+            return 0.0, 0.0
         last = float(values[-1])
         if excess(last) > 0:
-            return math.inf if exact else None
+            return math.inf, math.inf
         close = max(1e-6 * expected, 1e-6 * self.delta)
         low, high = (0.0, last)
         slack = excess(expected)
@@ -213,7 +217,7 @@ class _Sums:
             low, high = (near if excess(near) > 0 else 0.0), expected
         found = float(brentq(excess, low, high, xtol=close, rtol=1e-12)) + close
         rounding = noise * math.exp(log_moment - self.tilt * found - log_left)
-        return found if exact or rounding <= _MOST_ROUNDING else None
+        return found, rounding
 
 
 @lru_cache(maxsize=32)
