@@ -33,6 +33,8 @@ _SHARE = 1e-6
 # What may wrap round from below the window, as a share of δ. It is counted, not dropped.
 _WRAPPED = 1e-7
 _MOST_CELLS = 2**20
+# A first grid that was far too coarse says little of how fine the next has to be.
+_MOST_REFINED = 32
 # Rounding: ulps for each release, by powers, and for each doubling of a transform's length. Measured
 # errors are a third of it. Where it comes to more than such a share of δ, longer floats are taken.
 _ULPS, _ULPS_OF_TRANSFORM = 2, 4
@@ -117,11 +119,13 @@ class _Found:
         hazard: Density of the sum at ε over e^ε·E[exp(−loss); loss > ε]: how much ε rises for each
             half of variance that is added.
         rounding: What rounding may come to, as a share of δ.
+        window: Losses from the first cell to the last.
     """
 
     epsilon: float
     hazard: float
     rounding: float
+    window: float
 
 
 class _Sum:
@@ -147,18 +151,19 @@ class _Sum:
             return least  # δ(ε) ≤ P(loss > ε)
         deviation = math.sqrt(float(self.total.variance[self.aim.order]))
         finest = 2 * max(7 * deviation, top - self.aim.epsilon) / _MOST_CELLS
-        epsilon, hazard = self.aim.epsilon, 1 + self.aim.tilt
-        allowed = math.inf
+        allowed = self._allowed(max(self.aim.epsilon, least), 1 + self.aim.tilt)
+        width = self._width(allowed, finest)
         while True:
-            # A quarter of the aim's, where that aimed far off.
-            allowed = min(self._allowed(max(epsilon, least), hazard), allowed / 4)
-            width = self._width(allowed, finest)
             found = self._on_grid(width)
-            epsilon, hazard = found.epsilon, found.hazard
-            if epsilon <= least or epsilon == math.inf or width / 2**0.25 < finest:
-                return epsilon
-            if self._error(width) <= 2 * self._allowed(max(epsilon, least), hazard):
-                return epsilon
+            finest = max(found.window / _MOST_CELLS, width / _MOST_REFINED)
+            if found.epsilon <= least or found.epsilon == math.inf:
+                return found.epsilon
+            # Where the aim was far off, the grid is finer now.
+            needed = self._allowed(max(found.epsilon, least), found.hazard)
+            finer = self._width(min(needed, allowed / 4), finest)
+            if self._error(width) <= 2 * needed or finer >= width:
+                return found.epsilon
+            allowed, width = min(needed, allowed / 4), finer
 
     def _on_grid(self, width: float) -> "_Found":
         """Returns ε on a grid."""
@@ -166,7 +171,7 @@ class _Sum:
         left = self.delta * (1 - _SHARE)
         left -= sum(n * grid.breach for grid, (_, n) in zip(grids, self.releases, strict=True))
         if left <= 0:
-            return _Found(math.inf, math.inf, 0.0)
+            return _Found(math.inf, math.inf, 0.0, 0.0)
         moment = self._log_moments(width, np.array([1.0]))[0]
         first, cells = self._window(width, moment)
         size = _size(cells)
@@ -261,6 +266,7 @@ class _Sum:
             centre: The ε expected; what is far below is not looked at.
         """
         tilt, width = self.aim.tilt, float(losses[1] - losses[0])
+        window = float(losses[-1] - losses[0])
         start = int(np.searchsorted(losses, max(0.0, centre - 600 / (1 + tilt)))) - 1
         start = max(0, start)
         x = losses[start:] - centre
@@ -275,12 +281,12 @@ class _Sum:
         target = math.exp(log_target + tilt * centre)
         within = deltas + noise * weight <= target
         if not within[-1]:
-            return _Found(math.inf, math.inf, 0.0)
+            return _Found(math.inf, math.inf, 0.0, 0.0)
         index = int(np.argmax(within))
         if index == 0 and losses[start] > 0 and start > 0:
             return self._solve(losses, mass, error, log_target, float(losses[start]))
         if index == 0:
-            return _Found(max(0.0, float(losses[start])), 1 + tilt, 0.0)
+            return _Found(max(0.0, float(losses[start])), 1 + tilt, 0.0, window)
         # Between two losses δ(ε) = P(loss > ε) − e^ε·constant.
         low = index - 1
         gap = deltas[low] + noise * weight[low] - target
@@ -290,7 +296,7 @@ class _Sum:
         far = max(0, low - math.ceil(4 * math.sqrt(2 * self._error(width)) / width))
         density = float(np.max(mass[start + far : start + index + 1] * weight[far : index + 1]))
         hazard = max(1.0, density / (width * slope))
-        return _Found(max(0.0, epsilon), hazard, noise * float(weight[low]) / target)
+        return _Found(max(0.0, epsilon), hazard, noise * float(weight[low]) / target, window)
 
 
 def _reach(releases: Releases, delta: float, way: Way) -> tuple[int, int]:
