@@ -156,9 +156,9 @@ def google_epsilon(events: Events, delta: float, interval: float) -> float:
 
 PARTS: dict[str, tuple[Callable[[int], Rows], int]] = {
     "histories": (histories, 2_000),
-    "gaussians": (gaussians, 1_000),
-    "google": (google, 200),
-    "calibration": (calibration, 60),
+    "gaussians": (gaussians, 400),
+    "google": (google, 40),
+    "calibration": (calibration, 20),
 }
 
 
