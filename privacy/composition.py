@@ -267,8 +267,9 @@ class _Sum:
         """
         tilt, width = self.aim.tilt, float(losses[1] - losses[0])
         window = float(losses[-1] - losses[0])
-        start = int(np.searchsorted(losses, max(0.0, centre - 600 / (1 + tilt)))) - 1
-        start = max(0, start)
+        centre = min(centre, -log_target / tilt)  # ε is no more: δ(ε) ≤ exp(K − θ·ε)
+        lowest = int(np.searchsorted(losses, centre - 600 / (1 + tilt)))
+        start = max(0, lowest, int(np.searchsorted(losses, 0.0)) - 1)
         x = losses[start:] - centre
         # Σ|error|·exp(−θx) ≤ ‖error‖₂·‖exp(−θx)‖₂
         noise = error / math.sqrt(-math.expm1(-2 * tilt * width))

@@ -216,7 +216,7 @@ class _Sums:
             near = max(0.0, expected + 2 * slack / self.tilt - close)
             low, high = (near if excess(near) > 0 else 0.0), expected
         found = float(brentq(excess, low, high, xtol=close, rtol=1e-12)) + close
-        rounding = noise * math.exp(log_moment - self.tilt * found - log_left)
+        rounding = noise * math.exp(min(700.0, log_moment - self.tilt * found - log_left))
         return found, rounding
 
 
