@@ -19,7 +19,7 @@ from scipy.special import log_ndtr
 from hortus.privacy.accounting import calibrate_noise_multiplier, epsilon, epsilon_rdp
 from hortus.privacy.audit import audit
 from hortus.privacy.events import GaussianEvent
-from hortus.privacy.evidence import Evidence, read_ledger
+from hortus.privacy.evidence import read_evidence
 from hortus.privacy.ledger import Ledger
 from hortus.privacy.recount import recount
 from hortus.protocol.errors import UsageError
@@ -192,8 +192,6 @@ def test_an_honest_ledger_is_not_accused(
         )
         ledger.charge(charge, Budget(epsilon=100, delta=delta))
     ledger.close()
-    rows, signed, sent = read_ledger(tmp_path / "ledger.sqlite")
-    found = audit(
-        Evidence("north", roster, tuple(rows), tuple(signed), frozenset(sent), {}), roster
-    )
+    evidence = read_evidence("north", tmp_path / "ledger.sqlite", roster, {})
+    found = audit(evidence, roster)
     assert found.first_broken is None
