@@ -45,7 +45,7 @@ _LOWER = np.array([-31.0, -7.0, -3.0, -1.0, -0.25, 0.0, 0.25, 0.5, 0.75, 0.9])
 _HIGHER = np.array([1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 9.0, 33.0])
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=2048)
 def composed_epsilon(releases: Releases, delta: float) -> float:
     """Returns an upper bound on ε(δ), for adding and for removing a unit.
 
