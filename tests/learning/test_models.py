@@ -10,6 +10,7 @@ from peft import PeftModel
 
 from hortus.learning.adapters import AdapterSpace, attach, save_adapter
 from hortus.learning.data.records import Records
+from hortus.learning.isolation import keep_apart
 from hortus.learning.metrics import evaluate
 from hortus.learning.models import (
     frozen_depth,
@@ -60,6 +61,7 @@ def test_peft_alone_loads_what_was_saved(
     filled(model)
     save_adapter(tmp_path / "adapter", model)
     loaded = PeftModel.from_pretrained(load_base(tiny_model, TASK), tmp_path / "adapter")
+    keep_apart(loaded)  # else its products round otherwise
     task = TextClassification(
         TASK, load_tokenizer(tiny_model), load_base(tiny_model, TASK), ADAPTERS[1], 3
     )
