@@ -34,7 +34,13 @@ _CLOCK_SKEW = timedelta(hours=1)
 _LIFETIME = timedelta(days=825)
 _AUTHORITY_LIFETIME = timedelta(days=3650)
 # What `cryptography` says of keys, requests and certificates that are damaged, encrypted or exotic.
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    NotImplementedError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+)
 
 
 def create_authority(directory: Path, now: datetime) -> None:
@@ -84,7 +90,7 @@ def renew_request(common_name: str, key: Path) -> str:
     """
     try:
         private = load_pem_private_key(key.read_bytes(), password=None)
-    except (OSError, *_UNREADABLE) as error:
+    except (OSError, *UNREADABLE) as error:
         raise UsageError("this is no private key in PEM", where=str(key)) from error
     if not isinstance(private, ec.EllipticCurvePrivateKey):
         raise UsageError("this is a private key, but no elliptic curve one", where=str(key))
@@ -175,7 +181,7 @@ def is_certificate_of(certificate: bytes, key: Path) -> bool:
     try:
         private = load_pem_private_key(key.read_bytes(), password=None)
         public = _key_in(certificate, str(key))
-    except (OSError, UsageError, *_UNREADABLE):
+    except (OSError, UsageError, *UNREADABLE):
         return False
     return _public_der(public) == _public_der(private.public_key())
 
@@ -188,7 +194,7 @@ def load_certificate(certificate: bytes, where: str) -> x509.Certificate:
     """
     try:
         return x509.load_pem_x509_certificate(certificate)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise UsageError("this is no certificate in PEM", where=where) from error
 
 
@@ -201,7 +207,7 @@ def _key_in(certificate: bytes, where: str) -> CertificatePublicKeyTypes:
     loaded = load_certificate(certificate, where)
     try:
         return loaded.public_key()
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise UsageError("its certificate is for no key that can be used", where=where) from error
 
 
@@ -227,7 +233,7 @@ def flower_public_key(path: Path) -> str:
     """
     try:
         key = load_ssh_private_key(path.read_bytes(), password=None)
-    except (OSError, *_UNREADABLE) as error:
+    except (OSError, *UNREADABLE) as error:
         raise UsageError("this is no OpenSSH private key", where=str(path)) from error
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
@@ -237,7 +243,7 @@ def _requested_key(request: str, common_name: str) -> ec.EllipticCurvePublicKey:
         loaded = x509.load_pem_x509_csr(request.encode())
         key = loaded.public_key()
         is_signed = loaded.is_signature_valid
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise UsageError(
             "this is no certificate signing request in PEM", where=common_name
         ) from error
@@ -260,7 +266,7 @@ def _load_authority(
     try:
         certificate = x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes())
         key = load_pem_private_key((directory / "ca.key").read_bytes(), password=None)
-    except (OSError, *_UNREADABLE) as error:
+    except (OSError, *UNREADABLE) as error:
         raise UsageError(
             "there is no usable certificate authority here: ca.crt and ca.key",
             where=str(directory),

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Annotated, Self
 
 import yaml
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import Field, ValidationError
 
 from hortus.protocol.canonical import canonical_json
+from hortus.protocol.certificates import UNREADABLE
 from hortus.protocol.errors import ProtocolError, UsageError
 from hortus.protocol.files import load_yaml, validation_error, write_atomic, write_private
 from hortus.protocol.names import SERVER, check_site_name
@@ -92,7 +93,7 @@ class SiteIdentity:
             key = load_pem_private_key(path.read_bytes(), password=None)
         except OSError as error:
             raise UsageError(f"it cannot be read: {error.strerror}", where=str(path)) from error
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except UNREADABLE as error:
             raise UsageError("this is no private key in PEM", where=str(path)) from error
         if not isinstance(key, Ed25519PrivateKey):
             raise UsageError("this is a private key, but not an Ed25519 one", where=str(path))

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from hortus.protocol.card import Membership, ServerCard, SiteCard
 from hortus.protocol.certificates import (
+    UNREADABLE,
     certified_key,
     certify,
     check_request,
@@ -404,7 +404,7 @@ def _flower_bytes(card: SiteCard) -> bytes:
 def _ssh_bytes(text: bytes, site: str) -> bytes:
     try:
         key = load_ssh_public_key(text)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise UsageError("its Flower key is no OpenSSH public key", where=site) from error
     if not isinstance(key, EllipticCurvePublicKey):
         raise UsageError("its Flower key is no elliptic curve key", where=site)
