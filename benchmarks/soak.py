@@ -230,8 +230,8 @@ def watching(watch: Watch, sample: Callable[[], None]) -> Iterator[None]:
             watch.vectors.setdefault(key, {})[self._site] = values
         return masked
 
-    def checked_sum(self: Aggregator, step: int, adapter: NDArray[np.float32]) -> StepSum:
-        result = add_up(self, step, adapter)
+    def checked_sum(self: Aggregator, step: int, adapter: NDArray[Any], *rest: object) -> StepSum:
+        result = add_up(self, step, adapter, *rest)  # type: ignore[arg-type]
         with watch.lock:
             vectors = watch.vectors.get((self.descriptor.digest(), step, result.attempts - 1), {})
             watch.vectors.clear()

@@ -256,8 +256,8 @@ def _record(deployment: Deployment) -> None:
     def noted_upload(self: Aggregator, site: str, parts: Iterator[wire.UploadPart]) -> wire.Receipt:
         return upload(self, site, _noted(deployment, site, parts))
 
-    def noted_sum(self: Aggregator, step: int, adapter: np.ndarray) -> StepSum:
-        result = add_up(self, step, adapter)
+    def noted_sum(self: Aggregator, step: int, adapter: np.ndarray, *rest: Any) -> StepSum:
+        result = add_up(self, step, adapter, *rest)
         number = len(list(deployment.sums.iterdir()))
         np.savez(
             deployment.sums / f"{number:05d}.npz",
