@@ -14,7 +14,7 @@ from fuzzing.setting import Maker, Setting, without_defects
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
-from hortus.privacy.secure_sum import KeyExchange, read_announcement
+from hortus.privacy.secure_sum import KeyExchange, read_announcement, read_encapsulation
 from hortus.protocol.errors import ConnectionLost, HortusError, Refused
 from hortus.protocol.vectors import split, vector_digest
 from hortus.protocol.wire import aggregation_pb2 as wire
@@ -246,13 +246,14 @@ class _HostileServer:
         sent = [request, *map(_announcement, self._peers)]
         # A head, or a version, may be altered; what the sites have said may not.
         answer = self._answer(wire.Announcements(protocol=1, announcements=sent))
-        self.keys_differ |= list(map(read_announcement, answer.announcements)) != told
+        self.keys_differ |= not _are_same(map(read_announcement, answer.announcements), told)
         return answer
 
     def encapsulate(self, _: wire.Encapsulations) -> wire.Encapsulations:
         own = [_encapsulation(one) for one in self._sealed if one.receiver == "ash"]
         answer = self._answer(wire.Encapsulations(session=self._session, encapsulations=own))
-        self.keys_differ |= list(answer.encapsulations) != own
+        heard = map(read_encapsulation, answer.encapsulations)
+        self.keys_differ |= not _are_same(heard, map(read_encapsulation, own))
         return answer
 
     def ready(self, request: wire.ReadyRequest) -> wire.Turn:
@@ -278,6 +279,11 @@ class _HostileServer:
 
     def progress(self, _: wire.UploadHeader) -> wire.UploadProgress:
         return self._answer(wire.UploadProgress(next_sequence=0))
+
+
+def _are_same(told: Iterable[Any], honest: Iterable[Any]) -> bool:
+    """Whether the same sites say the same things, in whatever order."""
+    return sorted(map(repr, told)) == sorted(map(repr, honest))
 
 
 def session_at_a_site(setting: Setting) -> Parser:
