@@ -376,7 +376,7 @@ class Entry:
                 hash=_text(hash_),
                 signature=bytes(signature),
             )
-        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"the content is no entry: {error}") from error
 
     def is_signed_by(self, public_key: bytes) -> bool:

@@ -5,6 +5,7 @@ no hang. `benchmarks/fuzz.py` gives each parser far more, guided by what it reac
 """
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from random import Random
@@ -73,3 +74,25 @@ def test_a_signature_that_is_not_checked_is_found(
     assert identity.is_signed(b"", "", b"", b"")
     with pytest.raises(Accepted):
         tried(parser, 500)
+
+
+FOUND = [
+    ("entry", rb'"time":"[^"]*"', b'"time":"0x1p+5000"'),
+    ("plan", rb"ash: ash.csv", b"ash: {}"),
+    ("failure", rb'"exit_code": 3', b'"exit_code": [3]'),
+    ("run_database", rb"CREATE TABLE run ", b"CREATE TABLE \xf9un "),
+    ("checkpoint", rb".$", b"\x01"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "replacement"), FOUND, ids=[found[0] for found in FOUND]
+)
+def test_what_fuzzing_found_is_refused(
+    setting: Setting, name: str, pattern: bytes, replacement: bytes
+) -> None:
+    """An error of another kind came of each, or, of the checkpoint, none."""
+    parser = next(make for make in PARSERS if make.__name__ == name)(setting)
+    data = re.sub(pattern, lambda _: replacement, parser.seeds[0], count=1, flags=re.DOTALL)
+    assert data != parser.seeds[0]
+    assert parser.outcome(data) != TAKEN
