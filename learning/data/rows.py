@@ -154,7 +154,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         with pyarrow.parquet.ParquetFile(path) as parquet:
             _check_distinct(parquet.schema_arrow.names, str(path))
             yield from _numbered(path, parquet.iter_batches(_BATCH_ROWS))
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         raise UsageError(f"malformed Parquet: {type(error).__name__}", where=str(path)) from None
     except OSError as error:
         if error.errno is None:
