@@ -98,7 +98,9 @@ def dataset_folder(setting: Setting) -> Parser:
         except Exception as error:
             raise Documented("no folder can be made of it") from error
         for name, content in members:
-            (folder / (Path(name).name.replace("\x00", "")[:60] or "x")).write_bytes(content)
+            (folder / (Path(name).name.replace("\x00", "").strip(".")[:60] or "x")).write_bytes(
+                content
+            )
         _check(read_records(folder, _TASK, "patient"), again)
 
     change = of_zip({"data": of_bytes, "": of_json})
