@@ -2,9 +2,10 @@
 
     python benchmarks/engine.py [SHAPE ...]
 
-A step is forward and backward of one batch of 32 records of 128 tokens, LoRA (r = 8) on the attention
+A step is forward and backward of 32 records of one length (of `llama-135m` 8 records), LoRA (r = 8) on the attention
 and a classification head, float32 (and of one shape all linear layers, as they are): for `plain` the ordinary gradient of the summed loss, for the
-others the sum of clipped per-record gradients. All steps of a shape run in turn in one process, on one
+others the sum of clipped per-record gradients. `plain` takes as many records at once as it is fastest with, tried beforehand; `hortus`
+the passes that a plan would take, in which no record changes a bit of another; Opacus all of them. All steps of a shape run in turn in one process, on one
 thread, timed by the processor's time, which other processes do not count in; ratios are medians
 over the turns. Peak memory is what a first step adds to the process's resident set,
 each in a process of its own. Results go to benchmarks/results/engine.csv, one line a shape and step,
@@ -21,6 +22,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from torch import nn
 from transformers import AutoModel, BertConfig, GPT2Config, LlamaConfig
 
 from hortus.learning.models import EncoderClassifier, resolve_model
+from hortus.learning.passes import Passes
 from hortus.privacy.clipping import FlatClipping
 from hortus.privacy.gradients import PerUnitGradients
 
@@ -54,7 +57,7 @@ COLUMNS = (
     "machine",
     "commit",
 )
-RECORDS, TOKENS, RANK, CLASSES, CLIPPING = 32, 128, 8, 77, 1.0
+RANK, CLASSES, CLIPPING = 8, 77, 1.0
 TURNS = 5
 SECONDS_PER_SHAPE = 280  # fewer turns rather than more than this
 
@@ -65,6 +68,8 @@ class Shape:
 
     build: Callable[[], nn.Module]
     targets: tuple[str, ...] = ()
+    records: int = 32
+    tokens: int = 128
 
 
 def _minilm() -> nn.Module:
@@ -95,7 +100,21 @@ def _llama_100m() -> nn.Module:
     return AutoModel.from_config(config)
 
 
+def _llama_135m() -> nn.Module:
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+    )
+    return AutoModel.from_config(config)
+
+
 SHAPES = {
+    "minilm, 64 tokens": Shape(_minilm, ("query", "value"), tokens=64),
+    "llama-135m, 256 tokens": Shape(_llama_135m, ("q_proj", "v_proj"), records=8, tokens=256),
     "minilm": Shape(_minilm, ("query", "value")),
     "bert-base": Shape(_bert_base, ("query", "value")),
     "gpt2-small": Shape(_gpt2_small, ("c_attn",)),
@@ -113,11 +132,15 @@ class Texts:
     units: torch.Tensor
 
     @classmethod
-    def draw(cls) -> "Texts":
+    def draw(cls, shape: Shape) -> "Texts":
         generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(5, 30000, (RECORDS, TOKENS), generator=generator)
-        labels = torch.randint(0, CLASSES, (RECORDS,), generator=generator)
-        return cls(ids, labels, torch.arange(RECORDS))
+        ids = torch.randint(5, 30000, (shape.records, shape.tokens), generator=generator)
+        labels = torch.randint(0, CLASSES, (shape.records,), generator=generator)
+        return cls(ids, labels, torch.arange(shape.records))
+
+    def split(self, at_once: int) -> list["Texts"]:
+        parts = zip(self.ids.split(at_once), self.labels.split(at_once), strict=True)
+        return [Texts(ids, labels, torch.arange(len(ids))) for ids, labels in parts]
 
     def losses(self, model: nn.Module) -> torch.Tensor:
         logits = model(input_ids=self.ids, attention_mask=torch.ones_like(self.ids))
@@ -155,16 +178,27 @@ Step = Callable[[], object]
 
 
 def plain(model: nn.Module, texts: Texts) -> Step:
-    def step() -> None:
+    def step(parts: list[Texts]) -> None:
         model.zero_grad()
-        texts.losses(model).sum().backward()  # type: ignore[no-untyped-call]
+        for part in parts:
+            part.losses(model).sum().backward()  # type: ignore[no-untyped-call]
 
-    return step
+    def tried(parts: list[Texts]) -> float:
+        begun = time.process_time()
+        step(parts)
+        return time.process_time() - begun
+
+    sizes = [1 << n for n in range(6) if 1 << n <= len(texts.ids)]
+    splits = [texts.split(size) for size in sizes]
+    step(splits[0])
+    return partial(step, min(splits, key=tried))
 
 
 def hortus(model: nn.Module, texts: Texts) -> Step:
     engine, clipping = PerUnitGradients(model), FlatClipping(CLIPPING)
-    return lambda: engine.clipped_sum([texts], clipping)
+    passes = Passes(texts.ids.shape[1])
+    parts = texts.split(passes.most(passes.shape(passes.longest), len(texts.ids)))
+    return lambda: engine.clipped_sum(parts, clipping)
 
 
 def opacus(model: nn.Module, texts: Texts) -> Step:
@@ -211,7 +245,7 @@ STEPS: dict[str, Callable[[nn.Module, Texts], Step]] = {
 
 def seconds(shape: str) -> dict[str, list[float]]:
     """Times of each step in turn; the first turn warms up."""
-    texts = Texts.draw()
+    texts = Texts.draw(SHAPES[shape])
     steps = {name: make(build(shape), texts) for name, make in STEPS.items()}
     times: dict[str, list[float]] = {name: [] for name in steps}
     started = time.perf_counter()
@@ -229,7 +263,7 @@ def seconds(shape: str) -> dict[str, list[float]]:
 
 def memory(shape: str, name: str) -> float:
     """MiB that a first step adds to the resident set at its highest."""
-    step = STEPS[name](build(shape), Texts.draw())
+    step = STEPS[name](build(shape), Texts.draw(SHAPES[shape]))
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak so far is forgotten
     before = _resident("VmRSS")
     step()

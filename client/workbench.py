@@ -92,12 +92,12 @@ class Workbench:
         return limits
 
     def _kept_apart(self, few: Encoded, most: int) -> int:
-        """Returns how many such records, a power of two, have the bits in one pass that they have alone."""
-        largest, together = 1, 2
+        """Returns how many such records, a power of four, have the bits in one pass that they have alone."""
+        largest, together = 1, 4
         orders = [np.array([index]) for index in range(len(few))]
         while together <= most:
             orders.append(np.arange(together) % len(few))
-            together *= 2
+            together *= 4
         found = self.gradients.each(self.task.batch(few, i, np.arange(len(i))) for i in orders)
         alone = torch.cat(found[: len(few)])
         for order, gradients in zip(orders[len(few) :], found[len(few) :], strict=True):

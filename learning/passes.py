@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Short records share a pass of so many tokens: more gains no time, and takes memory.
-_TOKENS = 512
-_MOST = 128
+_TOKENS = 1024
+_MOST = 64
 # Below so many tokens, lengths are rounded up to the next multiple of the second number.
 _STEPS = ((64, 8), (128, 16), (256, 32))
 
@@ -71,9 +71,9 @@ class Passes:
         return {shape: found for shape, found in lengths.items() if self.most(shape, _MOST) > 1}
 
     def most(self, shape: Shape, limit: int) -> int:
-        """Returns how many records of a shape share a pass, a power of two of at most `limit`."""
+        """Returns how many records of a shape share a pass, a power of four of at most `limit`."""
         wanted = _TOKENS // shape.tokens if shape.tokens else _MOST
-        return _power_of_two(min(self.limits.get(shape, wanted), limit))
+        return _power_of_four(min(self.limits.get(shape, wanted), limit))
 
     def divide(
         self, units: NDArray[np.int64], tokens: NDArray[np.int64], most: int
@@ -93,15 +93,15 @@ class Passes:
             elif len(members) > 1:
                 yield members
         for shape, positions in sorted(alike.items()):
-            # Powers of two, so that few sizes have to be checked.
+            # Powers of four, so that few sizes have to be checked.
             limit = self.most(shape, most)
             start = 0
             while start < len(positions):
-                size = min(limit, _power_of_two(len(positions) - start))
+                size = min(limit, _power_of_four(len(positions) - start))
                 yield np.array(positions[start : start + size], np.int64)
                 start += size
 
 
-def _power_of_two(number: int) -> int:
-    """Returns the largest power of two up to a positive number, and 1 for 0."""
-    return 1 << max(0, number.bit_length() - 1)
+def _power_of_four(number: int) -> int:
+    """Returns the largest power of four up to a positive number, and 1 for 0."""
+    return 1 << max(0, number.bit_length() - 1) // 2 * 2

@@ -33,7 +33,7 @@ def test_every_record_is_in_one_pass_with_its_unit_or_with_its_like(
         else:
             assert len(set(units[part].tolist())) == len(part) <= most
             assert len({passes.shape(int(tokens[i])) for i in part}) == 1
-            assert len(part) & (len(part) - 1) == 0
+            assert len(part) in (1, 4, 16, 64)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_a_pass_holds_as_many_as_is_worth_while_and_no_more_than_can_be_kept_apa
     passes = Passes(LONGEST)
     short, long = passes.shape(20), passes.shape(290)
     assert (passes.most(short, 1000), passes.most(long, 1000)) == (16, 1)
-    assert passes.most(short, 10) == 8
+    assert passes.most(short, 10) == 4
     passes.limits[short] = 4
     assert passes.most(short, 1000) == 4
     sizes = [len(part) for part in passes.divide(np.arange(7), np.full(7, 20), 1000)]
-    assert sizes == [4, 2, 1]
-    assert passes.most(EMBEDDED, 1000) == 128
+    assert sizes == [4, 1, 1, 1]
+    assert passes.most(EMBEDDED, 1000) == 64
