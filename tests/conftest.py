@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from hortus.learning.models import resolve_model
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import load_plan
 
+# How long an example takes depends on what else the machine does.
+settings.register_profile("hortus", deadline=None)
+settings.load_profile("hortus")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
