@@ -11,6 +11,7 @@ from hortus import __version__
 from hortus.cli import attack as attacks
 from hortus.cli import budget, consortium, inspect, operate, status, train, watch
 from hortus.cli import plan as plans
+from hortus.cli.display import echo
 from hortus.cli.errors import ReportingGroup
 from hortus.cli.streams import write_in_any_encoding
 from hortus.protocol.logs import clean_early_logging
@@ -43,7 +44,7 @@ app.add_typer(budget.budget)
 
 def _tell_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"hortus {__version__}")
+        echo(f"hortus {__version__}")
         raise typer.Exit
 
 

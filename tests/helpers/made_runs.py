@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hortus.privacy.entries import Charge, Charged
+from hortus.privacy.entries import Added, Charge, Charged
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.identity import SiteIdentity
@@ -100,7 +100,7 @@ def release(
                 dataset="d" * 64,
                 unit="record",
                 mode=contract.privacy.noise.value,
-                mechanism="discrete-gaussian",
+                mechanism=(Added.NOTHING if bare else Added.GAUSSIAN).value,
                 sampling_rate=0.5,
                 noise_multiplier=contract.privacy.noise_multiplier or 0.0,
                 clipping_norm=1.0,
