@@ -60,13 +60,13 @@ def ledger(
     from hortus.server.run_records import read_run
 
     console = terminal()
+    if not any(path.is_file() or _sites(path) for path in paths):
+        _show_claims(console, paths[0])
+        return
     runs = [path for path in paths if _is_run(path)]
     # A site charges before it sends, and the server records after: so read, neither accuses the other.
     before = [read_run(path) for path in runs]
     collected = [one for path in paths for one in _evidence(path)]
-    if not collected:
-        _show_claims(console, paths[0])
-        return
     trusted = Roster.load(roster) if roster else None
     kept = Head.load(anchor) if anchor else None
     audits = [

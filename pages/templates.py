@@ -1,6 +1,7 @@
 """Templates of a package, with the style sheet and the parts that all pages share."""
 
 import jinja2
+from markupsafe import Markup
 
 from hortus.protocol.errors import printable
 
@@ -22,6 +23,7 @@ def templates(*packages: str) -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
+    environment.filters["lines"] = lines
     environment.filters["percent"] = percent
     environment.filters["bound"] = bound
     environment.filters["power"] = power
@@ -31,6 +33,11 @@ def templates(*packages: str) -> jinja2.Environment:
 def _shown(value: object) -> object:
     """Takes out of another party's words what a browser or a reader of the page's source would obey."""
     return printable(value) if type(value) is str else value
+
+
+def lines(document: str) -> Markup:
+    """Shows a document of several lines, for a `<pre>`: its line breaks stay, all else is cleaned."""
+    return Markup("\n").join(map(printable, document.split("\n")))
 
 
 def percent(value: float | None) -> str:
