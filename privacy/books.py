@@ -167,9 +167,8 @@ class Books:
         """Checks what no budget can buy.
 
         Raises:
-            Refused: The account is frozen, or was charged by another unit before, or the session or
-                run belongs to another plan. The server hears
-                it, so no fingerprint is in it: that would tell when the records have changed.
+            Refused: The account is frozen, or was charged by another unit before. The server hears it,
+                so no fingerprint is in it: that would tell when the records have changed.
         """
         if self.frozen(place) is not None:
             raise Refused(
@@ -184,6 +183,13 @@ class Books:
                     f"that protects a {charge.unit}",
                     remedy=f"Take part in plans with privacy.unit: {account.unit}.",
                 )
+
+    def check_session(self, charge: Charge) -> None:
+        """Checks that a session and a run are of one plan; not of a charge that is only asked about.
+
+        Raises:
+            Refused: The session or run belongs to another plan.
+        """
         of_session = (charge.run, charge.plan)
         if (
             self._runs.get(charge.session, of_session) != of_session

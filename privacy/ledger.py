@@ -403,6 +403,8 @@ class Ledger:
     def shortfall(self, charge: Charge, budget: Budget | None) -> Level | None:
         """Returns the budget that would not cover a charge now; None if all would.
 
+        Whose its session and run are does not matter: a server may have given any name to one.
+
         Raises:
             Refused: The dataset is frozen, or protects another unit.
         """
@@ -420,6 +422,7 @@ class Ledger:
 
     def _covered(self, charge: Charge, budget: Budget | None, now: float) -> tuple[Level, ...]:
         """Returns what the charge brings each scope to, if every budget covers it."""
+        self._books.check_session(charge)
         levels, over = self._levels(charge, budget, now)
         if over is not None:
             raise _exhausted(charge, over, self.spent(charge.dataset, charge.delta))

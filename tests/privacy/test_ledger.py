@@ -660,6 +660,16 @@ def test_a_session_is_of_one_run_and_a_run_of_one_plan(
         _charge(ledger, step=1, **changes)
 
 
+def test_a_step_that_is_only_asked_about_is_of_no_session_and_no_run(ledger: Ledger) -> None:
+    """A server that names its session like what stands for none would turn the site away for good."""
+    nobody = "0" * 32
+    _charge(ledger, session=nobody, run="1" * 32)
+    asked = replace(CHARGE, session=nobody, run=nobody, step=1)
+    assert ledger.shortfall(asked, _budget()) is None
+    with pytest.raises(Refused, match="another plan's before"):
+        ledger.charge(asked, None)
+
+
 def test_losses_by_different_units_are_not_added_up(ledger: Ledger) -> None:
     ledger.follow(make_content(CHARGE.dataset, "Dora"))
     _charge(ledger)
