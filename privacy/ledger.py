@@ -463,7 +463,7 @@ class Ledger:
             return may_be_charged or (account is not None and account.was_charged(after, until))
 
         if not may_be_charged:
-            self._marks.forget(charged)
+            self._marks.forget(charged, lineages.charged())
         shared: dict[str, int] = {}
         for name, count in self._marks.compare(content, charged).items():
             root = lineages.root(name)

@@ -182,12 +182,25 @@ class Marks:
             "SELECT closed FROM contents WHERE dataset = ? AND closed < ?", (dataset, seq)
         ).fetchone()
         if found is not None:
-            self._connection.execute("UPDATE marks SET last = ? WHERE last = ?", (seq, found[0]))
+            # Some of its units were in the contents that came after, and went with those.
+            self._connection.execute("UPDATE marks SET last = ? WHERE last >= ?", (seq, found[0]))
             row = (seq, dataset)
             self._connection.execute("UPDATE contents SET closed = ? WHERE dataset = ?", row)
 
-    def forget(self, charged: Charged) -> None:
-        """Drops units that have gone and that nothing was ever charged for."""
+    def forget(self, charged: Charged, released: Collection[str]) -> None:
+        """Drops units that have gone and that nothing was ever charged for.
+
+        A content that held them counts as never hashed: it may be charged yet, by a step that saw it.
+
+        Args:
+            charged: Whether there was a charge.
+            released: The contents that anything was released from.
+        """
+        self._connection.execute(
+            "UPDATE contents SET key = x'' WHERE closed IS NOT NULL "
+            "AND dataset NOT IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(released)),),
+        )
         accounts = dict(self._connection.execute("SELECT number, account FROM lineages").fetchall())
         stays = self._connection.execute(
             "SELECT DISTINCT account, first, last FROM marks WHERE last IS NOT NULL"

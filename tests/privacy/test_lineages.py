@@ -184,6 +184,25 @@ def test_units_that_are_hashed_after_their_release_have_spent_it(ledger: Ledger)
         ledger.state_disjoint(make_content(B, "Ada"), [A], "Dr. Ray", "the other ward")
 
 
+def test_units_that_were_forgotten_before_their_release_are_taken_for_unknown(
+    ledger: Ledger,
+) -> None:
+    """Two agents: one looks twice more before the other, which saw the first file, charges its step."""
+    for dataset, person in ((A, "Ada"), (A2, "Ann"), (A3, "Amy")):
+        ledger.follow(make_content(dataset, person))
+    ledger.charge(replace(CHARGE, dataset=A), BUDGET)
+    with pytest.raises(UsageError, match="not hashed with this site's present key"):
+        ledger.state_disjoint(make_content(B, "Ada"), [A], "Dr. Ray", "the other ward")
+
+
+def test_a_late_charge_is_for_units_that_went_with_a_later_file_too(ledger: Ledger) -> None:
+    release(ledger, make_content(A, "Ada", "Bob"))
+    release(ledger, make_content(A2, "Ada"))
+    release(ledger, make_content(A3, "Cem"))
+    late = ledger.charge(replace(CHARGE, dataset=A, step=9), BUDGET)
+    assert sum(stay.count for stay in ledger.stays(A) if stay.until >= late.seq) == 3
+
+
 def test_units_of_other_kinds_meet_by_their_rows(ledger: Ledger) -> None:
     release(ledger, make_content(A, "Ada", "Ann"))
     with pytest.raises(UsageError, match="1 of 2 units are in both"):
