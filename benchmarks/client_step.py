@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from engine import Texts, build
 
-from hortus.privacy import discrete_gaussian, gradients
+from hortus.privacy import discrete_gaussian
 from hortus.privacy.clipping import FlatClipping
-from hortus.privacy.gradients import PerUnitGradients
+from hortus.privacy.gradients import LossBatch, PerUnitGradients
 from hortus.privacy.masks import MaskedVector
 from hortus.privacy.mechanism import Mechanism
 from hortus.privacy.randomness import SessionRandomness
@@ -53,17 +53,17 @@ class TimedGradients(PerUnitGradients):
         super().__init__(model)
         self._stopwatch = stopwatch
 
-    def _contributions(self, batch: gradients.LossBatch) -> list[gradients.Contribution]:
+    def _each(self, batch: LossBatch) -> torch.Tensor:
         with self._stopwatch("forward and backward"):
-            return super()._contributions(batch)
+            return super()._each(batch)
 
 
 def step(engine: TimedGradients, mechanism: Mechanism, texts: Texts, stopwatch: Stopwatch) -> None:
     stream = SessionRandomness().stream()
     with stopwatch("engine"):
-        total = engine.clipped_sum([texts], CLIPPING).total
+        total = engine.clipped_sum([texts], CLIPPING, mechanism.grid).total
     with stopwatch("rounding"):
-        rounded = mechanism.round(total, stream.uniform53(len(total)))
+        rounded = mechanism.round(total, stream.uniform(len(total), bits=20))
     with stopwatch("noise"):
         rounded += discrete_gaussian.sample(mechanism.share_std, len(total), stream)
     seeds = [(os.urandom(32), number % 2 == 0) for number in range(SITES - 1)]
@@ -75,7 +75,7 @@ def step(engine: TimedGradients, mechanism: Mechanism, texts: Texts, stopwatch: 
 def main() -> None:
     torch.set_num_threads(1)
     stopwatch = Stopwatch()
-    engine, texts = TimedGradients(build("minilm"), stopwatch), Texts.draw()
+    engine, texts = TimedGradients(build("minilm"), stopwatch), Texts.draw("minilm")
     mechanism = Mechanism.design(
         clipping_norm=CLIPPING.norm,
         noise_multiplier=1.0,

@@ -21,7 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,8 @@ class Texts:
     units: torch.Tensor
 
     @classmethod
-    def draw(cls, shape: Shape) -> "Texts":
+    def draw(cls, name: str) -> "Texts":
+        shape = SHAPES[name]
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(5, 30000, (shape.records, shape.tokens), generator=generator)
         labels = torch.randint(0, CLASSES, (shape.records,), generator=generator)
@@ -140,7 +141,10 @@ class Texts:
 
     def split(self, at_once: int) -> list["Texts"]:
         parts = zip(self.ids.split(at_once), self.labels.split(at_once), strict=True)
-        return [Texts(ids, labels, torch.arange(len(ids))) for ids, labels in parts]
+        return [
+            replace(self, ids=ids, labels=labels, units=torch.arange(len(ids)))
+            for ids, labels in parts
+        ]
 
     def losses(self, model: nn.Module) -> torch.Tensor:
         logits = model(input_ids=self.ids, attention_mask=torch.ones_like(self.ids))
@@ -245,7 +249,7 @@ STEPS: dict[str, Callable[[nn.Module, Texts], Step]] = {
 
 def seconds(shape: str) -> dict[str, list[float]]:
     """Times of each step in turn; the first turn warms up."""
-    texts = Texts.draw(SHAPES[shape])
+    texts = Texts.draw(shape)
     steps = {name: make(build(shape), texts) for name, make in STEPS.items()}
     times: dict[str, list[float]] = {name: [] for name in steps}
     started = time.perf_counter()
@@ -263,7 +267,7 @@ def seconds(shape: str) -> dict[str, list[float]]:
 
 def memory(shape: str, name: str) -> float:
     """MiB that a first step adds to the resident set at its highest."""
-    step = STEPS[name](build(shape), Texts.draw(SHAPES[shape]))
+    step = STEPS[name](build(shape), Texts.draw(shape))
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak so far is forgotten
     before = _resident("VmRSS")
     step()

@@ -55,7 +55,7 @@ def timed(seconds: dict[str, float], phase: str, call: Callable[..., Any]) -> Ca
 def profile(shape: str) -> dict[str, list[dict[str, float]]]:
     """Processor seconds by phase, of each turn; the first turn warms up."""
     seconds: dict[str, float] = {}
-    drawn = Texts.draw()
+    drawn = Texts.draw(shape)
     texts = TimedTexts(drawn.ids, drawn.labels, drawn.units, seconds)
     steps = {name: STEPS[name](build(shape), texts) for name in PROFILED}
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in steps}

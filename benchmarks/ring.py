@@ -89,6 +89,7 @@ def step(this: Mechanism, sums: np.ndarray, units: int) -> tuple[float, int, flo
     seeds = {(i, j): secrets.token_bytes(32) for i in range(SITES) for j in range(i)}
     attempt = Attempt(0, 0, names, DIMENSION, this.ring_bits)
     size, taken = 0, 0.0
+    sums = np.trunc(sums / this.grid) * this.grid
     for number, name in enumerate(names):
         released = this.release(sums[number], units, SessionRandomness().stream())
         own = [
