@@ -3,7 +3,7 @@
 A record is padded to a length that follows from its own, and shares a pass only with records that are
 padded alike, so the shape of what it meets is a function of itself alone. A unit of several
 records has a pass of its own, padded to its longest record. How many records share a pass bounds
-time and memory, and changes no bit: `learning.isolation` keeps them apart, and `Passes.limit` takes
+time and memory, and changes no bit: `learning.isolation` keeps them apart, and `Passes.limits` takes
 back whatever a check finds not to be kept apart.
 """
 
