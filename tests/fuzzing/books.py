@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 from fuzzing.mutation import of_bytes, of_gzip, of_json, of_lines, of_sqlite
@@ -155,8 +156,9 @@ def bundle(setting: Setting) -> Parser:
     )
 
 
-def _made_run(setting: Setting, name: str) -> RunStore:
-    store = RunStore(setting.folder / name, setting.contract)
+def _made_run(setting: Setting) -> RunStore:
+    """A run in a folder of its own: what an earlier parser was given last may lie in its one."""
+    store = RunStore(Path(mkdtemp(dir=setting.folder)) / "run", setting.contract)
     server = ServerState(setting.contract, np.zeros(5, np.float32))
     for number in range(2):
         store.note_session(f"{number:032x}", ("ash", "birch"))
@@ -174,7 +176,7 @@ def _made_run(setting: Setting, name: str) -> RunStore:
 
 def run_database(setting: Setting) -> Parser:
     """The server's record of a run, as `hortus inspect`, the pages and a resumed run read it."""
-    path = _made_run(setting, "run-of-rows").directory / "run.sqlite"
+    path = _made_run(setting).directory / "run.sqlite"
 
     def read(data: bytes) -> None:
         _put(path, data)
@@ -199,7 +201,7 @@ def run_database(setting: Setting) -> Parser:
 
 
 def checkpoint(setting: Setting) -> Parser:
-    store = _made_run(setting, "run-of-checkpoints")
+    store = _made_run(setting)
     path = max((store.directory / "checkpoints").iterdir())
     honest = path.read_bytes()
 
@@ -214,7 +216,7 @@ def checkpoint(setting: Setting) -> Parser:
 
 
 def contract_of_a_run(setting: Setting) -> Parser:
-    store = _made_run(setting, "run-of-contracts")
+    store = _made_run(setting)
     path = store.directory / "contract.json"
 
     def read(data: bytes) -> None:
