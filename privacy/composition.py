@@ -9,9 +9,10 @@ budget of its errors.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache, reduce
-from operator import add
+from operator import add, itemgetter
 from typing import TypeAlias
 
 import numpy as np
@@ -32,7 +33,7 @@ _LEAST_SHARE = 0.1
 _SHARE = 1e-6
 # What may wrap round from below the window, as a share of δ. It is counted, not dropped.
 _WRAPPED = 1e-7
-_MOST_CELLS = 2**20
+_MOST_CELLS = 2**21
 # A first grid that was far too coarse says little of how fine the next has to be.
 _MOST_REFINED = 32
 # Rounding: ulps for each release, by powers, and for each doubling of a transform's length. Measured
@@ -40,6 +41,8 @@ _MOST_REFINED = 32
 _ULPS, _ULPS_OF_TRANSFORM = 2, 4
 _MOST_ROUNDING = 1e-5
 _TINY = 1e-300
+# Lower tilts are tried, so many steps of `ORDERS` apart, where a window is too wide for fine cells.
+_LOWER_TILTS = range(0, 25, 6)
 # Orders over the tilt at which the ends of the window are sought.
 _LOWER = np.array([-31.0, -7.0, -3.0, -1.0, -0.25, 0.0, 0.25, 0.5, 0.75, 0.9])
 _HIGHER = np.array([1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 9.0, 33.0])
@@ -152,7 +155,7 @@ class _Sum:
         deviation = math.sqrt(float(self.total.variance[self.aim.order]))
         finest = 2 * max(7 * deviation, top - self.aim.epsilon) / _MOST_CELLS
         allowed = self._allowed(max(self.aim.epsilon, least), 1 + self.aim.tilt)
-        width = self._width(allowed, finest)
+        width, narrowed = self._width(allowed, finest), False
         while True:
             found = self._on_grid(width)
             finest = max(found.window / _MOST_CELLS, width / _MOST_REFINED)
@@ -161,9 +164,28 @@ class _Sum:
             # Where the aim was far off, the grid is finer now.
             needed = self._allowed(max(found.epsilon, least), found.hazard)
             finer = self._width(min(needed, allowed / 4), finest)
-            if self._error(width) <= 2 * needed or finer >= width:
+            if self._error(width) <= 2 * needed:
+                return found.epsilon
+            if self._width(needed, width / _MOST_REFINED) < finest and not narrowed:
+                narrowed = True
+                self.aim, window = self._narrowest(width, found.epsilon)
+                finest = max(window / _MOST_CELLS, width / _MOST_REFINED)
+                finer = self._width(min(needed, allowed / 4), finest)
+            if finer >= width:
                 return found.epsilon
             allowed, width = min(needed, allowed / 4), finer
+
+    def _narrowest(self, width: float, epsilon: float) -> tuple[_Aim, float]:
+        """Returns the tilt whose window around an ε is the narrowest, and the width of that window.
+
+        Rare large losses that hardly matter at ε fill the window of a tilt that is too high.
+        """
+        orders = {max(0, self.aim.order - steps) for steps in _LOWER_TILTS}
+        aims = [_Aim(order, epsilon) for order in orders]
+        cells, aim = min(
+            ((_size(self._window(width, aim)[1]), aim) for aim in aims), key=itemgetter(0)
+        )
+        return aim, cells * width
 
     def _on_grid(self, width: float) -> "_Found":
         """Returns ε on a grid."""
@@ -172,8 +194,8 @@ class _Sum:
         left -= sum(n * grid.breach for grid, (_, n) in zip(grids, self.releases, strict=True))
         if left <= 0:
             return _Found(math.inf, math.inf, 0.0, 0.0)
-        moment = self._log_moments(width, np.array([1.0]))[0]
-        first, cells = self._window(width, moment)
+        moment = self._log_moments(width, [self.aim.tilt])[0]
+        first, cells = self._window(width, self.aim)
         size = _size(cells)
         losses = width * np.arange(first, first + size, dtype=np.float64)
         for long in (False, True):
@@ -186,27 +208,29 @@ class _Sum:
                 break
         return found
 
-    def _window(self, width: float, moment: float) -> tuple[int, int]:
+    def _window(self, width: float, aim: _Aim) -> tuple[int, int]:
         """Returns the first cell of a window that the tilted sum is hardly ever outside of, and how many.
 
         Chernoff's bounds, from the moments of the losses as they are on the grid. What wraps round
         is counted, and as at most exp(K − θ·ε) times its tilted probability.
         """
-        tilt = self.aim.tilt
-        weight = math.log(self.delta) - moment + tilt * self.aim.epsilon
+        tilt = aim.tilt
+        moment = self._log_moments(width, [tilt])[0]
+        weight = math.log(self.delta) - moment + tilt * aim.epsilon
         outside = moment + math.log(_WRAPPED) + min(0.0, weight)
-        lower, higher = self._log_moments(width, _LOWER), self._log_moments(width, _HIGHER)
+        lower = self._log_moments(width, tilt * _LOWER)
+        higher = self._log_moments(width, tilt * _HIGHER)
         bottom = float(np.max((lower - outside) / (tilt * (_LOWER - 1))))
         top = float(np.min((higher - outside) / (tilt * (_HIGHER - 1))))
         top = max(top, self._top(tilt * _HIGHER, higher))
         first = math.floor(bottom / width)
         return first, math.ceil(top / width) - first + 2
 
-    def _log_moments(self, width: float, factors: Array) -> Array:
-        """Returns the cumulants of the sum on the grid, at multiples of the tilt."""
-        orders = [self.aim.tilt * float(factor) for factor in factors]
+    def _log_moments(self, width: float, orders: Iterable[float]) -> Array:
+        """Returns log E exp(θ·sum) on the grid, at each order θ."""
+        at = [float(order) for order in orders]
         parts = [
-            n * np.array([_log_moment(event, self.way, width, self.reach, x) for x in orders])
+            n * np.array([_log_moment(event, self.way, width, self.reach, x) for x in at])
             for event, n in self.releases
         ]
         return np.asarray(np.sum(parts, axis=0))

@@ -39,6 +39,7 @@ _MOST_ROUNDING = 1e-5  # of δ; where 64-bit floats may err by more, longer ones
 _LEAST_LOG = -60.0  # e⁻⁶⁰ is far below the rounding of a transform
 # Tilts to choose from, and distances from a tilt, over it, at which the law's tails are bounded.
 _TILTS = np.geomspace(1e-3, 3e7, 150)
+_STEPS_DOWN = 6
 _DISTANCES = (0.06, 0.12, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 12.0, 40.0)
 
 
@@ -67,6 +68,7 @@ def _epsilon(releases: Releases, delta: float, least: float, *, removing: bool) 
     if bounds[best] <= least:
         return least
     tilt, outside = float(_TILTS[best]), _OUTSIDE + float(shape[best])
+    others = [k for k in range(best - _STEPS_DOWN, best - 5 * _STEPS_DOWN, -_STEPS_DOWN) if k >= 0]
     single = 2.0 ** math.floor(math.log2(_SHARE * delta / total))
     # A cell adds h²/12 to a loss on average, and not more than |loss|·h/2 since 0 is on the grid.
     allowed = 0.6 * _MOVE * float(bounds[best]) / (1 + tilt)
@@ -77,6 +79,11 @@ def _epsilon(releases: Releases, delta: float, least: float, *, removing: bool) 
         sums = _Sums(releases, delta, tilt, width, single, removing=removing)
         bottom, top = sums.window(outside)
         cells = math.ceil((top - bottom) / width) + 2
+        if cells > _MOST_CELLS and others:
+            # Rare large losses that hardly matter at ε fill the window of a tilt that is too high.
+            best = others.pop(0)
+            tilt, outside = float(_TILTS[best]), _OUTSIDE + float(shape[best])
+            continue
         if cells > _MOST_CELLS and before < math.inf:
             return max(found, least)
         if cells > _MOST_CELLS:
