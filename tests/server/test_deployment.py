@@ -202,7 +202,7 @@ def unpaid(consortium: Consortium, site: str, run: Path) -> set[tuple[str, int, 
 def test_a_run_goes_on_to_the_same_bits_whatever_is_stopped_or_killed(
     write_plan: Any, tmp_path: Path
 ) -> None:
-    rounds, steps = 30, 8
+    rounds, steps = 22, 4
     path = write_plan(
         cohort={"minimum": 3, "max_colluding": 1},
         training={"rounds": rounds, "steps_per_round": steps},
