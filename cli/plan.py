@@ -56,7 +56,7 @@ def budget(
     _check_options(epsilon, delta, site)
 
     from hortus.privacy.forecast import shown_rounds
-    from hortus.simulation.prospect import prospect, refusal_at, site_budgets
+    from hortus.simulation.prospect import doubts_about, prospect, refusal_at, site_budgets
 
     console = terminal()
     with console.status("choosing noise…"):
@@ -64,7 +64,10 @@ def budget(
         budgets = site_budgets(what, epsilon, delta, site)
         forecasts = [what.cost.forecast(one) for one in budgets]
         refusal = refusal_at(what.contract, site) if site else ""
+        questions = doubts_about(what, site)
     console.print(_mechanism_table(what))
+    for question in questions:
+        console.print(Text(f"Look again: {question}", style="yellow"))
     if refusal:
         console.print(f"This site refuses the plan: {refusal}", style="red")
     if what.cost.event is None:

@@ -11,7 +11,7 @@ from hortus.privacy.detection import true_positive_bound_of
 from hortus.protocol.consortium import SiteFiles
 from hortus.protocol.errors import printable
 from hortus.protocol.policy import Policy
-from hortus.simulation.prospect import refusal_at, site_budgets
+from hortus.simulation.prospect import doubts_about, refusal_at, site_budgets
 
 if TYPE_CHECKING:
     from hortus.simulation.prospect import Prospect
@@ -64,6 +64,7 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
         here=here,
         most_honest=_most_honest(what, site),
         refusal=refusal_at(what.contract, site) if site else "",
+        doubts=doubts_about(what, site),
         site_dir=printable(shlex.quote(str(site))) if site else "SITE_DIR",
         plan_file=printable(shlex.quote(str(plan_file))),
     )

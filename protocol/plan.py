@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hortus.protocol.canonical import digest
 from hortus.protocol.names import SiteName
@@ -18,8 +18,21 @@ Count = Annotated[int, Field(ge=1)]
 Deadline = Annotated[float, Field(gt=0, le=86_400)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Scalar = bool | int | Finite
+
+
+def _is_small(delta: float) -> float:
+    if delta > _MOST_DELTA:
+        raise ValueError(
+            f"δ is the chance that the promise fails altogether: {delta:g} is more than {_MOST_DELTA:g}, "
+            "the most allowed; choose it well below 1 / the number of units"
+        )
+    return delta
+
+
+Delta = Annotated[float, Field(gt=0), AfterValidator(_is_small)]
 RingBits = Literal[24, 32]
 _LEAST_RING_BITS = 24
+_MOST_DELTA = 0.01
 RECORD = "record"  # the privacy unit that is no column
 
 
@@ -263,7 +276,7 @@ class Privacy(Schema):
     epsilon: Positive | None = Field(
         None, description="ε that a site spends on the whole plan; the noise is derived from it."
     )
-    delta: float = Field(1e-5, gt=0, lt=1, description="δ at which ε is stated.")
+    delta: Delta = Field(1e-5, description="δ at which ε is stated, 0.01 at most.")
     noise_multiplier: Positive | None = Field(None, description="σ / C of a step, instead of ε.")
     clipping_norm: Positive = Field(
         1.0,

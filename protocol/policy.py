@@ -10,7 +10,16 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from hortus.protocol.files import load_yaml, validation_error, write_atomic
-from hortus.protocol.plan import RECORD, Deadline, Fraction, Noise, Precision, Schema, Update
+from hortus.protocol.plan import (
+    RECORD,
+    Deadline,
+    Delta,
+    Fraction,
+    Noise,
+    Precision,
+    Schema,
+    Update,
+)
 
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 PlanHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -49,7 +58,7 @@ class Budget(Schema):
         allow_inf_nan=False,
         description="Largest ε over all plans, for ever; `hortus budget grant` adds to it.",
     )
-    delta: float = Field(gt=0, lt=1, description="The δ at which every ε is computed.")
+    delta: Delta = Field(description="The δ at which every ε is computed, 0.01 at most.")
     per_plan: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Largest ε of one plan."
     )

@@ -4,6 +4,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from hortus.client.consent import budget_of, check_contract, check_model
 from hortus.client.site import Site
 from hortus.learning.adapters import AdapterSpace, attach
@@ -11,6 +13,7 @@ from hortus.learning.models import load_base
 from hortus.privacy.books import Account, Tally
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.forecast import PlanCost, SiteBudget
+from hortus.privacy.sanity import doubts
 from hortus.protocol.errors import Refused, UsageError
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import period_of
@@ -113,6 +116,23 @@ def refusal_at(contract: Contract, directory: Path) -> str:
             return str(refused)
         reason = site.ledger.frozen(site.dataset(contract).fingerprint)
         return f"the dataset is frozen: {reason}" if reason else ""
+
+
+def doubts_about(what: Prospect, directory: Path | None) -> tuple[str, ...]:
+    """Returns what of a plan deserves a second look, at a site of one's own if a folder is given.
+
+    Raises:
+        UsageError: The site's folder cannot be used.
+    """
+    units = None
+    if directory is not None:
+        with Site(directory, clock=time.time) as site:
+            units = len(np.unique(site.records(what.contract).units))
+    invited = _known_sites(what.plan) if what.plan.simulation else None
+    cost = what.cost
+    history = {cost.event: cost.rounds * cost.per_round} if cost.event else {}
+    epsilon = cost.epsilon(what.contract.privacy.delta)
+    return doubts(what.contract, history, epsilon, invited, units)
 
 
 def _of_site(contract: Contract, directory: Path) -> list[SiteBudget]:

@@ -43,39 +43,40 @@ def test_a_policy_reads_back(tmp_path: Path) -> None:
             "budget: {epsilon: 0, delta: 1}\nmin_cohort: 1",
             [
                 "budget.epsilon: 0 → should be greater than 0",
-                "budget.delta: 1 → should be less than 1",
+                "budget.delta: 1 → δ is the chance that the promise fails altogether: 1 is more than "
+                "0.01, the most allowed; choose it well below 1 / the number of units",
                 "min_cohort: 1 → should be greater than or equal to 2",
             ],
         ),
         (
-            "budget: {epsilno: 1, delta: 0.1}",
+            "budget: {epsilno: 1, delta: 0.01}",
             [
                 "budget.epsilon: missing",
                 "budget.epsilno: there is no such key: did you mean epsilon?",
             ],
         ),
         (
-            "budget: {epsilon: 1, delta: 0.1}\nxyz: 1",
+            "budget: {epsilon: 1, delta: 0.01}\nxyz: 1",
             ["xyz: there is no such key: known are approved_plans, "],
         ),
         (
-            "budget: {epsilon: 1, delta: 0.1}\napproved_plans: [beef]",
+            "budget: {epsilon: 1, delta: 0.01}\napproved_plans: [beef]",
             ["approved_plans[0]: \"beef\" → String should match pattern '^[0-9a-f]{64}$'"],
         ),
         (
-            "budget: {epsilon: .inf, delta: 0.1}",
+            "budget: {epsilon: .inf, delta: 0.01}",
             ["budget.epsilon: Infinity → should be a finite number"],
         ),
         (
-            "budget: {epsilon: 1, delta: 0.1}\nmin_honest: 4",
+            "budget: {epsilon: 1, delta: 0.01}\nmin_honest: 4",
             ["min_honest: 4 is more than min_cohort: 3"],
         ),
         (
-            "budget: {epsilon: 1, delta: 0.1}\nmax_honest: 1",
+            "budget: {epsilon: 1, delta: 0.01}\nmax_honest: 1",
             ["min_honest: 2 is more than max_honest: 1"],
         ),
         (
-            "budget: {epsilon: 1, delta: 0.1}\nmax_honest_share: 1.1",
+            "budget: {epsilon: 1, delta: 0.01}\nmax_honest_share: 1.1",
             ["max_honest_share: 1.1 → should be less than or equal to 1"],
         ),
     ],
@@ -152,7 +153,7 @@ def test_a_plan_with_everything_wrong_fits_on_a_screen() -> None:
 
 
 def test_a_long_value_is_cut() -> None:
-    (line,) = _explain(Policy, {"budget": {"epsilon": "x" * 500, "delta": 0.1}})
+    (line,) = _explain(Policy, {"budget": {"epsilon": "x" * 500, "delta": 0.01}})
     assert len(line) < 150
 
 

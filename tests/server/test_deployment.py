@@ -189,12 +189,13 @@ def held(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def unpaid(consortium: Consortium, site: str, run: Path) -> set[tuple[str, int, int]]:
-    """The sums of a run with a site in them that its ledger does not know."""
+    """The attempts of a run that a site has uploaded for and that its ledger does not know."""
     with closing(sqlite3.connect(run / "run.sqlite")) as database:
-        sums = database.execute("SELECT session, step, attempt, sites FROM sums").fetchall()
+        rows = "SELECT session, step, attempt, heard FROM attempts"
+        attempts = database.execute(rows).fetchall()
     with closing(sqlite3.connect(consortium.site(site).ledger)) as ledger:
         uses = ledger.execute("SELECT session, step, attempt FROM uses").fetchall()
-    return {tuple(key) for *key, sites in sums if f'"{site}"' in sites} - set(uses)
+    return {tuple(key) for *key, heard in attempts if f'"{site}"' in heard} - set(uses)
 
 
 @pytest.mark.timeout(1800)
