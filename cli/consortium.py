@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, TypeVar
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -23,7 +24,7 @@ from hortus.protocol.consortium import (
     open_party,
 )
 from hortus.protocol.errors import UsageError
-from hortus.protocol.files import validation_error
+from hortus.protocol.files import validation_error, write_atomic
 from hortus.protocol.fingerprint import key_words, roster_words
 from hortus.protocol.identity import Roster
 from hortus.protocol.membership import (
@@ -34,6 +35,7 @@ from hortus.protocol.membership import (
     pin,
     remove,
     renew_server_certificate,
+    require_new,
     rotate_flower,
     rotate_tls,
     write_server_card,
@@ -43,6 +45,9 @@ from hortus.protocol.names import SERVER, check_site_name
 from hortus.protocol.plan import RECORD
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.succession import rotate_server_identity
+
+if TYPE_CHECKING:
+    from hortus.simulation.own_data import OwnPlan
 
 init = typer.Typer(
     name="init",
@@ -127,6 +132,19 @@ def trial(
     epsilon: Epsilon = 8.0,
     delta: Delta = 1e-5,
     unit: Unit = RECORD,
+    text: Annotated[
+        str | None, typer.Option(help="Column of the text, if the files do not tell.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column of the label, if the files do not tell.")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Public records that the server tests the model on.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Base model: a folder. Default: the one of the demo, a small encoder."),
+    ] = None,
     aggregation: Annotated[
         str, typer.Option(help="Host and port of the aggregation service.")
     ] = "127.0.0.1:9443",
@@ -134,22 +152,40 @@ def trial(
         str, typer.Option(help="Host and port of Flower's SuperLink.")
     ] = "127.0.0.1:9092",
 ) -> None:
-    """Make a whole consortium on one machine, and an example plan, to try it out.
+    """Make a whole consortium on one machine, and a plan for it, to try it out.
 
-    Whoever makes it has every site's private keys: a real site makes its own (`hortus init site`).
+    The plan is for the sites' own files: columns, labels and sizes are taken from them, as only a trial
+    may do. Whoever makes it has every site's private keys: a real site makes its own (`hortus init site`).
     """
-    from hortus.simulation.demo import write_example
-
     data = _parse_sites(site or ())
     policy = Policy(budget=_option(Budget, epsilon=epsilon, delta=delta, unit=unit))
     addresses = _option(ServerConfig, aggregation=aggregation, superlink=superlink)
-    data, plan = (data, None) if data else write_example(directory)
+    require_new(directory)  # before files are read, which may take a while
+    console = terminal()
+    if data:
+        from hortus.simulation.own_data import PACKAGED_MODEL, Asked, plan_for
+
+        named = PACKAGED_MODEL if model is None else str(_existing(Path(model), "--model"))
+        tested = None if test is None else _existing(test, "--test")
+        made = plan_for(data, Asked(policy, text, label, tested, named))
+        plan = made.text
+    else:
+        from hortus.simulation.demo import example, write_example
+
+        _need_files(text=text, label=label, test=test, model=model)
+        _need_files(unit=None if unit == RECORD else unit)
+        made = None
+        data, plan = example(directory, policy.budget)
     consortium = create_consortium(
         directory, data, dict.fromkeys(data, policy), addresses, datetime.now(UTC)
     )
-    if plan is not None:
-        (directory / "plan.yaml").write_text(plan, encoding="utf-8")
-    _tell_next(terminal(), consortium)
+    if made is None:
+        write_example(directory)
+    write_atomic(directory / "plan.yaml", plan.encode())
+    console.print(f"{directory} holds a consortium of {', '.join(consortium.sites)}.")
+    if made is not None:
+        _tell_plan(console, made, unit)
+    _tell_next(console, consortium)
 
 
 @roster.command()
@@ -344,13 +380,50 @@ def _parse_sites(items: Iterable[str]) -> dict[str, Path]:
     return sites
 
 
+def _need_files(**options: object) -> None:
+    """Refuses options that say something of the sites' own files where there are none."""
+    for option, given in options.items():
+        if given is not None:
+            raise UsageError(
+                "it is about the sites' own files, and none is given",
+                where=f"--{option}",
+                remedy="Name a file for each site: --site NAME=DATA.",
+            )
+
+
+def _tell_plan(console: Console, made: "OwnPlan", unit: str) -> None:
+    columns = made.columns
+    console.print(
+        f"Its plan reads the text from column {columns.text!r} and tells {made.labels} labels of column "
+        f"{columns.label!r}."
+    )
+    counted = "records" if unit == RECORD else f"different {unit}"
+    sizes = ", ".join(f"{site} {number}" for site, number in made.units.items())
+    console.print(
+        f"Labels and sizes ({counted}: {sizes}) were read from the files, as one person may who tries it "
+        "out on one machine. A real consortium agrees on them before anybody looks."
+    )
+
+
 def _tell_next(console: Console, consortium: Consortium) -> None:
-    directory = consortium.directory
-    console.print(f"{directory} holds a consortium of {', '.join(consortium.sites)}.")
-    console.print("Each site approves the plan:")
-    for name in consortium.sites:
-        console.print(f"  hortus approve {consortium.site(name).directory} {directory}/plan.yaml")
-    console.print("and then, each in a terminal of its own:")
-    console.print(f"  hortus server {directory}/plan.yaml")
-    for name in consortium.sites:
-        console.print(f"  hortus client {consortium.site(name).directory}")
+    plan = quote(str(consortium.directory / "plan.yaml"))
+    folders = [quote(str(consortium.site(name).directory)) for name in consortium.sites]
+    _tell_commands(
+        console,
+        "Read what the plan costs, and rehearse it:",
+        f"hortus plan {plan}",
+        f"hortus simulate {plan} --out {quote(str(consortium.directory / 'rehearsal'))}",
+    )
+    approvals = [f"hortus approve {folder} {plan}" for folder in folders]
+    _tell_commands(console, "Each site approves the plan:", *approvals)
+    agents = [f"hortus client {folder}" for folder in folders]
+    _tell_commands(
+        console, "and then, each in a terminal of its own:", f"hortus server {plan}", *agents
+    )
+
+
+def _tell_commands(console: Console, said: str, *commands: str) -> None:
+    """Prints commands as they are to be typed: none is broken in two."""
+    console.print(said)
+    for command in commands:
+        console.print(f"  {command}", soft_wrap=True)

@@ -374,6 +374,11 @@ def write_demo(directory: Path, seed: int) -> tuple[str, ...]:
         write_atomic(directory / f"{site}.csv", _csv(rows))
     write_atomic(directory / "test.csv", _csv(list(test.items())))
     write_atomic(directory / "labels.txt", "".join(f"{label}\n" for label in labels()).encode())
+    return demo_sites()
+
+
+def demo_sites() -> tuple[str, ...]:
+    """Returns the names of the six sites, sorted."""
     return tuple(sorted(_SITES))
 
 

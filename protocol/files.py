@@ -1,5 +1,6 @@
 """Files that people write and files that must survive a crash: read with precise errors, or whole."""
 
+import contextlib
 import difflib
 import json
 import os
@@ -31,6 +32,20 @@ def write_private(path: Path, data: bytes) -> None:
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes a file: all of it or nothing, durable, with the permissions that the umask leaves."""
     _write(path, data, 0o666, 0o777)
+
+
+def write_passing(path: Path, data: bytes) -> None:
+    """Writes a file that tells how things stand just now: all of it or nothing, but not durably.
+
+    A full disk is not worth a run: nothing is raised, and what was told before stays.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _write(path: Path, data: bytes, mode: int, directory_mode: int) -> None:

@@ -433,13 +433,18 @@ def _replace_certificate(tls: TlsFiles, certificate: bytes, authority: bytes) ->
         tls.next_key.unlink()
 
 
-@contextmanager
-def _made_whole(directory: Path) -> Iterator[Path]:
-    """Makes a folder under another name until it is whole: it is there entirely or not at all."""
+def require_new(directory: Path) -> None:
+    """Raises UsageError if a folder exists already."""
     if directory.exists():
         raise UsageError(
             "the folder exists already", where=str(directory), remedy="Choose another."
         )
+
+
+@contextmanager
+def _made_whole(directory: Path) -> Iterator[Path]:
+    """Makes a folder under another name until it is whole: it is there entirely or not at all."""
+    require_new(directory)
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     yield partial

@@ -42,6 +42,14 @@ def sole(files: SiteFiles | ServerFiles) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def held(lock: Path) -> Iterator[None]:
+    """Holds a lock that tells others that somebody is at work, or waits for whoever holds it."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def is_held(lock: Path) -> bool:
     """Whether a process holds a party's lock now."""
     if not lock.exists():

@@ -9,16 +9,18 @@ from pathlib import Path
 import yaml
 
 from hortus.client.workbench import Workbench
-from hortus.learning.corpus import write_demo
+from hortus.learning.corpus import demo_sites, write_demo
 from hortus.learning.models import resolve_model
 from hortus.protocol.files import write_atomic
 from hortus.protocol.plan import Plan
+from hortus.protocol.policy import Budget
 from hortus.server.evaluation import Evaluator
 from hortus.simulation.alone import train_alone
 from hortus.simulation.simulate import read_site_records
 
 _SEED = 7
 _EXAMPLE_SITES = 3
+_EXAMPLE_DATA = "data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +78,28 @@ def train_each_alone(
     return results
 
 
-def write_example(directory: Path) -> tuple[dict[str, Path], str]:
-    """Writes three sites' made-up records beside a consortium-to-be.
+def example(directory: Path, budget: Budget) -> tuple[dict[str, Path], str]:
+    """Returns three sites' files of made-up records, within a consortium-to-be, and a plan for them.
 
-    Returns:
-        Each site's file, and an example plan for them.
+    `write_example` writes the files.
     """
-    data = directory.with_name(f"{directory.name}-data")
-    sites = write_demo(data, _SEED)[:_EXAMPLE_SITES]
     fields = yaml.safe_load(_template())
     fields["name"] = "example"
-    fields["task"]["labels"] = f"../{data.name}/labels.txt"
-    fields["evaluation"] = f"../{data.name}/test.csv"
+    fields["task"]["labels"] = f"{_EXAMPLE_DATA}/labels.txt"
+    fields["evaluation"] = f"{_EXAMPLE_DATA}/test.csv"
     # A site takes two of three to be honest, unless its policy says otherwise.
     fields["cohort"] = {"minimum": _EXAMPLE_SITES, "max_colluding": 1}
     fields["training"] |= {"rounds": 3, "steps_per_round": 4}
-    del fields["simulation"]
+    fields["privacy"] |= {"epsilon": budget.epsilon, "delta": budget.delta}
+    sites = demo_sites()[:_EXAMPLE_SITES]
+    fields["simulation"] = {"sites": {site: f"{_EXAMPLE_DATA}/{site}.csv" for site in sites}}
     plan = "# An example plan.\n" + yaml.safe_dump(fields, sort_keys=False)
-    return {site: (data / f"{site}.csv").resolve() for site in sites}, plan
+    return {site: (directory / _EXAMPLE_DATA / f"{site}.csv").resolve() for site in sites}, plan
+
+
+def write_example(directory: Path) -> None:
+    """Writes the records that `example` names."""
+    write_demo(directory / _EXAMPLE_DATA, _SEED)
 
 
 def _template() -> str:

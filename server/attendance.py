@@ -1,0 +1,275 @@
+"""Who of a run's sites is there, has answered and takes part, while the run goes on.
+
+The round loop writes it, and `hortus server`, `hortus status` and the dashboard read it, from one small
+file of the run's folder. All of it is public: names, what sites told the server, which step is due, and when a
+SuperNode that is gone was last connected, which its heartbeats decide. Whose vector a sum waits for stands nowhere:
+how long a site computes is no one else's business (client/pace.py).
+"""
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from hortus.protocol.files import write_passing
+from hortus.protocol.plan import Schema
+from hortus.protocol.succession import held, is_held
+
+ATTENDANCE = "attendance.json"
+_LOCK = "attendance.lock"
+_LOOK_SECONDS = 2.0
+
+
+class Stage(StrEnum):
+    """What the server does now."""
+
+    STARTING = "the server starts"
+    CONNECTING = "waiting for sites to connect"
+    ASKING = "asking the sites whether they take part"
+    JOINING = "the sites agree on keys"
+    SUMMING = "training"
+    TESTING = "testing the adapter"
+    OVER = "over"
+
+
+class Said(StrEnum):
+    """What a site has answered to the plan."""
+
+    NOTHING = ""
+    YES = "takes part"
+    LATER = "is preparing"
+    NO = "refuses"
+    INVALID = "gave no valid answer"
+
+
+class Seen(Schema):
+    """One site.
+
+    Attributes:
+        connected: Whether its SuperNode is, as far as heartbeats tell.
+        heard: When one that no longer is was last, in seconds since the epoch; None: never, or it is.
+        said: Its last answer.
+        why: The reason that it gave, for what it said or for leaving a session.
+        joined: Whether it is in the current session.
+    """
+
+    connected: bool = False
+    heard: float | None = None
+    said: Said = Said.NOTHING
+    why: str = ""
+    joined: bool = False
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it was connected, and is no longer."""
+        return not self.connected and self.heard is not None
+
+    @property
+    def in_words(self) -> str:
+        """One of: takes part, is down, not connected yet …"""
+        if self.is_down:
+            return f"down, last heard {at(self.heard or 0.0)}"
+        if not self.connected:
+            return "not connected yet"
+        if self.joined:
+            return "in the session"
+        if self.said is Said.NOTHING:
+            return "connected"
+        return f"connected, {self.said}" + (f": {self.why}" if self.why else "")
+
+
+class Attendance(Schema):
+    """All sites, and what the server does.
+
+    Attributes:
+        stage: What it does.
+        round: The round that it is in, from 1; 0 before the first.
+        step: The secure sum of that round that is due, from 1; 0 where none is.
+        steps: Sums in a round.
+        attempt: Which attempt at the sum it is, from 1.
+        sites: By name.
+    """
+
+    stage: Stage = Stage.STARTING
+    round: int = Field(0, ge=0)
+    step: int = Field(0, ge=0)
+    steps: int = Field(0, ge=0)
+    attempt: int = Field(1, ge=1)
+    sites: Mapping[str, Seen] = {}
+
+    @property
+    def in_words(self) -> str:
+        """What the server does, in some words."""
+        if self.stage is not Stage.SUMMING:
+            return str(self.stage)
+        again = f", attempt {self.attempt}" if self.attempt > 1 else ""
+        return f"round {self.round}: step {self.step} of {self.steps}{again}"
+
+    @property
+    def awaited(self) -> list[str]:
+        """Sites that have yet to connect, or to answer: before a session, they are waited for."""
+        if self.stage is Stage.CONNECTING:
+            return [name for name, seen in self.sites.items() if not seen.connected]
+        if self.stage is Stage.ASKING:
+            unsure = (Said.NOTHING, Said.LATER, Said.INVALID)
+            return [name for name, seen in self.sites.items() if seen.said in unsure]
+        return []
+
+
+def at(seconds: float) -> str:
+    """Writes a time as people read it, in UTC, whatever the machine's zone and language."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+class AttendanceBook:
+    """Keeps the attendance of a run and writes each change; threads may share it.
+
+    Args:
+        directory: The run's folder.
+        sites: Names of all sites of the roster.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self, directory: Path, sites: Collection[str], clock: Callable[[], float]
+    ) -> None:
+        self._path = directory / ATTENDANCE
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._departures: Callable[[], Mapping[str, str]] = dict
+        self._now = Attendance(sites={name: Seen() for name in sorted(sites)})
+        self._write()
+
+    @property
+    def now(self) -> Attendance:
+        """How things stand."""
+        with self._lock:
+            return self._now
+
+    def begin(self, stage: Stage) -> None:
+        """Notes what the server does from now on."""
+        with self._lock:
+            self._set(stage=stage)
+
+    def see(self, connected: Collection[str]) -> None:
+        """Notes whose SuperNodes are connected now, and who has left the session meanwhile."""
+        with self._lock:
+            for name, seen in self._now.sites.items():
+                if name in connected:
+                    self._site(name, connected=True, heard=None)
+                elif seen.connected:
+                    self._site(name, connected=False, heard=self._clock())
+            self._look_who_left()
+
+    def ask(self) -> None:
+        """Notes that all sites are asked about the plan, from the beginning."""
+        with self._lock:
+            for name in self._now.sites:
+                self._site(name, said=Said.NOTHING, why="", joined=False)
+            self._set(stage=Stage.ASKING)
+
+    def hear(self, site: str, said: Said, why: str = "") -> None:
+        """Notes what a site has answered; whoever answers is connected."""
+        with self._lock:
+            if site in self._now.sites:
+                self._site(site, connected=True, heard=None, said=said, why=why)
+
+    def join(self, cohort: Collection[str], departures: Callable[[], Mapping[str, str]]) -> None:
+        """Notes that a session begins.
+
+        Args:
+            cohort: Whom it is for.
+            departures: Tells who has left it, and why.
+        """
+        with self._lock:
+            self._departures = departures
+            for name in self._now.sites:
+                self._site(name, joined=name in cohort)
+            self._set(stage=Stage.JOINING)
+
+    def sum(self, round_: int, step: int, steps: int) -> None:
+        """Notes that a secure sum is due; round and step from 1."""
+        with self._lock:
+            self._look_who_left()
+            self._set(stage=Stage.SUMMING, round=round_, step=step, steps=steps, attempt=1)
+
+    def again(self) -> None:
+        """Notes that an attempt at the sum has failed, and the next one follows."""
+        with self._lock:
+            self._look_who_left()
+            self._set(attempt=self._now.attempt + 1)
+
+    def leave(self) -> None:
+        """Notes that the session is over, and who had left it."""
+        with self._lock:
+            self._look_who_left()
+            self._departures = dict
+            for name in self._now.sites:
+                self._site(name, joined=False)
+
+    # Under the lock.
+
+    def _look_who_left(self) -> None:
+        for name, why in self._departures().items():
+            if name in self._now.sites:
+                self._site(name, joined=False, why=why)
+
+    def _site(self, name: str, **changes: object) -> None:
+        seen = self._now.sites[name].model_copy(update=changes)
+        self._set(sites={**self._now.sites, name: seen})
+
+    def _set(self, **changes: object) -> None:
+        after = self._now.model_copy(update=changes)
+        if after != self._now:
+            self._now = after
+            self._write()
+
+    def _write(self) -> None:
+        write_passing(self._path, self._now.model_dump_json().encode())
+
+
+@contextmanager
+def attended(directory: Path) -> Iterator[None]:
+    """Shows, as long as the block lasts, that a server is at work in a run's folder."""
+    with held(directory / _LOCK):
+        yield
+
+
+def is_attended(directory: Path) -> bool:
+    """Whether a server is at work in a run's folder now."""
+    return is_held(directory / _LOCK)
+
+
+def read_attendance(directory: Path) -> Attendance | None:
+    """Returns what was written last; None where nothing was, or nothing that is read."""
+    try:
+        return Attendance.model_validate_json((directory / ATTENDANCE).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+@contextmanager
+def watching(book: AttendanceBook, connected: Callable[[], Collection[str]]) -> Iterator[None]:
+    """Keeps looking who is connected, on a thread of its own, until the block is left.
+
+    Args:
+        book: Where it is noted.
+        connected: Names of the sites whose SuperNodes are.
+    """
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            book.see(connected())
+
+    watcher = threading.Thread(target=look, name="attendance", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join(_LOOK_SECONDS)
