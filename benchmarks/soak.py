@@ -58,6 +58,7 @@ from hortus.protocol.plan import Cohort, Contract  # noqa: E402
 from hortus.protocol.plan_file import load_plan  # noqa: E402
 from hortus.protocol.policy import Budget, Policy  # noqa: E402
 from hortus.server.aggregator import Aggregator, StepSum  # noqa: E402
+from hortus.server.attendance import AttendanceBook  # noqa: E402
 from hortus.server.evaluation import Evaluator  # noqa: E402
 from hortus.server.federation import Federation  # noqa: E402
 from hortus.server.notary import Notary  # noqa: E402
@@ -200,6 +201,7 @@ def soak(
             store=RunStore(out, contract),
             hub=hub,
             evaluator=Evaluator(contract, Path(contract.model), None),
+            attendance=AttendanceBook(out, roster.sites, time.time, grid.names),
             on_round=lambda _: None,
         )
         over = threading.Event()

@@ -21,7 +21,8 @@ from rich.text import Text
 from hortus.protocol.errors import printable
 
 if TYPE_CHECKING:
-    from hortus.server.run_records import Departure, RoundRecord
+    from hortus.server.absences import Absence
+    from hortus.server.run_records import RoundRecord
 
 _ROWS_SHOWN = 12
 _ROWS_SHOWN_UPRIGHT, _UPRIGHT_BELOW = 2, 66
@@ -118,6 +119,7 @@ class RoundsDisplay:
     ) -> None:
         self._console, self._title, self._rounds = console, title, rounds
         self._records = [(record, "") for record in finished]
+        self._stage = ""
         self._progress = Progress(
             TextColumn(title, markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         )
@@ -136,6 +138,7 @@ class RoundsDisplay:
         trace: TracebackType | None,
     ) -> None:
         if self._console.is_terminal:
+            self._stage = ""
             self._live.refresh()
             self._live.__exit__(kind, error, trace)
 
@@ -148,6 +151,10 @@ class RoundsDisplay:
             line = ", ".join(f"{name} {cell}" for name, cell in cells)
             self._console.print(f"{self._title}, of {self._rounds}: {line}", soft_wrap=True)
 
+    def say(self, stage: str) -> None:
+        """Shows in some words what happens now; another text takes its place."""
+        self._stage = stage
+
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False)
         for name in _COLUMNS:
@@ -155,7 +162,9 @@ class RoundsDisplay:
         shown = _ROWS_SHOWN if self._console.width >= _UPRIGHT_BELOW else _ROWS_SHOWN_UPRIGHT
         for record, spent in self._records[-shown:]:
             table.add_row(*_cells(record, spent))
-        return Group(table, self._progress)
+        if not self._stage:
+            return Group(table, self._progress)
+        return Group(table, self._progress, Text(printable(self._stage), style="dim"))
 
 
 def _cells(record: "RoundRecord", spent: str) -> tuple[str, ...]:
@@ -169,11 +178,11 @@ def _cells(record: "RoundRecord", spent: str) -> tuple[str, ...]:
     )
 
 
-def departures_table(departures: Sequence["Departure"]) -> Table:
-    """A table of the sites that refused or left, and why."""
-    table = Table("from round", "site", "why", title="Sites that did not take part", box=None)
-    for departure in departures:
-        table.add_row(str(departure.round + 1), departure.site, departure.reason)
+def absences_table(absences: Sequence["Absence"]) -> Table:
+    """A table of the sites that refused or left, why, and whether they came back."""
+    table = Table("from round", "site", "why", "now", title="Sites that were away", box=None)
+    for one in absences:
+        table.add_row(str(one.since), one.site, one.reason, one.in_words)
     return table
 
 

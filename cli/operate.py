@@ -78,7 +78,8 @@ def server(
     """
     loaded = load_plan(plan)
 
-    from hortus.cli.display import RoundsDisplay, departures_table
+    from hortus.cli.display import RoundsDisplay, absences_table
+    from hortus.server.absences import absences
     from hortus.server.operate import run_server
     from hortus.server.report import report_run
 
@@ -87,9 +88,11 @@ def server(
     folder = out or plan.parent / "runs" / loaded.name
     configure_logging(folder / "server.log", log_format)
     with RoundsDisplay(console, loaded.name, loaded.training.rounds) as display:
-        store = run_server(loaded, plan, files, folder, lambda record: display.add(record, {}))
-    if store.departures:
-        console.print(departures_table(store.departures))
+        store = run_server(
+            loaded, plan, files, folder, lambda record: display.add(record, {}), display.say
+        )
+    if away := absences(store.departures, store.rounds):
+        console.print(absences_table(away))
     console.print(f"adapter (PEFT)  {folder / 'adapter'}")
     console.print(f"report          {report_run(folder, loaded)}")
 

@@ -85,15 +85,22 @@ def _show_party(console: Console, told: dict[str, Any]) -> None:
 def _show_run(console: Console, told: dict[str, Any]) -> None:
     console.print(f"plan    {told['plan']}")
     console.print(f"rounds  {told['rounds_finished']} of {told['rounds_planned']}")
+    if (attendance := told["attendance"]) is not None:
+        console.print(f"now     {attendance['now']}")
+        sites = Table("site", "is", box=None)
+        for name, line in attendance["sites"].items():
+            sites.add_row(name, line["state"])
+        console.print(sites)
     rounds = Table("round", "sites", "attempts", "ε claimed", box=None)
     for line in told["rounds"]:
         sites = ", ".join(line["sites"])
         rounds.add_row(str(line["round"]), sites, str(line["attempts"]), _epsilon(line["epsilon"]))
     console.print(rounds)
-    left = Table("from round", "left or refused", "why", box=None)
-    for line in told["departures"]:
-        left.add_row(str(line["round"]), line["site"], line["reason"])
-    console.print(left)
+    away = Table("from round", "refused or left", "why", "now", box=None)
+    for line in told["absences"]:
+        now = "away" if line["back"] is None else f"came back in round {line['back']}"
+        away.add_row(str(line["since"]), line["site"], line["reason"], now)
+    console.print(away)
 
 
 def _epsilon(value: float | None) -> str:

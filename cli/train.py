@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hortus.cli.display import RoundsDisplay, departures_table, percent, terminal
+from hortus.cli.display import RoundsDisplay, absences_table, percent, terminal
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import load_plan
 
@@ -58,14 +58,15 @@ def simulate(plan: PlanFile, out: Out = None) -> None:
     """
     loaded = load_plan(plan)  # before what takes seconds to import: a slip is answered at once
 
+    from hortus.server.absences import absences
     from hortus.simulation.report import report_run
 
     console = terminal()
     folder = out or plan.parent / "runs" / loaded.name
     run = _simulate(console, loaded, plan, folder, loaded.name)
     report = report_run(run, loaded, folder / "report.html")
-    if run.store.departures:
-        console.print(departures_table(run.store.departures))
+    if away := absences(run.store.departures, run.store.rounds):
+        console.print(absences_table(away))
     _tell_where(console, run, report)
 
 
@@ -77,7 +78,7 @@ def _simulate(console: Console, plan: Plan, path: Path, out: Path, title: str) -
         def show(record: "RoundRecord", spent: Mapping[str, float]) -> None:
             display.add(record, spent)
 
-        return simulate(plan, path.resolve().parent, out, show)
+        return simulate(plan, path.resolve().parent, out, show, display.say)
 
 
 def _line(alone: "Alone") -> str:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import TextIO
 
 from hortus.protocol.errors import in_one_line
 
@@ -46,6 +47,14 @@ class _Formatter(logging.Formatter):
         return json.dumps(fields, ensure_ascii=False)
 
 
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is now: a display that redraws itself stands in for it meanwhile."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def clean_early_logging() -> None:
     """Gives the same form to warnings of a command that keeps no log; Python prints them as they are."""
     if logging.lastResort is not None:
@@ -68,7 +77,7 @@ def configure_logging(path: Path, form: Form) -> None:
         logger.removeHandler(handler)
         handler.close()
     for handler in (
-        logging.StreamHandler(sys.stderr),
+        _StandardError(),
         RotatingFileHandler(
             path, maxBytes=_FILE_BYTES, backupCount=_FILES_KEPT, encoding="utf-8", delay=True
         ),

@@ -29,24 +29,28 @@ def sole(files: SiteFiles | ServerFiles) -> Iterator[None]:
         HortusError: Another process holds it.
     """
     files.lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    what = "an agent of this site" if isinstance(files, SiteFiles) else "a server of this folder"
-    with files.lock.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise HortusError(
-                f"{what} is running",
-                where=str(files.directory),
-                remedy=f"Stop hortus {'client' if isinstance(files, SiteFiles) else 'server'} first.",
-            ) from error
+    is_site = isinstance(files, SiteFiles)
+    busy = HortusError(
+        f"{'an agent of this site' if is_site else 'a server of this folder'} is running",
+        where=str(files.directory),
+        remedy=f"Stop hortus {'client' if is_site else 'server'} first.",
+    )
+    with held(files.lock, busy):
         yield
 
 
 @contextmanager
-def held(lock: Path) -> Iterator[None]:
-    """Holds a lock that tells others that somebody is at work, or waits for whoever holds it."""
+def held(lock: Path, busy: HortusError) -> Iterator[None]:
+    """Holds a lock.
+
+    Raises:
+        HortusError: `busy`, as another process holds it.
+    """
     with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
         yield
 
 

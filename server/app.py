@@ -4,12 +4,13 @@ Flower starts it in a process of its own under the SuperLink; `hortus server` ha
 in the run configuration and follows it through the run's own database.
 """
 
-import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from pydantic import TypeAdapter
 
 from hortus.learning.models import resolve_model
 from hortus.protocol.consortium import ServerConfig, ServerFiles
@@ -18,6 +19,7 @@ from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Contract
 from hortus.protocol.plan_file import load_plan
+from hortus.server.attendance import AttendanceBook, Stage, watching
 from hortus.server.evaluation import Evaluator
 from hortus.server.failure import write_failure
 from hortus.server.federation import Federation
@@ -27,7 +29,6 @@ from hortus.server.run_store import RunStore
 from hortus.server.service import Hub, serving
 
 _POLL_SECONDS = 0.5
-logger = logging.getLogger(__name__)
 app = ServerApp()
 
 
@@ -35,14 +36,17 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Runs or resumes the run that `hortus server` has prepared."""
     out, home, plan_path = (Path(str(context.run_config[name])) for name in ("out", "home", "plan"))
+    nodes = TypeAdapter(dict[int, str]).validate_json(str(context.run_config["nodes"]))
     try:
-        run_deployed(grid, out, ServerFiles(home), plan_path)
+        run_deployed(grid, out, ServerFiles(home), plan_path, nodes)
     except HortusError as error:
         write_failure(out, error)
         raise
 
 
-def run_deployed(grid: Grid, out: Path, files: ServerFiles, plan_path: Path) -> None:
+def run_deployed(
+    grid: Grid, out: Path, files: ServerFiles, plan_path: Path, nodes: Mapping[int, str]
+) -> None:
     """Serves the aggregation service and trains until all rounds are done.
 
     Args:
@@ -50,16 +54,20 @@ def run_deployed(grid: Grid, out: Path, files: ServerFiles, plan_path: Path) -> 
         out: The run's folder with its contract.
         files: The server's folder.
         plan_path: The plan file, for the model's folder and the evaluation records.
+        nodes: Whose SuperNode Flower knows by which number.
     """
     contract = read_contract(out)
     plan = load_plan(plan_path)
     roster = Roster.load(files.roster)
+    attendance = AttendanceBook(out, roster.sites, time.time, nodes)
     sites = len(roster.sites)
     model_path = resolve_model(contract.model, plan_path.resolve().parent)
     evaluator = Evaluator(contract, model_path, plan.evaluation)
     hub, store = Hub(Notary.open(files, time.time)), RunStore(out, contract)
-    _await_nodes(grid, sites, contract)
-    with serving(hub, files.tls, ServerConfig.load(files.config).aggregation, sites):
+    address = ServerConfig.load(files.config).aggregation
+    with watching(attendance, grid.get_node_ids), serving(hub, files.tls, address, sites):
+        attendance.begin(Stage.CONNECTING)
+        _await_nodes(grid, sites, contract)
         adapter = Federation(
             grid=grid,
             identity=SiteIdentity.load(files.identity, SERVER),
@@ -68,6 +76,7 @@ def run_deployed(grid: Grid, out: Path, files: ServerFiles, plan_path: Path) -> 
             store=store,
             hub=hub,
             evaluator=evaluator,
+            attendance=attendance,
             on_round=lambda _: None,
         ).run()
     evaluator.save(adapter, out / "adapter")
@@ -76,6 +85,5 @@ def run_deployed(grid: Grid, out: Path, files: ServerFiles, plan_path: Path) -> 
 def _await_nodes(grid: Grid, sites: int, contract: Contract) -> None:
     """Waits for every site of the roster, and after the deadline for the minimum cohort alone."""
     deadline = time.monotonic() + contract.cohort.join_deadline
-    while len(nodes := list(grid.get_node_ids())) < sites and time.monotonic() < deadline:
+    while len(list(grid.get_node_ids())) < sites and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-    logger.info("%d of %d sites are connected", len(nodes), sites)

@@ -6,8 +6,9 @@ SuperNode that is gone was last connected, which its heartbeats decide. Whose ve
 how long a site computes is no one else's business (client/pace.py).
 """
 
+import logging
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from hortus.protocol.errors import HortusError
 from hortus.protocol.files import write_passing
 from hortus.protocol.plan import Schema
 from hortus.protocol.succession import held, is_held
@@ -22,6 +24,7 @@ from hortus.protocol.succession import held, is_held
 ATTENDANCE = "attendance.json"
 _LOCK = "attendance.lock"
 _LOOK_SECONDS = 2.0
+logger = logging.getLogger(__name__)
 
 
 class Stage(StrEnum):
@@ -29,7 +32,7 @@ class Stage(StrEnum):
 
     STARTING = "the server starts"
     CONNECTING = "waiting for sites to connect"
-    ASKING = "asking the sites whether they take part"
+    ASKING = "waiting for sites to check the plan and encode their records"
     JOINING = "the sites agree on keys"
     SUMMING = "training"
     TESTING = "testing the adapter"
@@ -70,7 +73,7 @@ class Seen(Schema):
 
     @property
     def in_words(self) -> str:
-        """One of: takes part, is down, not connected yet …"""
+        """Says how it is with the site: it is down, not connected yet, in the session."""
         if self.is_down:
             return f"down, last heard {at(self.heard or 0.0)}"
         if not self.connected:
@@ -103,9 +106,9 @@ class Attendance(Schema):
 
     @property
     def in_words(self) -> str:
-        """What the server does, in some words."""
+        """What the server does, and for whom it waits."""
         if self.stage is not Stage.SUMMING:
-            return str(self.stage)
+            return str(self.stage) + (f": {', '.join(self.awaited)}" if self.awaited else "")
         again = f", attempt {self.attempt}" if self.attempt > 1 else ""
         return f"round {self.round}: step {self.step} of {self.steps}{again}"
 
@@ -132,13 +135,22 @@ class AttendanceBook:
         directory: The run's folder.
         sites: Names of all sites of the roster.
         clock: Seconds since the epoch.
+        nodes: Whose SuperNode Flower knows by which number.
+        on_change: Told of each change, on the thread that makes it.
     """
 
     def __init__(
-        self, directory: Path, sites: Collection[str], clock: Callable[[], float]
+        self,
+        directory: Path,
+        sites: Collection[str],
+        clock: Callable[[], float],
+        nodes: Mapping[int, str] | None = None,
+        on_change: Callable[[Attendance], None] = lambda _: None,
     ) -> None:
         self._path = directory / ATTENDANCE
         self._clock = clock
+        self._nodes = nodes or {}
+        self._on_change = on_change
         self._lock = threading.Lock()
         self._departures: Callable[[], Mapping[str, str]] = dict
         self._now = Attendance(sites={name: Seen() for name in sorted(sites)})
@@ -155,8 +167,9 @@ class AttendanceBook:
         with self._lock:
             self._set(stage=stage)
 
-    def see(self, connected: Collection[str]) -> None:
-        """Notes whose SuperNodes are connected now, and who has left the session meanwhile."""
+    def see(self, nodes: Iterable[int]) -> None:
+        """Notes which SuperNodes are connected now, and who has left the session meanwhile."""
+        connected = {self._nodes.get(node) for node in nodes}
         with self._lock:
             for name, seen in self._now.sites.items():
                 if name in connected:
@@ -177,6 +190,11 @@ class AttendanceBook:
         with self._lock:
             if site in self._now.sites:
                 self._site(site, connected=True, heard=None, said=said, why=why)
+
+    def miss(self, nodes: Iterable[int]) -> None:
+        """Notes that SuperNodes are there, but gave no answer that counts."""
+        for node in nodes:
+            self.hear(self._nodes.get(node, ""), Said.INVALID)
 
     def join(self, cohort: Collection[str], departures: Callable[[], Mapping[str, str]]) -> None:
         """Notes that a session begins.
@@ -227,6 +245,7 @@ class AttendanceBook:
         if after != self._now:
             self._now = after
             self._write()
+            self._on_change(after)
 
     def _write(self) -> None:
         write_passing(self._path, self._now.model_dump_json().encode())
@@ -234,8 +253,17 @@ class AttendanceBook:
 
 @contextmanager
 def attended(directory: Path) -> Iterator[None]:
-    """Shows, as long as the block lasts, that a server is at work in a run's folder."""
-    with held(directory / _LOCK):
+    """Shows, as long as the block lasts, that a server is at work in a run's folder.
+
+    Raises:
+        HortusError: Another one is.
+    """
+    busy = HortusError(
+        "another process is at work on this run",
+        where=str(directory),
+        remedy="Let it finish, stop it first, or choose another folder with --out.",
+    )
+    with held(directory / _LOCK, busy):
         yield
 
 
@@ -252,19 +280,32 @@ def read_attendance(directory: Path) -> Attendance | None:
         return None
 
 
+def forget_attendance(directory: Path) -> None:
+    """Removes what an earlier start has written."""
+    (directory / ATTENDANCE).unlink(missing_ok=True)
+
+
 @contextmanager
-def watching(book: AttendanceBook, connected: Callable[[], Collection[str]]) -> Iterator[None]:
+def watching(
+    book: AttendanceBook, connected: Callable[[], Iterable[int]], every: float = _LOOK_SECONDS
+) -> Iterator[None]:
     """Keeps looking who is connected, on a thread of its own, until the block is left.
 
     Args:
         book: Where it is noted.
-        connected: Names of the sites whose SuperNodes are.
+        connected: Asks Flower which SuperNodes are.
+        every: Seconds between two looks.
     """
     ended = threading.Event()
 
     def look() -> None:
-        while not ended.wait(_LOOK_SECONDS):
-            book.see(connected())
+        while not ended.wait(every):
+            try:
+                nodes = list(connected())
+            except Exception as error:  # noqa: BLE001 - whatever Flower's connection raises: the run needs none of it
+                logger.warning("cannot ask who is connected: %s", type(error).__name__)
+            else:
+                book.see(nodes)
 
     watcher = threading.Thread(target=look, name="attendance", daemon=True)
     watcher.start()

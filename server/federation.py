@@ -8,7 +8,7 @@ service, where the server sees masked vectors only.
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.encoding import StepEncoding
+from hortus.privacy.omissions import AttemptRecord
 from hortus.protocol.answer import CHALLENGE_BYTES, Answer
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.descriptor import Descriptor
@@ -27,6 +28,7 @@ from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.plan import Contract, Noise
 from hortus.server.aggregator import Aggregator
+from hortus.server.attendance import AttendanceBook, Said, Stage
 from hortus.server.evaluation import Evaluator
 from hortus.server.run_records import Departure, RoundRecord
 from hortus.server.run_store import RunStore
@@ -51,6 +53,7 @@ class Federation:
         store: The run's durable state.
         hub: Where sites find the current session.
         evaluator: The server's model.
+        attendance: Where it is noted who is there, and what the server does.
         on_round: Told of each finished round.
     """
 
@@ -61,6 +64,7 @@ class Federation:
     store: RunStore
     hub: Hub
     evaluator: Evaluator
+    attendance: AttendanceBook
     on_round: Callable[[RoundRecord], None]
 
     def run(self) -> NDArray[np.float32]:
@@ -108,6 +112,7 @@ class Federation:
         session = Aggregator(descriptor, self.contract.cohort, self.roster())
         self.store.note_session(descriptor.session, cohort)
         self.hub.open(session)
+        self.attendance.join(cohort, lambda: session.departures)
         encoded = canonical_json(descriptor.model_dump(mode="json"))
         reach(Fault.LOOP_BEFORE_TRAIN)
         sent = self.grid.push_messages(
@@ -120,17 +125,19 @@ class Federation:
             )
         )
         reach(Fault.LOOP_AFTER_TRAIN)
+        number, noted = first, set[str]()
         try:
             session.exchange_keys()
             reach(Fault.LOOP_AFTER_KEYS)
             for number in range(first, self.contract.training.rounds):
                 self._run_round(number, session, encoding, trained)
+                self._note_departures(session, number, noted)
         except CohortTooSmall as error:
             logger.warning("the session ended early: %s", error)
         finally:
             session.close("the session is over")
-            for site, reason in session.departures.items():
-                self.store.note_departure(Departure(self.store.next_round, site, reason))
+            self.attendance.leave()
+            self._note_departures(session, number, noted)
         self._drain(set(sent))
         return dict(session.departures)
 
@@ -142,10 +149,12 @@ class Federation:
         sites: tuple[str, ...] = ()
         for index in range(sums):
             step = (number - session.descriptor.first_round) * sums + index
-            result = session.sum(step, trained.start(encoding), self.store.note_attempt)
+            self.attendance.sum(number + 1, index + 1, sums)
+            result = session.sum(step, trained.start(encoding), self._note_attempt)
             reach(Fault.LOOP_AFTER_SUM)
             trained.step(encoding, result.total, len(result.sites))
             attempts, sites = attempts + result.attempts, result.sites
+        self.attendance.begin(Stage.TESTING)
         record = RoundRecord(
             round=number,
             sites=sites,
@@ -156,6 +165,18 @@ class Federation:
         )
         self.store.commit(record, trained.state())
         self.on_round(record)
+
+    def _note_departures(self, session: Aggregator, number: int, noted: set[str]) -> None:
+        """Notes who has left a session, each once, with the round that it was first missed in."""
+        for site, reason in session.departures.items():
+            if site not in noted:
+                self.store.note_departure(Departure(number, site, reason))
+                noted.add(site)
+
+    def _note_attempt(self, record: AttemptRecord) -> None:
+        self.store.note_attempt(record)
+        if not record.complete:
+            self.attendance.again()
 
     def _claimed_epsilon(self, encoding: StepEncoding) -> float | None:
         """ε of a site that was in every attempt so far; with distributed noise each is charged."""
@@ -177,22 +198,27 @@ class Federation:
         deadline = time.monotonic() + cohort.join_deadline
         willing: set[str] = set()
         refusals, answered = dict(absent), set[int]()
+        self.attendance.ask()
         while True:
             nodes = set(self.grid.get_node_ids())
             undecided: dict[int, int] = {}
             for node, answer in self._ask(nodes - answered, deadline - time.monotonic()):
+                refusal = in_one_line(answer.refusal)
                 if answer.again:
                     undecided[node] = answer.again
-                    refusals[answer.site] = in_one_line(answer.refusal)
+                    refusals[answer.site] = refusal
+                    self.attendance.hear(answer.site, Said.LATER, refusal)
                     continue
                 answered.add(node)
-                if answer.refusal:
-                    refusals[answer.site] = refusal = in_one_line(answer.refusal)
+                self.attendance.hear(answer.site, Said.NO if refusal else Said.YES, refusal)
+                if refusal:
+                    refusals[answer.site] = refusal
                     self.store.note_departure(Departure(number, answer.site, refusal))
                 elif answer.site not in absent:
                     refusals.pop(answer.site, None)
                     willing.add(answer.site)
-            silent = len(nodes - answered - set(undecided))
+            silent = nodes - answered - set(undecided)
+            self.attendance.miss(silent)
             pause = min(
                 [*undecided.values(), *([_ASK_AGAIN_SECONDS] if silent else [])], default=0.0
             )
@@ -205,22 +231,26 @@ class Federation:
             time.sleep(pause)
         raise CohortTooSmall(
             f"{len(willing)} of {len(nodes)} connected sites would take part, the plan needs "
-            f"{cohort.minimum}. "
-            + " ".join(f"{site}: {why}." for site, why in sorted(refusals.items()))
-            + (f" {silent} gave no valid answer: its own log says why." if silent else ""),
-            where=f"round {number}",
-            remedy="Finished rounds are kept; the same command goes on when enough sites would. "
+            f"{cohort.minimum}. " + self._missing(willing, refusals),
+            where=f"round {number + 1}",
+            remedy="Finished rounds are kept; the same command resumes when enough sites would. "
             "Sites that are only slow need a longer cohort.join_deadline.",
         )
 
+    def _missing(self, willing: Set[str], refusals: Mapping[str, str]) -> str:
+        """Says of each site that would not take part why, or where it is."""
+        seen = self.attendance.now.sites
+        names = sorted((seen.keys() | refusals.keys()) - willing)
+        return " ".join(f"{name}: {refusals.get(name) or seen[name].in_words}." for name in names)
+
     def _ask(self, nodes: Iterable[int], seconds: float) -> Iterator[tuple[int, Answer]]:
-        """Asks nodes whether they would take part; yields the valid answers."""
+        """Asks nodes whether they would take part; yields the valid answers as they come."""
         challenge, roster = secrets.token_bytes(CHALLENGE_BYTES), self.roster()
         contract = self._encoded_contract()
         messages = self._messages(
             nodes, MessageType.QUERY, "contract", contract, challenge=challenge
         )
-        for reply in self.grid.send_and_receive(messages, timeout=seconds):
+        for reply in self._replies(messages, seconds):
             try:
                 answer = _read_answer(reply)
                 answer.verify(roster, challenge, contract)
@@ -228,6 +258,17 @@ class Federation:
                 logger.warning("a node's answer does not count: %s", error)
             else:
                 yield reply.metadata.src_node_id, answer
+
+    def _replies(self, messages: Iterable[Message], seconds: float) -> Iterator[Message]:
+        """Sends messages; yields each reply when it is there."""
+        waiting, deadline = set(self.grid.push_messages(messages)), time.monotonic() + seconds
+        while waiting:
+            for reply in self.grid.pull_messages(waiting):
+                waiting.discard(reply.metadata.reply_to_message_id)
+                yield reply
+            if time.monotonic() > deadline:
+                return
+            time.sleep(_POLL_SECONDS if waiting else 0)
 
     def _encoded_contract(self) -> bytes:
         return canonical_json(self.contract.model_dump(mode="json"))

@@ -1,12 +1,53 @@
 """What a change of a run's attendance is worth saying: one line each, on the console and in the log."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from hortus.server.attendance import Attendance, Said, Seen, Stage, at
+from hortus.server.attendance import (
+    Attendance,
+    Said,
+    Seen,
+    Stage,
+    at,
+    forget_attendance,
+    read_attendance,
+)
+
+logger = logging.getLogger(__name__)
 
 News = tuple[int, str]
 """A level of `logging`, and one sentence."""
+
+
+class Reporter:
+    """Follows a run's attendance, which another process writes, and logs what is new.
+
+    Args:
+        directory: The run's folder; what an earlier start left there is forgotten.
+        on_stage: Told in some words what the server does now.
+    """
+
+    def __init__(self, directory: Path, on_stage: Callable[[str], None]) -> None:
+        self._directory = directory
+        self._on_stage = on_stage
+        self._last = Attendance()
+        forget_attendance(directory)
+
+    def tell(self, stage: str) -> None:
+        """Logs what the server does before there is a round loop."""
+        logger.info("%s", stage)
+        self._on_stage(stage)
+
+    def look(self) -> None:
+        """Logs what has changed since the last look."""
+        found = read_attendance(self._directory)
+        if found is None or found == self._last:
+            return
+        for level, line in news(self._last, found):
+            logger.log(level, "%s", line)
+        self._last = found
+        self._on_stage(found.in_words)
 
 
 def news(before: Attendance, after: Attendance) -> list[News]:
@@ -39,8 +80,7 @@ def _of_stage(before: Attendance, after: Attendance) -> Iterator[News]:
     waits = (Stage.CONNECTING, Stage.ASKING)
     moved = after.stage is not before.stage
     if after.stage in waits and (moved or after.awaited != before.awaited):
-        for_whom = f": {', '.join(after.awaited)}" if after.awaited else ""
-        yield logging.INFO, f"{after.stage}{for_whom}"
+        yield logging.INFO, after.in_words
     if moved and after.stage is Stage.JOINING:
         cohort = ", ".join(name for name, seen in after.sites.items() if seen.joined)
         yield logging.INFO, f"a session begins with {cohort}: {after.stage}"

@@ -1,5 +1,6 @@
 """`hortus server`: Flower's SuperLink, the sites' registration, and one run to its end."""
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -18,8 +19,10 @@ from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.plan_file import dump_plan
 from hortus.protocol.processes import ProgramEnded, tail
 from hortus.protocol.succession import sole
+from hortus.server.attendance import attended
 from hortus.server.failure import forget_failure, read_failure, write_failure
 from hortus.server.metrics import RunCollector
+from hortus.server.news import Reporter
 from hortus.server.prepare import prepare
 from hortus.server.run_records import RoundRecord
 from hortus.server.run_store import RunStore
@@ -37,8 +40,9 @@ def run_server(
     files: ServerFiles,
     out: Path,
     on_round: Callable[[RoundRecord], None],
+    on_stage: Callable[[str], None],
 ) -> RunStore:
-    """Serves a plan until all its rounds are done; goes on where an earlier start was stopped.
+    """Serves a plan until all its rounds are done; resumes where an earlier start was stopped.
 
     Args:
         plan: The plan.
@@ -46,6 +50,7 @@ def run_server(
         files: The server's folder.
         out: The run's folder.
         on_round: Told of each round that this start finishes.
+        on_stage: Told in some words what the server does now.
 
     Raises:
         HortusError: The run failed, and finished rounds are kept; or a server of this folder is
@@ -53,7 +58,7 @@ def run_server(
     """
     contract, _ = prepare(plan, plan_path.resolve().parent)
     with sole(files):
-        return _run_alone(plan, plan_path, contract, files, out, on_round)
+        return _run_alone(plan, plan_path, contract, files, out, on_round, on_stage)
 
 
 def _run_alone(
@@ -63,6 +68,7 @@ def _run_alone(
     files: ServerFiles,
     out: Path,
     on_round: Callable[[RoundRecord], None],
+    on_stage: Callable[[str], None],
 ) -> RunStore:
     store = RunStore(out, contract)
     write_atomic(out / "plan.yaml", dump_plan(plan))
@@ -78,12 +84,17 @@ def _run_alone(
     def unready() -> str | None:
         return None if superlink.is_up else "Flower's SuperLink does not run"
 
+    reporter = Reporter(out, on_stage)
+
     def serve() -> None:
         nonlocal told
         forget_failure(out)
-        for site in sites:
-            superlink.register(site, files.flower_key(site))
+        nodes = {}
+        for number, site in enumerate(sites, start=1):
+            reporter.tell(f"lets {site} in ({number} of {len(sites)})")
+            nodes[superlink.register(site, files.flower_key(site))] = site
             heartbeat.beat()
+        reporter.tell(f"starts the run; sites dial {config.dialled(config.superlink)}")
         run = superlink.submit(
             "hortus.server.app:app",
             "hortus.client.relay:app",
@@ -91,6 +102,7 @@ def _run_alone(
                 "out": str(out.resolve()),
                 "home": str(files.directory.resolve()),
                 "plan": str(plan_path.resolve()),
+                "nodes": json.dumps(nodes),
             },
         )
         running, asked = True, time.monotonic()
@@ -101,11 +113,16 @@ def _run_alone(
             if running and time.monotonic() - asked > _ASK_FLOWER_SECONDS:
                 running, asked = superlink.is_running(run), time.monotonic()
             heartbeat.beat()
+            reporter.look()
             for record in store.rounds[told:]:
                 on_round(record)
                 told += 1
 
-    with monitoring(config.monitoring, registry, heartbeat.reason, unready):
+    with (
+        attended(out),
+        monitoring(config.monitoring, registry, heartbeat.reason, unready),
+    ):
+        reporter.tell("starts Flower's SuperLink")
         _restarting(superlink, serve, lambda: store.next_round)
     _check_finished(store, contract, out)
     return store

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from hortus.protocol.consortium import ServerConfig, ServerFiles
 from hortus.protocol.names import SERVER
-from hortus.protocol.standing import party_standing
+from hortus.protocol.standing import iso_time, party_standing
+from hortus.server.absences import absences
+from hortus.server.attendance import Attendance, is_attended, read_attendance
 from hortus.server.notary import last_contacts
 from hortus.server.run_records import read_contract, read_run
 
@@ -37,16 +39,19 @@ def run_status(directory: Path) -> dict[str, object]:
     """
     contract = read_contract(directory)
     rows = read_run(directory)
+    is_on = is_attended(directory)
     return {
         "kind": "run",
         "name": contract.name,
         "run": rows.run,
+        "state": "running" if is_on else "not running",
+        "attendance": _attendance(read_attendance(directory)) if is_on else None,
         "plan": contract.digest(),
         "rounds_finished": len(rows.rounds),
         "rounds_planned": contract.training.rounds,
         "delta": contract.privacy.delta,
         "sites": list(rows.rounds[-1].sites) if rows.rounds else [],
-        "departures": [asdict(d) | {"round": d.round + 1} for d in rows.departures],
+        "absences": [asdict(one) for one in absences(rows.departures, rows.rounds)],
         "rounds": [
             {
                 "round": record.round + 1,
@@ -56,4 +61,23 @@ def run_status(directory: Path) -> dict[str, object]:
             }
             for record in rows.rounds[-_ROUNDS_SHOWN:]
         ],
+    }
+
+
+def _attendance(found: Attendance | None) -> dict[str, object] | None:
+    """What the server does now, and how it is with each site; times in UTC."""
+    if found is None:
+        return None
+    return {
+        "now": found.in_words,
+        "round": found.round,
+        "sites": {
+            name: {
+                "state": seen.in_words,
+                "connected": seen.connected,
+                "in_session": seen.joined,
+                "last_heard": None if seen.heard is None else iso_time(seen.heard),
+            }
+            for name, seen in found.sites.items()
+        },
     }

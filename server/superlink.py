@@ -83,9 +83,11 @@ class SuperLink:
         if self._child is not None:
             self._child.stop()
 
-    def register(self, site: str, public_key: Path) -> None:
-        """Lets a site's SuperNode in, by its public key."""
-        self._flwr("supernode", "register", str(public_key), _CONNECTION, "--name", site)
+    def register(self, site: str, public_key: Path) -> int:
+        """Lets a site's SuperNode in, by its public key; returns the number that Flower gives it."""
+        named = ("--name", site)
+        told = self._ask("node-id", "supernode", "register", str(public_key), _CONNECTION, *named)
+        return int(told)
 
     def submit(self, serverapp: str, clientapp: str, settings: Mapping[str, str]) -> str:
         """Starts a run of an app whose components are importable by name.

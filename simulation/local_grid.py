@@ -34,6 +34,11 @@ class LocalGrid(Grid):
         TaskIdentity.task_id = TaskIdentity.run_id = _RUN_ID
         TaskIdentity.node_id = _SERVER_NODE
 
+    @property
+    def names(self) -> Mapping[int, str]:
+        """Each node's site."""
+        return {node: name for node, (name, _) in self._nodes.items()}
+
     def set_run(self, run: Run) -> None:
         """See `Grid`."""
         self._run = run

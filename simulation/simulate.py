@@ -33,6 +33,7 @@ from hortus.protocol.plan import Cohort, Contract, Noise, Plan, Simulation
 from hortus.protocol.plan_file import dump_plan, load_plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.transport import AggregationChannel
+from hortus.server.attendance import AttendanceBook, attended
 from hortus.server.evaluation import Evaluator
 from hortus.server.federation import Federation
 from hortus.server.notary import Notary
@@ -71,28 +72,40 @@ class SimulatedRun:
 OnRound = Callable[[RoundRecord, Mapping[str, float]], None]
 
 
-def simulate(plan: Plan, folder: Path, out: Path, on_round: OnRound) -> SimulatedRun:
-    """Runs a plan, or goes on with it where `out` holds its unfinished run.
+def simulate(
+    plan: Plan,
+    folder: Path,
+    out: Path,
+    on_round: OnRound,
+    on_stage: Callable[[str], None] = lambda _: None,
+) -> SimulatedRun:
+    """Runs a plan, or resumes it where `out` holds its unfinished run.
 
     Args:
         plan: A plan with a `simulation` section.
         folder: What a relative model path is relative to.
         out: The run's folder.
         on_round: Told of each finished round, and of the ε that each site's ledger has by then.
+        on_stage: Told in some words what happens now.
 
     Raises:
         UsageError: Plan or data cannot be used.
         CohortTooSmall: Too few virtual sites would go on; finished rounds are kept.
     """
+    on_stage("choosing the noise")
     contract, model_path = prepare(plan, folder)
     store = RunStore(out, contract)
     _check_same_sites(plan, out)
     write_atomic(out / "plan.yaml", dump_plan(plan))
+    on_stage("loading and checking the base model")
     workbench = Workbench(contract, model_path)
+    on_stage("reading the sites' records")
     consortium = _lay_out(plan, contract, out)
+    on_stage("loading the server's model and its test records")
     evaluator = Evaluator(contract, model_path, plan.evaluation)
     hub, timings = Hub(Notary.open(consortium.server, time.time)), Timings()
     with ExitStack() as stack:
+        stack.enter_context(attended(out))
         names = consortium.sites
         port = None
         if plan.simulation and plan.simulation.transport == "grpc":
@@ -109,6 +122,10 @@ def simulate(plan: Plan, folder: Path, out: Path, on_round: OnRound) -> Simulate
             apps[site.name] = make_app(partial(_reach, agent))
         grid = LocalGrid(apps)
         stack.callback(grid.close)
+        attendance = AttendanceBook(
+            out, names, time.time, grid.names, lambda now: on_stage(now.in_words)
+        )
+        attendance.see(grid.names)
 
         datasets = {site: site.dataset(contract).fingerprint for site in sites}
         delta = contract.privacy.delta
@@ -124,6 +141,7 @@ def simulate(plan: Plan, folder: Path, out: Path, on_round: OnRound) -> Simulate
             store=store,
             hub=hub,
             evaluator=evaluator,
+            attendance=attendance,
             on_round=tell,
         ).run()
     evaluator.save(adapter, out / "adapter")

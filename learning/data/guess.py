@@ -129,7 +129,9 @@ def _guess_text(lengths: Mapping[str, float], names: Sequence[str]) -> str:
     return _choose(longest, _TEXT_NAMES, "text", names)
 
 
-def _choose(candidates: Sequence[str], known: Sequence[str], what: str, names: Sequence[str]) -> str:
+def _choose(
+    candidates: Sequence[str], known: Sequence[str], what: str, names: Sequence[str]
+) -> str:
     """Returns the only candidate, or the only one with a usual name."""
     named = [name for name in candidates if name.lower() in known]
     for found in (candidates, named):

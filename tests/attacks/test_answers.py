@@ -20,6 +20,7 @@ from hortus.protocol.answer import Answer
 from hortus.protocol.errors import ProtocolError
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.names import SERVER
+from hortus.server.attendance import AttendanceBook
 from hortus.server.evaluation import Evaluator
 from hortus.server.federation import Federation
 from hortus.server.notary import Notary
@@ -104,6 +105,7 @@ def test_a_node_speaks_for_itself_alone(
             store=store,
             hub=hub,
             evaluator=evaluator,
+            attendance=AttendanceBook(store.directory, roster.sites, time.time, grid.names),
             on_round=lambda _: None,
         )
         final = federation.run()
@@ -159,6 +161,7 @@ def test_a_site_that_prepares_is_asked_again_and_misses_no_session(
             store=store,
             hub=hub,
             evaluator=Evaluator(world.contract, tiny_model, None),
+            attendance=AttendanceBook(store.directory, roster.sites, time.time, grid.names),
             on_round=lambda _: None,
         ).run()
         grid.close()

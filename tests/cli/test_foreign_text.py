@@ -15,9 +15,9 @@ from rich.text import Text
 from typer.testing import CliRunner, Result
 
 import hortus
-from hortus.cli.display import departures_table, terminal
+from hortus.cli.display import absences_table, terminal
 from hortus.cli.main import app
-from hortus.server.run_records import Departure
+from hortus.server.absences import Absence
 from tests.conftest import write_records
 
 # Conceals what follows, clears the screen, names the window, turns writing round, sounds, 8-bit CSI,
@@ -47,7 +47,7 @@ def is_harmless(output: str) -> bool:
         Text(ON_A_LINE),
         Panel(Text(ON_A_LINE), title=HOSTILE),
         Markdown(f"# `{ON_A_LINE}`\n\n* {ON_A_LINE}"),
-        departures_table([Departure(0, HOSTILE, HOSTILE)]),
+        absences_table([Absence(HOSTILE, 1, HOSTILE, None)]),
     ],
     ids=["text", "styled", "panel", "markdown", "table"],
 )

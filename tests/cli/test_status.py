@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.made_runs import make_contract, make_plan, make_store
+from helpers.made_runs import SITES, make_contract, make_plan, make_store
 from typer.testing import CliRunner, Result
 
 from hortus.cli.main import app
@@ -18,6 +18,7 @@ from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.membership import create_consortium
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.succession import sole
+from hortus.server.attendance import AttendanceBook, Said, attended
 from hortus.server.notary import Notary
 from hortus.server.run_records import Departure
 
@@ -51,8 +52,10 @@ def test_a_run_and_its_sites_say_what_happened(write_plan: Any, tmp_path: Path) 
     run = status(out)
     assert (run["kind"], run["rounds_finished"], run["rounds_planned"]) == ("run", 2, 2)
     assert run["sites"] == ["ash", "birch"]
-    assert [left["site"] for left in run["departures"]] == ["cedar"]
-    assert "budget" in run["departures"][0]["reason"]
+    (away,) = run["absences"]
+    assert (away["site"], away["since"], away["back"]) == ("cedar", 1, None)
+    assert "budget" in away["reason"]
+    assert (run["state"], run["attendance"]) == ("not running", None)
     site = status(out / "consortium" / "sites" / "ash")
     (dataset,) = site["datasets"]
     assert site["rounds"][-1]["round"] == 2
@@ -119,3 +122,27 @@ def test_a_folder_of_nobody_is_refused(tmp_path: Path) -> None:
     result = hortus("status", str(tmp_path))
     assert result.exit_code == 2
     assert "no site's folder" in result.output
+
+
+def test_a_run_that_goes_on_tells_who_is_there(tmp_path: Path) -> None:
+    make_store(tmp_path, make_contract(make_plan(rounds=2)), 1)
+    book = AttendanceBook(tmp_path, SITES, lambda: 1.8e9, dict(enumerate(SITES)))
+    book.see([0, 1, 2])
+    book.see([0, 1])
+    book.ask()
+    book.hear("ash", Said.YES)
+    with attended(tmp_path):
+        run = status(tmp_path)
+        shown = hortus("status", str(tmp_path)).output
+    assert run["state"] == "running"
+    told = run["attendance"]["sites"]
+    assert {name: site["state"] for name, site in told.items()} == {
+        "ash": "connected, takes part",
+        "birch": "connected",
+        "cedar": "down, last heard 2027-01-15 08:00:00 UTC",
+        "dogwood": "not connected yet",
+    }
+    assert told["cedar"]["last_heard"] == "2027-01-15T08:00:00+00:00"
+    assert "birch, cedar, dogwood" in shown
+    assert "not connected yet" in shown
+    assert status(tmp_path)["attendance"] is None

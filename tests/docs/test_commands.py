@@ -92,7 +92,12 @@ def test_a_trial_with_own_data_prints_commands_that_work_as_they_stand(
     trial = [
         *("init", "trial", "own trial", "--model", str(tiny_model), "--unit", "patient"),
         *("--site=north=north.csv", "--site=south=south site.csv", "--site=harbor=harbor.csv"),
-        *("--delta=0.001", "--epsilon=50", "--test=test.csv", f"--superlink=127.0.0.1:{free_port()}"),
+        *(
+            "--delta=0.001",
+            "--epsilon=50",
+            "--test=test.csv",
+            f"--superlink=127.0.0.1:{free_port()}",
+        ),
         f"--aggregation=127.0.0.1:{free_port()}",
     ]
     done = subprocess.run(

@@ -45,6 +45,7 @@ from hortus.protocol.plan import Contract
 from hortus.protocol.processes import tail
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.server.aggregator import Aggregator, StepSum
+from hortus.server.attendance import AttendanceBook
 from hortus.server.evaluation import Evaluator
 from hortus.server.federation import Federation
 from hortus.server.notary import Notary
@@ -226,6 +227,7 @@ def _run_server(deployment: Deployment, sockets: Path) -> None:
                 store=store,
                 hub=hub,
                 evaluator=Evaluator(contract, Path(contract.model), None),
+                attendance=AttendanceBook(store.directory, roster.sites, time.time, grid.names),
                 on_round=lambda _: None,
             ).run()
     except HortusError:

@@ -52,7 +52,7 @@ def test_the_plan_loads_fits_the_files_and_is_allowed(
         assert tuple(made.units.values()) == counts
     else:
         assert largest < max(counts)
-        assert 1 <= (plan.privacy.max_records_per_unit or 0) <= 6
+        assert 1 < (plan.privacy.max_records_per_unit or 0) <= 16
 
 
 def test_more_records_are_sampled_less_often(tmp_path: Path) -> None:
