@@ -69,6 +69,9 @@ def main() -> None:
         HF_HUB_OFFLINE="1", FLWR_TELEMETRY_ENABLED="0", TOKENIZERS_PARALLELISM="false"
     )
     os.environ.update(proxies(os.environ))
+    # gRPC's own notes are no part of a log: on forks, where it would rather be left alone, and on each handshake.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     raise_open_files()
     # Threads that wait leave the processor to others: a site, or a simulation, rarely has it to itself.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -47,6 +47,14 @@ def _gather(directory: Path) -> dict[str, Any]:
 
 
 def _show_party(console: Console, told: dict[str, Any]) -> None:
+    if (connection := told.get("connection")) is not None:
+        console.print(
+            f"server       {connection['server']}: {connection['state']} since {connection['since']}",
+            soft_wrap=True,
+        )
+        if connection["problem"]:
+            console.print(f"             {connection['problem']}", style="yellow")
+            console.print(f"             {connection['remedy']}", style="yellow")
     console.print(f"fingerprint  {told['fingerprint']}", soft_wrap=True)
     roster = told["roster"]
     if roster is None:

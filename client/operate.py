@@ -1,7 +1,6 @@
 """`hortus client`: the site agent, its local socket, and the SuperNode that relays to it."""
 
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -14,24 +13,26 @@ from prometheus_client import CollectorRegistry
 from hortus.client.agent import SiteAgent
 from hortus.client.agent_service import listening
 from hortus.client.channel import dialling
+from hortus.client.connection import ConnectionBook, Link, end_of, said_by_supernode
 from hortus.client.consent import check_model
 from hortus.client.metrics import SiteCollector, SiteCounts, counting
 from hortus.client.pace import MachineClock
 from hortus.client.relay_user import RelayUser
 from hortus.client.site import Site
-from hortus.client.supernode import start_supernode
+from hortus.client.supernode import start_supernode, supernode_log
 from hortus.client.workbench import Workbench
-from hortus.protocol.consortium import SiteFiles, host_and_port
+from hortus.protocol.consortium import SiteFiles
 from hortus.protocol.expiry import DailyWarning, warn_of_expiry
 from hortus.protocol.monitoring import CertificateCollector, Heartbeat, monitoring
 from hortus.protocol.plan import Contract
 from hortus.protocol.processes import ChildProcess
+from hortus.protocol.reach import Reached, greet, knock
 from hortus.protocol.succession import sole
-from hortus.protocol.surroundings import proxy_variable
 
 logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 _RETRY_SECONDS = 3.0
+_SILENT_SECONDS = 20.0  # a SuperNode takes some to start
 _GRACE_SECONDS = 60.0  # what systemd gives before it kills is 90
 
 
@@ -56,7 +57,8 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
         superlink = config.superlink or site.server.superlink
         aggregation = config.aggregation or site.server.aggregation
         user = RelayUser.find(config.relay_user) if config.relay_user else None
-        counts, relay, heartbeat = SiteCounts(), _Relay(), Heartbeat()
+        counts, heartbeat = SiteCounts(), Heartbeat()
+        relay = _Relay(ConnectionBook(site.files, superlink, time.time), site.files)
         connect = counting(partial(dialling, aggregation, site.files.tls), counts)
         agent = SiteAgent(site, warm, connect, counts.stopwatch, MachineClock())
         registry = CollectorRegistry()
@@ -75,7 +77,7 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
         ):
             node_config = {"site": site.name, "agent-socket": str(socket)}
             while not stopped():
-                if not _answers(superlink):
+                if not relay.may_connect():
                     time.sleep(_POLL_SECONDS)
                     continue
                 # A SuperNode gives up when the SuperLink does not know it yet.
@@ -83,38 +85,75 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
                     while relay.is_up() and not stopped():
                         time.sleep(_POLL_SECONDS)
                         relay.process.keep_log_small()
+                        relay.look()
                     if stop():
                         agent.stop(_GRACE_SECONDS)
+                    else:
+                        relay.explain_end()
                 _pause(_RETRY_SECONDS, stopped)
             agent.stop(_GRACE_SECONDS)  # a session goes on when its relay has died
 
 
 class _Relay:
-    """The SuperNode of the moment, which another thread may ask about."""
+    """The SuperNode of the moment, which another thread may ask about, and its connection.
 
-    def __init__(self) -> None:
+    Args:
+        connection: Where it is noted how the connection stands.
+        files: The site's folder.
+    """
+
+    def __init__(self, connection: ConnectionBook, files: SiteFiles) -> None:
         self.process: ChildProcess | None = None
+        self._connection = connection
+        self._server = connection.now.server
+        self._files = files
+        self._looked = time.monotonic()
 
     def is_up(self) -> bool:
         return self.process is not None and self.process.is_running
 
     def reason(self) -> str | None:
-        return None if self.is_up() else "the relay to the server does not run: no server answers"
+        if self.is_up():
+            return None
+        why = self._connection.reason()
+        return f"the relay to the server does not run: {why or 'it is started again'}"
 
+    def may_connect(self) -> bool:
+        """Whether something listens there: cheaper to ask than to start a SuperNode in vain.
 
-def _answers(address: str) -> bool:
-    """Whether something listens there: cheaper to ask than to start a SuperNode in vain.
+        Behind a proxy only the SuperNode can tell.
+        """
+        found = knock(self._server, _POLL_SECONDS)
+        if found.problem and found.tried:
+            self._connection.note(Link.DOWN, found)
+        self._looked = time.monotonic()
+        return not (found.problem and found.tried)
 
-    Behind a proxy only the SuperNode can tell.
-    """
-    host, port = host_and_port(address)
-    if proxy_variable(host):
-        return True
-    try:
-        with socket.create_connection((host, port), timeout=_POLL_SECONDS):
-            return True
-    except OSError:
-        return False
+    def look(self) -> None:
+        """Notes what the SuperNode says; of one that says nothing for long, tries the way itself."""
+        link, found = self._said()
+        silent = link is Link.TRYING and not found.problem
+        if silent and time.monotonic() - self._looked > _SILENT_SECONDS:
+            found, self._looked = self._tried(), time.monotonic()
+        self._connection.note(link, found)
+
+    def explain_end(self) -> None:
+        """Notes why the SuperNode has ended by itself."""
+        _, found = self._said()
+        tried = self._tried()
+        if tried.problem and tried.tried:
+            found = tried
+        if not found.problem:
+            log = supernode_log(self._files)
+            found = Reached("Flower's SuperNode has ended", f"It is started again. Its log: {log}")
+        self._connection.note(Link.DOWN, found)
+
+    def _said(self) -> tuple[Link, Reached]:
+        log = end_of(supernode_log(self._files))
+        return said_by_supernode(log, self._server, datetime.now(UTC))
+
+    def _tried(self) -> Reached:
+        return greet(self._server, self._files.tls, datetime.now(UTC), speaks_http=True)
 
 
 def _pause(seconds: float, stop: Callable[[], bool]) -> None:

@@ -5,11 +5,13 @@ from dataclasses import asdict
 from datetime import datetime
 
 from hortus.client.accounts import account_lines, opened_ledger
+from hortus.client.connection import read_connection
 from hortus.privacy.entries import Charged
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.consortium import SiteConfig, SiteFiles
 from hortus.protocol.names import SERVER
 from hortus.protocol.standing import iso_time, party_standing
+from hortus.protocol.succession import is_held
 
 _ROUNDS_SHOWN = 5
 
@@ -40,10 +42,25 @@ def site_status(files: SiteFiles, now: datetime) -> dict[str, object]:
         seen = ledger.last_countersigned()
     return {
         "kind": "site",
+        "connection": _connection(files) if is_held(files.lock) else None,
         **party_standing(files, name, {} if seen is None else {SERVER: seen}, now),
         "delta": budget.delta,
         "datasets": datasets,
         "rounds": rounds,
+    }
+
+
+def _connection(files: SiteFiles) -> dict[str, object] | None:
+    """How a running agent's connection to the server stands, as it says."""
+    found = read_connection(files)
+    if found is None:
+        return None
+    return {
+        "state": found.link.value,
+        "server": found.server,
+        "since": iso_time(found.since),
+        "problem": found.problem,
+        "remedy": found.remedy,
     }
 
 

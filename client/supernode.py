@@ -63,10 +63,15 @@ def start_supernode(
     environment = flower_environment(directory / "home")
     environment["PATH"] = str(programs)
     if user is None:
-        return ChildProcess(command, environment, directory / "supernode.log")
+        return ChildProcess(command, environment, supernode_log(files))
     environment["HOME"] = environment["FLWR_HOME"]
     numbers = (user.uid, user.gid)
-    return ChildProcess(command, environment, directory / "supernode.log", numbers)
+    return ChildProcess(command, environment, supernode_log(files), numbers)
+
+
+def supernode_log(files: SiteFiles) -> Path:
+    """Returns where Flower's SuperNode writes what it says."""
+    return files.directory / "flower" / "supernode.log"
 
 
 def guarded(files: SiteFiles, user: RelayUser) -> list[Guarded]:

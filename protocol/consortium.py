@@ -114,6 +114,11 @@ class SiteFiles:
         return self.directory / "run" / "agent.lock"
 
     @property
+    def connection(self) -> Path:
+        """How the agent's connection to the server stands."""
+        return self.directory / "run" / "connection.json"
+
+    @property
     def dataset_key(self) -> Path:
         """Secret that keys the fingerprint of the records."""
         return self.directory / "keys" / "dataset.key"

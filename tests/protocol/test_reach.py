@@ -1,0 +1,176 @@
+"""Why a server cannot be reached is said in one sentence, with a remedy, for each step of the way."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from hortus.protocol.consortium import Consortium, ServerConfig
+from hortus.protocol.membership import create_consortium
+from hortus.protocol.policy import Budget, Policy
+from hortus.protocol.reach import greet, in_words, knock, of_certificate, of_clock, resolve
+from hortus.server.service import Hub, serving
+
+NOW = datetime.now(UTC)
+POLICY = Policy(budget=Budget(epsilon=1.0, delta=1e-5))
+
+
+def make(directory: Path, name: str, now: datetime = NOW) -> Consortium:
+    server = ServerConfig(aggregation="127.0.0.1:1", superlink="127.0.0.1:2")
+    return create_consortium(directory / name, {"ash": Path("x")}, {"ash": POLICY}, server, now)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Consortium:
+    return make(tmp_path_factory.mktemp("own"), "c")
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Consortium:
+    return make(tmp_path_factory.mktemp("foreign"), "c")
+
+
+@contextmanager
+def answering(consortium: Consortium | None, answer: bytes) -> Iterator[str]:
+    """One connection, with a server's TLS where there is a consortium."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        try:
+            plain, _ = listener.accept()
+            with plain:
+                if consortium is None:
+                    plain.recv(100)
+                    plain.sendall(answer)
+                    return
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                tls = consortium.server.tls
+                context.load_cert_chain(tls.certificate, tls.key)
+                with context.wrap_socket(plain, server_side=True) as secured:
+                    secured.recv(4096)
+                    secured.sendall(answer)
+        except OSError:
+            pass
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        listener.close()
+        thread.join(5)
+
+
+def http(moment: datetime) -> bytes:
+    return (
+        f"HTTP/1.1 404 Not Found\r\nDate: {format_datetime(moment, usegmt=True)}\r\n\r\n".encode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("ahead", "told"),
+    [
+        (0.0, ""),
+        (3.0, ""),
+        (-200.0, ""),
+        (40.0, "40 s ahead of the server's"),
+        (7 * 3600.0, "7 h ahead of the server's"),
+        (-3 * 3600.0, "3 h behind the server's"),
+        (-400 * 86_400.0, "400 days behind the server's"),
+    ],
+)
+def test_clocks_are_compared_by_a_time_that_came_over_tls(
+    own: Consortium, ahead: float, told: str
+) -> None:
+    """Of the SuperLink, whose answer tells the time."""
+    answer = http(datetime.now(UTC) - timedelta(seconds=ahead))
+    with answering(own, answer) as address:
+        found = greet(address, own.site("ash").tls, NOW, speaks_http=True)
+    assert found.ahead == pytest.approx(ahead, abs=2.5)
+    assert told in found.problem
+    assert bool(found.problem) == bool(told) == ("NTP" in found.remedy)
+
+
+def test_each_step_of_the_way_has_its_own_words(own: Consortium, foreign: Consortium) -> None:
+    tls = own.site("ash").tls
+    with answering(foreign, b"") as address:
+        found = greet(address, tls, NOW, speaks_http=True)
+        assert "another authority than the one pinned" in found.problem
+    with answering(None, b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
+        assert "does not speak TLS" in greet(address, tls, NOW, speaks_http=True).problem
+    with answering(None, b"") as address:
+        assert "hung up" in greet(address, tls, NOW, speaks_http=True).problem
+    with answering(own, http(datetime.now(UTC))) as address:
+        named = address.replace("127.0.0.1", "localhost")
+        assert not greet(named, tls, NOW, speaks_http=True).problem
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert not knock(f"127.0.0.1:{port}").problem
+    assert "nothing listens at 127.0.0.1" in knock(f"127.0.0.1:{port}").problem
+
+
+@pytest.mark.parametrize(
+    "name", ["no-such-host.invalid", "a" * 64 + ".invalid", "b\u00fccher..invalid"]
+)
+def test_a_name_that_leads_nowhere_is_named(name: str) -> None:
+    assert f"the name {name} leads to no address" in resolve(name).problem
+
+
+def test_the_aggregation_service_takes_the_certificates_of_its_own_sites_alone(
+    own: Consortium, foreign: Consortium
+) -> None:
+    hub: Hub = object()  # type: ignore[assignment] - no call is made
+    tls = own.site("ash").tls
+    with serving(hub, own.server.tls, "127.0.0.1:0", 1) as port:
+        address = f"127.0.0.1:{port}"
+        assert not greet(address, tls, NOW, speaks_http=False).problem
+        stranger = replace(foreign.site("ash").tls, authority=tls.authority)
+        found = greet(address, stranger, NOW, speaks_http=False)
+        assert "does not take this site's certificate" in found.problem
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("certificate is not yet valid", "is not valid yet, and this machine's clock says 2026"),
+        ("certificate has expired", "has expired, and this machine's clock says 2026"),
+        ("Hostname mismatch, certificate is not valid for 'vm'.", "for another name or address"),
+        ("IP address mismatch, certificate is not valid for '10.0.0.1'.", "another name"),
+        ("unable to get local issuer certificate", "another authority"),
+        ("self-signed certificate in certificate chain", "another authority"),
+    ],
+)
+def test_what_openssl_says_of_a_certificate_is_put_into_words(said: str, told: str) -> None:
+    found = of_certificate(said, "hub:9092", datetime(2026, 11, 27, tzinfo=UTC))
+    assert told in found.problem
+    assert found.remedy
+
+
+def test_a_proxy_is_not_gone_around(monkeypatch: pytest.MonkeyPatch, own: Consortium) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    for found in (
+        knock("hub.example:1"),
+        greet("hub.example:1", own.site("ash").tls, NOW, speaks_http=True),
+    ):
+        assert not found.tried
+        assert "https_proxy" in found.problem
+
+
+def test_lengths_of_time_are_written_as_people_do() -> None:
+    assert [in_words(s) for s in (4, 90, 600, 3600, 80_000, 1e6)] == [
+        "4 s",
+        "90 s",
+        "10 min",
+        "1 h",
+        "22.2 h",
+        "11.6 days",
+    ]
+    assert not of_clock(5.0).problem
+    assert of_clock(5.5).problem
