@@ -9,7 +9,7 @@ import typer
 
 from hortus import __version__
 from hortus.cli import attack as attacks
-from hortus.cli import budget, consortium, inspect, operate, status, train, watch
+from hortus.cli import budget, check, consortium, inspect, operate, status, train, watch
 from hortus.cli import plan as plans
 from hortus.cli.display import echo
 from hortus.cli.errors import ReportingGroup
@@ -36,6 +36,7 @@ app.command()(operate.approve)
 app.command()(operate.server)
 app.command()(operate.client)
 app.command()(status.status)
+app.command()(check.check)
 app.command()(watch.dashboard)
 inspect.audit.command()(attacks.attack)
 app.add_typer(inspect.audit)

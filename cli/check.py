@@ -1,0 +1,89 @@
+"""`hortus check`: what may keep a party from a run, one line each."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from hortus.cli.display import echo_json, terminal
+from hortus.protocol.checks import Check, Verdict
+from hortus.protocol.consortium import ServerFiles, SiteFiles, open_party
+from hortus.protocol.plan import Plan
+from hortus.protocol.plan_file import load_plan
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_STYLES = {
+    Verdict.OK: "green",
+    Verdict.WARNING: "yellow",
+    Verdict.PROBLEM: "bold red",
+    Verdict.UNTRIED: "dim",
+}
+_FOUND = 1
+
+
+def check(
+    directory: Annotated[Path, typer.Argument(help="A site's folder, or the server's.")],
+    plan: Annotated[
+        Path | None,
+        typer.Argument(help="A plan to hold a site against. Default: those that it has kept."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False,
+) -> None:
+    """Look for what may keep a site, or the server, from a run: a line for each thing, with a remedy.
+
+    Keys, certificates, cards, roster, disk, limits; at a site also the way to the server (name, port, TLS,
+    clock), model, records, policy and budget. It ends with 1 where there is a problem. Nothing of it leaves this
+    machine but the beginnings of connections to the server.
+    """
+    loaded = None if plan is None else load_plan(plan)  # before what takes seconds to import
+    console = terminal()
+    found = []
+    for line in _lines(open_party(directory), loaded, plan):
+        found.append(line)
+        if not as_json:
+            _show(console, line)
+    if as_json:
+        echo_json([asdict(line) for line in found])
+    problems = sum(line.verdict is Verdict.PROBLEM for line in found)
+    if not as_json:
+        warnings = sum(line.verdict is Verdict.WARNING for line in found)
+        console.print(f"{len(found)} checks, {problems} problems, {warnings} warnings")
+    if problems:
+        raise typer.Exit(_FOUND)
+
+
+def _lines(files: SiteFiles | ServerFiles, plan: Plan | None, path: Path | None) -> Iterator[Check]:
+    now = datetime.now(UTC)
+    if isinstance(files, ServerFiles):
+        from hortus.protocol.checks import check_server
+
+        yield from check_server(files, now)
+        if plan is not None and path is not None:
+            from hortus.simulation.plan_checks import check_plan_at_server
+
+            yield check_plan_at_server(plan, path)
+        return
+
+    from hortus.client.checks import check_site
+    from hortus.simulation.plan_checks import check_kept_plans, check_plan_at_site
+
+    yield from check_site(files, now)
+    if plan is not None and path is not None:
+        yield from check_plan_at_site(files, plan, path)
+    else:
+        yield from check_kept_plans(files)
+
+
+def _show(console: "Console", line: Check) -> None:
+    console.print(
+        Text.assemble((f"{line.verdict:9} ", _STYLES[line.verdict]), f"{line.what}: {line.said}"),
+        soft_wrap=True,
+    )
+    if line.remedy:
+        console.print(Text(f"          → {line.remedy}", style="italic"), soft_wrap=True)
