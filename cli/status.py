@@ -95,10 +95,10 @@ def _show_run(console: Console, told: dict[str, Any]) -> None:
     console.print(f"rounds  {told['rounds_finished']} of {told['rounds_planned']}")
     if (attendance := told["attendance"]) is not None:
         console.print(f"now     {attendance['now']}")
-        sites = Table("site", "is", box=None)
+        present = Table("site", "is", box=None)
         for name, line in attendance["sites"].items():
-            sites.add_row(name, line["state"])
-        console.print(sites)
+            present.add_row(name, line["state"])
+        console.print(present)
     rounds = Table("round", "sites", "attempts", "ε claimed", box=None)
     for line in told["rounds"]:
         sites = ", ".join(line["sites"])

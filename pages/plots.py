@@ -1,6 +1,7 @@
 """Line plots: in a page's own colours, light, dark and on paper, or as a file of their own."""
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from cycler import cycler
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter
 
 from hortus.pages.templates import templates
 from hortus.protocol.errors import UsageError
@@ -47,6 +48,8 @@ _STYLE = {
 }
 # More points than these run into one another.
 _MARKED_POINTS = 40
+# Between the y axis and the first point, as a share of the width.
+_MARGIN = 0.025
 # What an `id` is in matplotlib's SVG, and what refers to one.
 _SVG_NAME = re.compile(r'(?<= id=")|(?<=href="#)|(?<=url\(#)')
 _SVG_STYLE_SHEET = re.compile(r"<style[^>]*>.*?</style>", re.DOTALL)
@@ -144,22 +147,53 @@ def together(names: Sequence[str]) -> str:
 
 
 def _figure(plot: Plot) -> Figure:
-    figure = Figure(figsize=(5.4, 3.0), layout="constrained")
+    figure = Figure(figsize=(4.6, 2.8), layout="constrained")
     axes = figure.add_subplot()
     _draw_curves(axes, plot)
     if not any(plot.curves.values()):
         axes.text(0.5, 0.5, plot.remark, ha="center", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
     elif plot.logarithmic is None:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylim(bottom=0)
-        if plot.last is not None:
-            axes.set_xlim(1, max(plot.last, 2))
+        _scale(axes, plot)
     else:
-        axes.set(xscale="log", yscale="log", xlim=(plot.logarithmic, 1), ylim=(plot.logarithmic, 1))
+        _scale_shares(axes, plot.logarithmic)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(fontsize="small")
     return figure
+
+
+def _scale(axes: Axes, plot: Plot) -> None:
+    """Gives linear axes: whole numbers over x, and a y axis from 0 to a tick above all that is shown."""
+    ends = [x for points in plot.curves.values() for x, _ in points]
+    first, last = min(ends), max(*ends, plot.last or 0.0, 2.0)
+    margin = _MARGIN * (last - first)
+    axes.set_xlim(first - margin, last + margin)
+    axes.set_xticks(round_ticks(math.ceil(first), math.floor(last)))
+    values = [y for points in plot.curves.values() for _, y in points if math.isfinite(y)]
+    highest = max([*values, *plot.levels.values()], default=0.0) or 1.0
+    ticks = MaxNLocator(nbins=5).tick_values(0.0, highest)
+    above = next((tick for tick in ticks if tick >= highest), highest)
+    axes.set_yticks([tick for tick in ticks if 0 <= tick <= above])
+    axes.set_ylim(0, above)
+
+
+def _scale_shares(axes: Axes, smallest: float) -> None:
+    """Gives logarithmic axes of shares, with ticks in per cent."""
+    axes.set(xscale="log", yscale="log", xlim=(smallest, 1), ylim=(smallest, 1))
+    ticks = [10.0**power for power in range(math.ceil(math.log10(smallest)), 1)]
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_major_formatter(FixedFormatter([f"{100 * tick:g} %" for tick in ticks]))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def round_ticks(first: int, last: int, most: int = 12) -> list[int]:
+    """Returns whole numbers from the first to the last, evenly apart: all of them, or 1, 5, 10, 15."""
+    span = max(last - first, 1)
+    sizes = (unit * 10**power for power in range(10) for unit in (1, 2, 5))
+    step = next(size for size in sizes if span / size < most)
+    multiples = [n for n in range(first, last + 1) if n % step == 0]
+    return multiples if multiples and multiples[0] == first else [first, *multiples]
 
 
 def _draw_curves(axes: Axes, plot: Plot) -> None:

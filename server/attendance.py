@@ -272,6 +272,11 @@ def is_attended(directory: Path) -> bool:
     return is_held(directory / _LOCK)
 
 
+def has_attendance(directory: Path) -> bool:
+    """Whether a server was ever at work in a run's folder."""
+    return (directory / _LOCK).exists()
+
+
 def read_attendance(directory: Path) -> Attendance | None:
     """Returns what was written last; None where nothing was, or nothing that is read."""
     try:

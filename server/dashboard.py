@@ -13,7 +13,6 @@ import secrets
 import shlex
 import socket
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -34,6 +33,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hortus.pages.plots import Plot, describe, svg
 from hortus.pages.templates import percent, templates
 from hortus.protocol.errors import HortusError
+from hortus.server.attendance import at
 from hortus.server.run_view import (
     RunView,
     State,
@@ -310,12 +310,14 @@ def _render(environment: Environment, view: RunView) -> Shown:
     accuracy, epsilon = (_drawn(plot(view, planned)) for plot in (accuracy_plot, epsilon_plot))
     parts = {
         "plots": run.plots(view, accuracy, epsilon),
-        "changed": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(view.changed)),
+        "changed": at(view.changed),
         "site-rows": run.site_rows(view),
-        "departure-rows": run.departure_rows(view),
+        "away-rows": run.away_rows(view),
         "round-rows": run.round_rows(view, newest_first=True),
     }
-    parts |= {name: getattr(run, name)(view) for name in ("state", "lead", "failure", "tiles")}
+    parts |= {
+        name: getattr(run, name)(view) for name in ("state", "lead", "now", "failure", "tiles")
+    }
     title = f"{len(view.rounds)}/{planned} {view.contract.name}, Hortus"
     return Shown(
         view, title, _news(view), {name: str(part).strip() for name, part in parts.items()}
@@ -329,6 +331,8 @@ def _drawn(plot: Plot) -> tuple[Markup, str]:
 def _news(view: RunView) -> str:
     if view.state is State.STOPPED:
         return f"The run has stopped. {view.failure}"
+    if view.state is State.SILENT:
+        return "No server is at work on the run."
     if view.last is None:
         return "The run waits for its sites."
     done = f"{view.last.round + 1} of {view.contract.training.rounds} rounds are done."

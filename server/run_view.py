@@ -10,9 +10,20 @@ from hortus.privacy.spending import Spending, finite, read_spending
 from hortus.protocol.consortium import Consortium
 from hortus.protocol.errors import HortusError
 from hortus.protocol.plan import Contract
+from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
+from hortus.server.absences import Absence, absences
+from hortus.server.attendance import (
+    ATTENDANCE,
+    Attendance,
+    Said,
+    Seen,
+    has_attendance,
+    is_attended,
+    read_attendance,
+)
 from hortus.server.failure import FAILURE, read_failure
-from hortus.server.run_records import Departure, RoundRecord, read_contract, read_run
+from hortus.server.run_records import RoundRecord, read_contract, read_run
 
 
 class State(StrEnum):
@@ -22,6 +33,7 @@ class State(StrEnum):
     RUNNING = "running"
     FINISHED = "finished"
     STOPPED = "stopped"
+    SILENT = "silent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +47,8 @@ class SiteView:
         budget: What its own policy and the grants in its ledger allow; None where the run's folder does not hold the site.
         charges: Charges in its own ledger; None where the run's folder does not hold it.
         took_part: For each finished round, whether the site was in its last sum.
-        departures: When it refused or left, and why.
+        away: When it refused or was gone, and why.
+        seen: How it is with the site now; None where no server is at work that could tell.
     """
 
     name: str
@@ -44,7 +57,24 @@ class SiteView:
     budget: Budget | None
     charges: int | None
     took_part: tuple[bool, ...]
-    departures: tuple[Departure, ...]
+    away: tuple[Absence, ...]
+    seen: Seen | None
+
+    @property
+    def standing(self) -> str:
+        """How it is with the site, in some words; empty where nothing is to be said."""
+        if self.seen is not None:
+            return self.seen.in_words
+        if self.away and self.away[-1].back is None:
+            return f"away since round {self.away[-1].since}"
+        return ""
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether something is wrong with it."""
+        if self.seen is not None:
+            return self.seen.is_down or self.seen.said in (Said.NO, Said.INVALID)
+        return bool(self.standing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +85,27 @@ class RunView:
         directory: Its folder.
         contract: What is trained.
         rounds: Finished rounds.
-        departures: Who refused or left.
+        absences: Who refused or was gone, and whether they came back.
         sites: Every site that is known here, by name.
+        attendance: What the server does now; None where none is at work.
+        planned: The ε that the plan was made for; None where it names none.
         simulated: Whether the folder holds the sites: ε is then their own ledgers', else the
             server's claim.
         state: How far it has come.
-        failure: Why it stopped; empty otherwise.
+        failure: Why it stopped; None otherwise.
         changed: When the run last changed, seconds since the epoch.
     """
 
     directory: Path
     contract: Contract
     rounds: tuple[RoundRecord, ...]
-    departures: tuple[Departure, ...]
+    absences: tuple[Absence, ...]
     sites: tuple[SiteView, ...]
+    attendance: Attendance | None
+    planned: float | None
     simulated: bool
     state: State
-    failure: str
+    failure: HortusError | None
     changed: float
 
     @property
@@ -83,6 +117,14 @@ class RunView:
     def last(self) -> RoundRecord | None:
         """The last finished round."""
         return self.rounds[-1] if self.rounds else None
+
+    @property
+    def progress(self) -> float:
+        """Share of the plan's rounds that is done; the sums of the round under way count as well."""
+        done, now = float(len(self.rounds)), self.attendance
+        if now is not None and now.steps and now.round == len(self.rounds) + 1:
+            done += max(0, now.step - 1) / now.steps
+        return min(1.0, done / self.contract.training.rounds)
 
     @property
     def sums(self) -> int:
@@ -113,10 +155,13 @@ def read_view(directory: Path) -> RunView:
     contract = read_contract(directory)
     rows = read_run(directory)
     virtual = _virtual_sites(directory, rows.run)
+    attendance = read_attendance(directory) if is_attended(directory) else None
+    seen = attendance.sites if attendance else {}
+    away = absences(rows.departures, rows.rounds)
     names = {site for record in rows.rounds for site in record.sites}
-    names |= {departure.site for departure in rows.departures} | set(virtual)
+    names |= {absence.site for absence in away} | set(virtual) | set(seen)
     sites = tuple(
-        _site(name, contract, rows.rounds, rows.departures, virtual.get(name))
+        _site(name, contract, rows.rounds, away, seen.get(name), virtual.get(name))
         for name in sorted(names)
     )
     failure = read_failure(directory)
@@ -124,18 +169,20 @@ def read_view(directory: Path) -> RunView:
         directory=directory,
         contract=contract,
         rounds=rows.rounds,
-        departures=rows.departures,
+        absences=away,
         sites=sites,
+        attendance=attendance,
+        planned=_planned(directory),
         simulated=bool(virtual),
         state=_state(directory, contract, rows.rounds, failure),
-        failure=str(failure or ""),
+        failure=failure,
         changed=max(_modified(path) for path in _followed(directory)[:2]),
     )
 
 
 def signature(directory: Path) -> tuple[tuple[int, int], ...]:
     """Returns what changes whenever something in a run's folder that a view shows has changed."""
-    return tuple(_stat(path) for path in _followed(directory))
+    return (*(_stat(path) for path in _followed(directory)), (int(is_attended(directory)), 0))
 
 
 def accuracy_plot(view: RunView, last: int | None = None) -> Plot:
@@ -169,6 +216,8 @@ def epsilon_plot(view: RunView, last: int | None = None) -> Plot:
     curves = {together(names): points for points, names in alike.items() if points}
     budgets = {site.budget.epsilon for site in view.sites if site.budget is not None}
     levels = {f"budget {epsilon:.4g}": epsilon for epsilon in sorted(budgets)}
+    if view.planned is not None and view.planned not in budgets:
+        levels[f"plan {view.planned:.4g}"] = view.planned
     quantity = "ε spent" if view.simulated else "ε claimed"
     return Plot("epsilon", quantity, curves, levels, "No site has released anything.", last=last)
 
@@ -191,16 +240,17 @@ def _site(
     name: str,
     contract: Contract,
     rounds: Sequence[RoundRecord],
-    departures: Sequence[Departure],
+    absent: Sequence[Absence],
+    seen: Seen | None,
     virtual: tuple[Spending, Budget] | None,
 ) -> SiteView:
     took_part = tuple(name in record.sites for record in rounds)
-    left = tuple(departure for departure in departures if departure.site == name)
+    away = tuple(absence for absence in absent if absence.site == name)
     if virtual is not None:
         spending, budget = virtual
         points = tuple((number + 1, value) for number, value in spending.after_round.items())
         spent = finite(spending.epsilon)
-        return SiteView(name, points, spent, budget, spending.charges, took_part, left)
+        return SiteView(name, points, spent, budget, spending.charges, took_part, away, seen)
     claims = tuple(
         (record.round + 1, record.epsilon)
         for record, present in zip(rounds, took_part, strict=True)
@@ -208,7 +258,7 @@ def _site(
     )
     claimed = claims[-1][1] if claims else 0.0
     private = contract.privacy.noise_multiplier is not None
-    return SiteView(name, claims, claimed if private else None, None, None, took_part, left)
+    return SiteView(name, claims, claimed if private else None, None, None, took_part, away, seen)
 
 
 def _state(
@@ -221,7 +271,17 @@ def _state(
         return State.FINISHED
     if failure is not None:
         return State.STOPPED
+    if has_attendance(directory) and not is_attended(directory):
+        return State.SILENT
     return State.RUNNING if rounds else State.WAITING
+
+
+def _planned(directory: Path) -> float | None:
+    """The ε of the plan's own file; its contract has the noise that follows instead."""
+    try:
+        return load_plan(directory / "plan.yaml").privacy.epsilon
+    except HortusError:
+        return None
 
 
 def _followed(directory: Path) -> list[Path]:
@@ -229,7 +289,7 @@ def _followed(directory: Path) -> list[Path]:
     ledgers = sorted((directory / "consortium" / "sites").glob("*/ledger.sqlite"))
     databases = [directory / "run.sqlite", *ledgers]
     logged = [path for base in databases for path in (base, base.with_name(f"{base.name}-wal"))]
-    return [*logged, directory / FAILURE, directory / "adapter"]
+    return [*logged, directory / FAILURE, directory / ATTENDANCE, directory / "adapter"]
 
 
 def _stat(path: Path) -> tuple[int, int]:

@@ -41,7 +41,7 @@ def read_all(paths: Iterable[Path], needed: Sequence[str]) -> dict[Path, Rows]:
     Raises:
         UsageError: One cannot be read, lacks a column that is needed, or holds no record.
     """
-    tables = {path: list(read_rows(path, needed)) for path in paths}
+    tables: dict[Path, Rows] = {path: list(read_rows(path, needed)) for path in paths}
     for path, rows in tables.items():
         if not rows:
             raise UsageError("there are no records in it", where=str(path))

@@ -61,7 +61,13 @@ def test_the_page_shows_the_run(tmp_path: Path) -> None:
     store = make_store(tmp_path, contract, 2)
     release(make_consortium(tmp_path), "ash", contract, store.run, (0, 1))
     page = reader(tmp_path).get("/").text
-    for shown in ("tiny", "75.0 %", contract.digest(), "dogwood", "Nobody has refused or left."):
+    for shown in (
+        "tiny",
+        "75.0 %",
+        contract.digest(),
+        "dogwood",
+        "Nobody has refused or been away.",
+    ):
         assert shown in page
     assert page.count("<svg xmlns") == 2
 
@@ -132,7 +138,7 @@ def test_what_sites_say_stays_text(tmp_path: Path) -> None:
     for text in (watcher.page(), *watcher.shown().parts.values()):
         assert "<script>" not in text
         assert "<img" not in text
-    assert "&lt;script&gt;" in watcher.shown().parts["departure-rows"]
+    assert "&lt;script&gt;" in watcher.shown().parts["away-rows"]
 
 
 def test_a_view_is_made_once_for_all_who_look(tmp_path: Path) -> None:
@@ -171,7 +177,7 @@ def test_the_program_follows_a_run_and_ends_when_told_to(tmp_path: Path) -> None
         assert told["said"] == "1 of 3 rounds are done. Accuracy 50.0 %."
         assert told["title"].startswith("1/3 ")
         store.note_departure(Departure(1, "cedar", "its budget is spent"))
-        assert "its budget is spent" in next_view(lines)["parts"]["departure-rows"]
+        assert "its budget is spent" in next_view(lines)["parts"]["away-rows"]
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
 

@@ -173,7 +173,7 @@ def test_tab_reaches_every_control_in_order_and_shows_where_it_is(page: Page) ->
         name, visible = page.run(FOCUSED)
         reached.append(name)
         assert visible, name
-    assert reached == ["skip", "pause", "sites", "departures", "rounds"]
+    assert reached == ["skip", "pause", "sites", "away", "rounds"]
     reachable = page.run("[...document.querySelectorAll('a, button, [tabindex=\"0\"]')].length")
     assert reachable == len(reached), "and there is no other"
 

@@ -108,7 +108,7 @@ def test_its_state_is_that_of_the_folder(tmp_path: Path) -> None:
     assert view.state is State.RUNNING
     write_failure(tmp_path, CohortTooSmall("2 sites would take part", remedy="Wait."))
     view = read_view(tmp_path)
-    assert (view.state, view.failure) == (State.STOPPED, "2 sites would take part — Wait.")
+    assert (view.state, str(view.failure)) == (State.STOPPED, "2 sites would take part — Wait.")
     store.commit(make_round(1), {})
     (tmp_path / "adapter").mkdir()
     view = read_view(tmp_path)

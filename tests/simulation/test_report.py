@@ -119,16 +119,18 @@ def test_tables_say_what_store_ledgers_and_policies_say(
     run, _, page = plain
     first, last = spent(run.consortium, "ash")
     assert page.table("As the server saw")[1:] == [
-        ["1", "50.0 %", "40.0 %", "4", "1 / 2", "1.000"],
-        ["2", "75.0 %", "70.0 %", "4", "1 / 2", "2.000"],
+        ["1", "50.0 %", "40.0 %", "4", "1.000", "2 for 1"],
+        ["2", "75.0 %", "70.0 %", "4", "2.000", "2 for 1"],
     ]
     assert page.table("From each site’s own")[1:] == [
-        ["ash", "2 of 2", f"{last:.3f}", share(last), "7.25 at δ = 0.001", "2", "–"],
-        ["birch", "2 of 2", f"{last:.3f}", share(last), "7.25 at δ = 0.001", "2", "–"],
-        ["cedar", "2 of 2", f"{first:.3f}", share(first), "7.25 at δ = 0.001", "1", "2"],
-        ["dogwood", "2 of 2", "0.000", "0 %", "7.25 at δ = 0.001", "0", "–"],
+        ["ash", "–", "2 of 2", f"{last:.3f}", share(last), "7.25 at δ = 0.001", "2"],
+        ["birch", "–", "2 of 2", f"{last:.3f}", share(last), "7.25 at δ = 0.001", "2"],
+        ["cedar", "–", "2 of 2", f"{first:.3f}", share(first), "7.25 at δ = 0.001", "1"],
+        ["dogwood", "–", "2 of 2", "0.000", "0 %", "7.25 at δ = 0.001", "0"],
     ]
-    assert page.table("Sites that refused")[1:] == [["2", "cedar", "its budget is spent"]]
+    assert page.table("Sites that refused")[1:] == [
+        ["cedar", "2", "its budget is spent", "came back in round 2"]
+    ]
     assert "seconds" not in page.text, "records decide them, and reports are passed on"
     exact = dict(row for row in page.table("What exactly") if len(row) == 2)
     assert exact["contract digest"] == run.contract.digest()
@@ -146,7 +148,7 @@ def test_entries_of_other_runs_count_as_spent_but_are_not_drawn(make_run: RunMak
     run, plan = make_run()
     release(run.consortium, "dogwood", run.contract, "f" * 32, range(2))
     _, page = _written(run, plan)
-    assert page.table("From each site’s own")[4][2] == f"{spent(run.consortium, 'dogwood')[-1]:.3f}"
+    assert page.table("From each site’s own")[4][3] == f"{spent(run.consortium, 'dogwood')[-1]:.3f}"
     assert "dogwood" not in str(page.plots)
 
 
@@ -173,7 +175,7 @@ def test_hostile_names_stay_text(make_run: RunMaker) -> None:
     assert not {"script", "img"} & {tag for tag, _ in page.elements}
     assert "<script" not in text
     assert not any(name.startswith("on") for _, a in page.elements for name in a)
-    assert page.table("Sites that refused")[1][-1] == HOSTILE
+    assert page.table("Sites that refused")[1][2] == HOSTILE
     assert f"best single site alone ({HOSTILE})" in page.text
 
 
@@ -194,8 +196,8 @@ def test_comparison_has_every_model(make_run: RunMaker) -> None:
 def test_without_noise_there_is_no_bound(make_run: RunMaker) -> None:
     run, plan = make_run("unsafe_none")
     _, page = _written(run, plan)
-    assert [row[5] for row in page.table("As the server saw")[1:]] == ["no bound", "no bound"]
-    bounds = {row[0]: row[2] for row in page.table("From each site’s own")[1:]}
+    assert [row[4] for row in page.table("As the server saw")[1:]] == ["no bound", "no bound"]
+    bounds = {row[0]: row[3] for row in page.table("From each site’s own")[1:]}
     assert bounds["ash"] == "no bound"
     assert bounds["dogwood"] == "0.000"
     assert "No noise, so no bound" in page.text
