@@ -43,8 +43,10 @@ def test_a_policy_reads_back(tmp_path: Path) -> None:
             "budget: {epsilon: 0, delta: 1}\nmin_cohort: 1",
             [
                 "budget.epsilon: 0 → should be greater than 0",
-                "budget.delta: 1 → δ is the chance that the promise fails altogether: 1 is more than "
-                "0.01, the most allowed; choose it well below 1 / the number of units",
+                (
+                    "budget.delta: 1 → δ is the chance that the promise fails altogether: 1 is more than "
+                    "0.01, the most allowed; choose it well below 1 / the number of units"
+                ),
                 "min_cohort: 1 → should be greater than or equal to 2",
             ],
         ),
