@@ -128,9 +128,12 @@ class Optimizer(Schema):
     """An optimiser of `torch.optim`."""
 
     name: Literal["SGD", "Adam", "AdamW", "Adagrad", "RMSprop"] = Field(
-        "SGD", description="Class in `torch.optim`."
+        description="Class in `torch.optim`."
     )
-    learning_rate: Positive = Field(1.0, description="Its `lr`.")
+    learning_rate: Positive = Field(
+        default_factory=lambda fields: 1.0 if fields.get("name") == "SGD" else 0.02,
+        description="Its `lr`. Default: 1 for SGD, else 0.02.",
+    )
     options: dict[str, Scalar | tuple[Finite, ...]] = Field(
         default_factory=dict, description="Its other keyword arguments, such as `momentum`."
     )
@@ -154,9 +157,12 @@ class Training(Schema):
         "site takes the round's steps alone and sends how far it moved (noise `local` only).",
     )
     server_optimizer: Optimizer = Field(
-        default_factory=Optimizer,
+        default_factory=lambda fields: Optimizer(
+            name="SGD" if fields.get("update") is Update.DELTA else "Adam"
+        ),
         description="What the server does with the mean: SGD with rate 1 is FedAvg, with momentum "
-        "FedAvgM, Adam is FedAdam (Reddi et al. 2021).",
+        "FedAvgM, Adam is FedAdam (Reddi et al. 2021). Default: Adam for gradients, whose noise it "
+        "averages out, and SGD for `update: delta`.",
     )
     local_optimizer: Optimizer | None = Field(
         None, description="What a site steps with when `update: delta`."

@@ -37,4 +37,25 @@ def test_options_that_the_optimizer_does_not_take_are_found_before_training(
     options: dict[str, bool | float],
 ) -> None:
     with pytest.raises(UsageError, match=r"^training.local_optimizer.options: torch.optim.SGD"):
-        check_optimizer(Optimizer(options=options), "training.local_optimizer")
+        check_optimizer(Optimizer(name="SGD", options=options), "training.local_optimizer")
+
+
+@pytest.mark.parametrize(
+    ("training", "name", "rate"),
+    [
+        ({}, "Adam", 0.02),
+        ({"server_optimizer": {"name": "SGD"}}, "SGD", 1.0),
+        ({"server_optimizer": {"name": "Adagrad"}}, "Adagrad", 0.02),
+        ({"update": "delta", "local_optimizer": {"name": "SGD"}}, "SGD", 1.0),
+    ],
+)
+def test_the_default_steps_suit_what_is_summed(
+    plan: Plan, training: dict[str, object], name: str, rate: float
+) -> None:
+    fields = plan.model_dump(exclude_unset=True)
+    fields["training"] = {
+        key: value for key, value in fields["training"].items() if "optimizer" not in key
+    } | training
+    fields["privacy"] = fields["privacy"] | {"noise": "local"}
+    optimizer = Plan.model_validate(fields).training.server_optimizer
+    assert (optimizer.name, optimizer.learning_rate) == (name, rate)
