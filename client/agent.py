@@ -282,8 +282,10 @@ class SiteAgent:
     def _prepare(self, contract: Contract) -> Prepared:
         """Computes all that a plan needs; in the background, where somebody watches."""
         site = self._site
+        logger.info("prepares for %s: checks the base model", contract.name)
         check_model(contract, site.model_digest(contract))
         workbench = self._workbench(contract)
+        logger.info("prepares for %s: reads and encodes its records", contract.name)
         return Prepared(workbench, *self._encode(contract, workbench))
 
     def _encode(

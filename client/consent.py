@@ -126,4 +126,4 @@ def check_descriptor(
             where="cohort",
         )
     if descriptor.first_round >= contract.training.rounds:
-        raise Refused(f"the plan has no round {descriptor.first_round}", where="first_round")
+        raise Refused(f"the plan has no round {descriptor.first_round + 1}", where="first_round")

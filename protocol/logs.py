@@ -56,7 +56,11 @@ class _StandardError(logging.StreamHandler[TextIO]):
 
 
 def clean_early_logging() -> None:
-    """Gives the same form to warnings of a command that keeps no log; Python prints them as they are."""
+    """Gives the same form to warnings of a command that keeps no log; Python prints them as they are.
+
+    That Matplotlib cannot keep its list of fonts is no one's concern where a home cannot be written.
+    """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Formatter(Form.TEXT))
 

@@ -4,7 +4,7 @@
     RUN_DIR/plan.yaml          the plan, its labels and paths resolved
     RUN_DIR/run.sqlite         rounds, refusals; the truth about how far the run has come
     RUN_DIR/checkpoints/       adapter and optimiser after each of the last two rounds
-    RUN_DIR/metrics.jsonl      the rounds once more, for other tools
+    RUN_DIR/metrics.jsonl      the rounds once more, from 1, for other tools
 
 A checkpoint is complete on disk before the row that has its SHA-256, so a run killed at any moment goes
 on from a whole round, and never from a checkpoint that has changed since.
@@ -180,7 +180,8 @@ class RunStore:
         return self.directory / "checkpoints" / f"round-{number:05d}.safetensors"
 
     def _export(self) -> None:
-        lines = "".join(json.dumps(asdict(r)) + "\n" for r in self.rounds)
+        told = (asdict(record) | {"round": record.round + 1} for record in self.rounds)
+        lines = "".join(json.dumps(one) + "\n" for one in told)
         write_atomic(self.directory / "metrics.jsonl", lines.encode())
 
     @contextmanager

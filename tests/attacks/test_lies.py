@@ -216,7 +216,7 @@ def test_sites_shown_different_sessions_never_agree_on_keys(
         ({"dimension": 10}, "the session's dimension is 10"),
         ({"scale": 3}, "the session's scale is 3"),
         ({"contract": "0" * 64}, "the session's contract is 0000"),
-        ({"first_round": 2}, "the plan has no round 2"),
+        ({"first_round": 2}, "the plan has no round 3"),
     ],
     ids=lambda value: str(value)[:30],
 )

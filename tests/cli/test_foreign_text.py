@@ -137,6 +137,8 @@ def test_paths_are_shown_as_they_are_by_every_command(write_plan: Any, folder: P
         (0, ("simulate", plan, "--out", run_)),
         (0, ("status", site)),
         (0, ("status", server)),
+        (1, ("check", site, plan)),  # no server listens
+        (0, ("check", run_ / "consortium" / "server")),
         (0, ("status", site, "--json")),
         (0, ("status", run_)),
         (0, ("budget", "show", run_ / "consortium" / "sites" / "ash")),

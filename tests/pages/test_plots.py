@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hortus.pages.plots import Plot, describe, svg, write_plot
+from hortus.pages.plots import Plot, describe, round_ticks, svg, write_plot
 from hortus.pages.templates import bound, percent, power
 from hortus.protocol.errors import UsageError
 
@@ -88,3 +88,35 @@ def test_numbers_are_written_as_people_write_them() -> None:
     ]
     assert (percent(0.8425), percent(None)) == ("84.2 %", "–")
     assert (bound(1.5), bound(None)) == ("1.500", "no bound")
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [
+        (1, 2, [1, 2]),
+        (1, 6, [1, 2, 3, 4, 5, 6]),
+        (1, 12, list(range(1, 13))),
+        (1, 14, [1, 2, 4, 6, 8, 10, 12, 14]),
+        (1, 40, [1, 5, 10, 15, 20, 25, 30, 35, 40]),
+        (1, 1000, [1, *range(100, 1001, 100)]),
+        (10, 30, [10, *range(12, 31, 2)]),
+        (3, 3, [3]),
+    ],
+)
+def test_ticks_are_whole_numbers_the_first_among_them(
+    first: int, last: int, expected: list[int]
+) -> None:
+    assert round_ticks(first, last) == expected
+
+
+def test_a_tick_stands_above_all_that_is_shown_and_no_point_on_an_axis() -> None:
+    rising = Plot("x", "%", {"a": ((1, 41.0), (2, 78.0))}, {"level": 83.0}, last=6)
+    element = svg(rising)
+    assert re.findall(r">(\d+)</text>", element) == [*"123456", "0", "20", "40", "60", "80", "100"]
+
+
+def test_shares_are_told_in_per_cent_and_no_raw_markup_is_drawn() -> None:
+    curve = tuple((10.0**-power, 10.0**-power) for power in (3, 2, 1, 0))
+    element = svg(Plot("roc", "found", {"a": curve}, over="false alarms", logarithmic=1e-3))
+    assert re.findall(r">([\d.]+ %)</text>", element) == ["0.1 %", "1 %", "10 %", "100 %"] * 2
+    assert "mathdefault" not in element

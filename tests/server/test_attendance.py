@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.errors import HortusError
 from hortus.server.attendance import (
     Attendance,
@@ -17,9 +18,21 @@ from hortus.server.attendance import (
     read_attendance,
     watching,
 )
+from hortus.server.machine import SessionMachine
 from hortus.server.news import Reporter, news
+from hortus.server.states import SiteEvent
 
 SITES = ("ash", "birch", "cedar")
+DESCRIPTOR = Descriptor(
+    run="a" * 32,
+    session="b" * 32,
+    contract="c" * 64,
+    cohort=SITES,
+    first_round=0,
+    dimension=8,
+    ring_bits=32,
+    scale=1024,
+)
 NODES = {70: "ash", 71: "birch", 72: "cedar"}
 
 
@@ -181,3 +194,25 @@ def test_a_reporter_logs_what_is_new_once_and_forgets_an_earlier_start(
         reporter.look()
     assert caplog.messages.count("waiting for sites to connect: ash, birch, cedar") == 1
     assert stages == ["waiting for sites to connect: ash, birch, cedar"]
+
+
+def test_what_is_written_never_tells_whose_vector_is_there(
+    tmp_path: Path, book: AttendanceBook
+) -> None:
+    """Between two sums nothing changes, whoever is first: uploads are not noted at all."""
+    machine = SessionMachine(DESCRIPTOR, 3)
+    for event in (SiteEvent.ANNOUNCE, SiteEvent.ENCAPSULATE, SiteEvent.READY):
+        for site in SITES:
+            machine.take(site, event)
+    machine.complete_keys()
+    machine.go(0, 0)
+    book.see(NODES)
+    book.join(SITES, lambda: machine.departures)
+    book.sum(1, 1, 4)
+    before = (tmp_path / "attendance.json").read_bytes()
+    for site in ("birch", "ash"):
+        machine.take(site, SiteEvent.UPLOAD)
+        book.see(NODES)
+        machine.take(site, SiteEvent.LAST_CHUNK)
+        book.see(NODES)
+        assert (tmp_path / "attendance.json").read_bytes() == before

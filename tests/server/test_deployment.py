@@ -120,6 +120,18 @@ def test_a_deployed_run_gives_the_bits_of_the_simulated_one(
     assert saved[0].read_bytes() == saved[1].read_bytes()
     for site in SITES:
         hortus("audit", str(consortium.site(site).directory))
+    spoken = (tmp_path / "run" / "server.log").read_text()
+    for line in (
+        *(f"{site} is connected" for site in SITES),
+        *(f"{site} takes part" for site in SITES),
+        "waiting for sites to connect",
+        "a session begins with ash, birch, cedar",
+        "round 1 begins",
+    ):
+        assert line in spoken
+    agent = (consortium.site(SITES[0]).directory / "logs" / "agent.log").read_text()
+    assert "is connected to the server at" in agent
+    assert "fork_posix" not in agent
     report = (tmp_path / "run" / "report.html").read_text()
     assert all(site in report for site in SITES)
     assert "Nobody has to believe it" in report

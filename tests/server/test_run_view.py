@@ -1,5 +1,6 @@
 """A run as its folder tells it, read beside the server that writes it and without changing it."""
 
+import json
 import math
 import sqlite3
 from contextlib import closing
@@ -21,6 +22,8 @@ from hortus.privacy.entries import EVERY_DATASET, Granted
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.errors import CohortTooSmall, HortusError, UsageError
 from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.plan_file import dump_plan
+from hortus.server.attendance import AttendanceBook, attended
 from hortus.server.failure import read_failure, write_failure
 from hortus.server.run_records import Departure
 from hortus.server.run_view import State, epsilon_plot, read_view, signature
@@ -148,6 +151,42 @@ def test_every_change_that_a_view_shows_changes_the_signature(tmp_path: Path) ->
     assert len(set(seen)) == len(seen)
 
 
+def test_a_server_that_is_at_work_shows_who_is_there_and_one_that_died_does_not(
+    tmp_path: Path,
+) -> None:
+    contract = make_contract(make_plan(rounds=4))
+    store = make_store(tmp_path, contract, 1)
+    store.note_departure(Departure(1, "birch", "its connection was lost"))
+    book = AttendanceBook(tmp_path, SITES, lambda: 1.8e9, dict(enumerate(SITES)))
+    seen = []
+    with attended(tmp_path):
+        for change in (lambda: book.see([0, 1]), lambda: book.see([0]), lambda: book.sum(2, 3, 4)):
+            change()
+            seen.append(signature(tmp_path))
+        view = read_view(tmp_path)
+    ash, birch, cedar, _ = view.sites
+    assert view.state is State.RUNNING
+    assert view.progress == (1 + 2 / 4) / 4, "steps of the round under way count"
+    assert (ash.standing, ash.is_missed) == ("connected", False)
+    assert birch.standing.startswith("down, last heard 2027-01-15")
+    assert (birch.is_missed, cedar.standing) == (True, "not connected yet")
+    seen.append(signature(tmp_path))
+    assert len(set(seen)) == len(seen), "a server's end is a change as well"
+    view = read_view(tmp_path)
+    assert (view.state, view.attendance, view.progress) == (State.SILENT, None, 1 / 4)
+    assert [site.standing for site in view.sites] == ["", "away since round 2", "", ""]
+
+
+def test_the_plans_own_epsilon_is_shown_where_its_file_is_there(tmp_path: Path) -> None:
+    plan = make_plan(rounds=3)
+    make_store(tmp_path, make_contract(plan), 1)
+    assert read_view(tmp_path).planned is None
+    (tmp_path / "plan.yaml").write_bytes(dump_plan(plan))
+    view = read_view(tmp_path)
+    assert view.planned == 50.0
+    assert epsilon_plot(view).levels == {"plan 50": 50.0}
+
+
 def test_rounds_still_in_the_write_ahead_log_are_seen(tmp_path: Path) -> None:
     contract = make_contract(make_plan(rounds=2))
     store = make_store(tmp_path, contract, 1)
@@ -156,6 +195,12 @@ def test_rounds_still_in_the_write_ahead_log_are_seen(tmp_path: Path) -> None:
         store.commit(make_round(1), {})
         assert (tmp_path / "run.sqlite-wal").stat().st_size > 0
         assert len(read_view(tmp_path).rounds) == 2
+
+
+def test_other_tools_read_rounds_from_one(tmp_path: Path) -> None:
+    make_store(tmp_path, make_contract(make_plan(rounds=2)), 2)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in lines] == [1, 2]
 
 
 def test_a_folder_without_a_run_names_those_below_it(tmp_path: Path) -> None:
