@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hortus.cli.display import percent, terminal
@@ -40,6 +39,14 @@ def attack(
     if not 0 < confidence < 1:
         raise UsageError(f"{confidence:g} is not between 0 and 1", where="--confidence")
     loaded = load_plan(plan)  # before what takes seconds to import
+
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     from hortus.simulation.attack import Setting
     from hortus.simulation.attack import attack as run_attack

@@ -13,7 +13,6 @@ import typer
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -117,6 +116,14 @@ class RoundsDisplay:
     def __init__(
         self, console: Console, title: str, rounds: int, finished: Sequence["RoundRecord"] = ()
     ) -> None:
+        from rich.progress import (  # takes a while
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
         self._console, self._title, self._rounds = console, title, rounds
         self._records = [(record, "") for record in finished]
         self._stage = ""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hortus import __version__
+import hortus
 from hortus.cli import attack as attacks
 from hortus.cli import budget, check, consortium, inspect, operate, status, train, watch
 from hortus.cli import plan as plans
@@ -45,7 +45,7 @@ app.add_typer(budget.budget)
 
 def _tell_version(asked: bool) -> None:
     if asked:
-        echo(f"hortus {__version__}")
+        echo(f"hortus {hortus.__version__}")
         raise typer.Exit
 
 
