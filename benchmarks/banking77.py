@@ -39,7 +39,7 @@ def measure(noise: str, epsilon: int | None, seed: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as out:
         plan = variant(noise, epsilon, seed)
         began = time.perf_counter()
-        run = simulate(plan, PLAN.parent, Path(out) / "run", lambda *_: None)
+        run = simulate(plan, PLAN, Path(out) / "run", lambda *_: None)
         seconds = time.perf_counter() - began
         rounds = run.store.rounds
         print({phase: round(spent, 2) for phase, spent in run.timings.items()})

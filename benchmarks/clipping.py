@@ -55,7 +55,7 @@ def measure(rule: str, norm: float, seed: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         demo = load_plan(write_demo_folder(Path(folder)))
         plan = variant(demo, rule, norm, seed)
-        run = simulate(plan, Path(folder), Path(folder) / "run", lambda *_: None)
+        run = simulate(plan, Path(folder) / "plan.yaml", Path(folder) / "run", lambda *_: None)
         metrics = run.store.rounds[-1].metrics
     return {
         "rule": rule,

@@ -61,7 +61,7 @@ def mechanism(plan: Agreement, bits: int) -> Mechanism:
     return Mechanism.design(
         clipping_norm=privacy.clipping_norm,
         noise_multiplier=calibrate_noise_multiplier(
-            privacy.epsilon, privacy.delta, plan.training.sampling_rate, plan.steps
+            privacy.epsilon, privacy.delta, plan.training.sampling_rate, plan.releases
         ),
         dimension=DIMENSION,
         shares=plan.cohort.min_honest,
@@ -123,7 +123,7 @@ def row(plan: Agreement, bits: int, commit: str) -> dict[str, object]:
         "bits": bits,
         "scale": f"2^{math.log2(this.scale):.0f}",
         "more noise": f"{inflation:.3%}",
-        "or epsilon": f"{epsilon({unpaid: plan.steps}, plan.privacy.delta):.3f}",
+        "or epsilon": f"{epsilon({unpaid: plan.releases}, plan.privacy.delta):.3f}",
         "bytes up": sizes[0],
         "ms a site": round(1000 * statistics.median(seconds), 2),
         "error of the mean": round(statistics.mean(errors), 5),

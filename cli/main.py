@@ -9,7 +9,7 @@ import typer
 
 import hortus
 from hortus.cli import attack as attacks
-from hortus.cli import budget, check, consortium, inspect, operate, status, train, watch
+from hortus.cli import budget, check, consortium, export, inspect, operate, status, train, watch
 from hortus.cli import plan as plans
 from hortus.cli.display import echo
 from hortus.cli.errors import ReportingGroup
@@ -37,6 +37,7 @@ app.command()(operate.server)
 app.command()(operate.client)
 app.command()(status.status)
 app.command()(check.check)
+app.command()(export.export)
 app.command()(watch.dashboard)
 inspect.audit.command()(attacks.attack)
 app.add_typer(inspect.audit)

@@ -71,14 +71,19 @@ def server(
         Path | None, typer.Option(help="The run's folder. Default: runs/NAME beside the plan.")
     ] = None,
     log_format: LogFormat = Form.TEXT,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Start over where the folder holds a run: remove that one."),
+    ] = False,
 ) -> None:
     """Serve a plan: wait for the sites, and train until all rounds are done.
 
-    Started again, it goes on after the last finished round.
+    Started again, it resumes after the last secure sum.
     """
     loaded = load_plan(plan)
 
     from hortus.cli.display import RoundsDisplay, absences_table
+    from hortus.cli.export import tell_kept
     from hortus.server.absences import absences
     from hortus.server.operate import run_server
     from hortus.server.report import report_run
@@ -89,7 +94,14 @@ def server(
     configure_logging(folder / "server.log", log_format)
     with RoundsDisplay(console, loaded.name, loaded.training.rounds) as display:
         store = run_server(
-            loaded, plan, files, folder, lambda record: display.add(record, {}), display.say
+            loaded,
+            plan,
+            files,
+            folder,
+            lambda record: display.add(record, {}),
+            display.say,
+            force=force,
+            on_stop=lambda: tell_kept(console, folder, lambda: report_run(folder, loaded)),
         )
     if away := absences(store.departures, store.rounds):
         console.print(absences_table(away))

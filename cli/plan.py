@@ -127,9 +127,8 @@ def _mechanism_table(what: "Prospect") -> Table:
     table.add_row("contract", contract.digest())
     table.add_row("unit", f"one {privacy.unit} of a site, added or removed")
     table.add_row("sampling", f"Poisson, q = {contract.training.sampling_rate:g}")
-    releases = cost.rounds * cost.per_round
     table.add_row(
-        "releases", f"{cost.rounds} rounds × {cost.per_round} private steps = {releases:,}"
+        "releases", f"{cost.rounds} rounds × {cost.per_round} private steps = {cost.steps:,}"
     )
     table.add_row("clipping", _clipping(what))
     if mechanism is not None and cost.event is not None:
@@ -153,6 +152,7 @@ def _mechanism_table(what: "Prospect") -> Table:
         inflation = mechanism.sensitivity / (mechanism.scale * mechanism.clipping_norm) - 1
         table.add_row("rounding", f"{100 * inflation:.3g} % more sensitivity")
         table.add_row("a failed attempt", _attempt(what))
+        table.add_row("spare attempts", _spare(what))
     bits = privacy.ring_bits
     table.add_row("ring scale", f"2^{math.log2(encoding.scale):.0f} units for 1.0, of 2^{bits}")
     up, down = _bytes(bits // 8 * encoding.words), _bytes(4 * encoding.words)
@@ -182,11 +182,26 @@ def _attempt(what: "Prospect") -> str:
     return f"ε + {last:.3g} after the last round; {first:.3g} if nothing else is released"
 
 
+def _spare(what: "Prospect") -> str:
+    cost, delta = what.cost, what.contract.privacy.delta
+    if not cost.spare:
+        return "0: one failed attempt, and the last round may not be paid for"
+    all_used, none_used = cost.epsilon(delta), cost.epsilon_unspared(delta)
+    told = f"{cost.spare}: ε = {none_used:.4g} if none is used, {all_used:.4g} if all are"
+    without, noise = what.unspared_noise, what.contract.privacy.noise_multiplier
+    if without is None or noise is None:
+        return told
+    return f"{told}; {noise / without - 1:.2%} more noise than σ/C = {without:g} without them"
+
+
 def _accountants_table(cost: "PlanCost", forecasts: Sequence["SiteForecast"]) -> Table:
     table = Table(box=None, pad_edge=False, caption_justify="left")
     for name in ("site", "δ", "ε before", "after: PLD", "RDP", "PRV", "budget", "covers"):
         table.add_column(name, justify="left" if name in {"site", "covers"} else "right")
-    table.caption = "ε after the plan is the smaller of PLD and RDP, which are upper bounds; PRV is an estimate."
+    table.caption = (
+        "ε after the plan, with all spare attempts used, is the smaller of PLD and RDP, which are upper "
+        "bounds; PRV is an estimate."
+    )
     for forecast in forecasts:
         budget = forecast.budget
         after = forecast.after
@@ -200,9 +215,16 @@ def _accountants_table(cost: "PlanCost", forecasts: Sequence["SiteForecast"]) ->
             _number(forecast.before),
             *bounds,
             _number(budget.epsilon),
-            Text(f"{forecast.rounds:,} of {cost.rounds:,} rounds", style=colour),
+            Text(_covered(cost, forecast), style=colour),
         )
     return table
+
+
+def _covered(cost: "PlanCost", forecast: "SiteForecast") -> str:
+    rounds = f"{forecast.rounds:,} of {cost.rounds:,} rounds"
+    if not cost.spare or forecast.rounds < cost.rounds:
+        return rounds
+    return f"{rounds}, {forecast.spare:,} of {cost.spare:,} spare attempts"
 
 
 def _bars(budget: "SiteBudget", curve: Sequence[tuple[int, float]]) -> Table:

@@ -48,8 +48,7 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
         "factor": _factor,
     }
     delta = what.contract.privacy.delta
-    steps = what.cost.rounds * what.cost.per_round
-    history = {what.cost.event: steps} if what.cost.event else {}
+    history = {what.cost.event: what.cost.releases} if what.cost.event else {}
     budgets = site_budgets(what, None, None, site) if site else []
     here = min(map(what.cost.forecast, budgets), key=lambda one: one.rounds, default=None)
     text = environment.get_template("plan_in_words.md").render(
@@ -59,6 +58,8 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
         sums=what.contract.sums,
         event=what.cost.event,
         epsilon=what.cost.epsilon(delta),
+        spare=what.cost.spare,
+        unspared=what.cost.epsilon_unspared(delta),
         delta=delta,
         bounds=[(rate, true_positive_bound_of(history, rate)) for rate in _FALSE_POSITIVE_RATES],
         here=here,

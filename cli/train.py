@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hortus.cli.display import RoundsDisplay, absences_table, percent, terminal
+from hortus.cli.export import tell_kept
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import load_plan
 
@@ -21,40 +22,59 @@ PlanFile = Annotated[Path, typer.Argument(help="A plan file with a `simulation` 
 Out = Annotated[
     Path | None, typer.Option(help="Folder of the run. Default: runs/NAME beside the plan.")
 ]
+Force = Annotated[
+    bool, typer.Option("--force", help="Start over where the folder holds a run: remove that one.")
+]
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("runs/demo"),
+    force: Force = False,
 ) -> None:
     """Fine-tune a real transformer at six hospitals and banks, privately, and compare.
 
-    Uses a synthetic corpus made here. Takes a few minutes; started again, it goes on where it was.
+    Uses a synthetic corpus made here. Takes a few minutes; started again, it resumes where it was.
     """
+    from hortus.server.run_folder import claimed
     from hortus.simulation.alone import without_privacy
-    from hortus.simulation.demo import train_each_alone, write_demo_folder
+    from hortus.simulation.demo import forget_alone, train_each_alone, write_demo_folder
     from hortus.simulation.report import report_run
 
     console = terminal()
-    plan_path = write_demo_folder(out)
-    plan = load_plan(plan_path)
-    private = _simulate(console, plan, plan_path, out / "private", "with privacy")
-    open_run = _simulate(
-        console, without_privacy(plan), plan_path, out / "without-privacy", "without privacy"
-    )
-    with console.status("each site alone, without privacy…"):
-        alone = train_each_alone(
-            plan, plan_path.parent, out, lambda site: console.print(_line(site))
+    with claimed(out):
+        plan_path = write_demo_folder(out)
+        plan = load_plan(plan_path)
+        if force:
+            forget_alone(out)
+        private = _simulate(
+            console, plan, plan_path, out / "private", title="with privacy", force=force
         )
-    report = report_run(private, plan, out / "report.html", without_privacy=open_run, alone=alone)
+        open_run = _simulate(
+            console,
+            without_privacy(plan),
+            plan_path,
+            out / "without-privacy",
+            title="without privacy",
+            force=force,
+        )
+        with console.status("each site alone, without privacy…"):
+            alone = train_each_alone(
+                plan, plan_path.parent, out, lambda site: console.print(_line(site))
+            )
+        report = report_run(private.directory, plan, out / "report.html", open_run.directory, alone)
     console.print(_comparison(plan, private, open_run, alone))
     _tell_where(console, private, report)
     console.print(f"Next: change a number in {plan_path} and run: hortus simulate {plan_path}")
 
 
-def simulate(plan: PlanFile, out: Out = None) -> None:
+def simulate(
+    plan: PlanFile,
+    out: Out = None,
+    force: Force = False,
+) -> None:
     """Run a plan with virtual sites on this machine, by the deployment's own code.
 
-    Started again with the same plan and folder, it goes on after the last finished round.
+    Started again with the same plan and folder, it resumes after the last secure sum.
     """
     loaded = load_plan(plan)  # before what takes seconds to import: a slip is answered at once
 
@@ -63,14 +83,17 @@ def simulate(plan: PlanFile, out: Out = None) -> None:
 
     console = terminal()
     folder = out or plan.parent / "runs" / loaded.name
-    run = _simulate(console, loaded, plan, folder, loaded.name)
-    report = report_run(run, loaded, folder / "report.html")
+    run = _simulate(console, loaded, plan, folder, title=loaded.name, force=force)
+    report = report_run(folder, loaded, folder / "report.html")
     if away := absences(run.store.departures, run.store.rounds):
         console.print(absences_table(away))
     _tell_where(console, run, report)
 
 
-def _simulate(console: Console, plan: Plan, path: Path, out: Path, title: str) -> "SimulatedRun":
+def _simulate(
+    console: Console, plan: Plan, path: Path, out: Path, *, title: str, force: bool
+) -> "SimulatedRun":
+    from hortus.simulation.report import report_run
     from hortus.simulation.simulate import simulate
 
     with RoundsDisplay(console, title, plan.training.rounds) as display:
@@ -78,7 +101,10 @@ def _simulate(console: Console, plan: Plan, path: Path, out: Path, title: str) -
         def show(record: "RoundRecord", spent: Mapping[str, float]) -> None:
             display.add(record, spent)
 
-        return simulate(plan, path.resolve().parent, out, show, display.say)
+        def stop() -> None:
+            tell_kept(console, out, lambda: report_run(out, plan, out / "report.html"))
+
+        return simulate(plan, path, out, show, display.say, force=force, on_stop=stop)
 
 
 def _line(alone: "Alone") -> str:

@@ -22,11 +22,11 @@ from hortus.protocol.checks import (
 from hortus.protocol.consortium import SiteConfig, SiteFiles, host_and_port
 from hortus.protocol.errors import UsageError
 from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.locks import is_held
 from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Contract
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.reach import MOST_AHEAD, MOST_BEHIND, greet, in_words, knock, resolve
-from hortus.protocol.succession import is_held
 
 
 def check_site(files: SiteFiles, now: datetime) -> Iterator[Check]:

@@ -68,7 +68,7 @@ def check_ceiling(policy: Policy, contract: Contract, encoding: StepEncoding) ->
         return
     check_dimension(policy.auto_approve, contract, encoding.words)
     assert encoding.event is not None  # noqa: S101 - without privacy nothing is approved by itself
-    cost = epsilon({encoding.event: contract.steps}, policy.budget.delta)
+    cost = epsilon({encoding.event: contract.releases}, policy.budget.delta)
     if cost > policy.auto_approve.max_epsilon:
         raise Refused(
             f"the plan costs ε = {cost:.3f} at δ = {policy.budget.delta:g}, and without having been "

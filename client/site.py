@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from hortus.client.reread import Reread, file_version
 from hortus.client.witness import require
 from hortus.learning.data.records import Records, read_records, read_units, record_bytes
-from hortus.learning.models import model_digest, resolve_model
+from hortus.learning.models import is_relative_model, model_digest, resolve_model
 from hortus.privacy.ledger import Ledger, dataset_fingerprint
 from hortus.privacy.marks import Content
 from hortus.protocol.canonical import canonical_json
@@ -52,12 +52,15 @@ class Site:
     Args:
         directory: The folder that `hortus init site` made, with the server pinned.
         clock: Seconds since the epoch, for ledger entries.
+        model: Where the base model lies, if site.yaml does not say so.
 
     Raises:
         UsageError: A file is missing or wrong; it names the file and the field.
     """
 
-    def __init__(self, directory: Path, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, directory: Path, clock: Callable[[], float], model: Path | None = None
+    ) -> None:
         self.files = SiteFiles(directory)
         self.config = SiteConfig.load(self.files.config)
         self.name = self.config.site
@@ -74,6 +77,7 @@ class Site:
             self.ledger.close()
             raise
         self._readings: dict[tuple[str, str | None], Reread[Dataset]] = {}
+        self._given_model = model
         self._model: tuple[Path, Reread[str]] | None = None
 
     def __enter__(self) -> Self:
@@ -137,8 +141,23 @@ class Site:
             require(self.ledger, anchor)
 
     def model_path(self, plan: Agreement) -> Path:
-        """Returns this site's own copy of the base model."""
-        return resolve_model(self.config.model or plan.model, self.files.directory)
+        """Returns this site's own copy of the base model.
+
+        It is where site.yaml says; else where it was when the operator approved the plan; else where the
+        plan says.
+        """
+        if self.config.model is None and self._given_model is not None:
+            return self._given_model
+        approved = self._approved_model(plan) if self.config.model is None else None
+        return resolve_model(self.config.model or approved or plan.model, self.files.directory)
+
+    def _approved_model(self, plan: Agreement) -> str | None:
+        if not isinstance(plan, Contract):
+            return None
+        try:
+            return self.files.approved_model(plan.digest()).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
 
     def model_digest(self, plan: Agreement) -> str:
         """Returns the hash of that copy as it is on disk now; computed when its files change."""
@@ -230,6 +249,12 @@ def keep_contract(files: SiteFiles, contract: Contract) -> None:
     path = _contract_file(files, contract.digest())
     if not path.exists():
         write_atomic(path, canonical_json(contract.model_dump(mode="json")))
+
+
+def keep_model(files: SiteFiles, contract: Contract, model: Path) -> None:
+    """Notes where the base model of an approved plan lies: the plan names it from its own folder."""
+    if is_relative_model(contract.model):
+        write_atomic(files.approved_model(contract.digest()), str(model.resolve()).encode())
 
 
 def _contract_file(files: SiteFiles, plan: str) -> Path:

@@ -9,9 +9,9 @@ from hortus.client.connection import read_connection
 from hortus.privacy.entries import Charged
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.consortium import SiteConfig, SiteFiles
+from hortus.protocol.locks import is_held
 from hortus.protocol.names import SERVER
 from hortus.protocol.standing import iso_time, party_standing
-from hortus.protocol.succession import is_held
 
 _ROUNDS_SHOWN = 5
 

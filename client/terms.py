@@ -11,6 +11,7 @@ from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.entries import Added, Charge
 from hortus.privacy.ledger import Ledger
 from hortus.privacy.masks import StepView
+from hortus.protocol.answer import BUDGET_SPENT
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.policy import Budget
 
@@ -67,7 +68,7 @@ class Account:
         if level is None:
             return ""
         return (
-            f"its budget is spent: one more step would bring {level.name} to ε = "
+            f"{BUDGET_SPENT}: one more step would bring {level.name} to ε = "
             f"{level.epsilon:.3f} of {level.limit:g} (δ = {self.budget.delta:g})"
         )
 

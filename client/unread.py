@@ -163,6 +163,7 @@ FREE: Mapping[str, str] = MappingProxyType(
         "training.local_optimizer.learning_rate": _NO_HARM,
         "privacy.unit": "policy.yaml: budget.unit is the only one taken",
         "privacy.epsilon": "a contract has none: it states its noise",
+        "privacy.spare_attempts": _IN_EPSILON,
         "privacy.delta": "this site computes every ε at its own δ",
         "privacy.clipping_norm": _IN_EPSILON,
         "privacy.clipping.rule": _IN_EPSILON,

@@ -63,6 +63,11 @@ def resolve_model(spec: str, base: Path) -> Path:
     return path
 
 
+def is_relative_model(spec: str) -> bool:
+    """Whether a plan's base model is a folder that is found from the plan's own."""
+    return not spec.startswith("package:") and not Path(spec).is_absolute()
+
+
 def model_digest(path: Path) -> str:
     """Returns the SHA-256 over names and contents of all files in a model's folder.
 

@@ -39,6 +39,7 @@ from hortus.privacy.events import GaussianEvent
 from hortus.privacy.ledger_schema import prepare
 from hortus.privacy.lineages import Placement
 from hortus.privacy.marks import Content, Marks, Stay
+from hortus.protocol.databases import remedy_for
 from hortus.protocol.errors import HortusError, Refused, UsageError
 from hortus.protocol.faults import Fault, reach
 from hortus.protocol.files import sync_directory
@@ -612,13 +613,8 @@ def explained(path: Path) -> Iterator[None]:
             raise HortusError(
                 "another process holds the ledger", where=where, remedy=remedy
             ) from error
-        remedy = "If the file is damaged, restore it from a backup."
-        if isinstance(error, sqlite3.OperationalError):
-            remedy = out_of_files() or (
-                "Is the disk full or read-only, and may this user write the file and its folder?"
-            )
         raise HortusError(
-            f"the ledger cannot be used: {problem}", where=where, remedy=remedy
+            f"the ledger cannot be used: {problem}", where=where, remedy=remedy_for(error, path)
         ) from error
     except UnicodeDecodeError as error:
         # What SQLite finds on a damaged page it may take for text.

@@ -12,14 +12,14 @@ from hortus.privacy.evidence import Evidence
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """An attempt at a secure sum, as the server settled it.
+    """An attempt at a secure sum, as the server began or settled it.
 
     Attributes:
         session: The session.
         step: Number of the sum in it.
         attempt: Number of the attempt at it.
         sites: U′: who was asked for a vector.
-        heard: Of whom the server has a vector, or a part of one.
+        heard: Of whom the server has a vector, or a part of one; nobody while it is not settled.
         complete: Whether the sum was made; what there is of others was thrown away.
     """
 
@@ -39,7 +39,7 @@ class ServerRecord:
         run: The run.
         plan: Hash of its contract.
         sessions: The cohort of each session that it opened.
-        attempts: Every attempt that it settled, in order.
+        attempts: Every attempt that it began, in order.
     """
 
     run: str
@@ -125,8 +125,8 @@ def omissions(
     Args:
         before: The server's record, read before the ledgers: what it has by then must be charged.
         audits: One for each site whose ledger is at hand.
-        after: The same, read after them: what they have by then must be in it, but for the attempt
-            after the last, which is not settled yet. None if nobody writes to them meanwhile.
+        after: The same, read after them: what they have by then must be in it. None if nobody writes to
+            them meanwhile.
     """
     after = after or before
     found: list[Omission] = []
@@ -148,18 +148,14 @@ def _unpaid(record: ServerRecord, site: str, charges: Sequence[Charge]) -> Itera
 
 
 def _unknown(record: ServerRecord, site: str, charges: Sequence[Charge]) -> Iterator[str]:
-    settled = {(one.session, one.step, one.attempt): one for one in record.attempts}
-    open_next = dict.fromkeys(record.sessions, (0, 0))
-    for one in record.attempts:
-        open_next[one.session] = (one.step + 1, 0) if one.complete else (one.step, one.attempt + 1)
+    begun = {(one.session, one.step, one.attempt): one for one in record.attempts}
     for charge in charges:
         where = f"step {charge.step}, attempt {charge.attempt} of session {charge.session[:8]}"
         if charge.plan != record.plan:
             yield f"it charged {where} by plan {charge.plan[:16]}, the run's is {record.plan[:16]}"
         if site not in record.sessions.get(charge.session, ()):
             yield f"it charged session {charge.session[:8]}, unknown to the server"
-        elif charge.key not in settled:
-            if (charge.step, charge.attempt) != open_next[charge.session]:
-                yield f"it charged {where}, which the server's record does not have"
-        elif site not in settled[charge.key].sites:
+        elif charge.key not in begun:
+            yield f"it charged {where}, which the server's record does not have"
+        elif site not in begun[charge.key].sites:
             yield f"it charged {where}, in which the server says that it had no part"

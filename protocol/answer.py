@@ -8,6 +8,8 @@ from hortus.protocol.identity import Roster, SiteIdentity
 
 CHALLENGE_BYTES = 32
 _CONTEXT = "answer to a contract"
+# How a site begins to say that a release would cost more than it allows.
+BUDGET_SPENT = "its budget is spent"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from hortus.protocol.errors import HortusError
 from hortus.protocol.expiry import Expiry, Urgency, expiries
 from hortus.protocol.fingerprint import roster_words
 from hortus.protocol.identity import Roster
+from hortus.protocol.locks import is_held
 from hortus.protocol.names import SERVER
 from hortus.protocol.reach import Reached, resolve
-from hortus.protocol.succession import is_held
 
 _FEW_BYTES, _LITTLE_BYTES = 200 * 2**20, 2 * 2**30
 _FEW_FILES = 1024

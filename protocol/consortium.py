@@ -93,6 +93,10 @@ class SiteFiles:
         """The plans that the site has taken part in, by hash: what an audit compares with."""
         return self.directory / "plans"
 
+    def approved_model(self, plan: str) -> Path:
+        """Says where the base model lay when a plan was approved that names it from its own folder."""
+        return self.contracts / f"{plan}.model"
+
     @property
     def identity(self) -> Path:
         """Ed25519 signing key."""

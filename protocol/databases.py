@@ -1,11 +1,14 @@
 """SQLite files: written durably, or read beside who writes them without leaving a trace."""
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
+
+from hortus.protocol.surroundings import out_of_files
 
 _BUSY_SECONDS = 30.0
 _MOST_TRIES = 20
@@ -52,6 +55,43 @@ def _log(path: Path) -> Path:
 
 # What a damaged file makes of any statement; the second where a name or a text in it is none.
 DAMAGED = (sqlite3.Error, UnicodeDecodeError)
+
+
+def remedy_for(error: Exception, path: Path) -> str:
+    """Returns what can be done about an error of SQLite: a full disk is named only where one is.
+
+    Args:
+        error: What was raised.
+        path: The database.
+    """
+    if (limit := out_of_files()) is not None:
+        return limit
+    code = getattr(error, "sqlite_errorcode", None)
+    known = None if code is None else _REMEDIES.get(code & 0xFF)
+    # A write-ahead log that cannot grow is an input/output error to SQLite.
+    if code == sqlite3.SQLITE_FULL or (known is None and _is_full(path)):
+        return "The disk is full: make room. What was finished is kept; the same command resumes."
+    return known or "If the file is damaged, restore it from a backup."
+
+
+_REMEDIES = {
+    sqlite3.SQLITE_READONLY: "The file, its folder or the disk is read-only for this user.",
+    sqlite3.SQLITE_PERM: "This user may not open the file.",
+    sqlite3.SQLITE_CANTOPEN: "Is its folder there, may this user write to it, or is the disk read-only?",
+    sqlite3.SQLITE_BUSY: "Another process holds it: stop that one first.",
+    sqlite3.SQLITE_LOCKED: "Another process holds it: stop that one first.",
+    sqlite3.SQLITE_CONSTRAINT: "Another process has written to it meanwhile: run only one in a folder.",
+    sqlite3.SQLITE_NOTADB: "The file is damaged, or none of Hortus: restore it from a backup.",
+    sqlite3.SQLITE_CORRUPT: "The file is damaged: restore it from a backup.",
+}
+_ROOM = 2**16  # bytes that any commit needs
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return shutil.disk_usage(path.parent).free < _ROOM
+    except OSError:
+        return False
 
 
 def write_sqlite(path: Path) -> sqlite3.Connection:

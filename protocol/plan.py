@@ -33,6 +33,7 @@ Delta = Annotated[float, Field(gt=0), AfterValidator(_is_small)]
 RingBits = Literal[24, 32]
 _LEAST_RING_BITS = 24
 _MOST_DELTA = 0.01
+_LEAST_SPARE, _SUMS_PER_SPARE = 2, 20
 RECORD = "record"  # the privacy unit that is no column
 
 
@@ -284,6 +285,14 @@ class Privacy(Schema):
     )
     delta: Delta = Field(1e-5, description="δ at which ε is stated, 0.01 at most.")
     noise_multiplier: Positive | None = Field(None, description="σ / C of a step, instead of ε.")
+    spare_attempts: int | None = Field(
+        None,
+        ge=0,
+        le=2**20,
+        description="Attempts at secure sums that ε pays for beyond the plan's own sums. A sum that is "
+        "under way when a process dies, or that is made again without a site that failed, uses one. None: "
+        "one for each 20 sums, and at least 2.",
+    )
     clipping_norm: Positive = Field(
         1.0,
         description="C: the L2 norm a unit's gradient is cut to; the first one, where it adapts. Nothing is "
@@ -330,8 +339,10 @@ class Privacy(Schema):
     @model_validator(mode="after")
     def _budget_or_noise(self) -> Self:
         given = (self.epsilon is not None) + (self.noise_multiplier is not None)
-        if self.noise is Noise.UNSAFE_NONE and given:
-            raise ValueError("noise: unsafe_none takes neither epsilon nor noise_multiplier")
+        if self.noise is Noise.UNSAFE_NONE and (given or self.spare_attempts is not None):
+            raise ValueError(
+                "noise: unsafe_none takes neither epsilon nor noise_multiplier nor spare_attempts"
+            )
         if self.noise is not Noise.UNSAFE_NONE and given != 1:
             raise ValueError("give exactly one of epsilon and noise_multiplier")
         return self
@@ -430,6 +441,20 @@ class Agreement(Schema):
         """Secure sums in the whole plan."""
         return self.training.rounds * self.training.sums_per_round
 
+    @property
+    def spare_attempts(self) -> int:
+        """Attempts at sums that ε pays for beyond `sums`; none where there is no ε."""
+        if self.privacy.noise is Noise.UNSAFE_NONE:
+            return 0
+        if self.privacy.spare_attempts is not None:
+            return self.privacy.spare_attempts
+        return max(_LEAST_SPARE, -(-self.sums // _SUMS_PER_SPARE))
+
+    @property
+    def releases(self) -> int:
+        """Private steps that ε pays for: those of the plan and those of its spare attempts."""
+        return self.steps + self.spare_attempts * self.training.releases_per_sum
+
 
 class Contract(Agreement):
     """A plan with every number filled in, as the server sends it and a site approves it."""
@@ -440,6 +465,8 @@ class Contract(Agreement):
     def _noise_is_explicit(self) -> Self:
         if (self.privacy.noise is Noise.UNSAFE_NONE) != (self.privacy.noise_multiplier is None):
             raise ValueError("a contract states its noise multiplier")
+        if (self.privacy.noise is Noise.UNSAFE_NONE) != (self.privacy.spare_attempts is None):
+            raise ValueError("a contract states its spare attempts")
         return self
 
     def digest(self) -> str:
@@ -504,5 +531,10 @@ class Plan(Agreement):
     def contract(self, *, model_digest: str, noise_multiplier: float | None) -> Contract:
         """Returns the binding part with the noise and the base model pinned."""
         fields = self.model_dump(exclude={"evaluation", "simulation"})
-        fields["privacy"] |= {"epsilon": None, "noise_multiplier": noise_multiplier}
+        bare = self.privacy.noise is Noise.UNSAFE_NONE
+        fields["privacy"] |= {
+            "epsilon": None,
+            "noise_multiplier": noise_multiplier,
+            "spare_attempts": None if bare else self.spare_attempts,
+        }
         return Contract(**fields, model_digest=model_digest)

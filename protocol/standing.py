@@ -7,7 +7,7 @@ from hortus.protocol.consortium import ServerFiles, SiteFiles
 from hortus.protocol.expiry import certificate_lines
 from hortus.protocol.fingerprint import key_words, roster_lines
 from hortus.protocol.identity import SiteIdentity
-from hortus.protocol.succession import is_held
+from hortus.protocol.locks import is_held
 
 
 def party_standing(

@@ -1,10 +1,8 @@
 """A party changes its identity key: the old key hands over to the new one, and is deleted."""
 
-import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 
 from hortus.protocol.card import ServerCard
 from hortus.protocol.consortium import ServerFiles, SiteFiles
@@ -17,6 +15,7 @@ from hortus.protocol.identity import (
     load_handovers,
     save_handovers,
 )
+from hortus.protocol.locks import held
 from hortus.protocol.membership import write_server_card
 from hortus.protocol.names import SERVER
 
@@ -28,42 +27,14 @@ def sole(files: SiteFiles | ServerFiles) -> Iterator[None]:
     Raises:
         HortusError: Another process holds it.
     """
-    files.lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     is_site = isinstance(files, SiteFiles)
-    busy = HortusError(
+    taken = HortusError(
         f"{'an agent of this site' if is_site else 'a server of this folder'} is running",
         where=str(files.directory),
         remedy=f"Stop hortus {'client' if is_site else 'server'} first.",
     )
-    with held(files.lock, busy):
+    with held(files.lock, taken):
         yield
-
-
-@contextmanager
-def held(lock: Path, busy: HortusError) -> Iterator[None]:
-    """Holds a lock.
-
-    Raises:
-        HortusError: `busy`, as another process holds it.
-    """
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise busy from None
-        yield
-
-
-def is_held(lock: Path) -> bool:
-    """Whether a process holds a party's lock now."""
-    if not lock.exists():
-        return False
-    with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def replace_identity(

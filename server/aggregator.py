@@ -201,17 +201,21 @@ class Aggregator:
         Args:
             step: Number of the step in this session, from 0.
             adapter: float32[d], what the sites start from.
-            note: Records each attempt, before the next one starts.
+            note: Records each attempt, before any site hears of it and again when it is settled.
 
         Raises:
             CohortTooSmall: Fewer sites than the minimum are left.
         """
         with self._changed:
             self._adapter, self._adapter_digest = adapter, vector_digest(adapter)
+        session = self.descriptor.session
+
+        def begun(attempt: Attempt) -> None:
+            note(AttemptRecord(session, step, attempt.number, attempt.sites, (), complete=False))
+
         for number in itertools.count():
-            attempt, complete = self._try(step, number)
+            attempt, complete = self._try(step, number, begun)
             heard = tuple(sorted(attempt.heard))
-            session = self.descriptor.session
             note(AttemptRecord(session, step, number, attempt.sites, heard, complete))
             if complete:
                 return StepSum(attempt.total(), attempt.sites, number + 1)
@@ -229,7 +233,9 @@ class Aggregator:
         with self._changed:
             self._leave(site, reason)
 
-    def _try(self, step: int, number: int) -> tuple[Attempt, bool]:
+    def _try(
+        self, step: int, number: int, begun: Callable[[Attempt], None]
+    ) -> tuple[Attempt, bool]:
         """Makes one attempt over all sites that are ready in time; returns whether it is complete."""
         machine = self._machine
         with self._changed:
@@ -237,6 +243,7 @@ class Aggregator:
             for site in machine.live - machine.in_state(SiteState.READY):
                 self._leave(site, f"was not ready for step {step} in time")
             attempt = machine.go(step, number)
+            begun(attempt)
             self._go = wire.Go(
                 step=step,
                 attempt=number,

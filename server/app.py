@@ -68,7 +68,7 @@ def run_deployed(
     with watching(attendance, grid.get_node_ids), serving(hub, files.tls, address, sites):
         attendance.begin(Stage.CONNECTING)
         _await_nodes(grid, sites, contract)
-        adapter = Federation(
+        Federation(
             grid=grid,
             identity=SiteIdentity.load(files.identity, SERVER),
             roster=lambda: Roster.load(files.roster),
@@ -79,7 +79,6 @@ def run_deployed(
             attendance=attendance,
             on_round=lambda _: None,
         ).run()
-    evaluator.save(adapter, out / "adapter")
 
 
 def _await_nodes(grid: Grid, sites: int, contract: Contract) -> None:

@@ -18,8 +18,8 @@ from pydantic import Field, ValidationError
 
 from hortus.protocol.errors import HortusError
 from hortus.protocol.files import write_passing
+from hortus.protocol.locks import held, is_held
 from hortus.protocol.plan import Schema
-from hortus.protocol.succession import held, is_held
 
 ATTENDANCE = "attendance.json"
 _LOCK = "attendance.lock"
@@ -215,11 +215,11 @@ class AttendanceBook:
             self._look_who_left()
             self._set(stage=Stage.SUMMING, round=round_, step=step, steps=steps, attempt=1)
 
-    def again(self) -> None:
-        """Notes that an attempt at the sum has failed, and the next one follows."""
+    def again(self, attempt: int) -> None:
+        """Notes that an attempt at the sum has failed, and which one, from 1, follows."""
         with self._lock:
             self._look_who_left()
-            self._set(attempt=self._now.attempt + 1)
+            self._set(attempt=attempt)
 
     def leave(self) -> None:
         """Notes that the session is over, and who had left it."""

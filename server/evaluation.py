@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hortus.learning.adapters import AdapterSpace, attach, save_adapter
+from hortus.learning.adapter_files import write_template
+from hortus.learning.adapters import AdapterSpace, attach
 from hortus.learning.data.records import read_records
 from hortus.learning.metrics import evaluate
 from hortus.learning.models import default_device, load_base, load_tokenizer
@@ -46,7 +47,6 @@ class Evaluator:
         metrics = evaluate(self._model, self._task, self._records, self._micro_batch)
         return {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1, "loss": metrics.loss}
 
-    def save(self, adapter: NDArray[np.float32], directory: Path) -> None:
-        """Writes an adapter, float32[d], in PEFT's own format."""
-        self._space.write(self._model, adapter)
-        save_adapter(directory, self._model)
+    def write_template(self, directory: Path) -> None:
+        """Writes what an adapter's folder is filled in from."""
+        write_template(directory, self._model, self._space)

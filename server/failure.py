@@ -1,6 +1,8 @@
 """Why a run ended before its time, kept in its folder: the round loop runs in another process."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -46,3 +48,24 @@ def read_failure(directory: Path) -> HortusError | None:
 def forget_failure(directory: Path) -> None:
     """Removes the error of an earlier start."""
     (directory / FAILURE).unlink(missing_ok=True)
+
+
+@contextmanager
+def stopping(directory: Path, on_stop: Callable[[], None]) -> Iterator[None]:
+    """Keeps why a run ended before its time, whatever the reason, and then calls `on_stop`."""
+    forget_failure(directory)
+    try:
+        yield
+    except BaseException as error:
+        with suppress(HortusError):  # the disk may be full, which `error` says
+            write_failure(directory, _as_told(error))
+        on_stop()
+        raise
+
+
+def _as_told(error: BaseException) -> HortusError:
+    if isinstance(error, HortusError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return HortusError("it was interrupted")
+    return HortusError(f"an unexpected {type(error).__name__} ended it")

@@ -26,10 +26,12 @@ from hortus.protocol.errors import CohortTooSmall, ProtocolError, in_one_line
 from hortus.protocol.faults import Fault, reach
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import PROTOCOL_VERSION
-from hortus.protocol.plan import Contract, Noise
+from hortus.protocol.plan import Contract
 from hortus.server.aggregator import Aggregator
 from hortus.server.attendance import AttendanceBook, Said, Stage
 from hortus.server.evaluation import Evaluator
+from hortus.server.remedies import charged, remedies
+from hortus.server.results import template_path, write_results
 from hortus.server.run_records import Departure, RoundRecord
 from hortus.server.run_store import RunStore
 from hortus.server.service import Hub
@@ -55,6 +57,7 @@ class Federation:
         evaluator: The server's model.
         attendance: Where it is noted who is there, and what the server does.
         on_round: Told of each finished round.
+        site_folder: Where a site's folder is, as its operator's shell takes it.
     """
 
     grid: Grid
@@ -66,6 +69,7 @@ class Federation:
     evaluator: Evaluator
     attendance: AttendanceBook
     on_round: Callable[[RoundRecord], None]
+    site_folder: Callable[[str], str] = lambda _: "SITE_DIR"
 
     def run(self) -> NDArray[np.float32]:
         """Trains all rounds that are still missing; returns the final adapter, float32[d].
@@ -74,6 +78,8 @@ class Federation:
             CohortTooSmall: Too few sites would go on; rounds finished so far are kept.
         """
         initial = self.evaluator.initial_adapter
+        self.evaluator.write_template(template_path(self.store.directory))
+        write_results(self.store.directory)  # a crash may have come between a round and this
         trained = self._resumed(initial)
         absent: dict[str, str] = {}
         while (first := self.store.next_round) < self.contract.training.rounds:
@@ -85,10 +91,11 @@ class Federation:
             # Who spoilt a session that finished no round is left out of the next one.
             absent = {} if self.store.next_round > first else absent | departed
             trained = self._resumed(initial)
+        self.store.note_over()
         return trained.adapter
 
     def _resumed(self, initial: NDArray[np.float32]) -> ServerState:
-        """Returns the state that the last finished round left."""
+        """Returns the state that the last durable sum left."""
         trained = ServerState(self.contract, initial)
         if state := self.store.latest_state():
             trained.restore(state)
@@ -145,25 +152,28 @@ class Federation:
         self, number: int, session: Aggregator, encoding: StepEncoding, trained: ServerState
     ) -> None:
         sums = self.contract.training.sums_per_round
-        attempts = 0
         sites: tuple[str, ...] = ()
-        for index in range(sums):
+        for index in range(self.store.next_sum, sums):
             step = (number - session.descriptor.first_round) * sums + index
             self.attendance.sum(number + 1, index + 1, sums)
             result = session.sum(step, trained.start(encoding), self._note_attempt)
             reach(Fault.LOOP_AFTER_SUM)
             trained.step(encoding, result.total, len(result.sites))
-            attempts, sites = attempts + result.attempts, result.sites
+            sites = result.sites
+            if index + 1 < sums:
+                self.store.commit_sums(number, index + 1, trained.state())
         self.attendance.begin(Stage.TESTING)
+        before = sum(record.attempts for record in self.store.rounds)
         record = RoundRecord(
             round=number,
             sites=sites,
-            attempts=attempts,
+            attempts=self.store.tried[1] - before,
             sums=sums,
             metrics=self.evaluator.measure(trained.adapter),
             epsilon=self._claimed_epsilon(encoding),
         )
         self.store.commit(record, trained.state())
+        write_results(self.store.directory)
         self.on_round(record)
 
     def _note_departures(self, session: Aggregator, number: int, noted: set[str]) -> None:
@@ -175,16 +185,14 @@ class Federation:
 
     def _note_attempt(self, record: AttemptRecord) -> None:
         self.store.note_attempt(record)
-        if not record.complete:
-            self.attendance.again()
+        if record.attempt:
+            self.attendance.again(record.attempt + 1)
 
     def _claimed_epsilon(self, encoding: StepEncoding) -> float | None:
         """ε of a site that was in every attempt so far; with distributed noise each is charged."""
         if encoding.event is None:
             return None
-        sums, attempts = self.store.sums
-        charged = attempts if self.contract.privacy.noise is Noise.DISTRIBUTED else sums
-        steps = charged * self.contract.training.releases_per_sum
+        steps = charged(self.store, self.contract)
         return epsilon({encoding.event: steps}, self.contract.privacy.delta)
 
     def _volunteers(self, number: int, absent: Mapping[str, str]) -> tuple[str, ...]:
@@ -229,12 +237,22 @@ class Federation:
             if is_hopeless or is_late:
                 break
             time.sleep(pause)
+        is_slow = bool(silent or undecided) or len(nodes) < cohort.minimum
         raise CohortTooSmall(
             f"{len(willing)} of {len(nodes)} connected sites would take part, the plan needs "
             f"{cohort.minimum}. " + self._missing(willing, refusals),
             where=f"round {number + 1}",
-            remedy="Finished rounds are kept; the same command resumes when enough sites would. "
-            "Sites that are only slow need a longer cohort.join_deadline.",
+            remedy=" ".join(
+                remedies(
+                    self.store,
+                    StepEncoding.of(
+                        self.contract, len(self.evaluator.initial_adapter), cohort.minimum
+                    ),
+                    refusals,
+                    self.site_folder,
+                    is_slow=is_slow,
+                )
+            ),
         )
 
     def _missing(self, willing: Set[str], refusals: Mapping[str, str]) -> str:

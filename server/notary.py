@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from hortus.protocol.consortium import ServerFiles
-from hortus.protocol.databases import DAMAGED, read_sqlite, write_sqlite
+from hortus.protocol.databases import DAMAGED, read_sqlite, remedy_for, write_sqlite
 from hortus.protocol.errors import HortusError, ProtocolError
 from hortus.protocol.faults import Fault, reach
 from hortus.protocol.heads import Countersignature, Head
@@ -128,7 +128,11 @@ class Notary:
             with closing(write_sqlite(self._path)) as connection:
                 yield connection
         except DAMAGED as error:
-            raise HortusError(f"it cannot be used: {error}", where=str(self._path)) from error
+            raise HortusError(
+                f"it cannot be used: {error}",
+                where=str(self._path),
+                remedy=remedy_for(error, self._path),
+            ) from error
 
 
 def last_contacts(path: Path) -> dict[str, float]:

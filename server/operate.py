@@ -12,18 +12,17 @@ from prometheus_client import CollectorRegistry
 from hortus.protocol.consortium import ServerConfig, ServerFiles
 from hortus.protocol.errors import HortusError
 from hortus.protocol.expiry import warn_of_expiry
-from hortus.protocol.files import write_atomic
 from hortus.protocol.identity import Roster
 from hortus.protocol.monitoring import CertificateCollector, Heartbeat, monitoring
 from hortus.protocol.plan import Contract, Plan
-from hortus.protocol.plan_file import dump_plan
 from hortus.protocol.processes import ProgramEnded, tail
 from hortus.protocol.succession import sole
-from hortus.server.attendance import attended
-from hortus.server.failure import forget_failure, read_failure, write_failure
+from hortus.server.failure import forget_failure, read_failure, stopping, write_failure
 from hortus.server.metrics import RunCollector
 from hortus.server.news import Reporter
 from hortus.server.prepare import prepare
+from hortus.server.results import is_complete
+from hortus.server.run_folder import claimed, open_run
 from hortus.server.run_records import RoundRecord
 from hortus.server.run_store import RunStore
 from hortus.server.superlink import SuperLink
@@ -41,6 +40,9 @@ def run_server(
     out: Path,
     on_round: Callable[[RoundRecord], None],
     on_stage: Callable[[str], None],
+    *,
+    force: bool = False,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> RunStore:
     """Serves a plan until all its rounds are done; resumes where an earlier start was stopped.
 
@@ -51,27 +53,29 @@ def run_server(
         out: The run's folder.
         on_round: Told of each round that this start finishes.
         on_stage: Told in some words what the server does now.
+        force: Start over where `out` holds a run.
+        on_stop: Called when the run ends before its time, while its folder is still this process's.
 
     Raises:
         HortusError: The run failed, and finished rounds are kept; or a server of this folder is
-            running, whose run is left alone.
+            running, or something else in `out`, whose run is left alone.
     """
     contract, _ = prepare(plan, plan_path.resolve().parent)
-    with sole(files):
-        return _run_alone(plan, plan_path, contract, files, out, on_round, on_stage)
+    with sole(files), claimed(out):
+        store = open_run(plan, plan_path, contract, out, force=force)
+        with stopping(out, on_stop):
+            return _run_alone(store, plan_path, contract, files, on_round, on_stage)
 
 
 def _run_alone(
-    plan: Plan,
+    store: RunStore,
     plan_path: Path,
     contract: Contract,
     files: ServerFiles,
-    out: Path,
     on_round: Callable[[RoundRecord], None],
     on_stage: Callable[[str], None],
 ) -> RunStore:
-    store = RunStore(out, contract)
-    write_atomic(out / "plan.yaml", dump_plan(plan))
+    out = store.directory
     warn_of_expiry(files, datetime.now(UTC), logger)
     if _is_finished(store, contract, out):
         return store
@@ -118,10 +122,7 @@ def _run_alone(
                 on_round(record)
                 told += 1
 
-    with (
-        attended(out),
-        monitoring(config.monitoring, registry, heartbeat.reason, unready),
-    ):
+    with monitoring(config.monitoring, registry, heartbeat.reason, unready):
         reporter.tell("starts Flower's SuperLink")
         _restarting(superlink, serve, lambda: store.next_round)
     _check_finished(store, contract, out)
@@ -145,7 +146,7 @@ def _restarting(
 
 
 def _is_finished(store: RunStore, contract: Contract, out: Path) -> bool:
-    return store.next_round == contract.training.rounds and (out / "adapter").is_dir()
+    return store.is_over and is_complete(out, contract.training.rounds)
 
 
 def _check_finished(store: RunStore, contract: Contract, out: Path) -> None:
@@ -156,7 +157,7 @@ def _check_finished(store: RunStore, contract: Contract, out: Path) -> None:
     failure = HortusError(
         "the run ended before its time",
         where=str(out),
-        remedy="Finished rounds are kept: the same command goes on. Flower's log ends with:\n"
+        remedy="Finished rounds are kept: the same command resumes. Flower's log ends with:\n"
         + tail(out / "flower" / "superlink.log"),
     )
     write_failure(out, failure)  # which says so where the disk is full

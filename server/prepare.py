@@ -29,7 +29,7 @@ def prepare(plan: Plan, folder: Path) -> tuple[Contract, Path]:
     noise_multiplier = plan.privacy.noise_multiplier
     if plan.privacy.epsilon is not None:
         noise_multiplier = calibrate_noise_multiplier(
-            plan.privacy.epsilon, plan.privacy.delta, plan.training.sampling_rate, plan.steps
+            plan.privacy.epsilon, plan.privacy.delta, plan.training.sampling_rate, plan.releases
         )
     if plan.privacy.noise is Noise.UNSAFE_NONE:
         noise_multiplier = None

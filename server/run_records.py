@@ -25,10 +25,10 @@ class RoundRecord:
     Attributes:
         round: From 0.
         sites: Names in the round's last sum.
-        attempts: Secure sums tried; more than `sums` when one was re-formed.
+        attempts: Secure sums tried; more than `sums` when one was re-formed, or begun again after a crash.
         sums: Secure sums made.
-        epsilon: ε that the server claims for a site that was in every attempt at the sums completed by
-            then, those of rounds that were begun anew included; None without privacy.
+        epsilon: ε that the server claims for a site that was in every attempt at a sum begun by
+            then, those that came to no end included; None without privacy.
         metrics: On the server's public evaluation records; empty without any.
     """
 
@@ -51,12 +51,27 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class RunRows:
-    """What a run's database holds: its id, finished rounds and departures, in order, and attempts."""
+    """What a run's database holds, in order.
+
+    Attributes:
+        run: The run's id.
+        rounds: Finished rounds.
+        checkpoints: SHA-256 of each round's checkpoint, also of those that are not kept.
+        departures: Who left or refused.
+        record: Sessions and attempts at sums.
+    """
 
     run: str
     rounds: tuple[RoundRecord, ...]
+    checkpoints: Mapping[int, str]
     departures: tuple[Departure, ...]
     record: ServerRecord
+
+
+def best_round(rounds: Iterable[RoundRecord]) -> RoundRecord | None:
+    """Returns the round of the highest accuracy, the last of several; None where none was measured."""
+    measured = [record for record in rounds if "accuracy" in record.metrics]
+    return max(measured, key=lambda one: (one.metrics["accuracy"], one.round), default=None)
 
 
 def read_contract(directory: Path) -> Contract:
@@ -99,7 +114,9 @@ def read_run(directory: Path) -> RunRows:
 
 def _read_rows(connection: sqlite3.Connection) -> RunRows:
     run, plan = connection.execute("SELECT id, contract FROM run").fetchone()
-    rounds = connection.execute("SELECT record FROM rounds ORDER BY round").fetchall()
+    rounds = connection.execute(
+        "SELECT record, round, checkpoint FROM rounds ORDER BY round"
+    ).fetchall()
     left = connection.execute("SELECT round, site, reason FROM departures ORDER BY id").fetchall()
     cohorts = connection.execute("SELECT session, cohort FROM sessions").fetchall()
     attempts = connection.execute(
@@ -121,7 +138,8 @@ def _read_rows(connection: sqlite3.Connection) -> RunRows:
     )
     return RunRows(
         run,
-        tuple(decode_round(text) for (text,) in rounds),
+        tuple(decode_round(text) for text, _, _ in rounds),
+        dict(_checked(_CHECKPOINT, row) for _, *row in rounds),
         tuple(Departure(*_checked(_DEPARTURE, row)) for row in left),
         record,
     )
@@ -138,6 +156,7 @@ def decode_round(text: str) -> RoundRecord:
 
 _ROUND = TypeAdapter(RoundRecord)
 _DEPARTURE = TypeAdapter(tuple[Count, str, str])
+_CHECKPOINT = TypeAdapter(tuple[Count, str])
 _PLACE = TypeAdapter(tuple[str, Count, Count])
 _SITES = TypeAdapter(tuple[str, ...])
 _Value = TypeVar("_Value")

@@ -3,11 +3,12 @@
     RUN_DIR/contract.json      the binding plan
     RUN_DIR/plan.yaml          the plan, its labels and paths resolved
     RUN_DIR/run.sqlite         rounds, refusals; the truth about how far the run has come
-    RUN_DIR/checkpoints/       adapter and optimiser after each of the last two rounds
+    RUN_DIR/checkpoints/       adapter and optimiser after each of the last two rounds and the best one,
+                               and after the last sum of a round that is not finished
     RUN_DIR/metrics.jsonl      the rounds once more, from 1, for other tools
 
-A checkpoint is complete on disk before the row that has its SHA-256, so a run killed at any moment goes
-on from a whole round, and never from a checkpoint that has changed since.
+A checkpoint is complete on disk before the row that has its SHA-256, so a run killed at any moment resumes
+after a whole sum, and never from a checkpoint that has changed since: a kill costs one attempt at a sum.
 """
 
 import hashlib
@@ -23,18 +24,23 @@ import safetensors.torch
 import torch
 
 from hortus.privacy.omissions import AttemptRecord
-from hortus.protocol.databases import DAMAGED, write_sqlite
+from hortus.protocol.databases import DAMAGED, remedy_for, write_sqlite
 from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.faults import Fault, reach
 from hortus.protocol.files import write_atomic
 from hortus.protocol.plan import Contract
-from hortus.protocol.surroundings import out_of_files
-from hortus.server.run_records import Departure, RoundRecord, decode_round
+from hortus.server import checkpoints
+from hortus.server.run_records import Departure, RoundRecord, best_round, decode_round
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS run (id TEXT NOT NULL, contract TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS run (
+    id TEXT NOT NULL, contract TEXT NOT NULL, over INTEGER NOT NULL DEFAULT 0
+) STRICT;
 CREATE TABLE IF NOT EXISTS rounds (
     round INTEGER PRIMARY KEY, record TEXT NOT NULL, checkpoint TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS unfinished (
+    round INTEGER NOT NULL, sums INTEGER NOT NULL, checkpoint TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS departures (
     id INTEGER PRIMARY KEY, round INTEGER NOT NULL, site TEXT NOT NULL, reason TEXT NOT NULL
@@ -63,8 +69,7 @@ class RunStore:
     def __init__(self, directory: Path, contract: Contract) -> None:
         self.directory = directory
         (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
-        for unfinished in (directory / "checkpoints").glob(".round-*"):
-            unfinished.unlink()  # a crash came while it was written
+        checkpoints.forget_partial(directory)
         self._database = directory / "run.sqlite"
         with self._reading() as connection, connection:
             connection.executescript(_SCHEMA)
@@ -91,6 +96,12 @@ class RunStore:
         return 0 if last is None else int(last) + 1
 
     @property
+    def next_sum(self) -> int:
+        """The first sum of that round that has not been made, from 0."""
+        point = self._unfinished()
+        return 0 if point is None else point[1]
+
+    @property
     def rounds(self) -> list[RoundRecord]:
         """All finished rounds, in order."""
         with self._reading() as connection:
@@ -98,11 +109,17 @@ class RunStore:
         return [decode_round(text) for (text,) in rows]
 
     @property
-    def sums(self) -> tuple[int, int]:
-        """Completed sums and all attempts, those of rounds that were not finished included."""
+    def tried(self) -> tuple[int, int]:
+        """Sums and attempts at them that were begun, those that came to no end included.
+
+        A sum that is begun again in another session is another one.
+        """
         with self._reading() as connection:
-            row = connection.execute("SELECT SUM(complete), COUNT(*) FROM attempts").fetchone()
-        return row[0] or 0, row[1]
+            (sums,) = connection.execute(
+                "SELECT COUNT(*) FROM (SELECT DISTINCT session, step FROM attempts)"
+            ).fetchone()
+            (attempts,) = connection.execute("SELECT COUNT(*) FROM attempts").fetchone()
+        return int(sums), int(attempts)
 
     @property
     def departures(self) -> list[Departure]:
@@ -113,18 +130,46 @@ class RunStore:
 
     def commit(self, record: RoundRecord, state: Mapping[str, torch.Tensor]) -> None:
         """Makes a round durable: checkpoint first, then the row that names it."""
-        encoded = safetensors.torch.save({key: value.contiguous() for key, value in state.items()})
-        reach(Fault.ROUND_BEFORE_CHECKPOINT)
-        write_atomic(self._checkpoint(record.round), encoded)
-        with self._writing(f"round {record.round}") as connection:
-            row = (record.round, json.dumps(asdict(record)), hashlib.sha256(encoded).hexdigest())
+        path = checkpoints.of_round(self.directory, record.round)
+        digest = self._save(path, state)
+        with self._writing(f"round {record.round + 1}") as connection:
+            row = (record.round, json.dumps(asdict(record)), digest)
             connection.execute("INSERT INTO rounds VALUES (?, ?, ?)", row)
+            connection.execute("DELETE FROM unfinished")
             reach(Fault.ROUND_BEFORE_COMMIT)
         reach(Fault.ROUND_DURABLE)
         self._export()
         reach(Fault.ROUND_AFTER_METRICS)
-        self._forget_checkpoints(before=record.round - 1)
+        self._forget_checkpoints()
         reach(Fault.ROUND_AFTER_FORGETTING)
+
+    def commit_sums(self, number: int, sums: int, state: Mapping[str, torch.Tensor]) -> None:
+        """Makes so many sums of the next round durable, as `commit` does a whole one."""
+        path = checkpoints.of_sums(self.directory, number, sums)
+        digest = self._save(path, state)
+        with self._writing(f"sum {sums} of round {number + 1}") as connection:
+            connection.execute("DELETE FROM unfinished")
+            connection.execute("INSERT INTO unfinished VALUES (?, ?, ?)", (number, sums, digest))
+        self._forget_checkpoints()
+
+    def _save(self, path: Path, state: Mapping[str, torch.Tensor]) -> str:
+        """Writes a checkpoint; returns its SHA-256."""
+        encoded = safetensors.torch.save({key: value.contiguous() for key, value in state.items()})
+        reach(Fault.ROUND_BEFORE_CHECKPOINT)
+        write_atomic(path, encoded)
+        return hashlib.sha256(encoded).hexdigest()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all rounds are done, and the sites of the last session were told so."""
+        with self._reading() as connection:
+            (over,) = connection.execute("SELECT over FROM run").fetchone()
+        return bool(over)
+
+    def note_over(self) -> None:
+        """Records that nothing is left to do."""
+        with self._writing("the end of the run") as connection:
+            connection.execute("UPDATE run SET over = 1")
 
     def note_session(self, session: str, cohort: tuple[str, ...]) -> None:
         """Records a session before a site hears of it: its charges are then accounted for."""
@@ -132,12 +177,12 @@ class RunStore:
             connection.execute("INSERT INTO sessions VALUES (?, ?)", (session, json.dumps(cohort)))
 
     def note_attempt(self, record: AttemptRecord) -> None:
-        """Records an attempt at a sum before the next one starts."""
+        """Records an attempt at a sum before any site hears of it, and again when it is settled."""
         sites, heard = json.dumps(record.sites), json.dumps(record.heard)
         place = (record.session, record.step, record.attempt)
         with self._writing("an attempt at a sum") as connection:
             connection.execute(
-                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?)",
                 (*place, sites, heard, record.complete),
             )
 
@@ -152,32 +197,29 @@ class RunStore:
             )
 
     def latest_state(self) -> dict[str, torch.Tensor] | None:
-        """Returns the tensors of the last finished round; None before the first.
+        """Returns the tensors after the last sum that is durable; None before the first.
 
         Raises:
             HortusError: The checkpoint is missing, or is not the one that was written.
         """
+        if (point := self._unfinished()) is not None:
+            number, sums, digest = point
+            path = checkpoints.of_sums(self.directory, number, sums)
+            return safetensors.torch.load(checkpoints.read(path, digest))
         with self._reading() as connection:
             row = connection.execute(
                 "SELECT round, checkpoint FROM rounds ORDER BY round DESC LIMIT 1"
             ).fetchone()
         if row is None:
             return None
-        path = self._checkpoint(row[0])
-        try:
-            encoded = path.read_bytes()
-        except OSError as error:
-            raise HortusError(f"it cannot be read: {error.strerror}", where=str(path)) from error
-        if hashlib.sha256(encoded).hexdigest() != row[1]:
-            raise HortusError(
-                "the checkpoint is damaged: it is not the one that was written",
-                where=str(path),
-                remedy="Restore the run's folder from a backup, or start anew with another --out.",
-            )
-        return safetensors.torch.load(encoded)
+        path = checkpoints.of_round(self.directory, row[0])
+        return safetensors.torch.load(checkpoints.read(path, row[1]))
 
-    def _checkpoint(self, number: int) -> Path:
-        return self.directory / "checkpoints" / f"round-{number:05d}.safetensors"
+    def _unfinished(self) -> tuple[int, int, str] | None:
+        """The round that is under way, how many of its sums are durable, and their checkpoint's hash."""
+        with self._reading() as connection:
+            row = connection.execute("SELECT round, sums, checkpoint FROM unfinished").fetchone()
+        return None if row is None else (row[0], row[1], row[2])
 
     def _export(self) -> None:
         told = (asdict(record) | {"round": record.round + 1} for record in self.rounds)
@@ -193,7 +235,7 @@ class RunStore:
             raise HortusError(
                 f"the run cannot be read: {error}",
                 where=str(self._database),
-                remedy=out_of_files(),
+                remedy=remedy_for(error, self._database),
             ) from error
 
     @contextmanager
@@ -206,11 +248,15 @@ class RunStore:
             raise HortusError(
                 f"{what} cannot be written: {error}",
                 where=str(self._database),
-                remedy=out_of_files()
-                or "Is the disk full? Finished rounds are kept; the same command resumes.",
+                remedy=remedy_for(error, self._database),
             ) from error
 
-    def _forget_checkpoints(self, *, before: int) -> None:
-        for path in (self.directory / "checkpoints").glob("round-*.safetensors"):
-            if int(path.stem.removeprefix("round-")) < before:
-                path.unlink()
+    def _forget_checkpoints(self) -> None:
+        rounds = self.rounds
+        kept = {record.round for record in rounds[-2:]}
+        if (best := best_round(rounds)) is not None:
+            kept.add(best.round)
+        paths = {checkpoints.of_round(self.directory, number) for number in kept}
+        if (point := self._unfinished()) is not None:
+            paths.add(checkpoints.of_sums(self.directory, *point[:2]))
+        checkpoints.forget_others(self.directory, paths)

@@ -23,6 +23,7 @@ from hortus.server.attendance import (
     read_attendance,
 )
 from hortus.server.failure import FAILURE, read_failure
+from hortus.server.results import LAST, is_complete
 from hortus.server.run_records import RoundRecord, read_contract, read_run
 
 
@@ -267,7 +268,8 @@ def _state(
     rounds: Sequence[RoundRecord],
     failure: HortusError | None,
 ) -> State:
-    if len(rounds) >= contract.training.rounds and (directory / "adapter").is_dir():
+    planned = contract.training.rounds
+    if len(rounds) >= planned and is_complete(directory, planned):
         return State.FINISHED
     if failure is not None:
         return State.STOPPED
@@ -289,7 +291,7 @@ def _followed(directory: Path) -> list[Path]:
     ledgers = sorted((directory / "consortium" / "sites").glob("*/ledger.sqlite"))
     databases = [directory / "run.sqlite", *ledgers]
     logged = [path for base in databases for path in (base, base.with_name(f"{base.name}-wal"))]
-    return [*logged, directory / FAILURE, directory / ATTENDANCE, directory / "adapter"]
+    return [*logged, directory / FAILURE, directory / ATTENDANCE, directory / LAST]
 
 
 def _stat(path: Path) -> tuple[int, int]:

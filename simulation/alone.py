@@ -18,7 +18,8 @@ from hortus.strategies.server_state import ServerState
 def without_privacy(plan: Plan) -> Plan:
     """Returns the same plan with no noise and no clipping, for comparison in simulation."""
     fields = plan.model_dump()
-    fields["privacy"] |= {"noise": "unsafe_none", "epsilon": None, "noise_multiplier": None}
+    private = ("epsilon", "noise_multiplier", "spare_attempts")
+    fields["privacy"] |= {"noise": "unsafe_none"} | dict.fromkeys(private)
     return Plan(**fields)
 
 

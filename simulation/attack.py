@@ -38,6 +38,7 @@ from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic
 from hortus.protocol.plan import Contract, Plan, Update
 from hortus.server.prepare import prepare
+from hortus.server.run_folder import claimed, comparable, input_digests
 from hortus.simulation.simulate import read_site_records
 from hortus.strategies.server_state import ServerState
 
@@ -109,19 +110,20 @@ def attack(plan: Plan, folder: Path, out: Path, setting: Setting, on_step: OnSte
         raise UsageError(
             f"the gradients of {len(canaries)} canaries do not fit in memory", where="--canaries"
         )
-    _claim_folder(out, contract, site, len(canaries), plan)
-    steps = contract.sums
-    seen = []
-    for number in range(setting.trainings):
-        path = out / f"training-{number:03}.npz"
+    with claimed(out):
+        _claim_folder(out, contract, site, len(canaries), plan)
+        steps = contract.sums
+        seen = []
+        for number in range(setting.trainings):
+            path = out / f"training-{number:03}.npz"
 
-        def advance(step: int, number: int = number) -> None:
-            on_step(number * steps + step, setting.trainings * steps)
+            def advance(step: int, number: int = number) -> None:
+                on_step(number * steps + step, setting.trainings * steps)
 
-        if not path.exists():
-            write_atomic(path, _to_bytes(stage.train(number, advance)))
-        advance(steps)
-        seen.append(dict(np.load(path)))
+            if not path.exists():
+                write_atomic(path, _to_bytes(stage.train(number, advance)))
+            advance(steps)
+            seen.append(dict(np.load(path)))
     return Observation(
         site=site,
         contract=contract,
@@ -201,8 +203,7 @@ class _Stage:
 
     @property
     def cost(self) -> PlanCost:
-        training = self.contract.training
-        return PlanCost(self.encoding.event, training.steps_per_round, training.rounds)
+        return PlanCost.of(self.encoding.event, self.contract)
 
     def train(self, number: int, on_step: Callable[[int], None]) -> dict[str, NDArray[np.generic]]:
         """Trains the plan once, with coins, sampling and noise of its own."""
@@ -371,18 +372,20 @@ def _chosen_site(setting: Setting, sites: list[str]) -> str:
 def _claim_folder(out: Path, contract: Contract, site: str, canaries: int, plan: Plan) -> None:
     """Notes what the folder's trainings are of, or refuses those of something else."""
     path = out / "attack.json"
-    simulation = plan.simulation.model_dump(mode="json") if plan.simulation else None
     this = {
-        "contract": contract.digest(),
-        "simulation": digest({"simulation": simulation}),
+        "base model": contract.model_digest,
+        "plan": digest(comparable(plan)),
+        "records": digest(input_digests(plan)),
         "site": site,
-        "canaries": canaries,
+        "number of canaries": canaries,
     }
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != this:
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else this
+    changed = [name for name, value in this.items() if before.get(name) != value]
+    if changed:
         raise UsageError(
-            "the trainings in this folder are of another plan, site or number of canaries",
+            f"the trainings in this folder are of another {', '.join(changed)}",
             where=str(out),
-            remedy="Choose another folder with --out, or remove this one to start anew.",
+            remedy="Choose another folder with --out, or remove this one to start over.",
         )
     write_atomic(path, json.dumps(this, indent=2).encode())
 

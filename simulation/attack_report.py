@@ -111,7 +111,7 @@ def judge(observation: Observation, confidence: float) -> Verdict:
     observer = Roc.of(observation.scores.ravel(), present.ravel())
     shadow = Roc.of(ratios.ravel(), present.ravel())
     claim = cost.epsilon(delta)
-    history = {cost.event: cost.rounds * cost.per_round} if cost.event else None
+    history = {cost.event: cost.releases} if cost.event else None
     detections = tuple(
         Detection(
             rate=rate,
@@ -157,7 +157,7 @@ def _plot(verdict: Verdict) -> Plot:
     curves["guessing"] = tuple((float(rate), float(rate)) for rate in rates)
     cost = verdict.observation.cost
     if cost.event is not None:
-        history = {cost.event: cost.rounds * cost.per_round}
+        history = {cost.event: cost.releases}
         curves["most that the plan allows"] = tuple(
             (float(rate), true_positive_bound_of(history, float(rate))) for rate in rates
         )

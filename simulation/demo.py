@@ -19,6 +19,7 @@ from hortus.simulation.alone import train_alone
 from hortus.simulation.simulate import read_site_records
 
 _SEED = 7
+_ALONE = "alone.json"
 _EXAMPLE_SITES = 3
 _EXAMPLE_DATA = "data"
 
@@ -57,7 +58,7 @@ def train_each_alone(
         out: Where alone.json is kept.
         on_site: Told of each site's result.
     """
-    path = out / "alone.json"
+    path = out / _ALONE
     results = (
         [Alone(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
         if path.exists()
@@ -76,6 +77,11 @@ def train_each_alone(
             write_atomic(path, json.dumps([asdict(result) for result in results]).encode())
             on_site(results[-1])
     return results
+
+
+def forget_alone(out: Path) -> None:
+    """Lets every site be trained alone again."""
+    (out / _ALONE).unlink(missing_ok=True)
 
 
 def example(directory: Path, budget: Budget) -> tuple[dict[str, Path], str]:

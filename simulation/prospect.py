@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hortus.client.consent import budget_of, check_contract, check_model
 from hortus.client.site import Site
 from hortus.learning.adapters import AdapterSpace, attach
 from hortus.learning.models import load_base
+from hortus.privacy.accounting import calibrate_noise_multiplier
 from hortus.privacy.books import Account, Tally
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.forecast import PlanCost, SiteBudget
@@ -20,7 +22,7 @@ from hortus.protocol.policy import period_of
 from hortus.server.prepare import prepare
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prospect:
     """What is known of a plan before it runs.
 
@@ -44,6 +46,14 @@ class Prospect:
     def target(self) -> float | None:
         """The ε that the noise was chosen for, if it was."""
         return self.plan.privacy.epsilon
+
+    @cached_property
+    def unspared_noise(self) -> float | None:
+        """The σ/C that would keep that ε without spare attempts; None where σ was not chosen for an ε."""
+        if self.target is None:
+            return None
+        privacy, rate = self.plan.privacy, self.plan.training.sampling_rate
+        return calibrate_noise_multiplier(self.target, privacy.delta, rate, self.plan.steps)
 
 
 def prospect(plan: Plan, folder: Path, sites: int | None) -> Prospect:
@@ -69,8 +79,7 @@ def prospect(plan: Plan, folder: Path, sites: int | None) -> Prospect:
     )
     dimension = AdapterSpace(model).dimension
     encoding = StepEncoding.of(contract, dimension, count)
-    training = contract.training
-    cost = PlanCost(encoding.event, training.steps_per_round, training.rounds)
+    cost = PlanCost.of(encoding.event, contract)
     return Prospect(plan, contract, dimension, count, encoding, cost)
 
 

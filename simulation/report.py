@@ -8,25 +8,25 @@ from pathlib import Path
 from hortus.pages.plots import Plot
 from hortus.protocol.plan import Plan
 from hortus.server.report import write_report
+from hortus.server.run_records import RoundRecord, read_run
 from hortus.server.run_view import RunView, accuracy, accuracy_plot, read_view
 from hortus.simulation.demo import Alone
-from hortus.simulation.simulate import SimulatedRun
 
 
 def report_run(
-    run: SimulatedRun,
+    directory: Path,
     plan: Plan,
     path: Path,
-    without_privacy: SimulatedRun | None = None,
+    without_privacy: Path | None = None,
     alone: Sequence[Alone] = (),
 ) -> Path:
-    """Writes the report.
+    """Writes the report of a run, finished or not.
 
     Args:
-        run: The run.
+        directory: The run's folder.
         plan: Its plan.
         path: Where the page goes.
-        without_privacy: The same plan without privacy, to compare with.
+        without_privacy: Folder of the same plan's run without privacy, to compare with.
         alone: What each site reached alone, to compare with.
 
     Returns:
@@ -35,42 +35,43 @@ def report_run(
     Raises:
         HortusError: A ledger cannot be read, or the page cannot be written.
     """
-    view = read_view(run.directory)
+    view = read_view(directory)
+    compared = () if without_privacy is None else read_run(without_privacy).rounds
     return write_report(
         path,
         view,
         plan,
-        _accuracy_plot(view, without_privacy, alone),
+        _accuracy_plot(view, compared, alone),
         package="hortus.simulation",
         template="simulated.html",
-        comparison=_comparison(run, without_privacy, alone),
-        command=f"hortus simulate plan.yaml --out {shlex.quote(f'{run.directory}-again')}",
+        comparison=_comparison(view.rounds, compared, alone),
+        command=f"hortus simulate plan.yaml --out {shlex.quote(f'{directory}-again')}",
     )
 
 
 def _comparison(
-    run: SimulatedRun, without_privacy: SimulatedRun | None, alone: Sequence[Alone]
+    rounds: Sequence[RoundRecord], without_privacy: Sequence[RoundRecord], alone: Sequence[Alone]
 ) -> list[tuple[str, Mapping[str, float]]]:
     """Returns the metrics at the end, by model."""
     rows: list[tuple[str, Mapping[str, float]]] = [
         (f"{site.site} alone, without privacy", site.metrics) for site in alone
     ]
     for label, one in (
-        ("federated, this run", run),
+        ("federated, this run", rounds),
         ("federated, without privacy", without_privacy),
     ):
-        if one is not None and one.store.rounds:
-            rows.append((label, one.store.rounds[-1].metrics))
+        if one:
+            rows.append((label, one[-1].metrics))
     return rows
 
 
 def _accuracy_plot(
-    view: RunView, without_privacy: SimulatedRun | None, alone: Sequence[Alone]
+    view: RunView, without_privacy: Sequence[RoundRecord], alone: Sequence[Alone]
 ) -> Plot:
     plot = accuracy_plot(view)
     curves = dict(plot.curves)
-    if without_privacy is not None:
-        curves["without privacy"] = accuracy(without_privacy.store.rounds)
+    if without_privacy:
+        curves["without privacy"] = accuracy(without_privacy)
     reached = [(100 * s.metrics["accuracy"], s.site) for s in alone if "accuracy" in s.metrics]
     levels = {}
     if reached:

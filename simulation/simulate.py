@@ -1,6 +1,7 @@
 """Many virtual sites on one machine, with the code, folders and messages of a deployment."""
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -29,15 +30,16 @@ from hortus.protocol.files import write_atomic
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.membership import create_consortium
 from hortus.protocol.names import SERVER
-from hortus.protocol.plan import Cohort, Contract, Noise, Plan, Simulation
-from hortus.protocol.plan_file import dump_plan, load_plan
+from hortus.protocol.plan import Cohort, Contract, Noise, Plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.transport import AggregationChannel
-from hortus.server.attendance import AttendanceBook, attended
+from hortus.server.attendance import AttendanceBook
 from hortus.server.evaluation import Evaluator
+from hortus.server.failure import stopping
 from hortus.server.federation import Federation
 from hortus.server.notary import Notary
 from hortus.server.prepare import prepare
+from hortus.server.run_folder import claimed, open_run
 from hortus.server.run_records import RoundRecord
 from hortus.server.run_store import RunStore
 from hortus.server.service import Hub, serving
@@ -74,29 +76,47 @@ OnRound = Callable[[RoundRecord, Mapping[str, float]], None]
 
 def simulate(
     plan: Plan,
-    folder: Path,
+    plan_path: Path,
     out: Path,
     on_round: OnRound,
     on_stage: Callable[[str], None] = lambda _: None,
+    *,
+    force: bool = False,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> SimulatedRun:
     """Runs a plan, or resumes it where `out` holds its unfinished run.
 
     Args:
         plan: A plan with a `simulation` section.
-        folder: What a relative model path is relative to.
+        plan_path: Its file; a relative model path is relative to its folder.
         out: The run's folder.
         on_round: Told of each finished round, and of the ε that each site's ledger has by then.
         on_stage: Told in some words what happens now.
+        force: Start over where `out` holds a run.
+        on_stop: Called when the run ends before its time, while its folder is still this process's.
 
     Raises:
-        UsageError: Plan or data cannot be used.
+        UsageError: Plan or data cannot be used, or `out` holds a run of something else.
         CohortTooSmall: Too few virtual sites would go on; finished rounds are kept.
+        HortusError: Another process runs in `out`.
     """
     on_stage("choosing the noise")
-    contract, model_path = prepare(plan, folder)
-    store = RunStore(out, contract)
-    _check_same_sites(plan, out)
-    write_atomic(out / "plan.yaml", dump_plan(plan))
+    contract, model_path = prepare(plan, plan_path.resolve().parent)
+    with claimed(out):
+        store = open_run(plan, plan_path, contract, out, force=force)
+        with stopping(out, on_stop):
+            return _run(plan, contract, model_path, store, on_round, on_stage)
+
+
+def _run(
+    plan: Plan,
+    contract: Contract,
+    model_path: Path,
+    store: RunStore,
+    on_round: OnRound,
+    on_stage: Callable[[str], None],
+) -> SimulatedRun:
+    out = store.directory
     on_stage("loading and checking the base model")
     workbench = Workbench(contract, model_path)
     on_stage("reading the sites' records")
@@ -105,14 +125,15 @@ def simulate(
     evaluator = Evaluator(contract, model_path, plan.evaluation)
     hub, timings = Hub(Notary.open(consortium.server, time.time)), Timings()
     with ExitStack() as stack:
-        stack.enter_context(attended(out))
         names = consortium.sites
         port = None
         if plan.simulation and plan.simulation.transport == "grpc":
             tls = consortium.server.tls
             port = stack.enter_context(serving(hub, tls, _LOOPBACK.aggregation, len(names)))
         sites = [
-            stack.enter_context(Site(consortium.site(name).directory, clock=time.time))
+            stack.enter_context(
+                Site(consortium.site(name).directory, clock=time.time, model=model_path)
+            )
             for name in names
         ]
         apps = {}
@@ -143,8 +164,8 @@ def simulate(
             evaluator=evaluator,
             attendance=attendance,
             on_round=tell,
+            site_folder=lambda name: shlex.quote(str(consortium.site(name).directory)),
         ).run()
-    evaluator.save(adapter, out / "adapter")
     return SimulatedRun(out, contract, consortium, store, adapter, timings.totals())
 
 
@@ -185,23 +206,6 @@ def read_site_records(plan: Plan) -> dict[str, Records]:
     return records
 
 
-def _check_same_sites(plan: Plan, out: Path) -> None:
-    """Refuses to go on with sites that another `simulation` section made."""
-    if not (out / "plan.yaml").exists() or plan.simulation is None:
-        return
-    before = load_plan(out / "plan.yaml").simulation
-    if before is None or _sites_of(before) != _sites_of(plan.simulation):
-        raise UsageError(
-            "the sites in this folder were made from another `simulation` section",
-            where=str(out),
-            remedy="Choose another folder with --out, or remove this one to start anew.",
-        )
-
-
-def _sites_of(simulation: Simulation) -> Simulation:
-    return simulation.model_copy(update={"transport": "memory"})
-
-
 def _lay_out(plan: Plan, contract: Contract, out: Path) -> Consortium:
     """Makes the virtual parties' folders with their records, or finds those of an earlier start."""
     consortium = Consortium(out / "consortium")
@@ -213,10 +217,11 @@ def _lay_out(plan: Plan, contract: Contract, out: Path) -> Consortium:
             f"there are {len(records)} sites, the plan needs {plan.cohort.minimum}",
             where="cohort.minimum",
         )
-    files = {site: (out / "records" / f"{site}.jsonl").resolve() for site in records}
     for site, own in records.items():
         lines = (json.dumps(row) + "\n" for row in _rows(plan, own))
-        write_atomic(files[site], "".join(lines).encode())
+        write_atomic(out / "records" / f"{site}.jsonl", "".join(lines).encode())
+    # As a site's folder sees it: the whole run may be moved.
+    files = {site: Path("../../../records") / f"{site}.jsonl" for site in records}
     policies = _policies(plan, contract, sorted(records))
     return create_consortium(consortium.directory, files, policies, _LOOPBACK, datetime.now(UTC))
 
@@ -233,7 +238,7 @@ def _policies(plan: Plan, contract: Contract, sites: Sequence[str]) -> dict[str,
     if noise_multiplier is not None:
         # The plan's own: what rounding adds to it depends on how many sites are in a sum.
         event = GaussianEvent(plan.training.sampling_rate, noise_multiplier)
-        claim = epsilon({event: plan.steps}, plan.privacy.delta)
+        claim = epsilon({event: plan.releases}, plan.privacy.delta)
     budgets = dict.fromkeys(sites, plan.privacy.epsilon or claim)
     rehearsed = plan.simulation.budgets if plan.simulation else {}
     for site in set(rehearsed) - set(sites):

@@ -114,7 +114,8 @@ def test_a_run_is_audited_exported_shown_and_compared_with_the_servers_record(
 
 
 def test_refusals_are_in_the_table_which_fits_80_columns(write_plan: Any, tmp_path: Path) -> None:
-    plan, run = write_plan(simulation={"budgets": {"birch": 45.0}}), tmp_path / "run"
+    plan = write_plan(privacy={"spare_attempts": 0}, simulation={"budgets": {"birch": 45.0}})
+    run = tmp_path / "run"
     assert hortus("simulate", plan, "--out", run).exit_code == 0
     told = json.loads(hortus("audit", run, "--json").stdout)
     birch = told["sites"][1]

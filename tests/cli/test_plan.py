@@ -18,7 +18,7 @@ from hortus.privacy.events import GaussianEvent
 from hortus.protocol.plan_file import load_plan
 from hortus.server.prepare import prepare
 
-CHEAP = {"epsilon": None, "noise_multiplier": 2.0}
+CHEAP = {"epsilon": None, "noise_multiplier": 2.0, "spare_attempts": 0}
 
 
 def hortus(*arguments: object) -> Result:
@@ -52,6 +52,26 @@ def test_epsilon_follows_from_the_noise_given(write_plan: Any) -> None:
     expected = report({GaussianEvent(0.5, 2.0): 4}, 1e-3)
     for value in (expected.pld, expected.rdp):
         assert f"{value:.2f}" in output
+
+
+@pytest.mark.parametrize(("given", "spare"), [(None, 2), (0, 0), (5, 5)])
+def test_what_spare_attempts_cost_is_shown(write_plan: Any, given: int | None, spare: int) -> None:
+    path = write_plan(privacy={"spare_attempts": given})
+    output, text = shown(hortus("plan", path)), explained(path)
+    without, _ = prepare(load_plan(write_plan(privacy={"spare_attempts": 0})), path.parent)
+    with_them, _ = prepare(load_plan(write_plan(privacy={"spare_attempts": spare})), path.parent)
+    less, more = (one.privacy.noise_multiplier for one in (without, with_them))
+    assert less is not None
+    assert more is not None
+    if not spare:
+        assert "spare attempts 0: one failed attempt, and the last round may not be paid" in output
+        assert "spare attempts at a sum" not in text
+        return
+    unused = report({GaussianEvent(0.5, more): 4}, 1e-3).epsilon
+    assert f"spare attempts {spare}: ε = {unused:.3g}" in output
+    assert f"{more / less - 1:.2%} more noise than σ/C = {less:g} without them" in output
+    assert f"2 of 2 rounds, {spare} of {spare} spare attempts" in output
+    assert f"These numbers include {spare} spare attempts at a sum" in text
 
 
 def test_single_sites_budgets_are_held_against_the_plan(write_plan: Any) -> None:

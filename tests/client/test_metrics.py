@@ -50,7 +50,7 @@ def measured(plan: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
 
     with monkeypatch.context() as patch:
         patch.setattr(simulation, "_connect", counted)
-        run = simulation.simulate(load_plan(plan), plan.parent, out, lambda *_: None)
+        run = simulation.simulate(load_plan(plan), plan, out, lambda *_: None)
     ledgers = {site: run.consortium.site(site).ledger for site in counts}
     return {
         site: samples(own, read_spending(ledgers[site], run.store.run).charges)

@@ -195,7 +195,7 @@ def run_database(setting: Setting) -> Parser:
         ):
             must(all(isinstance(site, str) for site in sites), "a site that is no name")
         store = RunStore(path.parent, setting.contract)
-        _ = (store.next_round, store.rounds, store.sums, store.departures, store.latest_state())
+        _ = (store.next_round, store.rounds, store.tried, store.departures, store.latest_state())
 
     return Parser("run.sqlite", (path.read_bytes(),), of_sqlite(of_json), read, 0.1)
 

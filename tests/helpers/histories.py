@@ -49,7 +49,9 @@ def _contract(noise: str, rate: float, sigma: float | None, **more: Any) -> Cont
     training = {"rounds": 40, "sampling_rate": rate, "nominal_units": 500} | more.pop(
         "training", {}
     )
-    privacy = {"noise": noise, "noise_multiplier": sigma, "delta": DELTA} | more
+    spare = None if sigma is None else 2
+    privacy = {"noise": noise, "noise_multiplier": sigma, "spare_attempts": spare, "delta": DELTA}
+    privacy |= more
     return Contract.model_validate(
         {
             "name": "study",
@@ -218,11 +220,12 @@ class _Site:
             complete = fate in ("sent", "killed") and (attempt == 2 or not self.draw(3))
             u = tuple(sorted((SITE, *others)))
             told = u if complete else tuple(name for name in u if heard or name != SITE)
-            if self.draw(12):  # else the server fails before it has settled the attempt
-                settled = AttemptRecord(session, step, attempt, u, told, complete)
-                record = self.records[-1]
-                self.records[-1] = replace(record, attempts=(*record.attempts, settled))
-            else:
+            record, settles = self.records[-1], self.draw(12)  # else the server fails before that
+            noted = AttemptRecord(
+                session, step, attempt, u, told if settles else (), complete and bool(settles)
+            )
+            self.records[-1] = replace(record, attempts=(*record.attempts, noted))
+            if not settles:
                 return False
             if fate != "sent":
                 self.restart()

@@ -1,5 +1,6 @@
 """Runs that nobody trained: real stores, folders, keys and ledgers, with made-up rounds."""
 
+import json
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
@@ -68,6 +69,12 @@ def make_store(directory: Path, contract: Contract, rounds: int) -> RunStore:
     for number in range(rounds):
         store.commit(make_round(number, bare=bare), {})
     return store
+
+
+def write_adapter_of(directory: Path, number: int) -> None:
+    """What says in a run's folder of which round, from 1, its adapter is."""
+    (directory / "adapter").mkdir(exist_ok=True)
+    (directory / "adapter" / "hortus.json").write_text(json.dumps({"round": number}))
 
 
 def make_consortium(directory: Path, *, bare: bool = False) -> Consortium:

@@ -30,6 +30,7 @@ def test_whatever_the_cohort_and_the_adapter_the_programs_noise_is_within(
             "privacy": {
                 "noise": data.draw(st.sampled_from(("distributed", "local"))),
                 "noise_multiplier": data.draw(st.floats(0.05, 100.0)),
+                "spare_attempts": 2,
                 "clipping_norm": data.draw(st.sampled_from((0.01, 1.0, 100.0))),
                 "clipping": {"rule": rule},
                 "ring_bits": data.draw(st.sampled_from((24, 32))),
@@ -56,7 +57,7 @@ def test_in_the_usual_ring_hardly_more_noise_is_allowed_than_the_plan_asks_for()
             "model": "model",
             "task": {"labels": ["a", "b"]},
             "training": {"rounds": 1, "sampling_rate": 0.1, "nominal_units": 1000},
-            "privacy": {"noise_multiplier": 1.0},
+            "privacy": {"noise_multiplier": 1.0, "spare_attempts": 2},
             "cohort": {"minimum": 3, "max_colluding": 1},
             "model_digest": "c" * 64,
         }

@@ -34,9 +34,19 @@ def _found(
 
 def test_a_run_in_which_everybody_charged_everything_lacks_nothing() -> None:
     assert _found(WHOLE) == []
-    # The attempt after the last that is settled, and other runs, are explained.
-    more = (replace(CHARGE, step=2), replace(CHARGE, run="9" * 32, session="9" * 32))
-    assert _found((*WHOLE, *more)) == []
+    # Other runs are explained, and so is an attempt that was begun and came to no end.
+    more = (*WHOLE, replace(CHARGE, step=2), replace(CHARGE, run="9" * 32, session="9" * 32))
+    begun = replace(SUMS[0], step=2, heard=(), complete=False)
+    assert _found(more, record=replace(RECORD, attempts=(*SUMS, begun))) == []
+    assert len(_found(more)) == 1
+
+
+@pytest.mark.parametrize("first", [1, 5])
+def test_a_session_may_begin_within_a_round(first: int) -> None:
+    """It resumes after the last sum that was durable when the server died."""
+    charged = replace(CHARGE, step=first)
+    record = replace(RECORD, attempts=(replace(SUMS[0], step=first),))
+    assert _found((charged,), (charged,), record) == []
 
 
 def test_a_release_that_no_ledger_charged_is_found() -> None:

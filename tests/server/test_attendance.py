@@ -129,7 +129,7 @@ def test_rounds_count_from_one_and_a_sum_that_is_formed_again_is_told(
     assert lines(before, book.now) == ["round 1 begins"]
     left["birch"] = "its connection was lost"
     before = book.now
-    book.again()
+    book.again(2)
     assert lines(before, book.now) == [
         "birch has left the session: its connection was lost",
         "round 1: step 1 of 4, attempt 2: a site dropped out, the others form the sum again",

@@ -97,7 +97,7 @@ def test_a_deployed_run_gives_the_bits_of_the_simulated_one(
     write_plan: Any, tmp_path: Path
 ) -> None:
     path = write_plan(cohort={"minimum": 3, "max_colluding": 1})
-    simulated = simulate(load_plan(path), path.parent, tmp_path / "simulated", lambda *_: None)
+    simulated = simulate(load_plan(path), path, tmp_path / "simulated", lambda *_: None)
     consortium = make_consortium(path, tmp_path / "consortium")
     allow_repeatable_noise(consortium)
     for site in SITES:
@@ -221,7 +221,7 @@ def test_a_run_goes_on_to_the_same_bits_whatever_is_stopped_or_killed(
         training={"rounds": rounds, "steps_per_round": steps},
         privacy={"epsilon": 60.0},
     )
-    simulated = simulate(load_plan(path), path.parent, tmp_path / "simulated", lambda *_: None)
+    simulated = simulate(load_plan(path), path, tmp_path / "simulated", lambda *_: None)
     consortium = make_consortium(path, tmp_path / "consortium", epsilon=200)
     server_address, site_address = let_watch(consortium)
     allow_repeatable_noise(consortium)

@@ -16,6 +16,7 @@ from helpers.made_runs import (
     make_store,
     release,
     spent,
+    write_adapter_of,
 )
 
 from hortus.privacy.entries import EVERY_DATASET, Granted
@@ -113,9 +114,10 @@ def test_its_state_is_that_of_the_folder(tmp_path: Path) -> None:
     view = read_view(tmp_path)
     assert (view.state, str(view.failure)) == (State.STOPPED, "2 sites would take part — Wait.")
     store.commit(make_round(1), {})
-    (tmp_path / "adapter").mkdir()
-    view = read_view(tmp_path)
-    assert view.state is State.FINISHED
+    write_adapter_of(tmp_path, 1)
+    assert read_view(tmp_path).state is State.STOPPED, "the last round's is not written yet"
+    write_adapter_of(tmp_path, 2)
+    assert read_view(tmp_path).state is State.FINISHED
 
 
 @pytest.mark.parametrize("kind", [HortusError, UsageError, CohortTooSmall])

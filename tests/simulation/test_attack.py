@@ -107,7 +107,7 @@ def test_it_goes_on_after_the_last_training_and_refuses_another_plans_folder(
     assert (out / "training-000.npz").stat().st_mtime_ns == kept
     assert np.array_equal(resumed.scores, whole.scores)
     assert np.array_equal(resumed.present, whole.present)
-    with pytest.raises(UsageError, match="another plan, site"):
+    with pytest.raises(UsageError, match="are of another "):
         attack(plan, path.parent, out, Setting(4, "ash", 40), lambda *_: None)
 
 

@@ -1,0 +1,153 @@
+"""Kills `hortus demo` once, at a random moment, as `kill -9` does, starts it again, and writes what came of it.
+
+    python benchmarks/demo_kills.py -n 20
+
+Each run has a folder of its own, and is killed after a uniformly random share of the seconds that an undisturbed
+run took here. A row of results/demo_kills.csv: the run's number, after how many seconds it was killed, in which
+phase, how many secure sums were done by then, whether the same command ended with 0, and in how many seconds, the
+charges of a site's ledger (of the plan's sums and its spare attempts), the largest ε of any ledger as `hortus audit`
+computes it again, the accuracy of the private adapter, the machine and the commit. The random moments follow from
+the run's number, so that an interrupted sweep is completed by the same command: what this commit has a row for is
+not tried again.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from hortus.privacy.audit import audit
+from hortus.privacy.evidence import collect
+from hortus.protocol.consortium import Consortium
+from hortus.server.run_records import read_run
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "demo_kills.csv"
+HORTUS = Path(sys.executable).with_name("hortus")
+HEADER = (
+    *("run", "killed after, s", "while", "sums done", "exit code", "resumed for, s", "charges"),
+    *("of", "largest epsilon", "target", "accuracy", "adapter", "machine", "commit"),
+)
+
+
+def start(out: Path) -> subprocess.Popen[bytes]:
+    """Starts the demo in a process group of its own."""
+    with (out.parent / "log").open("ab") as log:
+        return subprocess.Popen(
+            [str(HORTUS), "demo", "--out", str(out)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def phase(out: Path) -> str:
+    """Returns what the demo was doing, by what it has written."""
+    if not (out / "private" / "run.sqlite").exists():
+        return "starting"
+    if not (out / "private" / "adapter").exists():
+        return "private, round 1"
+    if not (out / "without-privacy").exists():
+        return "private, later rounds"
+    return "without privacy" if not (out / "alone.json").exists() else "each site alone"
+
+
+def sums_done(out: Path) -> int:
+    """Returns the complete sums that the server's record has."""
+    if not (out / "private" / "run.sqlite").exists():
+        return 0
+    return sum(attempt.complete for attempt in read_run(out / "private").record.attempts)
+
+
+def audited(out: Path) -> tuple[int, float]:
+    """Returns the most charges of any ledger, and the largest ε, as an audit finds them."""
+    consortium = Consortium(out / "private" / "consortium")
+    audits = []
+    for site in consortium.sites:
+        evidence = collect(consortium.site(site), site)
+        audits.append(audit(evidence, evidence.roster))
+    assert all(one.first_broken is None for one in audits)
+    return max(len(one.charges) for one in audits), max(
+        one.rounds[-1].epsilon_so_far for one in audits
+    )
+
+
+def one(number: int, whole: float, about: tuple[str, str]) -> list[Any]:
+    """Kills one run and resumes it; returns its row."""
+    with tempfile.TemporaryDirectory(prefix="hortus-demo-") as folder:
+        out = Path(folder) / "demo"
+        seconds = random.Random(number).uniform(0, whole)
+        process = start(out)
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        was, done = phase(out), sums_done(out)
+        begun = time.monotonic()
+        code = start(out).wait()
+        taken = time.monotonic() - begun
+        plan = json.loads((out / "private" / "contract.json").read_text())
+        training, spare = plan["training"], plan["privacy"]["spare_attempts"]
+        charges, epsilon = audited(out)
+        adapter = json.loads((out / "private" / "adapter" / "hortus.json").read_text())
+        whole_run = adapter["round"] == training["rounds"]
+        return [
+            *(number, f"{seconds:.1f}", was, done, code, f"{taken:.1f}", charges),
+            training["rounds"] * training["steps_per_round"] + spare,
+            *(f"{epsilon:.4f}", 8, f"{adapter['metrics']['accuracy']:.4f}"),
+            "of the last round" if whole_run else f"of round {adapter['round']}",
+            *about,
+        ]
+
+
+def undisturbed() -> float:
+    """Returns the seconds of a run that nobody kills."""
+    with tempfile.TemporaryDirectory(prefix="hortus-demo-") as folder:
+        begun = time.monotonic()
+        if start(Path(folder) / "demo").wait() != 0:
+            raise SystemExit((Path(folder) / "log").read_text())
+        return time.monotonic() - begun
+
+
+def known() -> list[list[str]]:
+    if not RESULTS.exists():
+        return []
+    with RESULTS.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+def main() -> int:
+    """Runs what is missing; returns 1 if a run did not end with its adapter within its ε."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-n", type=int, default=20, help="Runs.")
+    parser.add_argument("--seconds", type=float, help="Of an undisturbed run, if known.")
+    options = parser.parse_args()
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(
+        git, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    about = (f"{platform.machine()}, {os.cpu_count()} cores", commit)
+    rows = [row for row in known() if row[-1] == commit]
+    missing = sorted(set(range(1, options.n + 1)) - {int(row[0]) for row in rows})
+    whole = (options.seconds or undisturbed()) if missing else 0.0
+    for number in missing:
+        rows.append([str(cell) for cell in one(number, whole, about)])
+        print(", ".join(rows[-1]), flush=True)
+        with RESULTS.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(
+                [HEADER, *sorted(rows, key=lambda r: int(r[0]))]
+            )
+    return int(any(row[4] != "0" or float(row[8]) > float(row[9]) for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

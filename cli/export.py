@@ -1,0 +1,52 @@
+"""`hortus export`, and what a command says of a run that it could not finish."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hortus.cli.display import percent, terminal
+from hortus.protocol.errors import HortusError
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="The run's folder, finished or not.")],
+    which: Annotated[
+        str, typer.Option("--round", help="last, best (by the plan's evaluation), or a number.")
+    ] = "last",
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder. Default: adapter-round-N in the run's.")
+    ] = None,
+) -> None:
+    """Write the adapter of a round in PEFT's format: of any run, however it ended.
+
+    Kept are the last two rounds and the best one.
+    """
+    from hortus.server.results import export as export_round
+
+    record, written = export_round(run, which, out)
+    console = terminal()
+    reached = record.metrics.get("accuracy")
+    accuracy = "" if reached is None else f", accuracy {percent(reached)}"
+    cost = "no privacy" if record.epsilon is None else f"ε = {record.epsilon:.4g}"
+    console.print(f"{written}: the adapter after round {record.round + 1}, {cost}{accuracy}")
+
+
+def tell_kept(console: Console, run: Path, write_report: Callable[[], Path]) -> None:
+    """Writes the report of a run that stops early, and says what it leaves; its error comes after."""
+    from hortus.server.results import LAST
+    from hortus.server.run_records import read_run
+
+    try:
+        rounds = read_run(run).rounds
+        if not rounds:
+            return
+        report = write_report()
+    except (HortusError, OSError) as error:
+        console.print(f"no report could be written: {error}")
+        return
+    console.print(f"kept after round {rounds[-1].round + 1}:")
+    console.print(f"  adapter (PEFT)  {run / LAST}")
+    console.print(f"  report          {report}")
