@@ -2,8 +2,9 @@
 
     python benchmarks/isolation.py [CASES]
 
-2,000 sums for each combination of adapter, unit and precision, eight for each adapter, by tests/privacy/test_isolation.py. Results go to
-benchmarks/results/isolation.csv: a line a combination with the largest difference found, in clipping norms.
+2,000 sums for each combination of adapter, unit and precision, eight for each adapter's numbers, by
+tests/privacy/test_isolation.py. Results go to benchmarks/results/isolation.csv: a line a combination with the
+largest difference found, in clipping norms.
 """
 
 import csv
