@@ -36,40 +36,31 @@ def demo(
     Uses a synthetic corpus made here. Takes a few minutes; started again, it resumes where it was.
     """
     from hortus.server.run_folder import claimed
-    from hortus.simulation.alone import without_privacy
-    from hortus.simulation.demo import forget_alone, train_each_alone, write_demo_folder
-    from hortus.simulation.report import report_run
+    from hortus.simulation.demo import write_demo_folder
 
     console = terminal()
     with claimed(out):
         plan_path = write_demo_folder(out)
         plan = load_plan(plan_path)
-        if force:
-            forget_alone(out)
         private = _simulate(
             console, plan, plan_path, out / "private", title="with privacy", force=force
         )
-        open_run = _simulate(
-            console,
-            without_privacy(plan),
-            plan_path,
-            out / "without-privacy",
-            title="without privacy",
-            force=force,
-        )
-        with console.status("each site alone, without privacy…"):
-            alone = train_each_alone(
-                plan, plan_path.parent, out, lambda site: console.print(_line(site))
-            )
-        report = report_run(private.directory, plan, out / "report.html", open_run.directory, alone)
-    console.print(_comparison(plan, private, open_run, alone))
-    _tell_where(console, private, report)
+        open_run, alone = _baselines(console, plan, plan_path, out, force=force)
+        console.print(_comparison(plan, private, open_run, alone))
+        _conclude(console, plan, private, out / "report.html", open_run, alone)
     console.print(f"Next: change a number in {plan_path} and run: hortus simulate {plan_path}")
 
 
 def simulate(
     plan: PlanFile,
     out: Out = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines",
+            help="Also train without privacy, and each site alone, to tell what limits the accuracy.",
+        ),
+    ] = False,
     force: Force = False,
 ) -> None:
     """Run a plan with virtual sites on this machine, by the deployment's own code.
@@ -79,15 +70,17 @@ def simulate(
     loaded = load_plan(plan)  # before what takes seconds to import: a slip is answered at once
 
     from hortus.server.absences import absences
-    from hortus.simulation.report import report_run
 
     console = terminal()
     folder = out or plan.parent / "runs" / loaded.name
     run = _simulate(console, loaded, plan, folder, title=loaded.name, force=force)
-    report = report_run(folder, loaded, folder / "report.html")
     if away := absences(run.store.departures, run.store.rounds):
         console.print(absences_table(away))
-    _tell_where(console, run, report)
+    open_run, alone = None, list["Alone"]()
+    if baselines:
+        beside = folder.with_name(f"{folder.name}-baselines")
+        open_run, alone = _baselines(console, loaded, plan, beside, force=force)
+    _conclude(console, loaded, run, folder / "report.html", open_run, alone)
 
 
 def _simulate(
@@ -105,6 +98,56 @@ def _simulate(
             tell_kept(console, out, lambda: report_run(out, plan, out / "report.html"))
 
         return simulate(plan, path, out, show, display.say, force=force, on_stop=stop)
+
+
+def _baselines(
+    console: Console, plan: Plan, path: Path, out: Path, *, force: bool
+) -> "tuple[SimulatedRun, list[Alone]]":
+    """Trains without privacy, together and each site alone."""
+    from hortus.simulation.alone import without_privacy
+    from hortus.simulation.demo import forget_alone, train_each_alone
+
+    if force:
+        forget_alone(out)
+    open_run = _simulate(
+        console,
+        without_privacy(plan),
+        path,
+        out / "without-privacy",
+        title="without privacy",
+        force=force,
+    )
+    with console.status("each site alone, without privacy…"):
+        alone = train_each_alone(plan, path.parent, out, lambda site: console.print(_line(site)))
+    return open_run, alone
+
+
+def _conclude(
+    console: Console,
+    plan: Plan,
+    run: "SimulatedRun",
+    path: Path,
+    open_run: "SimulatedRun | None",
+    alone: "list[Alone]",
+) -> None:
+    """Writes the report, and says why the run is as accurate as it is, and where everything lies."""
+    from hortus.server.diagnosis import diagnose
+    from hortus.simulation.report import compare, report_run
+
+    folder = None if open_run is None else open_run.directory
+    report = report_run(run.directory, plan, path, folder, alone, run.cut)
+    rounds = () if open_run is None else open_run.store.rounds
+    found = diagnose(plan, run.store.rounds, compare(rounds, alone, run.cut))
+    table = Table("", "", box=None, show_header=False, pad_edge=False)
+    for name, value in found.measures.items():
+        table.add_row(name, value)
+    console.print(table)
+    for sentence in found.advice:
+        console.print(sentence)
+    console.print(f"adapter (PEFT)  {run.directory / 'adapter'}")
+    console.print(f"ledgers         {run.consortium.directory / 'sites'}/*/ledger.sqlite")
+    console.print(f"report          {report}")
+    console.print(f"audit them      hortus audit {run.directory}")
 
 
 def _line(alone: "Alone") -> str:
@@ -128,10 +171,3 @@ def _comparison(
             name, percent(metrics.get("accuracy")), percent(metrics.get("macro_f1")), promise
         )
     return table
-
-
-def _tell_where(console: Console, run: "SimulatedRun", report: Path) -> None:
-    console.print(f"adapter (PEFT)  {run.directory / 'adapter'}")
-    console.print(f"ledgers         {run.consortium.directory / 'sites'}/*/ledger.sqlite")
-    console.print(f"report          {report}")
-    console.print(f"audit them      hortus audit {run.directory}")

@@ -155,6 +155,21 @@ class StepEncoding:
         """Divides a sum of gradients by the public nominal batch of so many sites."""
         return total / (nominal_batch(self.contract) * sites)
 
+    def noise_deviation(self, sites: int, clipping_norm: np.float32) -> float:
+        """Returns the standard deviation of the noise in each coordinate of a sum's mean gradient.
+
+        0 where the sum carries no noise of its own.
+
+        Args:
+            sites: Sites whose vectors are in the sum.
+            clipping_norm: C of the step.
+        """
+        if self.plain or self.mechanism is None:
+            return 0.0
+        unit = float(clipping_norm) if self.adaptive else 1.0
+        deviation = self.mechanism.share_std / self.mechanism.scale * math.sqrt(sites)
+        return unit * deviation / (nominal_batch(self.contract) * sites)
+
     def server_update(
         self, total: NDArray[np.uint32], sites: int, clipping_norm: np.float32
     ) -> tuple[NDArray[np.float64], np.float32]:

@@ -171,6 +171,7 @@ class Federation:
             sums=sums,
             metrics=self.evaluator.measure(trained.adapter),
             epsilon=self._claimed_epsilon(encoding),
+            noise_to_signal=trained.take_energy().noise_to_signal,
         )
         self.store.commit(record, trained.state())
         write_results(self.store.directory)

@@ -10,6 +10,7 @@ from hortus.pages.templates import templates
 from hortus.protocol.files import write_atomic
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import dump_plan
+from hortus.server.diagnosis import Compared, diagnose
 from hortus.server.run_view import RunView, accuracy_plot, epsilon_plot, read_view
 
 _LIBRARIES = (
@@ -49,6 +50,7 @@ def write_report(
     *,
     package: str = "hortus.server",
     template: str = "report.html",
+    compared: Compared = Compared(),  # noqa: B008 - frozen
     **more: Any,  # noqa: ANN401 - whatever the template asks for
 ) -> Path:
     """Writes a report.
@@ -60,6 +62,7 @@ def write_report(
         accuracy: The first plot.
         package: Has the template.
         template: `report.html`, or one that extends it.
+        compared: What else the accuracy is held against.
         more: What such a template asks for besides.
 
     Returns:
@@ -76,6 +79,7 @@ def write_report(
             digest=view.contract.digest(),
             accuracy=(svg(accuracy), describe(accuracy)),
             epsilon=(svg(epsilon), describe(epsilon)),
+            diagnosis=diagnose(plan, view.rounds, compared),
             versions={name: version(name) for name in _LIBRARIES},
             audit=f"hortus audit {shlex.quote(str(view.directory))}",
             **more,

@@ -30,6 +30,8 @@ class RoundRecord:
         epsilon: ε that the server claims for a site that was in every attempt at a sum begun by
             then, those that came to no end included; None without privacy.
         metrics: On the server's public evaluation records; empty without any.
+        noise_to_signal: How much larger the noise of the round's sums is than their signal, as far as the sums
+            tell; None without noise in them.
     """
 
     round: Count
@@ -38,6 +40,7 @@ class RoundRecord:
     sums: Count
     epsilon: Cost | None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    noise_to_signal: Cost | None = None
 
 
 @dataclass(frozen=True, slots=True)

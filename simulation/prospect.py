@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from hortus.client.consent import budget_of, check_contract, check_model
 from hortus.client.site import Site
 from hortus.learning.adapters import AdapterSpace, attach
@@ -136,7 +134,8 @@ def doubts_about(what: Prospect, directory: Path | None) -> tuple[str, ...]:
     units = None
     if directory is not None:
         with Site(directory, clock=time.time) as site:
-            units = len(np.unique(site.records(what.contract).units))
+            records = site.records(what.contract)
+            units = len(set(records.units)) or len(records)
     invited = _known_sites(what.plan) if what.plan.simulation else None
     cost = what.cost
     history = {cost.event: cost.rounds * cost.per_round} if cost.event else {}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hortus.pages.plots import Plot
 from hortus.protocol.plan import Plan
+from hortus.server.diagnosis import Compared
 from hortus.server.report import write_report
 from hortus.server.run_records import RoundRecord, read_run
 from hortus.server.run_view import RunView, accuracy, accuracy_plot, read_view
@@ -19,6 +20,7 @@ def report_run(
     path: Path,
     without_privacy: Path | None = None,
     alone: Sequence[Alone] = (),
+    cut: float | None = None,
 ) -> Path:
     """Writes the report of a run, finished or not.
 
@@ -28,6 +30,7 @@ def report_run(
         path: Where the page goes.
         without_privacy: Folder of the same plan's run without privacy, to compare with.
         alone: What each site reached alone, to compare with.
+        cut: Share of the units whose gradients were clipped, where that is known.
 
     Returns:
         `path`.
@@ -44,9 +47,19 @@ def report_run(
         _accuracy_plot(view, compared, alone),
         package="hortus.simulation",
         template="simulated.html",
+        compared=compare(compared, alone, cut),
         comparison=_comparison(view.rounds, compared, alone),
         command=f"hortus simulate plan.yaml --out {shlex.quote(f'{directory}-again')}",
     )
+
+
+def compare(
+    without_privacy: Sequence[RoundRecord], alone: Sequence[Alone], cut: float | None
+) -> Compared:
+    """Puts together what a run's accuracy is held against."""
+    reached = [site.metrics["accuracy"] for site in alone if "accuracy" in site.metrics]
+    unprotected = [one.metrics["accuracy"] for one in without_privacy if "accuracy" in one.metrics]
+    return Compared(max(reached, default=None), unprotected[-1] if unprotected else None, cut)
 
 
 def _comparison(

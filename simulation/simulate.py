@@ -43,6 +43,7 @@ from hortus.server.run_folder import claimed, open_run
 from hortus.server.run_records import RoundRecord
 from hortus.server.run_store import RunStore
 from hortus.server.service import Hub, serving
+from hortus.simulation.clipped import share_cut
 from hortus.simulation.local_grid import LocalGrid
 from hortus.simulation.memory_channel import MemoryChannel
 from hortus.simulation.timings import Timings
@@ -61,6 +62,7 @@ class SimulatedRun:
         store: Its rounds.
         adapter: float32[d], the result; in PEFT's format under `directory`/adapter.
         timings: Seconds by phase, over all sites.
+        cut: Share of the units whose gradients C cuts at the end; None where no fixed C does.
     """
 
     directory: Path
@@ -69,6 +71,7 @@ class SimulatedRun:
     store: RunStore
     adapter: NDArray[np.float32]
     timings: Mapping[str, float]
+    cut: float | None = None
 
 
 OnRound = Callable[[RoundRecord, Mapping[str, float]], None]
@@ -166,7 +169,9 @@ def _run(
             on_round=tell,
             site_folder=lambda name: shlex.quote(str(consortium.site(name).directory)),
         ).run()
-    return SimulatedRun(out, contract, consortium, store, adapter, timings.totals())
+        on_stage("looking at what clipping cuts")
+        cut = share_cut(contract, workbench, [site.records(contract) for site in sites], adapter)
+    return SimulatedRun(out, contract, consortium, store, adapter, timings.totals(), cut)
 
 
 def read_site_records(plan: Plan) -> dict[str, Records]:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from hortus.privacy.encoding import StepEncoding
+from hortus.privacy.signal_energy import Energy
 from hortus.protocol.errors import HortusError
 from hortus.protocol.plan import Contract
 from hortus.strategies.server_optimizer import ServerOptimizer
@@ -25,6 +26,7 @@ class ServerState:
     def __init__(self, contract: Contract, adapter: NDArray[np.float32]) -> None:
         self._optimizer = ServerOptimizer(contract.training.server_optimizer, adapter)
         self._clipping_norm = np.float32(contract.privacy.clipping_norm)
+        self._energy = Energy()
 
     @property
     def adapter(self) -> NDArray[np.float32]:
@@ -46,14 +48,21 @@ class ServerState:
         Raises:
             HortusError: The adapter is not finite any more; sites would refuse it.
         """
+        deviation = encoding.noise_deviation(sites, self._clipping_norm)
         update = encoding.server_update(total, sites, self._clipping_norm)
         gradient, self._clipping_norm = update
+        self._energy += Energy.of(gradient, deviation)
         if not np.isfinite(self._optimizer.step(gradient)).all():
             raise HortusError(
                 "training has diverged: the adapter is not finite after this step",
                 where="training.server_optimizer",
                 remedy="Lower its learning_rate. Finished rounds are kept.",
             )
+
+    def take_energy(self) -> Energy:
+        """Returns the energy of the steps since it was last asked for, or since a restart."""
+        taken, self._energy = self._energy, Energy()
+        return taken
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything as tensors, by name."""

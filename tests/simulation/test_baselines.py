@@ -1,0 +1,71 @@
+"""`hortus simulate --baselines` tells what limits the accuracy, in words, on the report and from real runs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PlanWriter
+from typer.testing import CliRunner
+
+from hortus.cli.main import app
+from hortus.client.workbench import Workbench
+from hortus.protocol.plan import Plan
+from hortus.protocol.plan_file import load_plan
+from hortus.server.prepare import prepare
+from hortus.simulation.clipped import share_cut
+from hortus.simulation.simulate import read_site_records
+
+
+def test_the_run_is_held_against_the_same_plan_without_privacy_and_each_site_alone(
+    write_plan: PlanWriter,
+) -> None:
+    path = write_plan()
+    done = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(
+        app, ["simulate", str(path), "--baselines"]
+    )
+    assert done.exit_code == 0, done.output
+    page = (path.parent / "runs" / "tiny" / "report.html").read_text(encoding="utf-8")
+    for measure in (
+        "accuracy reached",
+        "always the most frequent label",
+        "best site alone, without privacy",
+        "the same plan without privacy",
+        "units whose gradients are cut, with the last adapter",
+        "noise over signal in a sum, last rounds",
+    ):
+        assert measure in done.output
+        assert measure in page
+    baselines = path.parent / "runs" / "tiny-baselines"
+    assert (baselines / "alone.json").exists()
+    assert (baselines / "without-privacy" / "adapter").is_dir()
+
+
+@pytest.mark.parametrize(
+    "privacy", [{}, {"unit": "patient", "max_records_per_unit": 3}], ids=["records", "patients"]
+)
+def test_the_share_that_is_cut_follows_the_clipping_norm(
+    write_plan: PlanWriter, privacy: dict[str, object]
+) -> None:
+    path = write_plan(privacy=privacy)
+    plan = load_plan(path)
+    sites = list(read_site_records(plan).values())
+
+    def share(norm: float) -> float | None:
+        fields = plan.model_dump()
+        fields["privacy"] |= {"clipping_norm": norm}
+        contract, model = prepare(Plan.model_validate(fields), path.parent)
+        bench = Workbench(contract, model)
+        return share_cut(contract, bench, sites, bench.space.read(bench.model))
+
+    assert share(1e-6) == 1.0
+    assert share(1e6) == 0.0
+
+
+def test_no_share_is_told_where_no_fixed_norm_cuts(write_plan: PlanWriter) -> None:
+    path = write_plan(privacy={"clipping": {"rule": "automatic"}})
+    plan = load_plan(path)
+    contract, model = prepare(plan, path.parent)
+    bench = Workbench(contract, model)
+    adapter = np.zeros(bench.space.dimension, np.float32)
+    assert share_cut(contract, bench, list(read_site_records(plan).values()), adapter) is None
+    assert Path(model).is_dir()
