@@ -30,11 +30,11 @@ def approve(site: SiteFolder, plan: PlanFile) -> None:
     loaded = load_plan(plan)  # before what takes seconds to import: a slip is answered at once
 
     from hortus.client.consent import check_contract
-    from hortus.client.site import keep_contract
+    from hortus.client.site import keep_contract, keep_model
     from hortus.learning.data.records import read_records
     from hortus.server.prepare import prepare
 
-    contract, _ = prepare(loaded, plan.resolve().parent)
+    contract, model = prepare(loaded, plan.resolve().parent)
     files = SiteFiles(site)
     config = SiteConfig.load(files.config)
     read_records(files.directory / config.data, contract.task, contract.privacy.unit_column)
@@ -42,6 +42,7 @@ def approve(site: SiteFolder, plan: PlanFile) -> None:
     approved = tuple(dict.fromkeys((*policy.approved_plans, contract.digest())))
     policy = policy.model_copy(update={"approved_plans": approved})
     check_contract(policy, contract, names_model=config.model is not None)
+    keep_model(files, contract, model)
     keep_contract(files, contract)  # first: a running agent prepares for what it finds approved
     policy.save(files.policy)
     console = terminal()

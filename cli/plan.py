@@ -63,7 +63,7 @@ def budget(
         what = prospect(loaded, plan_file.resolve().parent, sites)
         budgets = site_budgets(what, epsilon, delta, site)
         forecasts = [what.cost.forecast(one) for one in budgets]
-        refusal = refusal_at(what.contract, site) if site else ""
+        refusal = refusal_at(what, site) if site else ""
         questions = doubts_about(what, site)
     console.print(_mechanism_table(what))
     for question in questions:

@@ -64,7 +64,7 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
         bounds=[(rate, true_positive_bound_of(history, rate)) for rate in _FALSE_POSITIVE_RATES],
         here=here,
         most_honest=_most_honest(what, site),
-        refusal=refusal_at(what.contract, site) if site else "",
+        refusal=refusal_at(what, site) if site else "",
         doubts=doubts_about(what, site),
         site_dir=printable(shlex.quote(str(site))) if site else "SITE_DIR",
         plan_file=printable(shlex.quote(str(plan_file))),

@@ -31,6 +31,7 @@ class Prospect:
         sites: Sites that are taken to be in a sum.
         encoding: A step's numbers with so many sites.
         cost: The releases.
+        model_path: Folder of the base model, as the plan names it.
     """
 
     plan: Plan
@@ -39,6 +40,7 @@ class Prospect:
     sites: int
     encoding: StepEncoding
     cost: PlanCost
+    model_path: Path
 
     @property
     def target(self) -> float | None:
@@ -78,7 +80,7 @@ def prospect(plan: Plan, folder: Path, sites: int | None) -> Prospect:
     dimension = AdapterSpace(model).dimension
     encoding = StepEncoding.of(contract, dimension, count)
     cost = PlanCost.of(encoding.event, contract)
-    return Prospect(plan, contract, dimension, count, encoding, cost)
+    return Prospect(plan, contract, dimension, count, encoding, cost, model_path)
 
 
 def site_budgets(
@@ -108,13 +110,14 @@ def site_budgets(
     return [SiteBudget("every other site", own, at, {}), *rehearsed]
 
 
-def refusal_at(contract: Contract, directory: Path) -> str:
+def refusal_at(what: Prospect, directory: Path) -> str:
     """Returns why a site would refuse a contract that its operator approved, whatever its cost, if so.
 
     Raises:
         UsageError: The site's folder cannot be used.
     """
-    with Site(directory, clock=time.time) as site:
+    contract = what.contract
+    with Site(directory, clock=time.time, model=what.model_path) as site:
         approved = site.policy.model_copy(update={"approved_plans": (contract.digest(),)})
         try:
             check_contract(approved, contract, names_model=site.config.model is not None)
@@ -138,7 +141,7 @@ def doubts_about(what: Prospect, directory: Path | None) -> tuple[str, ...]:
             units = len(set(records.units)) or len(records)
     invited = _known_sites(what.plan) if what.plan.simulation else None
     cost = what.cost
-    history = {cost.event: cost.rounds * cost.per_round} if cost.event else {}
+    history = {cost.event: cost.releases} if cost.event else {}
     epsilon = cost.epsilon(what.contract.privacy.delta)
     return doubts(what.contract, history, epsilon, invited, units)
 

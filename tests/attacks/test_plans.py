@@ -41,7 +41,11 @@ def changed(contract: Contract, section: str, **fields: Any) -> Contract:
     [
         ("privacy", {"noise_multiplier": 0.01}),
         ("privacy", {"clipping_norm": 1000.0}),
-        ("privacy", {"noise": "unsafe_none", "noise_multiplier": None}),
+        (
+            "privacy",
+            {"noise": "unsafe_none", "noise_multiplier": None, "spare_attempts": None},
+        ),
+        ("privacy", {"spare_attempts": 0}),
         ("cohort", {"minimum": 2}),
         ("cohort", {"max_colluding": 0}),
         ("training", {"sampling_rate": 1.0}),

@@ -61,7 +61,7 @@ def test_a_release_that_no_ledger_charged_is_found() -> None:
         (replace(CHARGE, session="7" * 32), "session 77777777, unknown to the server"),
         (replace(CHARGE, step=3), "it charged step 3, attempt 0 of session 11111111"),
         (replace(CHARGE, attempt=1), "it charged step 0, attempt 1 of session 11111111"),
-        (replace(CHARGE, step=2, plan="f" * 64), "by plan ffffffffffffffff, the run's is eeee"),
+        (replace(CHARGE, step=1, plan="f" * 64), "by plan ffffffffffffffff, the run's is eeee"),
     ],
 )
 def test_a_charge_that_the_server_does_not_know_is_found(charge: Charge, problem: str) -> None:
