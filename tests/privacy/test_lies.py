@@ -21,7 +21,7 @@ def folder() -> Iterator[Path]:
 
 
 def test_every_honest_history_is_cleared_and_every_lie_about_it_is_found(folder: Path) -> None:
-    right, wrong = examine(1, _HISTORIES, folder)
+    right, wrong = examine(3, _HISTORIES, folder)
     assert not wrong, wrong[0]
     assert right[HONEST] >= _HISTORIES
     assert len(right) > 20
