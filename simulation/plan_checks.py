@@ -47,7 +47,7 @@ def check_plan_at_site(files: SiteFiles, plan: Plan, path: Path) -> Iterator[Che
     """A plan fits model and records, the policy allows it, and the budget covers all of its rounds."""
     try:
         what = prospect(plan, path.resolve().parent, None)
-        site = Site(files.directory, clock=time.time)
+        site = Site(files.directory, clock=time.time, model=what.model_path)
     except HortusError as error:
         yield Check(f"{plan.name}: plan", Verdict.PROBLEM, str(error))
         return
@@ -56,7 +56,7 @@ def check_plan_at_site(files: SiteFiles, plan: Plan, path: Path) -> Iterator[Che
     told = f"{plan.name}: policy"
 
     def policy() -> Check:
-        refusal = refusal_at(what.contract, files.directory)
+        refusal = refusal_at(what, files.directory)
         if refusal:
             return Check(
                 told, Verdict.PROBLEM, refusal, "hortus plan show says what the plan asks."

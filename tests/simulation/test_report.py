@@ -182,7 +182,9 @@ def test_hostile_names_stay_text(make_run: RunMaker) -> None:
 def test_comparison_has_every_model(make_run: RunMaker) -> None:
     run, plan = make_run()
     bare, _ = make_run("unsafe_none", folder="bare")
-    _, page = _written(run, plan, without_privacy=bare.directory, alone=[Alone("ash", 9, {"accuracy": 0.25})])
+    _, page = _written(
+        run, plan, without_privacy=bare.directory, alone=[Alone("ash", 9, {"accuracy": 0.25})]
+    )
     assert page.table("At the end")[1:] == [
         ["ash alone, without privacy", "25.0 %", "–"],
         ["federated, this run", "75.0 %", "70.0 %"],
