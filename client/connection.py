@@ -75,10 +75,11 @@ def said_by_supernode(log: str, server: str, now: datetime) -> tuple[Link, Reach
         )
     if _NOT_LET_IN.search(log):
         return Link.DOWN, Reached(
-            f"the server at {server} does not let this site in: it does not know the key of its SuperNode, or "
-            "the clocks differ",
-            "At the server: hortus roster add SERVER_DIR with this site's present card, then start it again. "
-            "hortus check SITE_DIR compares the clocks.",
+            f"the server at {server} has not let this site in: it does not know the key of its SuperNode yet, "
+            "or the clocks differ",
+            "One that has just been started lets its sites in one by one: it is tried again. If it stays so, "
+            "hortus check SITE_DIR compares the clocks; at the server, hortus roster add SERVER_DIR with this "
+            "site's present card, and start it again.",
         )
     ups = [match.start() for match in _CONNECTED.finditer(log)]
     losses = [match.start() for match in _RETRYING.finditer(log)]

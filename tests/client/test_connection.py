@@ -70,7 +70,7 @@ VERIFY = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: "
         (
             ended("[code: 2004] Failed to activate SuperNode."),
             Link.DOWN,
-            "does not let this site in",
+            "has not let this site in",
         ),
         # What an earlier start said is over.
         (ended("[code: 2004] Failed to activate SuperNode.") + UP, Link.UP, ""),

@@ -260,6 +260,26 @@ def test_on_paper_nothing_is_cut_off(page: Page) -> None:
     assert page.run("document.documentElement.scrollWidth") <= 360, "nor on a telephone"
 
 
+def test_on_a_telephone_every_number_is_in_sight(page: Page) -> None:
+    page.size(400, 900)
+    hidden = page.run(
+        "[...document.querySelectorAll('td, tbody th, .tile dd')].filter((e) => {"
+        " const box = e.getBoundingClientRect();"
+        " return box.right > document.documentElement.clientWidth || e.scrollWidth > e.clientWidth + 1;"
+        "}).map((e) => e.textContent)"
+    )
+    assert hidden == []
+    boxes = page.run(
+        "['.mark', '#state', '#pause'].map((s) => document.querySelector(s).getBoundingClientRect().top)"
+    )
+    assert max(boxes) - min(boxes) < 20, "all in one line"
+    labels = page.run(
+        "[...document.querySelectorAll('#site-rows td')].map("
+        "(e) => getComputedStyle(e, '::before').content)"
+    )
+    assert '"ε spent: "' in {label.replace('" "', "") for label in labels}, labels[:4]
+
+
 def test_nothing_comes_from_elsewhere(page: Page, running: tuple[Running, str]) -> None:
     loaded = page.run("performance.getEntriesByType('resource').map((e) => e.name)")
     assert {name.removeprefix(running[1]) for name in loaded} >= {"style.css", "dashboard.js"}
