@@ -81,9 +81,11 @@ def _of_stage(before: Attendance, after: Attendance) -> Iterator[News]:
     moved = after.stage is not before.stage
     if after.stage in waits and (moved or after.awaited != before.awaited):
         yield logging.INFO, after.in_words
-    if moved and after.stage is Stage.JOINING:
-        cohort = ", ".join(name for name, seen in after.sites.items() if seen.joined)
-        yield logging.INFO, f"a session begins with {cohort}: {after.stage}"
+    cohort, former = (
+        [name for name, seen in one.sites.items() if seen.joined] for one in (after, before)
+    )
+    if cohort and not former:
+        yield logging.INFO, f"a session begins with {', '.join(cohort)}"
     if after.round != before.round and after.stage is Stage.SUMMING:
         yield logging.INFO, f"round {after.round} begins"
     if after.attempt > 1 and after.attempt != before.attempt:
