@@ -1,3 +1,5 @@
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 
@@ -18,6 +20,14 @@ RECORD = RoundRecord(
     metrics={"accuracy": 0.5, "macro_f1": 0.25},
     epsilon=1.5,
 )
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Waits for a display that draws itself four times a second."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def shown(*, is_terminal: bool) -> list[str]:
@@ -93,3 +103,21 @@ def test_numbers_stay_whole_in_the_rounds_of_a_narrow_terminal() -> None:
         display.add(RECORD, {"ash": 1.0, "birch": 1.25})
     assert all(number in output.getvalue() for number in ("1.000", "1.250", "50.0", "25.0"))
     assert "…" not in output.getvalue()
+
+
+def test_what_happens_now_is_named_and_is_gone_at_the_end() -> None:
+    """Of a start that takes a minute, and on no line of a log."""
+    output = StringIO()
+    console = terminal(file=output, force_terminal=True, width=80, height=50)
+    with RoundsDisplay(console, "demo", 2) as display:
+        display.say("waiting for sites to connect: ash\x1b[31m")
+        wait_until(lambda: "connect: ash\N{REPLACEMENT CHARACTER}[31m" in output.getvalue())
+        display.say("round 1: step 2 of 4")
+        wait_until(lambda: "round 1: step 2 of 4" in output.getvalue())
+        seen = len(output.getvalue())
+    last = output.getvalue()[seen:]
+    assert "step 2 of 4" not in last[last.rindex("0/2") :]
+    quiet = StringIO()
+    with RoundsDisplay(terminal(file=quiet), "demo", 2) as display:
+        display.say("round 1: step 2 of 4")
+    assert quiet.getvalue() == ""
