@@ -31,7 +31,7 @@ from pathlib import Path
 from dp_accounting.pld import privacy_loss_distribution as pld
 
 from hortus.privacy.accounting import epsilon
-from hortus.privacy.entries import GENESIS, Charge, Charged, Entry, Level, Scope
+from hortus.privacy.entries import GENESIS, Approved, Charge, Charged, Entry, Level, Scope
 from hortus.privacy.events import GaussianEvent
 from hortus.privacy.ledger import Ledger
 from hortus.privacy.recount import recount
@@ -108,7 +108,8 @@ def _audited(what: str, command: list[str]) -> Rows:
         peak = max(peak, _megabytes(process.pid))
         time.sleep(0.05)
         done, status, used = os.wait4(process.pid, os.WNOHANG)
-    if status:
+    # 4: the server has countersigned nothing of a ledger that was made up.
+    if os.waitstatus_to_exitcode(status) not in (0, 4):
         raise SystemExit(f"{command} ended with {status}")
     yield what, time.perf_counter() - start, "s"
     yield f"{what}: processor time", used.ru_utime + used.ru_stime, "s"
@@ -229,9 +230,14 @@ def write_ledger(path: Path, entries: int, site: SiteIdentity = SITE) -> None:
     known: dict[int, float] = {}
     previous, after = GENESIS, 0.0
     with closing(sqlite3.connect(path)) as raw, raw:
-        for seq in range(1, entries + 1):
+        said = Approved(CHARGE.plan, "big", "Ada", CHARGE.unit, 1.0, DELTA)
+        first = Entry.make(1, 1.8e9, said, previous, site)
+        row = (first.seq, first.content, first.hash, first.signature)
+        raw.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", row)
+        previous = first.hash
+        for seq in range(2, entries + 1):
             charge = replace(CHARGE, step=seq, round=seq // 100)
-            after = max(after, _interpolated(known, seq))
+            after = max(after, _interpolated(known, seq - 1))
             body = Charged(charge, charge.dataset, (), (Level(Scope.LIFETIME, "", after, 1e6),))
             entry = Entry.make(seq, 1.8e9 + seq, body, previous, site)
             row = (entry.seq, entry.content, entry.hash, entry.signature)

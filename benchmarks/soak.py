@@ -37,6 +37,7 @@ sys.path[0] = str(ROOT / "tests")  # not this folder, which has a faults.py of i
 
 from conftest import save_tiny_model, write_records, write_tiny_plan  # noqa: E402
 from faults.harness import RelayGrid, relay  # noqa: E402
+from helpers.approvals import approve_everywhere  # noqa: E402
 
 from hortus.client.agent import SiteAgent  # noqa: E402
 from hortus.client.agent_service import listening  # noqa: E402
@@ -155,7 +156,6 @@ def lay_out(folder: Path, sums: int) -> tuple[Contract, Consortium]:
         budget=Budget(epsilon=1e6, delta=contract.privacy.delta),
         min_cohort=2,
         min_honest=2,
-        approved_plans=(contract.digest(),),
     )
     data = {
         site: write_records(folder / f"{site}.csv", 60, 7 * number)
@@ -163,9 +163,10 @@ def lay_out(folder: Path, sums: int) -> tuple[Contract, Consortium]:
     }
     addresses = ServerConfig(aggregation="127.0.0.1:0", superlink="127.0.0.1:0")
     policies = dict.fromkeys(SITES, policy)
-    return contract, create_consortium(
+    consortium = create_consortium(
         folder / "consortium", data, policies, addresses, datetime.now(UTC)
     )
+    return contract, approve_everywhere(consortium, contract)
 
 
 def soak(

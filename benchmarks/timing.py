@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from hortus.client.agent import SiteAgent
+from hortus.client.approval import approve_unasked
 from hortus.client.channel import dialling
 from hortus.client.pace import Clock, MachineClock, RehearsalClock
 from hortus.client.site import Site
@@ -121,7 +122,6 @@ class Attack:
             budget=Budget(epsilon=1e6, delta=1e-5),
             min_cohort=2,
             min_honest=1,
-            approved_plans=(contract.digest(),),
         )
         addresses = ServerConfig(aggregation="127.0.0.1:0", superlink="127.0.0.1:0")
         policies = dict.fromkeys(data, policy)
@@ -134,6 +134,7 @@ class Attack:
     def agent(self, name: str, workbench: Workbench, port: int, clock: Clock) -> SiteAgent:
         """Starts a site's agent."""
         site = Site(self.consortium.site(name).directory, clock=time.time)
+        approve_unasked(site, self.contract, "the benchmark")
         connect = partial(dialling, f"127.0.0.1:{port}", site.files.tls)
         return SiteAgent(site, lambda _: workbench, connect, untimed, clock)
 

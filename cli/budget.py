@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from hortus.cli.approve import operator_name
 from hortus.cli.display import terminal
 from hortus.protocol.errors import UsageError
 
@@ -106,13 +107,11 @@ def disjoint(
 
     Give it before the file is used. It is refused where a unit is in both, and void once one is.
     """
-    import getpass
-
     from hortus.client.accounts import state_disjoint
     from hortus.client.site import Site
 
     with Site(site, time.time) as opened:
-        operator = getpass.getuser() if by is None else by
+        operator = operator_name(by)
         entry, said, units = state_disjoint(opened, data, other, operator, reason)
     terminal().print(
         f"entry {entry.seq}: dataset {said.dataset[:16]} is disjoint from "

@@ -8,8 +8,19 @@ from typing import Annotated
 import typer
 
 import hortus
+from hortus.cli import (
+    approve,
+    budget,
+    check,
+    consortium,
+    export,
+    inspect,
+    operate,
+    status,
+    train,
+    watch,
+)
 from hortus.cli import attack as attacks
-from hortus.cli import budget, check, consortium, export, inspect, operate, status, train, watch
 from hortus.cli import plan as plans
 from hortus.cli.display import echo
 from hortus.cli.errors import ReportingGroup
@@ -32,7 +43,7 @@ app.add_typer(plans.plan)
 app.add_typer(consortium.init)
 app.add_typer(consortium.roster)
 app.add_typer(consortium.rotate)
-app.command()(operate.approve)
+app.command()(approve.approve)
 app.command()(operate.server)
 app.command()(operate.client)
 app.command()(status.status)

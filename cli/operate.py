@@ -1,4 +1,4 @@
-"""`hortus approve`, `server` and `client`: what operators run."""
+"""`hortus server` and `client`: what operators run."""
 
 import signal
 import threading
@@ -10,57 +10,11 @@ import typer
 from hortus.cli.display import terminal
 from hortus.protocol.consortium import ServerFiles, SiteConfig, SiteFiles
 from hortus.protocol.logs import Form, configure_logging
-from hortus.protocol.plan import Contract, Noise
 from hortus.protocol.plan_file import load_plan
-from hortus.protocol.policy import Policy
 
 LogFormat = Annotated[Form, typer.Option(help="How log lines are written.")]
 PlanFile = Annotated[Path, typer.Argument(help="The plan file.")]
 SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
-
-
-def approve(site: SiteFolder, plan: PlanFile) -> None:
-    """Approve a plan at a site: its contract's hash goes into policy.yaml.
-
-    A plan that the policy refuses anyway is not approved: it says why.
-
-    The site's records are read with the plan's columns and labels, so that what does not fit is said
-    here: an agent's log never says it, since it may quote records.
-    """
-    loaded = load_plan(plan)  # before what takes seconds to import: a slip is answered at once
-
-    from hortus.client.consent import check_contract
-    from hortus.client.site import keep_contract, keep_model
-    from hortus.learning.data.records import read_records
-    from hortus.server.prepare import prepare
-
-    contract, model = prepare(loaded, plan.resolve().parent)
-    files = SiteFiles(site)
-    config = SiteConfig.load(files.config)
-    read_records(files.directory / config.data, contract.task, contract.privacy.unit_column)
-    policy = Policy.load(files.policy)
-    approved = tuple(dict.fromkeys((*policy.approved_plans, contract.digest())))
-    policy = policy.model_copy(update={"approved_plans": approved})
-    check_contract(policy, contract, names_model=config.model is not None)
-    keep_model(files, contract, model)
-    keep_contract(files, contract)  # first: a running agent prepares for what it finds approved
-    policy.save(files.policy)
-    console = terminal()
-    console.print(f"{config.site} takes part in {contract.name} ({contract.digest()})")
-    console.print(_counted_on(policy, contract))
-
-
-def _counted_on(policy: Policy, contract: Contract) -> str:
-    """Says whose noise a plan's promise counts on, and how many sites the policy takes to be honest."""
-    cohort = contract.cohort
-    if contract.privacy.noise is Noise.UNSAFE_NONE:
-        return "It promises nothing to anybody: it adds no noise."
-    if contract.privacy.noise is Noise.LOCAL:
-        return "Its promise counts on this site's own noise alone."
-    return (
-        f"Its promise counts on the noise of {cohort.min_honest} of {cohort.minimum} sites; policy.yaml "
-        f"takes at most {policy.most_honest(cohort.minimum)} of them to be honest."
-    )
 
 
 def server(

@@ -215,12 +215,13 @@ def _accountants_table(cost: "PlanCost", forecasts: Sequence["SiteForecast"]) ->
             _number(forecast.before),
             *bounds,
             _number(budget.epsilon),
-            Text(_covered(cost, forecast), style=colour),
+            Text(covered(cost, forecast), style=colour),
         )
     return table
 
 
-def _covered(cost: "PlanCost", forecast: "SiteForecast") -> str:
+def covered(cost: "PlanCost", forecast: "SiteForecast") -> str:
+    """Says how much of a plan a budget covers."""
     rounds = f"{forecast.rounds:,} of {cost.rounds:,} rounds"
     if not cost.spare or forecast.rounds < cost.rounds:
         return rounds

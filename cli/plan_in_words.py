@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from hortus.privacy.detection import true_positive_bound_of
-from hortus.protocol.consortium import SiteFiles
+from hortus.protocol.consortium import SiteConfig, SiteFiles
 from hortus.protocol.errors import printable
 from hortus.protocol.policy import Policy
 from hortus.simulation.prospect import doubts_about, refusal_at, site_budgets
@@ -63,6 +63,7 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
         delta=delta,
         bounds=[(rate, true_positive_bound_of(history, rate)) for rate in _FALSE_POSITIVE_RATES],
         here=here,
+        at_site=SiteConfig.load(SiteFiles(site).config).site if site else "",
         most_honest=_most_honest(what, site),
         refusal=refusal_at(what, site) if site else "",
         doubts=doubts_about(what, site),

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from hortus.client.approval import admission
 from hortus.client.consent import (
     budget_of,
     check_ceiling,
@@ -27,13 +28,13 @@ from hortus.client.pace import Clock, Pace, Timetable
 from hortus.client.preparation import Preparations, Prepared, Preparing, encoding_key
 from hortus.client.session import FAILED, Session
 from hortus.client.site import Site
-from hortus.client.terms import Account, LiveTerms
+from hortus.client.terms import Account, LiveTerms, noise_of
 from hortus.client.trainer import Stopwatch, Trainer
-from hortus.client.unread import check_room, is_unread
+from hortus.client.unread import check_room
 from hortus.client.workbench import Workbench
 from hortus.learning.tasks import Encoded
 from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.entries import Added, Declined
+from hortus.privacy.entries import Added, Approved, Declined
 from hortus.privacy.randomness import RandomSource, SessionRandomness, UnsafeSeededRandomness
 from hortus.protocol.answer import Answer
 from hortus.protocol.descriptor import Descriptor
@@ -119,9 +120,11 @@ class SiteAgent:
     def look_ahead(self) -> None:
         """Begins to prepare for the plan approved last, before the server asks about it."""
         try:
-            plan = next(reversed(self._site.policy.approved_plans), "")
+            said = self._site.ledger.consents().values()
         except HortusError:
-            return  # a policy that cannot be read is told of where it is asked
+            return  # a ledger that cannot be read is told of where it is asked
+        approved = [entry.body.plan for entry in said if isinstance(entry.body, Approved)]
+        plan = approved[-1] if approved else ""
         with self._left:
             idle = not self._sessions
         contract = self._site.kept_contract(plan) if idle and plan != self._ahead else None
@@ -201,7 +204,7 @@ class SiteAgent:
         site, workbench = self._site, prepared.workbench
         encoding = StepEncoding.of(contract, workbench.space.dimension, len(descriptor.cohort))
         check_descriptor(contract, descriptor, encoding, site.name)
-        check_ceiling(site.policy, contract, encoding)
+        check_ceiling(site.mandate, contract, encoding)
         noise = self._noise()
         randomness = _randomness(noise, contract, site.name)
         trainer = Trainer(encoding, workbench, prepared.encoded, randomness, self._stopwatch)
@@ -213,6 +216,8 @@ class SiteAgent:
         with self._keep_lock:
             self._check_room(contract)
             site.keep_contract(contract)
+            if (mandate := site.mandate).is_unread(contract):
+                site.ledger.admit(admission(contract, mandate.policy.budget.delta))
         with ExitStack() as connection:
             channel = connection.enter_context(self._connect(contract.cohort))
             session = Session(
@@ -273,7 +278,7 @@ class SiteAgent:
     def _approved(self, encoded: bytes) -> tuple[Contract, Prepared]:
         """Reads a contract; the policy decides first, since the contract names a folder to read."""
         contract, site = _parse_contract(encoded), self._site
-        check_contract(site.policy, contract, names_model=site.config.model is not None)
+        check_contract(site.mandate, contract)
         self._check_room(contract)
         prepared = self._preparations.of(contract)
         check_model(contract, site.model_digest(contract))
@@ -307,10 +312,10 @@ class SiteAgent:
 
     def _check_room(self, contract: Contract) -> None:
         """Refuses an unread plan that would be one too many to keep."""
-        policy = self._site.policy
-        if policy.auto_approve is not None and is_unread(policy, contract):
-            kept = self._site.kept_contracts() - set(policy.approved_plans)
-            check_room(policy.auto_approve, contract, kept)
+        mandate = self._site.mandate
+        if mandate.policy.auto_approve is not None and mandate.is_unread(contract):
+            kept = self._site.kept_contracts() - mandate.approved
+            check_room(mandate.policy.auto_approve, contract, kept)
 
     def _check_signed(self, purpose: str, message: bytes, signature: bytes) -> None:
         """Refuses what the pinned server has not signed: others may have reached the SuperLink."""
@@ -320,17 +325,15 @@ class SiteAgent:
         """Refuses a plan of which not even one step can be paid, before a session counts on it."""
         dimension = prepared.workbench.space.dimension
         encoding = StepEncoding.of(contract, dimension, contract.cohort.minimum)
-        check_ceiling(self._site.policy, contract, encoding)
-        budget = budget_of(self._site.policy, contract)
+        mandate = self._site.mandate
+        check_ceiling(mandate, contract, encoding)
+        budget = budget_of(mandate, contract)
         account = Account(self._site.ledger, prepared.dataset, budget, self._noise())
         if reason := account.reason_to_refuse(encoding):
             raise Refused(reason, where="policy.yaml: budget")
 
     def _noise(self) -> Added:
-        """What noise this site adds now: one that others could subtract is no protection."""
-        if not self._site.policy.unsafe_seeded_noise:
-            return Added.GAUSSIAN
-        return Added.SEEDED if self._clock.observed else Added.REHEARSED
+        return noise_of(self._site.policy, observed=self._clock.observed)
 
 
 def _randomness(noise: Added, contract: Contract, site: str) -> RandomSource:

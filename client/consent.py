@@ -1,6 +1,7 @@
 """Whether a site takes part: its own policy against a contract, before any data is touched."""
 
-from hortus.client.unread import check_dimension, check_unread, is_unread
+from hortus.client.mandate import Mandate
+from hortus.client.unread import check_dimension, check_unread
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.encoding import StepEncoding
 from hortus.protocol.descriptor import Descriptor
@@ -9,19 +10,24 @@ from hortus.protocol.plan import Contract, Noise
 from hortus.protocol.policy import Budget, Policy
 
 
-def check_contract(policy: Policy, contract: Contract, *, names_model: bool) -> None:
-    """Checks a contract against the site's policy; comes before anything that it names is touched.
+def check_contract(mandate: Mandate, contract: Contract) -> None:
+    """Checks a contract against what the site allows; comes before anything that it names is touched.
 
     Args:
-        policy: The site's.
+        mandate: The site's policy and approvals.
         contract: What the server asks for.
-        names_model: Whether site.yaml says where the base model lies.
 
     Raises:
         Refused: With the policy's field, its value, and what the contract asks.
     """
-    if is_unread(policy, contract):
-        check_unread(policy, contract, names_model=names_model)
+    policy = mandate.policy
+    if contract.digest() in mandate.withdrawn:
+        raise Refused(
+            f"this site has withdrawn from the plan {contract.name!r} ({contract.digest()})",
+            remedy="Its operator can approve it again: hortus approve SITE_DIR PLAN.yaml",
+        )
+    if mandate.is_unread(contract):
+        check_unread(mandate, contract)
     if contract.privacy.noise is Noise.UNSAFE_NONE and not policy.unsafe_no_privacy:
         raise Refused("the plan has no privacy", where="policy.yaml: unsafe_no_privacy")
     if contract.privacy.unit != policy.budget.unit:
@@ -58,13 +64,14 @@ def _check_honest(policy: Policy, contract: Contract) -> None:
         )
 
 
-def check_ceiling(policy: Policy, contract: Contract, encoding: StepEncoding) -> None:
+def check_ceiling(mandate: Mandate, contract: Contract, encoding: StepEncoding) -> None:
     """Holds a plan that nobody here has read to the ceilings that take its model to be known.
 
     Raises:
         Refused: It costs more, or trains more parameters.
     """
-    if policy.auto_approve is None or not is_unread(policy, contract):
+    policy = mandate.policy
+    if policy.auto_approve is None or not mandate.is_unread(contract):
         return
     check_dimension(policy.auto_approve, contract, encoding.words)
     assert encoding.event is not None  # noqa: S101 - without privacy nothing is approved by itself
@@ -77,10 +84,10 @@ def check_ceiling(policy: Policy, contract: Contract, encoding: StepEncoding) ->
         )
 
 
-def budget_of(policy: Policy, contract: Contract) -> Budget:
+def budget_of(mandate: Mandate, contract: Contract) -> Budget:
     """Returns the budget of a plan: the ceiling caps all attempts of one that nobody has read."""
-    auto, budget = policy.auto_approve, policy.budget
-    if auto is None or not is_unread(policy, contract):
+    auto, budget = mandate.policy.auto_approve, mandate.policy.budget
+    if auto is None or not mandate.is_unread(contract):
         return budget
     ceiling = min(auto.max_epsilon, budget.per_plan or auto.max_epsilon)
     return budget.model_copy(update={"per_plan": ceiling})

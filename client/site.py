@@ -12,11 +12,13 @@ from typing import Self
 
 from pydantic import ValidationError
 
+from hortus.client.mandate import Mandate
 from hortus.client.reread import Reread, file_version
 from hortus.client.witness import require
 from hortus.learning.data.records import Records, read_records, read_units, record_bytes
 from hortus.learning.models import is_relative_model, model_digest, resolve_model
 from hortus.privacy.ledger import Ledger, dataset_fingerprint
+from hortus.privacy.lineages import Placement
 from hortus.privacy.marks import Content
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.card import ServerCard, load_card
@@ -53,13 +55,19 @@ class Site:
         directory: The folder that `hortus init site` made, with the server pinned.
         clock: Seconds since the epoch, for ledger entries.
         model: Where the base model lies, if site.yaml does not say so.
+        alone: Whether the server need not be pinned yet, since nobody is met.
 
     Raises:
         UsageError: A file is missing or wrong; it names the file and the field.
     """
 
     def __init__(
-        self, directory: Path, clock: Callable[[], float], model: Path | None = None
+        self,
+        directory: Path,
+        clock: Callable[[], float],
+        model: Path | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
         self.files = SiteFiles(directory)
         self.config = SiteConfig.load(self.files.config)
@@ -69,7 +77,8 @@ class Site:
         self._reading = threading.Lock()
         self._policy = Reread(self.files.policy, Policy.load)
         self._roster = Reread(self.files.roster, Roster.load)
-        self._check_pinned()
+        if not alone:
+            self._check_pinned()
         self.ledger = Ledger.open(self.files.ledger, self.identity, clock)
         try:
             self._check_anchor()
@@ -90,6 +99,12 @@ class Site:
     def policy(self) -> Policy:
         """What this site allows now."""
         return self._policy()
+
+    @property
+    def mandate(self) -> Mandate:
+        """What this site's operator has allowed by now."""
+        consents = self.ledger.consents().values()
+        return Mandate.of(self.policy, consents, names_model=self.config.model is not None)
 
     @property
     def roster(self) -> Roster:
@@ -208,12 +223,23 @@ class Site:
         """
         dataset, unit = self.dataset(plan), plan.privacy.unit
         if not self.ledger.is_following(dataset.fingerprint, unit):
-            records = dataset.records
-            rows = record_bytes(records)
-            self.ledger.follow(
-                Content.of(self._dataset_key(), dataset.fingerprint, unit, rows, records.units)
-            )
+            self.ledger.follow(self._content(dataset, unit))
         return dataset
+
+    def foresee(self, plan: Agreement) -> tuple[Dataset, Placement]:
+        """Returns the records as they are now, and where they would be charged; nothing is noted.
+
+        Raises:
+            DataError: They do not fit the plan, or cannot be read.
+            HortusError: The ledger cannot be read.
+        """
+        dataset = self.dataset(plan)
+        return dataset, self.ledger.foresee(self._content(dataset, plan.privacy.unit))
+
+    def _content(self, dataset: Dataset, unit: str) -> Content:
+        records = dataset.records
+        rows = record_bytes(records)
+        return Content.of(self._dataset_key(), dataset.fingerprint, unit, rows, records.units)
 
     def content(self, data: Path) -> Content:
         """Returns the keyed hashes of a file's rows, and of the units that the policy protects.

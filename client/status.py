@@ -10,8 +10,9 @@ from hortus.privacy.entries import Charged
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.consortium import SiteConfig, SiteFiles
 from hortus.protocol.locks import is_held
+from hortus.protocol.moments import iso_time
 from hortus.protocol.names import SERVER
-from hortus.protocol.standing import iso_time, party_standing
+from hortus.protocol.standing import party_standing
 
 _ROUNDS_SHOWN = 5
 

@@ -1,7 +1,7 @@
 """What a site's releases go by: the policy, the budget and the records as they are now."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from hortus.client.consent import budget_of, check_ceiling, check_contract
@@ -10,10 +10,12 @@ from hortus.learning.tasks import Encoded
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.entries import Added, Charge
 from hortus.privacy.ledger import Ledger
+from hortus.privacy.lineages import Placement
 from hortus.privacy.masks import StepView
 from hortus.protocol.answer import BUDGET_SPENT
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.policy import Budget
+from hortus.protocol.errors import Refused
+from hortus.protocol.policy import Budget, Policy
 
 # Stands for a step that is only asked about.
 NO_VIEW, NO_RUN = StepView(0, 0, (), b""), "0" * 32
@@ -21,12 +23,21 @@ NO_VIEW, NO_RUN = StepView(0, 0, (), b""), "0" * 32
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a site's releases are charged to, and what noise they have."""
+    """What a site's releases are charged to, and what noise they have.
+
+    Attributes:
+        ledger: The site's.
+        dataset: Fingerprint of the records.
+        budget: What the site allows for the plan.
+        noise: What its vectors have for noise.
+        place: Where it would be charged; None for where the ledger has the records now.
+    """
 
     ledger: Ledger
     dataset: str
     budget: Budget
     noise: Added = Added.GAUSSIAN
+    place: Placement | None = None
 
     def limit(self, encoding: StepEncoding) -> Budget | None:
         """The budget that a step needs; a release without privacy has none that could cover it."""
@@ -63,14 +74,47 @@ class Account:
     def reason_to_refuse(self, encoding: StepEncoding) -> str:
         """Says, in words that the server may read, why one more step cannot be paid; or nothing."""
         norm = encoding.contract.privacy.clipping_norm
-        charge = self.charge(encoding, None, 0, NO_VIEW, norm)
-        level = self.ledger.shortfall(charge, self.limit(encoding))
+        return self._shortfall(
+            encoding, self.charge(encoding, None, 0, NO_VIEW, norm), "one more step"
+        )
+
+    def reason_to_refuse_rest(self, encoding: StepEncoding, steps: int) -> str:
+        """The same of all steps that are left, or of one sum if none is, at the plan's own noise.
+
+        Raises:
+            Refused: The account is frozen or protects another unit, or a number of the plan is none that
+                a ledger can charge.
+        """
+        contract = encoding.contract
+        rest = max(steps, contract.training.releases_per_sum)
+        noise = contract.privacy.noise_multiplier or 0.0
+        try:
+            one = self.charge(encoding, None, 0, NO_VIEW, contract.privacy.clipping_norm)
+            charge = replace(one, releases=rest, noise_multiplier=noise)
+        except ValueError as error:
+            raise Refused(f"no ledger can charge it: {error}", where=contract.name) from error
+        return self._shortfall(encoding, charge, "the plan")
+
+    def _shortfall(self, encoding: StepEncoding, charge: Charge, what: str) -> str:
+        level = self.ledger.shortfall(charge, self.limit(encoding), self.place)
         if level is None:
             return ""
         return (
-            f"{BUDGET_SPENT}: one more step would bring {level.name} to ε = "
+            f"{BUDGET_SPENT}: {what} would bring {level.name} to ε = "
             f"{level.epsilon:.3f} of {level.limit:g} (δ = {self.budget.delta:g})"
         )
+
+
+def noise_of(policy: Policy, *, observed: bool) -> Added:
+    """Returns what noise a site adds: one that others could subtract is no protection.
+
+    Args:
+        policy: The site's.
+        observed: Whether another party sees what the site sends; False in a rehearsal.
+    """
+    if not policy.unsafe_seeded_noise:
+        return Added.GAUSSIAN
+    return Added.SEEDED if observed else Added.REHEARSED
 
 
 class Terms(Protocol):
@@ -122,11 +166,11 @@ class LiveTerms:
 
     def now(self) -> Account:
         """See `Terms`."""
-        policy, contract = self._site.policy, self._encoding.contract
-        check_contract(policy, contract, names_model=self._site.config.model is not None)
-        check_ceiling(policy, contract, self._encoding)
+        mandate, contract = self._site.mandate, self._encoding.contract
+        check_contract(mandate, contract)
+        check_ceiling(mandate, contract, self._encoding)
         return Account(
-            self._site.ledger, self._records[0], budget_of(policy, contract), self._noise
+            self._site.ledger, self._records[0], budget_of(mandate, contract), self._noise
         )
 
     def renewed(self) -> Account:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from hortus.client.mandate import Mandate
 from hortus.protocol.errors import Refused
 from hortus.protocol.plan import Contract, Noise
-from hortus.protocol.policy import AutoApprove, Policy
+from hortus.protocol.policy import AutoApprove
 
 _REMEDY = "Read it with its operator, then: hortus approve SITE_DIR PLAN.yaml"
 
@@ -179,34 +180,27 @@ FREE: Mapping[str, str] = MappingProxyType(
 )
 
 
-def is_unread(policy: Policy, contract: Contract) -> bool:
-    """Whether nobody here has read and approved a contract."""
-    return contract.digest() not in policy.approved_plans
-
-
-def check_unread(policy: Policy, contract: Contract, *, names_model: bool) -> None:
+def check_unread(mandate: Mandate, contract: Contract) -> None:
     """Checks a contract that nobody here has read, before anything that it names is touched.
 
     Args:
-        policy: The site's.
+        mandate: What the site allows.
         contract: What the server asks for.
-        names_model: Whether site.yaml says where the base model lies.
 
     Raises:
         Refused: With the limit that it is outside of. It is the same answer whatever lies on this
             machine's disk.
     """
-    auto = policy.auto_approve
+    auto = mandate.policy.auto_approve
     if auto is None:
         raise Refused(
             f"the plan {contract.name!r} with hash {contract.digest()} is not approved here",
-            where="policy.yaml: approved_plans",
             remedy=_REMEDY,
         )
     for limit in LIMITS:
         if not limit.holds(auto, contract):
             raise _outside(contract, limit.name, limit.problem(contract))
-    if not names_model:
+    if not mandate.names_model:
         raise Refused(
             "a plan that nobody here has read may not say where the base model lies",
             where="site.yaml: model",

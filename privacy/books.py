@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.entries import (
     EVERY_DATASET,
+    Admitted,
+    Approved,
     Charge,
     Charged,
     Declined,
@@ -18,6 +20,7 @@ from hortus.privacy.entries import (
     Level,
     Scope,
     Unfrozen,
+    Withdrawn,
 )
 from hortus.privacy.events import GaussianEvent
 from hortus.privacy.lineages import Lineages, Placement
@@ -111,6 +114,7 @@ class Books:
         accounts: By the fingerprint that an account goes by.
         lineages: Which account a content belongs to.
         refused: Refusals since the last entry of another kind.
+        consents: The last entry on each plan that says whether it may be taken part in, the newest last.
     """
 
     def __init__(self) -> None:
@@ -118,6 +122,7 @@ class Books:
         self.accounts: dict[str, Account] = {}
         self.lineages = Lineages()
         self.refused: list[Declined] = []
+        self.consents: dict[str, Entry] = {}
         self._granted: dict[str, float] = {}
         self._frozen: dict[str, str] = {}
         self._runs: dict[str, tuple[str, str]] = {}  # of each session, with the plan
@@ -140,6 +145,9 @@ class Books:
                 self._frozen.pop(self.lineages.root(dataset), None)
             case Disjoint() as statement:
                 self.lineages.add(statement)
+            case Approved(plan) | Admitted(plan) | Withdrawn(plan):
+                self.consents.pop(plan, None)
+                self.consents[plan] = entry
             case Declined() as refusal:
                 self.refused.append(refusal)
 
@@ -163,7 +171,7 @@ class Books:
         names = (place.account, *place.joins, EVERY_DATASET)
         return next((self._frozen[name] for name in names if name in self._frozen), None)
 
-    def check(self, charge: Charge, place: Placement) -> None:
+    def check(self, unit: str, place: Placement) -> None:
         """Checks what no budget can buy.
 
         Raises:
@@ -177,19 +185,27 @@ class Books:
             )
         for name in (place.account, *place.joins):
             account = self.accounts.get(name)
-            if account is not None and account.unit != charge.unit:
+            if account is not None and account.unit != unit:
                 raise Refused(
                     f"releases so far protect a {account.unit}: their loss cannot be added to one "
-                    f"that protects a {charge.unit}",
+                    f"that protects a {unit}",
                     remedy=f"Take part in plans with privacy.unit: {account.unit}.",
                 )
 
-    def check_session(self, charge: Charge) -> None:
-        """Checks that a session and a run are of one plan; not of a charge that is only asked about.
+    def check_plan(self, charge: Charge) -> None:
+        """Checks that a session and a run are of one plan, which is not withdrawn from.
+
+        It is not asked about a charge that is only considered.
 
         Raises:
-            Refused: The session or run belongs to another plan.
+            Refused: The session or run belongs to another plan, or the operator has withdrawn from it.
         """
+        said = self.consents.get(charge.plan)
+        if said is not None and isinstance(said.body, Withdrawn):
+            raise Refused(
+                "the site's operator has withdrawn from the plan",
+                remedy="Nothing was sent. `hortus approve SITE_DIR --list` says when and why.",
+            )
         of_session = (charge.run, charge.plan)
         if (
             self._runs.get(charge.session, of_session) != of_session

@@ -19,20 +19,18 @@ from typing import Any, ClassVar, Self
 from hortus.privacy.events import GaussianEvent
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.identity import SiteIdentity, is_signed
-from hortus.protocol.plan import Noise
+from hortus.protocol.plan import LEAST_DELTA, MOST_DELTA, Noise
 
 SIGNATURE_CONTEXT = "ledger entry"
 GENESIS = "0" * 64
 EVERY_DATASET = "*"
 
-_FORMAT = "hortus/v3/ledger"
+_FORMAT = "hortus/v4/ledger"
 _MOST_REASON, _MOST_UNIT, _MOST_NAME = 500, 200, 100
 _LATEST = 253_402_300_800.0  # the year 10000
 # What float64 and SQLite count exactly, and what no plan asks for.
 _MOST_COUNT, _MOST_ENTRIES, _MOST_RELEASES, _MOST_NOISE = 2**31, 2**40, 2**40, 1e7
 _LEAST_RATE = 1e-12
-# With a larger δ an ε says little; a smaller one float64 cannot hold.
-MOST_DELTA, LEAST_DELTA = 1e-2, 1e-30
 _HEX = re.compile(r"[0-9a-f]+")
 _PERIOD = re.compile(r"[0-9]{4}(-Q[1-4]|-(0[1-9]|1[0-2]))?")
 
@@ -282,8 +280,80 @@ class Disjoint:
             _check_hex("dataset", name, 64)
         if not self.others or len({self.dataset, *self.others}) != 1 + len(self.others):
             raise ValueError("a content is disjoint from other accounts than its own, each once")
-        if not 1 <= len(self.operator.strip()) <= _MOST_NAME:
-            raise ValueError(f"an operator's name has 1 to {_MOST_NAME} characters")
+        _check_name("an operator's name", self.operator)
+        _check_reason(self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """The operator has read a plan, and the site takes part in it from this entry on.
+
+    Attributes:
+        plan: Hash of the contract.
+        name: Its name, for who reads the ledger without the contract.
+        operator: Who approves it.
+        unit: The privacy unit.
+        epsilon: What all its releases cost by themselves, spare attempts included; infinite without noise.
+        delta: The δ of that ε: the site's.
+    """
+
+    kind: ClassVar[str] = "approval"
+    plan: str
+    name: str
+    operator: str
+    unit: str
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        _check_consent(self)
+        _check_name("an operator's name", self.operator)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The site takes part in a plan that nobody here has read: policy.yaml's `auto_approve` allows it.
+
+    Attributes:
+        plan: Hash of the contract.
+        name: Its name.
+        unit: The privacy unit.
+        epsilon: As of `Approved`.
+        delta: As of `Approved`.
+    """
+
+    kind: ClassVar[str] = "admission"
+    plan: str
+    name: str
+    unit: str
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        _check_consent(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """The operator took an approval or an admission back: nothing more is released for the plan.
+
+    Attributes:
+        plan: Hash of the contract.
+        name: Its name.
+        operator: Who withdraws it.
+        reason: Why, in the operator's words.
+    """
+
+    kind: ClassVar[str] = "withdrawal"
+    plan: str
+    name: str
+    operator: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        _check_hex("plan", self.plan, 64)
+        _check_name("a plan's name", self.name)
+        _check_name("an operator's name", self.operator)
         _check_reason(self.reason)
 
 
@@ -314,7 +384,8 @@ class Declined:
         _check_reason(self.reason)
 
 
-Body = Charged | Granted | Frozen | Unfrozen | Disjoint | Declined
+Consent = Approved | Admitted | Withdrawn
+Body = Charged | Granted | Frozen | Unfrozen | Disjoint | Consent | Declined
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,12 +512,11 @@ def _decode(kind: type[Any], value: Mapping[str, Any]) -> Any:  # noqa: ANN401 -
     return kind(*[read(value[name]) for name, read in readers.items()])
 
 
+# Kinds whose fields are texts, whole numbers, floats and lists of texts.
+_FLAT = (Granted, Frozen, Unfrozen, Disjoint, Approved, Admitted, Withdrawn, Declined)
 _READERS: Mapping[str, Any] = {
     Charged.kind: _read_charged,
-    **{
-        kind.kind: lambda value, kind=kind: _decode(kind, value)
-        for kind in (Granted, Frozen, Unfrozen, Disjoint, Declined)
-    },
+    **{kind.kind: lambda value, kind=kind: _decode(kind, value) for kind in _FLAT},
 }
 
 
@@ -504,6 +574,22 @@ def _check_decision(dataset: str, reason: str) -> None:
     _check_reason(reason)
 
 
+def _check_consent(consent: Approved | Admitted) -> None:
+    for name in ("epsilon", "delta"):
+        object.__setattr__(consent, name, float(getattr(consent, name)))
+    _check_hex("plan", consent.plan, 64)
+    _check_name("a plan's name", consent.name)
+    if not 1 <= len(consent.unit) <= _MOST_UNIT:
+        raise ValueError(f"unit: a unit has 1 to {_MOST_UNIT} characters")
+    _check_range("epsilon", consent.epsilon, 0, math.inf)
+    _check_range("delta", consent.delta, LEAST_DELTA, MOST_DELTA)
+
+
+def _check_name(what: str, name: str) -> None:
+    if not 1 <= len(name.strip()) <= _MOST_NAME:
+        raise ValueError(f"{what} has 1 to {_MOST_NAME} characters")
+
+
 def _check_reason(reason: str) -> None:
     if not 1 <= len(reason.strip()) <= _MOST_REASON:
         raise ValueError(f"a reason has 1 to {_MOST_REASON} characters")
@@ -518,5 +604,5 @@ _PARSERS: Mapping[Any, Callable[[Any], Any]] = {
 }
 _FIELDS: Mapping[type[Any], Mapping[str, Callable[[Any], Any]]] = {
     kind: {field.name: _PARSERS[field.type] for field in fields(kind)}
-    for kind in (Charge, Level, Granted, Frozen, Unfrozen, Disjoint, Declined)
+    for kind in (Charge, Level, *_FLAT)
 }

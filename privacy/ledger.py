@@ -23,6 +23,8 @@ from typing import Self
 from hortus.privacy.books import Account, Books, exceeded
 from hortus.privacy.entries import (
     GENESIS,
+    Admitted,
+    Approved,
     Body,
     Charge,
     Charged,
@@ -33,6 +35,7 @@ from hortus.privacy.entries import (
     Granted,
     Level,
     Unfrozen,
+    Withdrawn,
     content_hash,
 )
 from hortus.privacy.events import GaussianEvent
@@ -86,6 +89,21 @@ def dataset_fingerprint(key: bytes, records: Iterable[bytes]) -> str:
     """
     digests = sorted(hashlib.sha256(record).digest() for record in records)
     return hmac.new(key, b"hortus/v1/dataset\x00" + b"".join(digests), hashlib.sha256).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How an account stands.
+
+    Attributes:
+        account: What it has released; None for nothing.
+        granted: What grants have added to its lifetime budget.
+        frozen: Why nothing may be released from it; None if it may.
+    """
+
+    account: Account | None
+    granted: float
+    frozen: str | None
 
 
 class Ledger:
@@ -221,7 +239,7 @@ class Ledger:
 
     # What the operator does.
 
-    def record(self, body: Granted | Frozen | Unfrozen) -> Entry:
+    def record(self, body: Granted | Frozen | Unfrozen | Approved | Withdrawn) -> Entry:
         """Adds an operator's decision.
 
         Raises:
@@ -229,6 +247,27 @@ class Ledger:
         """
         with self._transaction() as now:
             return self._append(body, now)
+
+    # Which plans the site takes part in.
+
+    def admit(self, body: Admitted) -> None:
+        """Notes that a plan that nobody has read is taken part in, unless an entry says so already.
+
+        Raises:
+            Refused: The operator has withdrawn from it meanwhile.
+            HortusError: The file cannot be written.
+        """
+        with self._transaction() as now:
+            said = self._books.consents.get(body.plan)
+            if said is None:
+                self._append(body, now)
+            elif isinstance(said.body, Withdrawn):
+                raise Refused("the site's operator has withdrawn from the plan")
+
+    def consents(self) -> Mapping[str, Entry]:
+        """Returns the last entry on each plan: its approval, admission or withdrawal; the newest last."""
+        with self._reading():
+            return dict(self._books.consents)
 
     # Which people a dataset holds.
 
@@ -300,6 +339,13 @@ class Ledger:
             self._marks.follow(content, content.dataset, (), head, head)
             return self._append(Disjoint(content.dataset, named, operator, reason), now)
 
+    def foresee(self, content: Content) -> Placement:
+        """Returns where a content would be charged if it was followed now; nothing is noted."""
+        with self._reading():
+            if self._marks.is_current(content.dataset, content.unit):
+                return self._place(content.dataset)
+            return self._books.lineages.place(content.dataset, self._shared(content))
+
     def account_of(self, dataset: str) -> str:
         """Returns the account that a content's next release is charged to."""
         with self._reading():
@@ -368,6 +414,13 @@ class Ledger:
         with self._reading():
             return self._books.account(self._place(dataset))
 
+    def standing(self, place: Placement) -> Standing:
+        """Returns how the account stands that something would be charged to."""
+        with self._reading():
+            return Standing(
+                self._books.account(place), self._books.granted(place), self._books.frozen(place)
+            )
+
     def history(self, dataset: str) -> Mapping[GaussianEvent, int]:
         """Returns how often each event has been released from a dataset, whatever its contents.
 
@@ -401,16 +454,32 @@ class Ledger:
         with self._reading():
             return self._held(self._clock())
 
-    def shortfall(self, charge: Charge, budget: Budget | None) -> Level | None:
+    def check(self, place: Placement, unit: str) -> None:
+        """Checks what no budget can buy.
+
+        Raises:
+            Refused: The account is frozen, or protects another unit.
+        """
+        with self._reading():
+            self._books.check(unit, place)
+
+    def shortfall(
+        self, charge: Charge, budget: Budget | None, place: Placement | None = None
+    ) -> Level | None:
         """Returns the budget that would not cover a charge now; None if all would.
 
         Whose its session and run are does not matter: a server may have given any name to one.
+
+        Args:
+            charge: The charge.
+            budget: What the site allows; None where the policy sets no limit.
+            place: Where it would be charged, by `foresee`; None for where its content is now.
 
         Raises:
             Refused: The dataset is frozen, or protects another unit.
         """
         with self._reading():
-            return self._levels(charge, budget, self._clock())[1]
+            return self._levels(charge, budget, self._clock(), place)[1]
 
     def _charge(self, charge: Charge, budget: Budget | None, now: float) -> Entry:
         self._check_unused(charge.key)
@@ -423,20 +492,20 @@ class Ledger:
 
     def _covered(self, charge: Charge, budget: Budget | None, now: float) -> tuple[Level, ...]:
         """Returns what the charge brings each scope to, if every budget covers it."""
-        self._books.check_session(charge)
+        self._books.check_plan(charge)
         levels, over = self._levels(charge, budget, now)
         if over is not None:
             raise _exhausted(charge, over, self.spent(charge.dataset, charge.delta))
         return levels
 
     def _levels(
-        self, charge: Charge, budget: Budget | None, now: float
+        self, charge: Charge, budget: Budget | None, now: float, place: Placement | None = None
     ) -> tuple[tuple[Level, ...], Level | None]:
         """Returns what the charge alone brings each scope to, and what it exceeds with the held."""
         if budget is not None and charge.delta != budget.delta:
             raise UsageError(f"the charge's δ is {charge.delta}, the budget's {budget.delta}")
-        place = self._place(charge.dataset)
-        self._books.check(charge, place)
+        place = place or self._place(charge.dataset)
+        self._books.check(charge.unit, place)
         levels = self._books.levels(charge, place, budget, now)
         # While nothing was charged yet, whatever is held may open the account that all go by.
         own, is_first = {place.account, *place.joins}, not self._books.accounts
@@ -456,21 +525,28 @@ class Ledger:
 
     def _compare(self, content: Content) -> dict[str, int]:
         """Returns how many units of a content are in each account; -1 where nobody can tell."""
+        if not self._is_anything_pending():
+            self._marks.forget(self._was_charged, self._books.lineages.charged())
+        return self._shared(content)
+
+    def _shared(self, content: Content) -> dict[str, int]:
+        """The same, without dropping from the file what is not needed any more."""
         lineages = self._books.lineages
         may_be_charged = self._is_anything_pending()
 
         def charged(name: str, after: int, until: int) -> bool:
-            account = self._books.accounts.get(lineages.root(name))
-            return may_be_charged or (account is not None and account.was_charged(after, until))
+            return may_be_charged or self._was_charged(name, after, until)
 
-        if not may_be_charged:
-            self._marks.forget(charged, lineages.charged())
         shared: dict[str, int] = {}
         for name, count in self._marks.compare(content, charged).items():
             root = lineages.root(name)
             shared[root] = max(count, shared.get(root, 0))
         unseen = self._marks.unseen(lineages.charged(), content.key)
         return shared | dict.fromkeys(map(lineages.root, unseen), UNKNOWN)
+
+    def _was_charged(self, name: str, after: int, until: int) -> bool:
+        account = self._books.accounts.get(self._books.lineages.root(name))
+        return account is not None and account.was_charged(after, until)
 
     def _append(self, body: Body, now: float) -> Entry:
         seq, previous = self._head

@@ -18,13 +18,19 @@ Count = Annotated[int, Field(ge=1)]
 Deadline = Annotated[float, Field(gt=0, le=86_400)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Scalar = bool | int | Finite
+# With a larger δ an ε says little; a smaller one float64 cannot hold.
+MOST_DELTA, LEAST_DELTA = 1e-2, 1e-30
 
 
 def _is_small(delta: float) -> float:
-    if delta > _MOST_DELTA:
+    if delta > MOST_DELTA:
         raise ValueError(
-            f"δ is the chance that the promise fails altogether: {delta:g} is more than {_MOST_DELTA:g}, "
+            f"δ is the chance that the promise fails altogether: {delta:g} is more than {MOST_DELTA:g}, "
             "the most allowed; choose it well below 1 / the number of units"
+        )
+    if delta < LEAST_DELTA:
+        raise ValueError(
+            f"{delta:g} is less than {LEAST_DELTA:g}, the least that can be computed with"
         )
     return delta
 
@@ -32,7 +38,6 @@ def _is_small(delta: float) -> float:
 Delta = Annotated[float, Field(gt=0), AfterValidator(_is_small)]
 RingBits = Literal[24, 32]
 _LEAST_RING_BITS = 24
-_MOST_DELTA = 0.01
 _LEAST_SPARE, _SUMS_PER_SPARE = 2, 20
 RECORD = "record"  # the privacy unit that is no column
 

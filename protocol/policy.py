@@ -68,6 +68,7 @@ class Budget(Schema):
     unit: str = Field(
         RECORD,
         min_length=1,
+        max_length=200,
         description="Whom it protects, as in a plan's `privacy.unit`; plans with another unit are "
         "refused, since their losses cannot be added up.",
     )
@@ -159,9 +160,6 @@ class Policy(Schema):
     )
     max_honest: int | None = Field(
         None, ge=1, description="Most of those sites, whatever their share; no limit if absent."
-    )
-    approved_plans: tuple[PlanHash, ...] = Field(
-        (), description="Hashes of the plans that the operator has read and approved."
     )
     auto_approve: AutoApprove | None = Field(
         None, description="Take part also in plans that nobody here has read, within these limits."

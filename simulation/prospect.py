@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from hortus.client.consent import budget_of, check_contract, check_model
+from hortus.client.approval import check_terms
+from hortus.client.consent import budget_of
 from hortus.client.site import Site
 from hortus.learning.adapters import AdapterSpace, attach
 from hortus.learning.models import load_base
@@ -92,14 +93,15 @@ def site_budgets(
         what: The plan.
         epsilon: A budget that every site is taken to have; None: the plan's own ε.
         delta: Its δ; None: the plan's.
-        directory: A real site's folder, whose policy and ledger count instead.
+        directory: A real site's folder, whose policy and ledger count instead; see `budgets_at`.
 
     Raises:
         UsageError: The site's folder cannot be used.
         HortusError: Its ledger was altered.
     """
     if directory is not None:
-        return _of_site(what.contract, directory)
+        with Site(directory, clock=time.time, alone=True) as site:
+            return budgets_at(site, what.contract)
     privacy = what.plan.privacy
     at = privacy.delta if delta is None else delta
     own = epsilon or what.target or what.cost.epsilon(privacy.delta)
@@ -116,16 +118,12 @@ def refusal_at(what: Prospect, directory: Path) -> str:
     Raises:
         UsageError: The site's folder cannot be used.
     """
-    contract = what.contract
-    with Site(directory, clock=time.time, model=what.model_path) as site:
-        approved = site.policy.model_copy(update={"approved_plans": (contract.digest(),)})
+    with Site(directory, clock=time.time, model=what.model_path, alone=True) as site:
         try:
-            check_contract(approved, contract, names_model=site.config.model is not None)
-            check_model(contract, site.model_digest(contract))
+            check_terms(site, what.contract)
         except Refused as refused:
             return str(refused)
-        reason = site.ledger.frozen(site.dataset(contract).fingerprint)
-        return f"the dataset is frozen: {reason}" if reason else ""
+    return ""
 
 
 def doubts_about(what: Prospect, directory: Path | None) -> tuple[str, ...]:
@@ -136,7 +134,7 @@ def doubts_about(what: Prospect, directory: Path | None) -> tuple[str, ...]:
     """
     units = None
     if directory is not None:
-        with Site(directory, clock=time.time) as site:
+        with Site(directory, clock=time.time, alone=True) as site:
             records = site.records(what.contract)
             units = len(set(records.units)) or len(records)
     invited = _known_sites(what.plan) if what.plan.simulation else None
@@ -146,22 +144,26 @@ def doubts_about(what: Prospect, directory: Path | None) -> tuple[str, ...]:
     return doubts(what.contract, history, epsilon, invited, units)
 
 
-def _of_site(contract: Contract, directory: Path) -> list[SiteBudget]:
-    """Returns the site's limits over all plans, and on one plan and one period if it has them."""
-    with Site(directory, clock=time.time) as site:
-        dataset = site.dataset(contract).fingerprint
-        budget = budget_of(site.policy, contract)
-        account = site.ledger.account(dataset) or Account(contract.privacy.unit)
-        limits = [
-            (site.name, budget.epsilon + site.ledger.granted(dataset), account.lifetime),
-        ]
-        if budget.per_plan is not None:
-            tally = account.plans.get(contract.digest(), Tally())
-            limits.append((f"{site.name}, this plan", budget.per_plan, tally))
-        if budget.per_period is not None:
-            period = period_of(time.time(), budget.per_period.every)
-            tally = account.periods.get(period, Tally())
-            limits.append((f"{site.name}, {period}", budget.per_period.epsilon, tally))
+def budgets_at(site: Site, contract: Contract) -> list[SiteBudget]:
+    """Returns a site's limits over all plans, and on one plan and one period if it has them.
+
+    There are none where the site's budget, or what was spent of it, protects another unit: their losses
+    cannot be added up.
+    """
+    _, place = site.foresee(contract)
+    budget = budget_of(site.mandate.with_approved(contract), contract)
+    standing, unit = site.ledger.standing(place), contract.privacy.unit
+    account = standing.account or Account(unit)
+    if {budget.unit, account.unit} != {unit}:
+        return []
+    limits = [(site.name, budget.epsilon + standing.granted, account.lifetime)]
+    if budget.per_plan is not None:
+        tally = account.plans.get(contract.digest(), Tally())
+        limits.append((f"{site.name}, this plan", budget.per_plan, tally))
+    if budget.per_period is not None:
+        period = period_of(time.time(), budget.per_period.every)
+        tally = account.periods.get(period, Tally())
+        limits.append((f"{site.name}, {period}", budget.per_period.epsilon, tally))
     return [
         SiteBudget(name, limit, budget.delta, dict(tally.history), tally.is_bare)
         for name, limit, tally in limits

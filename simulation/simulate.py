@@ -15,6 +15,7 @@ from flwr.app import Context
 from numpy.typing import NDArray
 
 from hortus.client.agent import SiteAgent
+from hortus.client.approval import approve_unasked
 from hortus.client.channel import dialling
 from hortus.client.pace import RehearsalClock
 from hortus.client.relay import Agent, make_app
@@ -141,6 +142,7 @@ def _run(
         ]
         apps = {}
         for site in sites:
+            approve_unasked(site, contract, "the simulation")
             connect = partial(_connect, hub, site, port)
             agent = SiteAgent(site, lambda _: workbench, connect, timings, RehearsalClock())
             apps[site.name] = make_app(partial(_reach, agent))
@@ -256,7 +258,6 @@ def _policies(plan: Plan, contract: Contract, sites: Sequence[str]) -> dict[str,
             min_cohort=plan.cohort.minimum,
             min_honest=plan.cohort.min_honest,
             max_honest_share=1.0,
-            approved_plans=(contract.digest(),),
             unsafe_seeded_noise=True,
             unsafe_no_privacy=plan.privacy.noise is Noise.UNSAFE_NONE,
         )

@@ -138,8 +138,7 @@ def auto_approving(
         "min_cohort": 3,
         "max_plans": max_plans,
     }
-    policy = {"approved_plans": [], "auto_approve": auto}
-    world = make_world(policy=policy, cohort={"join_deadline": 1.0})
+    world = make_world(policy={"auto_approve": auto}, cohort={"join_deadline": 1.0})
     config = world.consortium.site("ash").config
     SiteConfig.load(config).model_copy(update={"model": str(model)}).save(config)
     return world

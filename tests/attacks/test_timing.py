@@ -14,6 +14,7 @@ from attacks.hostile import HostileServer, go, serving_hostile
 from attacks.world import SITES, World, run_all
 from numpy.typing import NDArray
 
+from hortus.client.approval import approve_unasked
 from hortus.client.pace import Clock, MachineClock
 from hortus.client.session import FAILED
 from hortus.learning.data.records import Records
@@ -171,8 +172,7 @@ def test_records_encoded_for_another_plan_do_not_delay_a_step(
     with serving_hostile(server, world.consortium.server.tls) as port:
         for name in SITES:
             site = world.site(name)
-            approved = (world.contract.digest(), other.digest())
-            site.policy.model_copy(update={"approved_plans": approved}).save(site.files.policy)
+            approve_unasked(site, other, "Ada")
             agents[name] = world.agent(site, port, MachineClock())
             _prepare(world, agents[name])
         monkeypatch.setattr(world.workbench.task, "encode", endless)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from helpers.approvals import approve_everywhere
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
@@ -71,13 +72,14 @@ class World:
             "budget": Budget(epsilon=1000, delta=1e-5),
             "min_cohort": 3,
             "min_honest": 2,
-            "approved_plans": (contract.digest(),),
             "unsafe_seeded_noise": True,
         }
         policies = dict.fromkeys(data, Policy(**fields | dict(policy)))
         addresses = ServerConfig(aggregation="127.0.0.1:0", superlink="127.0.0.1:0")
         started = datetime.now(UTC)
         consortium = create_consortium(directory, data, policies, addresses, started)
+        if policies["ash"].auto_approve is None:
+            approve_everywhere(consortium, contract, clock=lambda: 1.0)
         return cls(consortium, contract, workbench, started)
 
     def site(self, name: str) -> Site:

@@ -1,6 +1,7 @@
 """A site decides by its own policy, whatever the server sends."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +15,7 @@ from hortus.client.consent import (
     check_descriptor,
     check_model,
 )
+from hortus.client.mandate import Mandate
 from hortus.client.unread import FREE, LIMITS, check_room
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.encoding import StepEncoding
@@ -31,26 +33,36 @@ def contract(plan: Plan) -> Contract:
     return plan.contract(model_digest=MODEL, noise_multiplier=1.0)
 
 
-def policy(contract: Contract, **changes: Any) -> Policy:
+def policy(contract: Contract, **changes: Any) -> Mandate:
+    """A policy, and the plans that were approved: the contract, unless `approved` says otherwise."""
+    approved = frozenset(changes.pop("approved", (contract.digest(),)))
+    withdrawn = frozenset(changes.pop("withdrawn", ()))
     fields = {
         "budget": Budget(epsilon=1, delta=1e-5),
         "min_cohort": 2,
         "min_honest": 2,
         "max_honest_share": 1.0,
-        "approved_plans": (contract.digest(),),
     }
-    return Policy(**fields | changes)
+    return Mandate(Policy(**fields | changes), approved, withdrawn)
+
+
+def changed_policy(mandate: Mandate, **changes: Any) -> Mandate:
+    return replace(mandate, policy=mandate.policy.model_copy(update=changes))
+
+
+def with_model(mandate: Mandate) -> Mandate:
+    return replace(mandate, names_model=True)
 
 
 def test_an_approved_contract_is_accepted(contract: Contract) -> None:
-    check_contract(policy(contract), contract, names_model=False)
+    check_contract(policy(contract), contract)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"approved_plans": ()}, "not approved"),
-        ({"approved_plans": ("0" * 64,)}, "not approved"),
+        ({"approved": ()}, "not approved"),
+        ({"approved": ("0" * 64,)}, "not approved"),
         ({"min_cohort": 3, "min_honest": 2}, "min_cohort"),
         ({"budget": Budget(epsilon=1, delta=1e-5, unit="patient")}, "budget.unit"),
         ({"min_cohort": 3, "min_honest": 3}, "min_"),
@@ -60,7 +72,18 @@ def test_a_stricter_policy_refuses(
     contract: Contract, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(Refused, match=message):
-        check_contract(policy(contract, **changes), contract, names_model=False)
+        check_contract(policy(contract, **changes), contract)
+
+
+@pytest.mark.parametrize("auto", [True, False])
+def test_a_withdrawn_plan_is_refused_also_where_it_would_need_no_reading(
+    contract: Contract, auto: bool
+) -> None:
+    chosen = unread(contract) if auto else policy(contract, approved=())
+    chosen = replace(chosen, withdrawn=frozenset({contract.digest()}))
+    with pytest.raises(Refused, match="has withdrawn from the plan"):
+        check_contract(with_model(chosen), contract)
+    check_contract(chosen.with_approved(contract), contract)
 
 
 AUTO = {
@@ -71,14 +94,14 @@ AUTO = {
 }
 
 
-def unread(contract: Contract, **changes: Any) -> Policy:
+def unread(contract: Contract, **changes: Any) -> Mandate:
     """A policy that approves a class of plans, this one among them unless `changes` say otherwise."""
     fields = AUTO | {"tasks": (contract.task.digest(),)} | changes
-    return policy(contract, approved_plans=(), auto_approve=AutoApprove(**fields))
+    return policy(contract, approved=(), auto_approve=AutoApprove(**fields))
 
 
-def check_whole(chosen: Policy, contract: Contract) -> None:
-    check_contract(chosen, contract, names_model=True)
+def check_whole(chosen: Mandate, contract: Contract) -> None:
+    check_contract(with_model(chosen), contract)
     check_ceiling(chosen, contract, StepEncoding.of(contract, 10, contract.cohort.minimum))
 
 
@@ -112,7 +135,7 @@ def test_a_plan_outside_of_one_limit_is_refused_by_its_name(
     with pytest.raises(Refused, match=rf"^policy.yaml: auto_approve.{field}: "):
         check_whole(unread(contract, **changes), contract)
     # Who has read it and approved its hash may still take part.
-    read = unread(contract, **changes).model_copy(update={"approved_plans": (contract.digest(),)})
+    read = unread(contract, **changes).with_approved(contract)
     check_whole(read, contract)
 
 
@@ -128,7 +151,7 @@ def test_the_ceiling_is_what_this_site_computes_itself(contract: Contract) -> No
 def test_the_ceiling_also_caps_repeated_attempts(contract: Contract) -> None:
     assert budget_of(unread(contract, max_epsilon=2.0), contract).per_plan == 2.0
     tighter = unread(contract, max_epsilon=2.0)
-    tighter = tighter.model_copy(update={"budget": Budget(epsilon=9, delta=1e-5, per_plan=1.5)})
+    tighter = changed_policy(tighter, budget=Budget(epsilon=9, delta=1e-5, per_plan=1.5))
     assert budget_of(tighter, contract).per_plan == 1.5
     assert budget_of(policy(contract), contract).per_plan is None
 
@@ -138,7 +161,7 @@ def test_a_plan_without_privacy_is_never_approved_unread(plan: Plan) -> None:
     fields["privacy"] |= {"noise": "unsafe_none", "epsilon": None}
     bare = Plan(**fields).contract(model_digest=MODEL, noise_multiplier=None)
     with pytest.raises(Refused, match="it has no privacy"):
-        check_whole(unread(bare).model_copy(update={"unsafe_no_privacy": True}), bare)
+        check_whole(changed_policy(unread(bare), unsafe_no_privacy=True), bare)
 
 
 def test_the_steps_of_a_site_alone_have_limits_of_their_own(plan: Plan) -> None:
@@ -188,15 +211,15 @@ def test_everything_that_a_plan_can_choose_has_a_limit_or_a_reason_to_need_none(
 def test_an_unread_plan_does_not_say_where_the_base_model_lies(contract: Contract) -> None:
     chosen = unread(contract)
     with pytest.raises(Refused, match=r"^site.yaml: model: ") as told:
-        check_contract(chosen, contract, names_model=False)
+        check_contract(chosen, contract)
     elsewhere = contract.model_copy(update={"model": "../../../etc"})
     with pytest.raises(Refused) as same:
-        check_contract(chosen, elsewhere, names_model=False)
+        check_contract(chosen, elsewhere)
     assert str(told.value) == str(same.value)
 
 
 def test_a_site_keeps_so_many_unread_plans_and_no_more(contract: Contract) -> None:
-    auto = unread(contract, max_plans=2).auto_approve
+    auto = unread(contract, max_plans=2).policy.auto_approve
     assert auto is not None
     check_room(auto, contract, {"1" * 64})
     check_room(auto, contract, {"1" * 64, contract.digest()})
@@ -235,15 +258,15 @@ def test_a_plan_counts_on_no_more_honest_sites_than_its_site_does(
     for counted in range(1, minimum + 1):
         asked = of_cohort(contract, minimum, minimum - counted, "distributed")
         make = policy if is_read else unread
-        site = make(asked).model_copy(update=chosen)
+        site = with_model(changed_policy(make(asked), **chosen))
         if counted <= most:
-            check_contract(site, asked, names_model=True)
+            check_contract(site, asked)
             continue
         with pytest.raises(Refused, match=r"^policy.yaml: max_honest_share.*no more than") as told:
-            check_contract(site, asked, names_model=True)
+            check_contract(site, asked)
         assert f"cohort.max_colluding: {minimum - most}," in str(told.value)
         alone = of_cohort(contract, minimum, minimum - counted, "local")
-        check_contract(make(alone).model_copy(update=chosen), alone, names_model=True)
+        check_contract(with_model(changed_policy(make(alone), **chosen)), alone)
 
 
 @pytest.mark.parametrize("field", ["seed", "name", "model"])
@@ -251,7 +274,7 @@ def test_any_change_of_an_approved_plan_is_another_plan(contract: Contract, fiel
     value = 99 if field == "seed" else "other"
     changed = contract.model_copy(update={field: value})
     with pytest.raises(Refused, match="not approved"):
-        check_contract(policy(contract), changed, names_model=True)
+        check_contract(with_model(policy(contract)), changed)
 
 
 def test_another_base_model_is_refused(contract: Contract) -> None:
@@ -264,8 +287,8 @@ def test_no_noise_needs_a_policy_that_says_unsafe(plan: Plan) -> None:
     fields["privacy"] |= {"noise": "unsafe_none", "epsilon": None}
     open_contract = Plan(**fields).contract(model_digest=MODEL, noise_multiplier=None)
     with pytest.raises(Refused, match="unsafe_no_privacy|no privacy"):
-        check_contract(policy(open_contract), open_contract, names_model=True)
-    check_contract(policy(open_contract, unsafe_no_privacy=True), open_contract, names_model=True)
+        check_contract(policy(open_contract), open_contract)
+    check_contract(policy(open_contract, unsafe_no_privacy=True), open_contract)
 
 
 def descriptor(agreed: Contract, /, **changes: Any) -> Descriptor:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from helpers.charges import make_charge
+from helpers.charges import approve, make_charge
 
 from hortus.client.rotation import rotate_identity
 from hortus.client.site import Site
@@ -46,6 +46,7 @@ def consortium(tmp_path: Path) -> Consortium:
 def release(files: SiteFiles, step: int) -> None:
     """Charges one release, as the site's agent does."""
     with Site(files.directory, clock) as site:
+        approve(site.ledger)
         site.ledger.commit(site.ledger.reserve(make_charge(step=step), POLICY.budget))
 
 
@@ -77,7 +78,7 @@ def test_the_ledger_goes_on_over_two_changes_and_others_can_audit_it(
     tell_everybody(consortium, card)
     assert broken(consortium) is None
     roster = Roster.load(consortium.site("birch").roster)
-    assert [roster.key_at("ash", entry) for entry in range(1, 5)] == [keys[i] for i in (0, 0, 1, 2)]
+    assert [roster.key_at("ash", entry) for entry in range(2, 6)] == [keys[i] for i in (0, 0, 1, 2)]
     assert (
         SiteIdentity.load(files.identity, "ash").public_key_bytes == keys[2] == roster.sites["ash"]
     )
@@ -92,28 +93,28 @@ def test_an_entry_by_a_former_key_after_the_change_is_found(consortium: Consorti
     release(files, 1)
     assert broken(consortium) is None
     roster = Roster.load(consortium.site("birch").roster)
-    later = roster.handovers["ash"][0].model_copy(update={"last_entry": 2})
+    later = roster.handovers["ash"][0].model_copy(update={"last_entry": 3})
     with pytest.raises(UsageError, match="not signed by the key that it is from"):
         replace(roster, handovers={"ash": (later,)})
     # A ledger that only the thief of the former key has written on.
     files.ledger.unlink()
     for name in ("-wal", "-shm"):
         files.ledger.with_name(files.ledger.name + name).unlink(missing_ok=True)
-    with closing(Ledger.open(files.ledger, stolen, clock)) as forged:
+    with closing(approve(Ledger.open(files.ledger, stolen, clock))) as forged:
         for step in range(2):
             reserved = forged.reserve(make_charge(step=step, noise_multiplier=9.0), POLICY.budget)
             forged.commit(reserved)
     assert broken(consortium) == "it is not the entry after which the site changed its key"
     without_head = replace(
         roster,
-        handovers={"ash": (Handover.make(stolen, roster.sites["ash"], 1, _head(files, stolen)),)},
+        handovers={"ash": (Handover.make(stolen, roster.sites["ash"], 2, _head(files, stolen)),)},
     )
     assert "its signature is not by the key" in str(broken(consortium, without_head))
 
 
 def _head(files: SiteFiles, identity: SiteIdentity) -> str:
     with closing(Ledger.open(files.ledger, identity, clock)) as ledger:
-        return next(iter(ledger.entries())).hash
+        return list(ledger.entries())[1].hash
 
 
 @pytest.mark.parametrize("survived", range(FILES_WRITTEN + 1))
@@ -214,10 +215,10 @@ def test_a_copy_of_a_folder_that_goes_on_by_itself_is_found_beside_the_original(
     assert [audit(one, roster).first_broken for one in shown] == [None, None], "each is whole"
     ((site, problem),) = ((one.site, one.problem) for one in forks(shown))
     assert site == "ash"
-    assert "differ from entry 2 on" in problem
+    assert "differ from entry 3 on" in problem
     # Neither goes on where the other's head was countersigned.
     with Site(copy.directory, clock) as there, Site(files.directory, clock) as here:
         head = here.ledger.signed_head()
         assert head is not None
-        with pytest.raises(Refused, match="does not contain entry 2"):
+        with pytest.raises(Refused, match="does not contain entry 3"):
             require(there.ledger, head)

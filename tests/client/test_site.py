@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.charges import make_charge
 
+from hortus.client.approval import approval, approve_unasked, withdraw
 from hortus.client.operate import WarmWorkbench
 from hortus.client.reread import Reread
 from hortus.client.site import Site
@@ -52,13 +53,13 @@ def site(tmp_path: Path, data: Path, contract: Contract) -> Iterator[Site]:
         min_cohort=2,
         min_honest=1,
         max_honest_share=1.0,
-        approved_plans=(contract.digest(),),
     )
     server = ServerConfig(aggregation="127.0.0.1:0", superlink="127.0.0.1:0")
     consortium = create_consortium(
         tmp_path / "c", {"ash": data}, {"ash": policy}, server, datetime.now(UTC)
     )
     with Site(consortium.site("ash").directory, lambda: 1.8e9) as opened:
+        approve_unasked(opened, contract, "Ada")
         yield opened
 
 
@@ -162,10 +163,12 @@ def test_each_step_goes_by_the_policy_that_is_on_disk(site: Site, contract: Cont
     smaller = site.policy.budget.model_copy(update={"epsilon": 0.5})
     site.policy.model_copy(update={"budget": smaller}).save(site.files.policy)
     assert terms.live.renewed().budget.epsilon == 0.5
-    site.policy.model_copy(update={"approved_plans": ()}).save(site.files.policy)
+    withdraw(site.ledger, contract.name, "Ada", "a doubt")
     for ask in (terms.live.now, terms.live.renewed):
-        with pytest.raises(Refused, match="is not approved here"):
+        with pytest.raises(Refused, match="has withdrawn from the plan"):
             ask()
+    site.ledger.record(approval(contract, DELTA, "Ada"))
+    assert terms.live.renewed().budget.epsilon == 0.5
 
 
 def test_a_replaced_model_is_hashed_again_and_not_loaded(

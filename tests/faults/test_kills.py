@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from attacks.world import World
 from faults.harness import Blast, Deployment, free_port, run
+from helpers.approvals import approve_everywhere
 from safetensors.numpy import load_file
 
 from hortus.client.workbench import Workbench
@@ -86,7 +87,6 @@ def make(write_plan: Any, tiny_model: Path, tmp_path: Path) -> Make:
             min_cohort=2,
             min_honest=2,
             max_honest_share=1.0,
-            approved_plans=(contract.digest(),),
             unsafe_seeded_noise=True,
         )
         addresses = ServerConfig(
@@ -101,6 +101,7 @@ def make(write_plan: Any, tiny_model: Path, tmp_path: Path) -> Make:
             addresses,
             datetime.now(UTC),
         )
+        approve_everywhere(consortium, contract)
         return Deployment(consortium, contract, directory / "out")
 
     return lay_out

@@ -13,14 +13,17 @@ from fuzzing.setting import Maker, Setting
 from helpers.charges import make_charge
 
 from hortus.client.accounts import account_lines
+from hortus.client.approval import approval
 from hortus.privacy.audit import audit
 from hortus.privacy.entries import (
     EVERY_DATASET,
+    Admitted,
     Declined,
     Entry,
     Frozen,
     Granted,
     Unfrozen,
+    Withdrawn,
 )
 from hortus.privacy.evidence import Evidence, Row, collect, export, load
 from hortus.privacy.ledger import Ledger
@@ -52,6 +55,9 @@ def _honest_books(setting: Setting) -> tuple[SiteFiles, bytes]:
     (files.contracts / f"{plan}.json").write_bytes(encoded)
     ticks = iter(range(1_700_000_000, 1_800_000_000, 1000))
     with closing(_opened(files, setting, lambda: float(next(ticks)))) as ledger:
+        ledger.record(approval(setting.contract, 1e-5, "Ada"))
+        ledger.admit(Admitted("a" * 64, "other", "record", 2.0, 1e-5))
+        ledger.record(Withdrawn("a" * 64, "other", "Bob", "a doubt"))
         for step in range(3):
             charge = make_charge(step=step, plan=plan)
             ledger.commit(ledger.reserve(charge, _BUDGET))

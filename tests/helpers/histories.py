@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 from helpers.charges import make_content
 
+from hortus.client.approval import admission, approval, consented, withdraw
 from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.entries import Charge, Declined, Frozen, Granted, Unfrozen
+from hortus.privacy.entries import Charge, Declined, Frozen, Granted, Unfrozen, Withdrawn
 from hortus.privacy.evidence import Evidence, read_evidence
 from hortus.privacy.ledger import Ledger
 from hortus.privacy.marks import Content
@@ -36,6 +37,7 @@ DELTA = 1e-5
 
 # What an operator or a clock does, and the warning that it earns.
 CLOCK_BACK, CLOCK_WRONG, LIMIT, DELTAS = "older", "server countersigned", "policy.yaml", "at δ"
+UNSEEN = "countersigned none"
 
 Option = TypeVar("Option")
 Draw = Callable[[int], int]  # a number below the one given
@@ -171,6 +173,7 @@ class _Site:
     def run(self) -> None:
         """A run of one plan: sessions, each of some sums, until the site refuses or fails."""
         plan = self.draw(len(PLANS))
+        self.consent(plan)
         record = ServerRecord(self.hexadecimal(32), _HASHES[plan], {}, ())
         self.records.append(record)
         first_round = 0
@@ -184,6 +187,20 @@ class _Site:
                 if not self.step(plan, record.run, session, first_round, step):
                     break
             first_round += 2
+
+    def consent(self, plan: int) -> None:
+        """The operator approves a plan, again after a withdrawal; or policy.yaml allows it unread."""
+        said = self.ledger.consents().get(_HASHES[plan])
+        if said is None and not self.draw(4) and PLANS[plan].privacy.noise_multiplier:
+            self.ledger.admit(admission(PLANS[plan], self.budget.delta))
+        elif said is None or isinstance(said.body, Withdrawn):
+            self.ledger.record(approval(PLANS[plan], self.budget.delta, "Ada"))
+
+    def withdraw(self) -> None:
+        """The operator takes something back; a step that is being computed is not charged then."""
+        live = [one for one in consented(self.ledger) if not isinstance(one.said, Withdrawn)]
+        if live:
+            withdraw(self.ledger, pick(self.draw, live).said.plan, "Bob", "a doubt")
 
     def content(self, unit: str) -> Content:
         """A file of records that grows now and then, or one of patients, who are other people."""
@@ -338,10 +355,14 @@ def make_history(draw: Draw, path: Path) -> History:
             site.run()
         else:
             site.decide()
+        if not draw(8):
+            site.withdraw()
     if draw(2):
         site.countersign()
     identity = identity_after(site.heads)
     site.ledger.close()
     evidence = read_evidence(SITE, path, roster_of(identity), CONTRACTS)
+    if not evidence.countersignatures:
+        site.earned.add(UNSEEN)
     rotations = tuple(seq for seq, _ in site.heads)
     return History(evidence, tuple(site.records), rotations, frozenset(site.earned))

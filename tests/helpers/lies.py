@@ -28,14 +28,17 @@ from hortus.privacy.accounting import epsilon
 from hortus.privacy.books import Tally
 from hortus.privacy.entries import (
     GENESIS,
-    MOST_DELTA,
+    Admitted,
+    Approved,
     Charge,
     Charged,
+    Consent,
     Entry,
     Frozen,
     Granted,
     Level,
     Scope,
+    Withdrawn,
     content_hash,
 )
 from hortus.privacy.evidence import Evidence, Row
@@ -43,6 +46,7 @@ from hortus.privacy.omissions import ServerRecord
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.plan import MOST_DELTA
 from hortus.protocol.policy import Every, period_of
 
 STRANGER = SiteIdentity.generate("stranger")
@@ -503,6 +507,59 @@ def _frozen(draw: Draw, history: History, said: list[_Said]) -> _Made:
     return _patched(history, [*said[:index], freeze, *said[index:]]), True
 
 
+def _consents(said: Sequence[_Said]) -> list[int]:
+    """Approvals and admissions that something is charged after, before anything else is said of the plan."""
+    found = []
+    for i, one in enumerate(said):
+        if not isinstance(one.body, Approved | Admitted):
+            continue
+        for later in said[i + 1 :]:
+            if isinstance(later.body, Charged) and later.body.charge.plan == one.body.plan:
+                found.append(i)
+                break
+            if isinstance(later.body, Consent) and later.body.plan == one.body.plan:
+                break
+    return found
+
+
+def _approval_left_out(draw: Draw, history: History, said: list[_Said]) -> _Made:
+    """The program took part in what nobody had approved."""
+    if not (consents := _consents(said)):
+        return None
+    index = pick(draw, consents)
+    left = [*said[:index], *said[index + 1 :]]
+    return _patched(history, left, removed=index + 1), True
+
+
+def _approval(draw: Draw, history: History, said: list[_Said]) -> _Made:
+    """Somebody is said to have approved another price, unit or name, or at another δ."""
+    consents = [i for i, one in enumerate(said) if isinstance(one.body, Approved | Admitted)]
+    if not consents:
+        return None
+    index = pick(draw, consents)
+    body = said[index].body
+    changes: list[dict[str, Any]] = [{"unit": "household"}, {"name": "another"}]
+    if math.isfinite(body.epsilon):
+        changes += [{"epsilon": body.epsilon * f} for f in (0.0, 0.5, 0.98, 1.03)]
+        changes += [{"epsilon": math.inf}, {"delta": 1e-3}, {"delta": 1e-9}]
+    else:
+        changes += [{"epsilon": 3.0}]
+    told = list(said)
+    told[index] = replace(said[index], body=replace(body, **pick(draw, changes)))
+    return _patched(history, told), True
+
+
+def _withdrawal_ignored(draw: Draw, history: History, said: list[_Said]) -> _Made:
+    """The program went on after its operator had withdrawn."""
+    charges = [i for i in _charges(said) if i not in history.rotations]
+    if not charges or history.rotations:
+        return None
+    index = pick(draw, charges)
+    plan = said[index].body.charge.plan
+    withdrawal = _Said(said[index].time, Withdrawn(plan, "study", "Bob", "a doubt"))
+    return _patched(history, [*said[:index], withdrawal, *said[index:]]), True
+
+
 def _limit_below(draw: Draw, history: History, said: list[_Said]) -> _Made:
     claims = _claims(said)
     if not claims:
@@ -563,6 +620,9 @@ PATCHED: Mapping[str, Callable[[Draw, History, list[_Said]], _Made]] = {
     "charged while frozen": _frozen,
     "limit below ε": _limit_below,
     "grant left out": _grant_left_out,
+    "approval left out": _approval_left_out,
+    "approval of another price": _approval,
+    "withdrawal ignored": _withdrawal_ignored,
 }
 
 

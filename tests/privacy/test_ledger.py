@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from helpers.charges import make_charge, make_content
+from helpers.charges import make_approval, make_charge, make_content
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +22,7 @@ from hortus.privacy.accounting import epsilon
 from hortus.privacy.entries import (
     EVERY_DATASET,
     GENESIS,
+    Admitted,
     Charged,
     Declined,
     Entry,
@@ -30,6 +31,7 @@ from hortus.privacy.entries import (
     Level,
     Scope,
     Unfrozen,
+    Withdrawn,
 )
 from hortus.privacy.events import GaussianEvent
 from hortus.privacy.ledger import Ledger, dataset_fingerprint
@@ -152,6 +154,64 @@ def test_an_attempt_is_charged_and_used_once(ledger: Ledger) -> None:
             ledger.record_use(CHARGE.session, 0, attempt)
     _charge(ledger, session="2" * 32)
     assert ledger.head()[0] == 2
+
+
+def test_a_withdrawn_plan_is_not_charged_though_its_step_was_begun_before(ledger: Ledger) -> None:
+    ledger.record(make_approval())
+    held = ledger.reserve(CHARGE, _budget())
+    ledger.record(Withdrawn(CHARGE.plan, "study", "Ada", "a doubt"))
+    for release in (
+        lambda: ledger.commit(held),
+        lambda: ledger.reserve(replace(CHARGE, step=1), _budget()),
+        lambda: ledger.admit(Admitted(CHARGE.plan, "study", "record", 1.0, DELTA)),
+    ):
+        with pytest.raises(Refused, match="has withdrawn from the plan"):
+            release()
+    _charge(ledger, plan="f" * 64, run="f" * 32, session="f" * 32)  # another plan goes on
+    ledger.record(make_approval())
+    _charge(ledger, step=2)
+    bodies = [entry.body for entry in ledger.consents().values()]
+    assert bodies == [make_approval()]
+
+
+def test_a_plan_is_admitted_once_and_not_over_an_approval(ledger: Ledger) -> None:
+    admitted = Admitted(CHARGE.plan, "study", "record", 1.0, DELTA)
+    for _ in range(3):
+        ledger.admit(admitted)
+    ledger.record(make_approval())
+    ledger.admit(admitted)
+    assert [entry.body for entry in ledger.entries()] == [admitted, make_approval()]
+
+
+PEOPLE = {
+    "nobody": (),
+    "strangers": ("Zoe",),
+    "of the first": ("Ada", "Zoe"),
+    "of the second": ("Bob",),
+    "of both": ("Ada", "Bob"),
+    "the first itself": ("Ada", "Eve"),
+}
+
+
+@pytest.mark.parametrize("who", PEOPLE)
+def test_what_is_foreseen_of_records_is_where_they_are_charged_and_leaves_no_trace(
+    ledger: Ledger, path: Path, who: str
+) -> None:
+    """Two accounts; a file that was never seen is nobody's before it is used."""
+    ledger.follow(make_content("a" * 64, "Ada", "Eve"))
+    _charge(ledger, dataset="a" * 64)
+    ledger.state_disjoint(make_content("b" * 64, "Bob"), ["a" * 64], "Ada", "another ward")
+    _charge(ledger, dataset="b" * 64, step=1)
+    content = make_content("c" * 64, *PEOPLE[who])
+    before = path.read_bytes()
+    foreseen = ledger.foresee(content)
+    assert path.read_bytes() == before
+    assert not ledger.is_following(content.dataset, content.unit)
+    spent = ledger.standing(foreseen).account
+    ledger.follow(content)
+    assert ledger.foresee(content) == foreseen
+    assert ledger.account(content.dataset) == spent
+    assert ledger.account_of(content.dataset) == foreseen.account
 
 
 def test_uses_outlive_the_process(path: Path) -> None:

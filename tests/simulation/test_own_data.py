@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from hortus.client.consent import check_contract
+from hortus.client.mandate import Mandate
 from hortus.learning.data.records import read_records
 from hortus.protocol.errors import UsageError
 from hortus.protocol.plan_file import load_plan
@@ -44,8 +45,7 @@ def test_the_plan_loads_fits_the_files_and_is_allowed(
     for own in data.values():
         read_records(own, plan.task, plan.privacy.unit_column)
     contract = plan.contract(model_digest="c" * 64, noise_multiplier=2.0)
-    allowed = policy(unit).model_copy(update={"approved_plans": (contract.digest(),)})
-    check_contract(allowed, contract, names_model=False)
+    check_contract(Mandate(policy(unit)).with_approved(contract), contract)
     largest = max(made.units.values())
     assert largest / 4 < plan.training.nominal_units <= largest
     if unit == "record":

@@ -1,0 +1,224 @@
+"""`hortus approve`: what a site takes part in, who said so, and when."""
+
+import getpass
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from hortus.cli.display import terminal
+from hortus.cli.plan import covered
+from hortus.protocol.errors import Refused, UsageError
+from hortus.protocol.plan import Contract, Noise
+from hortus.protocol.plan_file import load_plan
+from hortus.protocol.policy import Policy
+
+if TYPE_CHECKING:
+    from hortus.client.approval import Consented
+    from hortus.client.site import Site, keep_model
+    from hortus.simulation.prospect import Prospect
+
+
+def approve(
+    site: Annotated[Path, typer.Argument(help="The site's folder.")],
+    plan: Annotated[Path | None, typer.Argument(help="The plan file.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Who decides. Default: the operating system's user.")
+    ] = None,
+    withdraw: Annotated[
+        str | None,
+        typer.Option(
+            help="Take an approval back: the plan's name, first digits of its hash, or its file.",
+        ),
+    ] = None,
+    reason: Annotated[
+        str, typer.Option(help="Why it is taken back; it stays in the ledger.")
+    ] = "no reason given",
+    list_: Annotated[
+        bool,
+        typer.Option("--list", help="Show what was approved and taken back, by whom and when."),
+    ] = False,
+) -> None:
+    """Approve a plan at a site: a signed entry of its ledger says who did, when, and for how much.
+
+    All that the site would check later is checked first: policy, budget, unit, base model, and the records with
+    the plan's columns and labels. A plan that the site would refuse, or could not pay to the end, is not
+    approved: exit code 3.
+
+    The entry, with the name, is part of what an auditor gets. A running agent follows at once.
+    """
+    if (plan is not None) + (withdraw is not None) + list_ != 1:
+        raise UsageError(
+            "name a plan file, or --list, or --withdraw PLAN: one of them", where="PLAN"
+        )
+    if plan is not None:
+        _approve(site, plan, by)
+    elif withdraw is not None:
+        _withdraw(site, withdraw, by, reason)
+    else:
+        _list(site)
+
+
+def operator_name(by: str | None) -> str:
+    """Returns who decides: the one named, or the operating system's user.
+
+    Raises:
+        UsageError: The operating system has no name for the user.
+    """
+    if by is not None:
+        return by
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise UsageError(
+            "the operating system has no name for this user",
+            where="--by",
+            remedy="Name who decides.",
+        ) from error
+
+
+def _approve(directory: Path, path: Path, by: str | None) -> None:
+    loaded = load_plan(path)  # before what takes seconds to import: a slip is answered at once
+    operator = operator_name(by)
+
+    from hortus.client.approval import check_whole, record
+    from hortus.client.site import Site, keep_model
+    from hortus.simulation.prospect import doubts_about, prospect
+
+    console = terminal()
+    with terminal(stderr=True).status("choosing noise…"):
+        what = prospect(loaded, path.resolve().parent, loaded.cohort.minimum)
+    with Site(directory, clock=time.time, model=what.model_path, alone=True) as site:
+        contract, refusal = what.contract, None
+        try:
+            check_whole(site, contract, what.encoding)
+        except Refused as error:
+            refusal = error
+        console.print(_terms_table(site.policy, contract, refusal))
+        console.print(_budgets_table(site, what))
+        for doubt in doubts_about(what, directory):
+            console.print(f"Look again: {doubt}", style="yellow")
+        if refusal is not None:
+            raise refusal
+        if contract.digest() in site.mandate.approved:
+            before = site.ledger.consents()[contract.digest()]
+            console.print(
+                f"{site.name} approved it before, by entry {before.seq}: nothing has changed."
+            )
+            return
+        keep_model(site.files, contract, what.model_path)
+        entry = record(site, contract, operator)
+    console.print(
+        f"entry {entry.seq}: {site.name} takes part in {contract.name} ({contract.digest()}), "
+        f"approved by {operator}"
+    )
+
+
+def _terms_table(policy: Policy, contract: Contract, refusal: Refused | None) -> Table:
+    table = Table(
+        box=None, show_header=False, pad_edge=False, title=contract.name, title_justify="left"
+    )
+    table.add_column()
+    table.add_column(overflow="fold")
+    table.add_row("contract", contract.digest())
+    table.add_row("protects", f"one {contract.privacy.unit}, added or removed")
+    table.add_row("counts on", _counted_on(policy, contract))
+    if refusal is None:
+        table.add_row("policy", "allows it; base model and records fit")
+    else:
+        table.add_row("policy", Text(f"refuses it: {refusal.where or contract.name}", style="red"))
+    return table
+
+
+def _counted_on(policy: Policy, contract: Contract) -> str:
+    """Says whose noise a plan's promise counts on, and how many sites the policy takes to be honest."""
+    cohort = contract.cohort
+    if contract.privacy.noise is Noise.UNSAFE_NONE:
+        return "nothing: it adds no noise, and promises nothing to anybody"
+    if policy.unsafe_seeded_noise:
+        return "noise that others could subtract (policy.yaml: unsafe_seeded_noise): no promise"
+    if contract.privacy.noise is Noise.LOCAL:
+        return "this site's own noise alone"
+    return (
+        f"the noise of {cohort.min_honest} of {cohort.minimum} sites; policy.yaml takes at most "
+        f"{policy.most_honest(cohort.minimum)} of them to be honest"
+    )
+
+
+def _budgets_table(site: "Site", what: "Prospect") -> Table:
+    """What each budget has spent and would have spent, at the plan's own noise: no sum costs more."""
+    from hortus.client.approval import charged_steps
+    from hortus.privacy.events import GaussianEvent
+    from hortus.simulation.prospect import budgets_at
+
+    contract = what.contract
+    _, place = site.foresee(contract)
+    charged, noise = charged_steps(site, contract, place), contract.privacy.noise_multiplier
+    per_round = contract.training.steps_per_round
+    event = None if noise is None else GaussianEvent(contract.training.sampling_rate, noise)
+    left = max(1, -(-(contract.steps - charged) // per_round))
+    cost = replace(what.cost, event=event, rounds=left)
+    table = Table("budget", "ε spent", "after", "limit", "covers", box=None, pad_edge=False)
+    table.caption_justify = "left"
+    table.caption = f"At δ = {site.policy.budget.delta:g}."
+    if charged:
+        table.caption += (
+            f" For this plan {charged} releases were charged before; {left} rounds are left."
+        )
+    for one in budgets_at(site, contract):
+        forecast = cost.forecast(one)
+        after = "∞" if forecast.after is None else f"{forecast.after.epsilon:.4f}"
+        told = Text(covered(cost, forecast), style="green" if forecast.rounds == left else "red")
+        table.add_row(one.site, f"{forecast.before:.4f}", after, f"{one.epsilon:g}", told)
+    return table
+
+
+def _withdraw(directory: Path, named: str, by: str | None, reason: str) -> None:
+    from hortus.client.accounts import opened_ledger
+    from hortus.client.approval import withdraw
+
+    operator = operator_name(by)
+    if Path(named).is_file():
+        from hortus.server.prepare import prepare
+
+        contract, _ = prepare(load_plan(Path(named)), Path(named).resolve().parent)
+        named = contract.digest()
+    with opened_ledger(directory, time.time) as (ledger, _):
+        entry, body = withdraw(ledger, named, operator, reason)
+    terminal().print(
+        f"entry {entry.seq}: {body.name} ({body.plan}) is withdrawn by {operator}: {reason}. "
+        "From the next step on the site refuses it."
+    )
+
+
+def _list(directory: Path) -> None:
+    from hortus.client.accounts import opened_ledger
+    from hortus.client.approval import consented
+
+    with opened_ledger(directory, time.time) as (ledger, _):
+        found = consented(ledger)
+    console = terminal()
+    if not found:
+        console.print("No plan was approved here.")
+        return
+    table = Table("entry", "when", "plan", "hash", "", "ε", "δ", "unit", box=None, pad_edge=False)
+    for one in found:
+        table.add_row(*_consent_row(one))
+    console.print(table)
+
+
+def _consent_row(one: "Consented") -> tuple[str, ...]:
+    from hortus.privacy.entries import Admitted, Withdrawn
+
+    said = one.said
+    when = f"{datetime.fromtimestamp(one.time, UTC):%Y-%m-%d %H:%M} UTC"
+    start = (str(one.entry), when, said.name, said.plan[:16])
+    if isinstance(said, Withdrawn):
+        return (*start, f"withdrawn by {said.operator}: {said.reason}", "", "", "")
+    told = "by auto_approve" if isinstance(said, Admitted) else f"approved by {said.operator}"
+    return (*start, told, f"{said.epsilon:.4g}", f"{said.delta:g}", said.unit)
