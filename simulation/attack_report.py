@@ -71,6 +71,7 @@ class Verdict:
         trainings, canaries = self.observation.present.shape
         bound = self.bound
         found = (
+            "This was a rehearsal: its noise came from the plan's seed, which the attacker was not given. "
             f"We planted {canaries} made-up records at the site {self.observation.site!r}, drew by lot in "
             f"each of {trainings} trainings which of them were really used, and let an attacker who sees all "
             f"that the server sees guess: {bound.correct} of {bound.guesses} guesses were right. "

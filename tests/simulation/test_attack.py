@@ -136,8 +136,10 @@ def test_the_command_writes_a_page_and_ends_with_the_sentence(
     result = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "for every attack." in result.output.splitlines()[-1]
+    assert "This was a rehearsal: its noise came from the plan's seed" in result.output
     page = (tmp_path / "runs" / "tiny-attack" / "attack.html").read_text()
     assert "does not contradict the promise" in page
+    assert "It was a rehearsal." in page
     assert "<svg" in page
     assert "src=" not in page
     assert "https://" not in page.replace("http://www.w3.org", "")
