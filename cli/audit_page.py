@@ -2,67 +2,115 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
-from hortus.pages.plots import Plot, describe, svg
-from hortus.pages.templates import templates
+from hortus import __version__
+from hortus.cli.audit_report import AuditReport
+from hortus.cli.audit_table import OF_A_ROUND, grouped_rounds
+from hortus.cli.audit_text import departed_backing
+from hortus.pages.plots import Plot, Points, describe, svg
+from hortus.pages.templates import power, templates
 from hortus.privacy.audit import Audit
-from hortus.privacy.audit_rounds import RoundRow
-from hortus.privacy.detection import true_positive_bound_of
+from hortus.privacy.audit_totals import AccountTotal, account_rows, account_totals, plan_totals
+from hortus.privacy.detection import gaussian_true_positive, true_positive_bound_of
+from hortus.privacy.entries import Added
 from hortus.privacy.events import GaussianEvent
-from hortus.privacy.omissions import Departed, Omission
+from hortus.privacy.findings import Severity, grouped
+from hortus.privacy.verdict import Outcome, in_words
+from hortus.protocol.moments import moment, period
 
 _FALSE_POSITIVE_RATES = (0.01, 0.001)
+# What others promise: the scale that an ε is put on, and from where on it is little.
+_SCALE = (1.0, 2.0, 4.0, 8.0, 10.0, 20.0)
+_SCALE_DELTA = 1e-5
+LITTLE = 10.0
+_BADGES = {Outcome.HOLDS: "holds", Outcome.SO_FAR: "open", Outcome.BROKEN: "stopped"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Dataset:
-    """Where a dataset of a site stands in the end.
+class _Account:
+    """Where an account of a site stands in the end.
 
     Attributes:
         site: The site.
-        row: Its last round.
+        total: Its numbers.
         bounds: For each of `_FALSE_POSITIVE_RATES`: the largest share of present units that a test
             may find.
     """
 
     site: str
-    row: RoundRow
+    total: AccountTotal
     bounds: tuple[tuple[float, float], ...]
 
 
-def audit_page(
-    audits: Sequence[Audit], lacking: Sequence[Omission], departures: Sequence[Departed]
-) -> str:
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """A row of the scale.
+
+    Attributes:
+        epsilon: ε.
+        found: Share of present units found at 1 % false alarms.
+        whose: Of whom it is; empty for a mark of the scale.
+    """
+
+    epsilon: float
+    found: float
+    whose: str = ""
+
+
+def audit_page(report: AuditReport) -> str:
     """Returns the page, HTML."""
+    audits = [one.audit for one in report.sites]
+    accounts = [one for audit in audits for one in _accounts(audit)]
     plot = _plot(audits)
     environment = templates("hortus.cli")
-    environment.filters["moment"] = _moment
-    environment.filters["epsilon"] = _epsilon
-    environment.filters["percent_up"] = percent_up
+    environment.filters |= {
+        "moment": moment,
+        "epsilon": _epsilon,
+        "percent_up": percent_up,
+        "factor": _factor,
+        "sure": _sure,
+        "backing": departed_backing,
+    }
     return environment.get_template("audit.html").render(
+        report=report,
+        words=in_words(report.verdict),
+        badge=_BADGES[report.verdict.outcome],
+        badges=_BADGES,
         audits=audits,
-        lacking=lacking,
-        departures=departures,
-        holds=not lacking and not any(one.first_broken for one in audits),
-        datasets=[one for audit in audits for one in _datasets(audit)],
+        period=_period(audits),
+        accounts=accounts,
+        plans=[(audit.site, one) for audit in audits for one in plan_totals(audit)],
+        names={plan: audit.names.get(plan) for audit in audits for plan in _charged(audit)},
+        scale=_scale(accounts),
+        little=LITTLE,
         plot=svg(plot),
         plot_label=describe(plot),
+        is_rehearsal=any(row.mechanism == Added.REHEARSED for a in audits for row in a.rounds),
+        grouped_rounds=grouped_rounds,
+        columns=OF_A_ROUND[1:],
+        findings=[
+            (audit.site, one, last) for audit in audits for one, last in grouped(audit.findings)
+        ],
+        severity=Severity,
+        version=__version__,
     )
 
 
-def _datasets(audit: Audit) -> list[_Dataset]:
-    last = {audit.accounts[row.dataset]: row for row in audit.rounds}
-    return [
-        _Dataset(
-            audit.site,
-            row,
-            tuple((rate, _detected(audit, account, rate)) for rate in _FALSE_POSITIVE_RATES),
-        )
-        for account, row in last.items()
-    ]
+def _charged(audit: Audit) -> list[str]:
+    return list(dict.fromkeys(charge.plan for charge in audit.charges))
+
+
+def _period(audits: Sequence[Audit]) -> str:
+    spans = [audit.period for audit in audits if audit.entries]
+    return period(min(s[0] for s in spans), max(s[1] for s in spans)) if spans else "none"
+
+
+def _accounts(audit: Audit) -> Iterator[_Account]:
+    for total in account_totals(audit):
+        rates = [(rate, _detected(audit, total.dataset, rate)) for rate in _FALSE_POSITIVE_RATES]
+        yield _Account(audit.site, total, tuple(rates))
 
 
 def _detected(audit: Audit, account: str, rate: float) -> float:
@@ -76,33 +124,46 @@ def _detected(audit: Audit, account: str, rate: float) -> float:
     return true_positive_bound_of(history, rate)
 
 
+def _scale(accounts: Sequence[_Account]) -> list[_Mark]:
+    """The scale, with the accounts in their places on it."""
+    rate = _FALSE_POSITIVE_RATES[0]
+    marks = [_Mark(e, gaussian_true_positive(e, _SCALE_DELTA, rate)) for e in _SCALE]
+    marks += [
+        _Mark(one.total.epsilon, one.bounds[0][1], f"{one.site}, {one.total.dataset[:8]}")
+        for one in accounts
+    ]
+    return sorted(marks, key=lambda mark: mark.epsilon)
+
+
 def _plot(audits: Sequence[Audit]) -> Plot:
     """Sites whose ε went the same way share a curve: it would hide all but one."""
-    curves: dict[tuple[tuple[float, float], ...], list[str]] = {}
-    levels: dict[str, float] = {}
+    curves: dict[Points, list[str]] = {}
+    limits: dict[Points, list[str]] = {}
     for audit in audits:
-        for account in dict.fromkeys(audit.accounts[row.dataset] for row in audit.rounds):
-            rows = [row for row in audit.rounds if audit.accounts[row.dataset] == account]
-            points = tuple(
+        for rows in account_rows(audit).values():
+            numbered = list(enumerate(rows, start=1))
+            spent = tuple(
                 (float(number), row.epsilon_so_far)
-                for number, row in enumerate(rows, start=1)
+                for number, row in numbered
                 if math.isfinite(row.epsilon_so_far)
             )
-            curves.setdefault(points, []).append(audit.site)
-            if math.isfinite(rows[-1].limit):
-                levels[f"limit {rows[-1].limit:.4g}"] = rows[-1].limit
+            allowed = tuple(
+                (float(number), row.limit) for number, row in numbered if math.isfinite(row.limit)
+            )
+            for points, kind in ((spent, curves), (allowed, limits)):
+                if points:
+                    kind.setdefault(points, []).append(audit.site)
     return Plot(
         "spent",
         "ε spent",
-        {", ".join(dict.fromkeys(names)): points for points, names in curves.items() if points},
-        levels,
-        "Nothing was released, or without noise.",
+        {", ".join(dict.fromkeys(names)): points for points, names in curves.items()},
+        remark="Nothing was released, or without noise.",
         over="round in the ledger",
+        steps={
+            f"limit of {', '.join(dict.fromkeys(names))}": points
+            for points, names in limits.items()
+        },
     )
-
-
-def _moment(time: float) -> str:
-    return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _epsilon(value: float) -> str:
@@ -112,3 +173,20 @@ def _epsilon(value: float) -> str:
 def percent_up(share: float) -> str:
     """Writes an upper bound on a share of one: rounded up, it stays one."""
     return f"{math.ceil(1000 * share) / 10:.1f} %"
+
+
+def _factor(epsilon: float) -> str:
+    """Writes e^ε, rounded up."""
+    if epsilon > 700:
+        return "no bound"
+    factor = math.exp(epsilon)
+    if factor >= 1e6:
+        return power(float(f"{factor * 1.05:.1e}"))
+    return f"{math.ceil(factor):,}" if factor >= 100 else f"{math.ceil(100 * factor) / 100:g}"
+
+
+def _sure(epsilon: float) -> str:
+    """Writes how sure somebody can become who thought it as likely as not; rounded up."""
+    share = 1 / (1 + math.exp(-min(epsilon, 700)))
+    percent = math.ceil(10_000 * share) / 100
+    return "as good as certain" if percent >= 100 else f"{percent:g} % sure"

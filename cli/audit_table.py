@@ -1,11 +1,14 @@
 """The rounds of an audited ledger as tables that fit a terminal of 80 columns."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
+
+from hortus.protocol.moments import moment
 
 if TYPE_CHECKING:
     from hortus.privacy.audit_rounds import RoundRow
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 Column = tuple[str, "Callable[[RoundRow], str]"]
 
 # Said once above the table where it is the same in all rows, as it mostly is.
-_FOLDED: tuple[Column, ...] = (
+FOLDED: tuple[Column, ...] = (
     ("protects one", lambda row: row.unit),
     ("noise", lambda row: f"{row.mechanism}, {row.mode}"),
     ("q", lambda row: f"{row.sampling_rate:g}"),
@@ -22,7 +25,7 @@ _FOLDED: tuple[Column, ...] = (
     ("δ", lambda row: f"{row.delta:g}"),
     ("limit", lambda row: f"{row.limit:g}"),
 )
-_OF_A_ROUND: tuple[Column, ...] = (
+OF_A_ROUND: tuple[Column, ...] = (
     ("round", lambda row: str(row.round + 1)),
     ("releases", lambda row: str(row.releases)),
     ("not sent", lambda row: str(row.unsent)),
@@ -33,15 +36,40 @@ _OF_A_ROUND: tuple[Column, ...] = (
 )
 
 
-def round_tables(rows: "Sequence[RoundRow]") -> Iterator[RenderableType]:
-    """Yields a heading and a table for each run and dataset, in order."""
-    for (run, dataset), group in groupby(rows, lambda row: (row.run, row.dataset)):
-        same = list(group)
-        folded = [(name, cell) for name, cell in _FOLDED if len({*map(cell, same)}) == 1]
-        varied = [column for column in _FOLDED if column not in folded]
-        told = [f"run {run[:16]}", f"dataset {dataset[:16]}"]
-        yield ", ".join(told + [f"{name} {cell(same[0])}" for name, cell in folded])
-        yield _table([_OF_A_ROUND[0], *varied, *_OF_A_ROUND[1:]], same)
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The rounds of a run that were charged to one account.
+
+    Attributes:
+        rows: In order.
+        same: What is the same in all rows, by name.
+        varied: Columns that are not.
+    """
+
+    rows: "Sequence[RoundRow]"
+    same: tuple[tuple[str, str], ...]
+    varied: tuple[Column, ...]
+
+
+def grouped_rounds(rows: "Sequence[RoundRow]") -> Iterator[Group]:
+    """Yields the rounds of each run and account, in order."""
+    for _, group in groupby(rows, lambda row: (row.run, row.dataset)):
+        own = list(group)
+        same = [(name, cell) for name, cell in FOLDED if len({*map(cell, own)}) == 1]
+        varied = tuple(column for column in FOLDED if column not in same)
+        yield Group(own, tuple((name, cell(own[0])) for name, cell in same), varied)
+
+
+def round_tables(rows: "Sequence[RoundRow]", names: Mapping[str, str]) -> Iterator[RenderableType]:
+    """Yields a heading and a table for each run and dataset, in order; `names` are the plans'."""
+    for group in grouped_rounds(rows):
+        first, last = group.rows[0], group.rows[-1]
+        told = [f"run {first.run[:16]}", f"dataset {first.dataset[:16]}"]
+        if first.plan in names:
+            told.insert(0, names[first.plan])
+        told.append(f"{moment(first.began)} to {moment(last.ended)}")
+        yield ", ".join(told + [f"{name} {value}" for name, value in group.same])
+        yield _table([OF_A_ROUND[0], *group.varied, *OF_A_ROUND[1:]], group.rows)
 
 
 def _table(columns: Sequence[Column], rows: "Sequence[RoundRow]") -> Table:

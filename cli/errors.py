@@ -16,7 +16,7 @@ _TITLES = {1: "Failed", 2: "Cannot use this", 3: "Refused"}
 
 
 class ReportingGroup(TyperGroup):
-    """Ends with 0, 1 (failure), 2 (usage), 3 (refused) or 130 (interrupted)."""
+    """Ends with 0, 1 (failure), 2 (usage), 3 (refused) or 130 (interrupted); `audit` also with 4."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
         """Runs the command and explains what went wrong."""

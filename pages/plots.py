@@ -67,6 +67,7 @@ class Plot:
         quantity: What is on the y axis.
         curves: Values over x, by label.
         levels: Horizontal lines, by label.
+        steps: Lines that change between one x and the next, by label.
         remark: Stands in the plot when there is no curve.
         over: What is on the x axis.
         logarithmic: Smallest value shown of both axes, which are then logarithmic; None: linear.
@@ -81,6 +82,7 @@ class Plot:
     over: str = "round"
     logarithmic: float | None = None
     last: int | None = None
+    steps: Mapping[str, Points] = field(default_factory=dict)
 
 
 def svg(plot: Plot) -> Markup:
@@ -113,6 +115,10 @@ def describe(plot: Plot) -> str:
         if points
     ] or [plot.remark.removesuffix(".")]
     parts += [f"dashed line, {label}: {value:.4g}" for label, value in plot.levels.items()]
+    parts += [
+        f"dashed line, {label}: " + ", then ".join(_changes(points))
+        for label, points in plot.steps.items()
+    ]
     return f"Plot of {plot.quantity}, by {plot.over}. {'; '.join(parts)}."
 
 
@@ -170,7 +176,8 @@ def _scale(axes: Axes, plot: Plot) -> None:
     axes.set_xlim(first - margin, last + margin)
     axes.set_xticks(round_ticks(math.ceil(first), math.floor(last)))
     values = [y for points in plot.curves.values() for _, y in points if math.isfinite(y)]
-    highest = max([*values, *plot.levels.values()], default=0.0) or 1.0
+    limits = [value for points in plot.steps.values() for _, value in points]
+    highest = max([*values, *plot.levels.values(), *limits], default=0.0) or 1.0
     ticks = MaxNLocator(nbins=5).tick_values(0.0, highest)
     above = next((tick for tick in ticks if tick >= highest), highest)
     axes.set_yticks([tick for tick in ticks if 0 <= tick <= above])
@@ -211,6 +218,27 @@ def _draw_curves(axes: Axes, plot: Plot) -> None:
             )
     for label, value in plot.levels.items():
         axes.axhline(value, linestyle="--", linewidth=1.0, color=_INK, alpha=0.7, label=label)
+    for label, points in plot.steps.items():
+        axes.plot(
+            *zip(*_widened(points), strict=True),
+            drawstyle="steps-mid",
+            linestyle="--",
+            linewidth=1.0,
+            color=_INK,
+            alpha=0.7,
+            label=label,
+        )
+
+
+def _widened(points: Points) -> Points:
+    """Lengthens a line at both ends by half a step, so that one point is a line too."""
+    (first, level), (last, limit) = points[0], points[-1]
+    return ((first - 0.5, level), *points, (last + 0.5, limit))
+
+
+def _changes(points: Points) -> list[str]:
+    values = [f"{value:.4g}" for _, value in points]
+    return [value for value, before in zip(values, ["", *values], strict=False) if value != before]
 
 
 def _at(plot: Plot, x: float) -> str:

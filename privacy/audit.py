@@ -5,6 +5,7 @@ limits, freezes and periods are followed anew (`audit_rules`), and ε is recompu
 that shares nothing with the ledger's (`audit_costs`).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -15,11 +16,14 @@ from hortus.privacy.audit_chain import (
     checked_signatures,
     vouches,
 )
+from hortus.privacy.audit_consents import Consents, stored_contract
 from hortus.privacy.audit_costs import Costs
 from hortus.privacy.audit_lineages import Accounts
 from hortus.privacy.audit_rounds import RoundRow, Rounds
 from hortus.privacy.audit_rules import Rules, check_sent
 from hortus.privacy.entries import (
+    Admitted,
+    Approved,
     Charge,
     Charged,
     Declined,
@@ -28,9 +32,10 @@ from hortus.privacy.entries import (
     Frozen,
     Granted,
     Unfrozen,
+    Withdrawn,
 )
 from hortus.privacy.evidence import Evidence
-from hortus.privacy.findings import Finding, Severity, in_order
+from hortus.privacy.findings import Finding, Severity, in_order, warning
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import Roster
 
@@ -58,6 +63,35 @@ class Decision:
     reason: str
     operator: str = ""
     others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDecision:
+    """That a plan was approved, admitted or withdrawn.
+
+    Attributes:
+        entry: Number of the entry.
+        time: Seconds since the epoch.
+        kind: `approval`, `admission` or `withdrawal`.
+        plan: Hash of the contract.
+        name: Its name.
+        operator: Who decided; empty where policy.yaml did.
+        unit: The privacy unit; empty for a withdrawal.
+        epsilon: What the whole plan costs by itself, at most; 0 for a withdrawal.
+        delta: The δ of that ε.
+        reason: Of a withdrawal.
+    """
+
+    entry: int
+    time: float
+    kind: str
+    plan: str
+    name: str
+    operator: str = ""
+    unit: str = ""
+    epsilon: float = 0.0
+    delta: float = 0.0
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +129,13 @@ class Audit:
         countersigned_time: When, by the server's clock.
         findings: By entry; empty for a ledger in order.
         rounds: What was released, in order.
-        decisions: What the operator decided, in order.
+        decisions: What the operator decided of budgets, in order.
+        plans: What was decided of plans, in order.
         refusals: What the site refused to the server, in order.
         charges: Session, step and attempt of every charge, with its run.
         accounts: The account of each content in the end, accounts that were joined included.
+        names: Names of the plans that the entries or the evidence speak of, by hash.
+        period: Times of the first and the last entry; zeros without any.
         anchored: Number of the entry that the auditor's anchor holds; 0 without one.
     """
 
@@ -112,9 +149,12 @@ class Audit:
     findings: tuple[Finding, ...]
     rounds: tuple[RoundRow, ...]
     decisions: tuple[Decision, ...]
+    plans: tuple[PlanDecision, ...]
     refusals: tuple[Refusal, ...]
     charges: tuple[Charge, ...]
     accounts: Mapping[str, str]
+    names: Mapping[str, str]
+    period: tuple[float, float] = (0.0, 0.0)
     anchored: int = 0
 
     @property
@@ -135,49 +175,44 @@ def audit(evidence: Evidence, roster: Roster, anchor: Head | None = None) -> Aud
         RuntimeError: A defect of the audit: it has not compared every claim of ε.
     """
     chain, accounts = Chain(evidence.site, roster), Accounts()
-    rules, costs, rounds = Rules(evidence.contracts, accounts), Costs(accounts), Rounds(evidence)
+    rules, costs, told = Rules(evidence.contracts, accounts), Costs(accounts), _Told(evidence)
+    consents = Consents(evidence.contracts)
     findings: list[Finding] = []
-    decisions: list[Decision] = []
-    refusals: list[Refusal] = []
-    charges: list[Charge] = []
     hashes: dict[int, str] = {}
     times: dict[int, float] = {}
-    intact, levels = True, 0
+    first_misfit, levels = math.inf, 0
     with checked_signatures(evidence, roster) as signatures:
         for row, is_signed in zip(evidence.rows, signatures, strict=True):
             hashes[row[0]] = row[2]
             entry = chain.read(row)
             if isinstance(entry, Finding):
                 findings.append(entry)
-                intact = False
+                first_misfit = min(first_misfit, entry.entry)
                 continue
             times[row[0]] = entry.time
             misfit = chain.check(row[0], entry, is_signed=is_signed)
-            intact = intact and misfit is None
-            placed = accounts.check(entry)
+            first_misfit = min(first_misfit, misfit.entry if misfit else math.inf)
+            placed, allowed = accounts.check(entry), consents.check(entry)
             findings += [misfit] if misfit else [*placed, *rules.check(entry)]
             findings += chain.late(entry)
-            match entry.body:
-                case Charged() as charged:
-                    # After a break every ε is of other entries: it would accuse the wrong one.
-                    if intact:
-                        findings += costs.add(entry, charged)
-                        levels += len(charged.levels)
-                    rounds.add(charged)
-                    charges.append(charged.charge)
-                case Granted() | Frozen() | Unfrozen() | Disjoint() as body:
-                    decisions.append(_decision(entry, body))
-                case Declined(plan, run, round_, _, reason) as declined:
-                    rounds.refuse(declined)
-                    refusals.append(Refusal(entry.seq, entry.time, plan, run, round_, reason))
+            told.add(entry)
+            # After a break an approval may be what is missing, and every ε is of other entries.
+            if math.isinf(first_misfit):
+                findings += allowed
+                if isinstance(entry.body, Charged):
+                    findings += costs.add(entry, entry.body)
+                    levels += len(entry.body.levels)
     findings += costs.finish()
     if costs.compared != levels:
         raise RuntimeError(f"{levels} claims of ε were read and {costs.compared} compared")
-    findings += check_heads(evidence, roster, anchor, hashes)
+    findings += check_heads(evidence, roster, anchor, hashes, first_misfit)
     findings += check_times(evidence, roster, times)
-    findings += check_sent(evidence, charges)
+    findings += check_sent(evidence, told.charges)
     vouched = [one for one in evidence.countersignatures if vouches(one, roster)]
+    if told.charges and not vouched:
+        findings.append(_unseen())
     last = max(vouched, key=lambda one: one.head.seq, default=None)
+    seen = list(times.values())
     return Audit(
         site=evidence.site,
         key=roster.sites.get(evidence.site, b"").hex(),
@@ -187,12 +222,59 @@ def audit(evidence: Evidence, roster: Roster, anchor: Head | None = None) -> Aud
         countersigned=last.head.seq if last else 0,
         countersigned_time=last.time if last else 0.0,
         findings=tuple(in_order(findings)),
-        rounds=rounds.rows(),
-        decisions=tuple(decisions),
-        refusals=tuple(refusals),
-        charges=tuple(charges),
-        accounts={charge.dataset: accounts.root(charge.dataset) for charge in charges},
+        rounds=told.rounds.rows(),
+        decisions=tuple(told.decisions),
+        plans=tuple(told.plans),
+        refusals=tuple(told.refusals),
+        charges=tuple(told.charges),
+        accounts={charge.dataset: accounts.root(charge.dataset) for charge in told.charges},
+        names=told.names(),
+        period=(seen[0], seen[-1]) if seen else (0.0, 0.0),
         anchored=anchor.seq if anchor else 0,
+    )
+
+
+class _Told:
+    """What a ledger's entries tell, whether true or not."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.rounds = Rounds(evidence)
+        self.decisions: list[Decision] = []
+        self.plans: list[PlanDecision] = []
+        self.refusals: list[Refusal] = []
+        self.charges: list[Charge] = []
+        self._contracts = evidence.contracts
+
+    def add(self, entry: Entry) -> None:
+        """Follows an entry."""
+        match entry.body:
+            case Charged(charge) as charged:
+                self.rounds.add(entry.time, charged)
+                self.charges.append(charge)
+            case Granted() | Frozen() | Unfrozen() | Disjoint() as body:
+                self.decisions.append(_decision(entry, body))
+            case Approved() | Admitted() | Withdrawn() as body:
+                self.plans.append(_plan_decision(entry, body))
+            case Declined(plan, run, round_, _, reason) as declined:
+                self.rounds.refuse(entry.time, declined)
+                self.refusals.append(Refusal(entry.seq, entry.time, plan, run, round_, reason))
+
+    def names(self) -> dict[str, str]:
+        """Returns the plans' names, by hash: as their contracts have them, else as they were approved."""
+        names = {one.plan: one.name for one in self.plans}
+        for plan in dict.fromkeys(charge.plan for charge in self.charges):
+            contract = stored_contract(self._contracts, plan)
+            if contract is not None:
+                names[plan] = contract.name
+        return names
+
+
+def _unseen() -> Finding:
+    return warning(
+        0,
+        "the server has countersigned none of its entries",
+        "Nobody but the site vouches for it: ask for the run's folder at the server, or for an anchor that "
+        "was kept elsewhere.",
     )
 
 
@@ -202,3 +284,11 @@ def _decision(entry: Entry, body: Granted | Frozen | Unfrozen | Disjoint) -> Dec
     if isinstance(body, Disjoint):
         return replace(told, operator=body.operator, others=body.others)
     return told
+
+
+def _plan_decision(entry: Entry, body: Approved | Admitted | Withdrawn) -> PlanDecision:
+    told = PlanDecision(entry.seq, entry.time, body.kind, body.plan, body.name)
+    if isinstance(body, Withdrawn):
+        return replace(told, operator=body.operator, reason=body.reason)
+    by = body.operator if isinstance(body, Approved) else ""
+    return replace(told, operator=by, unit=body.unit, epsilon=body.epsilon, delta=body.delta)

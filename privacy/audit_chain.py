@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from itertools import chain
 
 from hortus.privacy.entries import GENESIS, SIGNATURE_CONTEXT, Entry, content_hash
@@ -14,6 +13,7 @@ from hortus.privacy.evidence import Evidence, Row
 from hortus.privacy.findings import Finding, broken, warning
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import Roster, is_signed
+from hortus.protocol.moments import moment
 
 # Fewer signatures than this are checked sooner than another process starts.
 _MANY = 5_000
@@ -130,27 +130,57 @@ class Chain:
 
 
 def check_heads(
-    evidence: Evidence, roster: Roster, anchor: Head | None, hashes: Mapping[int, str]
+    evidence: Evidence,
+    roster: Roster,
+    anchor: Head | None,
+    hashes: Mapping[int, str],
+    first_misfit: float = math.inf,
 ) -> Iterator[Finding]:
-    """Yields entries that others have seen and that are not, or not any more, there."""
-    for one in evidence.countersignatures:
-        head = one.head
-        if not vouches(one, roster):
-            yield warning(
-                head.seq,
-                "a countersignature of it is not by the server's key, and vouches for nothing",
-                "It was made up, or the server was replaced without a hand-over of its key.",
-            )
-        elif hashes.get(head.seq) != head.hash:
-            yield _gone(head, hashes, "the server countersigned")
-    if anchor is None:
-        return
-    if anchor.site != evidence.site or not anchor.is_signed_by(
-        roster.key_at(evidence.site, anchor.seq)
-    ):
-        yield broken(anchor.seq, "the anchor is not signed by this site", "It is another's.")
-    elif hashes.get(anchor.seq) != anchor.hash:
-        yield _gone(anchor, hashes, "the anchor holds")
+    """Yields the first entry that others have seen and that is not, or not any more, there.
+
+    Args:
+        evidence: What the site shows.
+        roster: Keys that the auditor trusts.
+        anchor: A head that was kept elsewhere.
+        hashes: Of the entries, by number.
+        first_misfit: Number of the first entry that does not fit the chain: what others have seen of it and of
+            later ones cannot be there, and says nothing more.
+    """
+    made_up = [one.head.seq for one in evidence.countersignatures if not vouches(one, roster)]
+    if made_up:
+        yield _made_up(made_up)
+    seen = [
+        (o.head, "the server countersigned")
+        for o in evidence.countersignatures
+        if vouches(o, roster)
+    ]
+    if anchor is not None:
+        if anchor.site != evidence.site or not anchor.is_signed_by(
+            roster.key_at(evidence.site, anchor.seq)
+        ):
+            yield broken(anchor.seq, "the anchor is not signed by this site", "It is another's.")
+        else:
+            seen.append((anchor, "the anchor holds"))
+    for head, who in sorted(seen, key=lambda one: one[0].seq):
+        if hashes.get(head.seq) != head.hash:
+            if head.seq < first_misfit:
+                yield _gone(head, hashes, who)
+            return
+
+
+def _made_up(numbers: list[int]) -> Finding:
+    meaning = "It was made up, or the server was replaced without a hand-over of its key."
+    if len(numbers) == 1:
+        problem = "a countersignature of it is not by the server's key, and vouches for nothing"
+        return warning(numbers[0], problem, meaning)
+    problem = (
+        f"{len(numbers)} countersignatures, from this entry to entry {max(numbers)}, are not by the "
+        "server's key, and each vouches for nothing"
+    )
+    meaning = (
+        "The roster has another server, or they were made up, or the server was replaced without "
+    )
+    return warning(min(numbers), problem, f"{meaning}a hand-over of its key.")
 
 
 def vouches(one: Countersignature, roster: Roster) -> bool:
@@ -173,11 +203,11 @@ def check_times(
             if own > time + _CLOCKS or own < latest - _CLOCKS:
                 yield warning(
                     entry,
-                    f"its time is {_moment(own)}; the server countersigned "
+                    f"its time is {moment(own)}; the server countersigned "
                     + (
-                        f"it at {_moment(time)}"
+                        f"it at {moment(time)}"
                         if own > time
-                        else f"one before it at {_moment(latest)}"
+                        else f"one before it at {moment(latest)}"
                     ),
                     "The site's clock, or the server's, was wrong: budgets of calendar periods go by it.",
                 )
@@ -185,19 +215,17 @@ def check_times(
         latest = max(latest, time)
 
 
-def _moment(time: float) -> str:
-    return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC"
-
-
 def _gone(head: Head, hashes: Mapping[int, str], who: str) -> Finding:
+    last = max(hashes, default=0)
     if head.seq in hashes:
         return broken(
             head.seq,
             f"it is not the entry that {who}",
-            "The ledger was rolled back to an older copy, and went on from there.",
+            "The ledger was rolled back to an older copy and went on from there, or it was written again "
+            "from here on, with the site's key.",
         )
     return broken(
-        max(hashes, default=0) + 1,
+        last + 1,
         f"it is missing: {who} entry {head.seq}",
-        "The ledger was rolled back to an older copy.",
+        "The ledger was rolled back to an older copy, or its end was cut off.",
     )

@@ -223,16 +223,23 @@ def _scopes(charge: Charge, time: float) -> Iterator[Scoped]:
 
 
 def _misfit(one: _Pending, history: Mapping[GaussianEvent, int]) -> Finding | None:
-    delta, tolerance = one.charge.delta, _TOLERANCE
-    cost = _recounted(frozenset(history.items()), delta)
+    delta = one.charge.delta
+    least, cost, most = claimable(history, delta)
+    if one.claim < least:
+        return _less(one.seq, one.claim, cost, delta)
+    if one.claim > most:
+        return _more(one.seq, one.claim, cost, delta)
+    return None
+
+
+def claimable(history: Mapping[GaussianEvent, int], delta: float) -> tuple[float, float, float]:
+    """Returns the least ε that may be claimed of some releases, their ε, and the most."""
+    history = {_with_some_noise(event): count for event, count in history.items()}
+    cost, tolerance = _recounted(frozenset(history.items()), delta), _TOLERANCE
     if math.isinf(cost):  # δ is less than what floating point may err by
         cost, tolerance = renyi_epsilon(history, delta), _RENYI_TOLERANCE
     slack = _SLACK_OF_DELTA * delta
-    if one.claim < cost * (1 - tolerance) - slack:
-        return _less(one.seq, one.claim, cost, delta)
-    if one.claim > cost * (1 + tolerance) + slack:
-        return _more(one.seq, one.claim, cost, delta)
-    return None
+    return cost * (1 - tolerance) - slack, cost, cost * (1 + tolerance) + slack
 
 
 def _add(history: Counter[GaussianEvent], charge: Charge) -> None:

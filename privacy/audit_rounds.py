@@ -14,7 +14,10 @@ class RoundRow:
 
     Attributes:
         run: The run.
-        round: The round.
+        plan: Hash of its plan.
+        round: The round, from 0.
+        began: Time of its first entry, seconds since the epoch.
+        ended: Time of its last.
         site: The site.
         dataset: The account: a dataset with all that it was before.
         unit: The privacy unit.
@@ -33,7 +36,10 @@ class RoundRow:
     """
 
     run: str
+    plan: str
     round: int
+    began: float
+    ended: float
     site: str
     dataset: str
     unit: str
@@ -62,6 +68,8 @@ class _Open:
 
     round: int
     last: Charged
+    began: float
+    ended: float
     releases: int = 0
     unsent: int = 0
     refusals: int = 0
@@ -76,28 +84,29 @@ class Rounds:
         self._open: dict[tuple[object, ...], _Open] = {}
         self._latest: dict[str, _Open] = {}  # by run
 
-    def add(self, charged: Charged) -> None:
-        """Adds a charge to its row."""
+    def add(self, time: float, charged: Charged) -> None:
+        """Adds a charge, and the time of its entry, to its row."""
         c = charged.charge
         key = (c.run, c.round, charged.account, c.mode, c.mechanism, c.sampling_rate)
         row = self._open.setdefault(
-            (*key, c.noise_multiplier, c.clipping_norm, c.delta), _Open(c.round, charged)
+            (*key, c.noise_multiplier, c.clipping_norm, c.delta),
+            _Open(c.round, charged, time, time),
         )
         self._latest[c.run] = row
-        row.last = charged
+        row.last, row.ended = charged, time
         row.releases += c.releases
         row.unsent += c.key not in self._sent
 
-    def refuse(self, declined: Declined) -> None:
-        """Adds a refusal to its round; one of a run from which nothing was released is in none."""
+    def refuse(self, time: float, declined: Declined) -> None:
+        """Adds a refusal, and the time of its entry, to its round; one of a run from which nothing was released is in none."""
         latest = self._latest.get(declined.run)
         if latest is None:
             return
         if latest.round != declined.round:
             # What was refused would have been released as what was released last.
-            refused = _Open(declined.round, latest.last)
+            refused = _Open(declined.round, latest.last, time, time)
             latest = self._open.setdefault((declined.run, declined.round), refused)
-        latest.refusals += 1
+        latest.refusals, latest.ended = latest.refusals + 1, time
 
     def rows(self) -> tuple[RoundRow, ...]:
         """Returns the rows in the order in which they were begun."""
@@ -107,7 +116,10 @@ class Rounds:
         charge, level = row.last.charge, row.last.levels[0]
         return RoundRow(
             run=charge.run,
+            plan=charge.plan,
             round=row.round,
+            began=row.began,
+            ended=row.ended,
             site=self._site,
             dataset=row.last.account,
             unit=charge.unit,

@@ -1,10 +1,10 @@
 """Limits, grants, freezes, periods, attempts and contracts, followed anew over a ledger's entries."""
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
+from hortus.privacy.audit_consents import stored_contract
 from hortus.privacy.audit_lineages import Accounts
 from hortus.privacy.audit_noise import noise_range
 from hortus.privacy.entries import (
@@ -151,15 +151,14 @@ class Rules:
 
     def _check_contract(self, seq: int, charge: Charge) -> Iterator[Finding]:
         if charge.plan not in self._plans:
-            contract = self._plans[charge.plan] = _contract(self._contracts.get(charge.plan))
+            contract = self._plans[charge.plan] = stored_contract(self._contracts, charge.plan)
             if charge.plan not in self._contracts:
                 yield warning(
                     seq,
                     f"its plan {charge.plan[:16]}… is not among the evidence",
                     "What was charged cannot be compared with what was approved.",
                 )
-            elif contract is None or contract.digest() != charge.plan:
-                self._plans[charge.plan] = None
+            elif contract is None:
                 yield broken(
                     seq,
                     f"the plan stored as {charge.plan[:16]}… has another hash",
@@ -256,10 +255,3 @@ def _agreed_norm(privacy: Privacy, charged: float) -> float:
     # A float32 of a bound may lie beside it by its rounding.
     within = smallest * (1 - 1e-6) <= charged <= largest * (1 + 1e-6)
     return charged if within else privacy.clipping_norm
-
-
-def _contract(text: str | None) -> Contract | None:
-    try:
-        return None if text is None else Contract.model_validate(json.loads(text))
-    except (ValueError, RecursionError):
-        return None

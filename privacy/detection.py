@@ -6,6 +6,8 @@ from functools import lru_cache
 import numpy as np
 from dp_accounting import NeighboringRelation
 from dp_accounting.pld import privacy_loss_distribution as pld
+from scipy.optimize import brentq
+from scipy.special import log_ndtr, ndtr, ndtri
 
 from hortus.privacy.events import GaussianEvent, History
 from hortus.privacy.renyi import renyi_epsilon
@@ -42,6 +44,27 @@ def true_positive_bound_of(history: History, false_positive_rate: float) -> floa
         true_positive_bound(epsilon, delta, false_positive_rate)
         for epsilon, delta in _curve(tuple(sorted(item for item in history.items() if item[1])))
     )
+
+
+def gaussian_true_positive(epsilon: float, delta: float, false_positive_rate: float) -> float:
+    """Returns what the best test finds of one Gaussian release that is exactly (ε, δ)-private.
+
+    It has the sensitivity μ, in standard deviations, with δ = Φ(μ/2 − ε/μ) − e^ε·Φ(−μ/2 − ε/μ) (Balle and
+    Wang 2018, Theorem 8), and the test finds Φ(Φ⁻¹(α) + μ) (Dong, Roth and Su 2022).
+
+    Args:
+        epsilon: ε, positive and finite.
+        delta: δ in (0, 1).
+        false_positive_rate: α in (0, 1).
+    """
+
+    def excess(mu: float) -> float:
+        # The second term without overflow: e^ε times a normal tail.
+        tail = math.exp(epsilon + float(log_ndtr(-mu / 2 - epsilon / mu)))
+        return float(ndtr(mu / 2 - epsilon / mu)) - tail - delta
+
+    mu = float(brentq(excess, 1e-6, 2 * math.sqrt(2 * epsilon) + 20))
+    return float(ndtr(ndtri(false_positive_rate) + mu))
 
 
 @lru_cache(maxsize=64)

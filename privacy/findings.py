@@ -45,3 +45,19 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
     for finding in sorted(findings, key=lambda f: (f.entry == 0, f.entry)):
         ordered.setdefault((finding.entry, finding.problem), finding)
     return list(ordered.values())
+
+
+def grouped(findings: Iterable[Finding]) -> list[tuple[Finding, int]]:
+    """Returns findings with the number of the last entry that one stands for.
+
+    Entries that follow one another and have the same problem are one: of a wrong key, all are.
+    """
+    last: dict[Finding, int] = {}
+    open_: dict[tuple[Severity, str], Finding] = {}
+    for one in findings:
+        kind = (one.severity, one.problem)
+        first = open_.get(kind)
+        if first is None or one.entry != last[first] + 1:
+            first = open_[kind] = one
+        last[first] = one.entry
+    return list(last.items())

@@ -1,13 +1,14 @@
 """What `hortus status` tells of a site and of the server alike, from its folder, beside what runs there."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 
 from hortus.protocol.consortium import ServerFiles, SiteFiles
 from hortus.protocol.expiry import certificate_lines
 from hortus.protocol.fingerprint import key_words, roster_lines
 from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.locks import is_held
+from hortus.protocol.moments import iso_time
 
 
 def party_standing(
@@ -33,8 +34,3 @@ def party_standing(
         "roster": roster_lines(files.roster),
         "certificates": certificate_lines(files, now),
     }
-
-
-def iso_time(seconds: float) -> str:
-    """Returns seconds since the epoch as a date and time in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -5,8 +5,9 @@ from datetime import datetime
 from pathlib import Path
 
 from hortus.protocol.consortium import ServerConfig, ServerFiles
+from hortus.protocol.moments import iso_time
 from hortus.protocol.names import SERVER
-from hortus.protocol.standing import iso_time, party_standing
+from hortus.protocol.standing import party_standing
 from hortus.server.absences import absences
 from hortus.server.attendance import Attendance, is_attended, read_attendance
 from hortus.server.notary import last_contacts

@@ -5,15 +5,17 @@ import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.charges import make_charge, make_content
+from helpers.charges import make_approval, make_charge, make_content
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from hortus.cli.audit_page import audit_page, percent_up
+from hortus.cli.audit_report import make_report
 from hortus.cli.audit_table import round_tables
 from hortus.cli.main import app
 from hortus.client.site import Site
@@ -21,7 +23,7 @@ from hortus.privacy.audit import audit
 from hortus.privacy.audit_rounds import RoundRow
 from hortus.privacy.detection import true_positive_bound, true_positive_bound_of
 from hortus.privacy.events import GaussianEvent
-from hortus.privacy.evidence import read_evidence
+from hortus.privacy.evidence import export, read_evidence
 from hortus.privacy.ledger import Ledger
 from hortus.protocol.errors import Refused
 from hortus.protocol.identity import Roster, SiteIdentity
@@ -47,13 +49,26 @@ def test_a_run_is_audited_exported_shown_and_compared_with_the_servers_record(
     site = run / "consortium" / "sites" / "ash"
     whole = hortus("audit", run)
     assert whole.exit_code == 0, whole.output
-    assert whole.output.count("chain, signatures and every ε hold") == 3
-    assert "the server countersigned entry 4" in whole.output
+    lines = whole.output.splitlines()
+    assert [
+        line.split(" holds up to entry 5, ")[0] for line in lines if " holds up to " in line
+    ] == [
+        "ash",
+        "birch",
+        "cedar",
+    ]
+    assert "the server countersigned entry 5" in whole.output
+    assert lines[-1] == "HOLDS: ash, birch, cedar (0 errors, 0 warnings)"
 
     # One file for an auditor elsewhere, who trusts a roster of their own; no word of a record in it.
     bundle = tmp_path / "ash.evidence"
     assert hortus("audit", "export", site, bundle).exit_code == 0
-    assert hortus("audit", bundle, "--roster", run / "consortium/server/roster.yaml").exit_code == 0
+    keys = ("--roster", run / "consortium/server/roster.yaml")
+    alone = hortus("audit", bundle, *keys)
+    assert alone.exit_code == 4
+    assert "HOLDS SO FAR: ash holds up to entry 5, " in alone.output
+    assert " UTC; nothing here shows what came later (0 errors, 0 warnings)" in alone.output
+    assert hortus("audit", bundle, run, *keys).exit_code == 0
     words = {
         word
         for line in (run / "records/ash.jsonl").read_text().splitlines()
@@ -67,14 +82,24 @@ def test_a_run_is_audited_exported_shown_and_compared_with_the_servers_record(
     told = json.loads(hortus("audit", run, "--json").stdout)
     assert told["holds"] is True
     assert [one["site"] for one in told["sites"]] == ["ash", "birch", "cedar"]
-    assert told["sites"][0]["rounds"][-1]["epsilon_so_far"] <= 50
-    assert "plan" not in json.dumps([one["findings"] for one in told["sites"]])
+    first = told["sites"][0]
+    assert first["rounds"][-1]["epsilon_so_far"] <= 50
+    assert [one["round"] for one in first["rounds"]] == [1, 2]
+    assert (first["errors"], first["warnings"]) == ([], [])
+    assert told["verdict"]["outcome"] == "holds"
+    (total,) = first["totals"]
+    assert (total["rounds"], total["releases"]) == (2, 4)
+    assert total["epsilon"] == first["rounds"][-1]["epsilon_so_far"]
+    (plan,) = first["plans"]
+    assert (plan["name"], plan["runs"]) == ("tiny", 1)
+    for time in (first["last_time"], total["ended"], first["approvals"][0]["time"], told["made"]):
+        assert datetime.fromisoformat(time).tzinfo is not None
 
     page = tmp_path / "audit.html"
     assert hortus("audit", run, "--html", page).exit_code == 0
     text = page.read_text()
     for expected in (
-        "everything holds",
+        "HOLDS: ash",
         "<svg",
         "Who signed what",
         "What is not promised",
@@ -91,20 +116,20 @@ def test_a_run_is_audited_exported_shown_and_compared_with_the_servers_record(
     with closing(sqlite3.connect(site / "ledger.sqlite")) as raw, raw:
         for (trigger,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
             raw.execute(f"DROP TRIGGER {trigger}")
-        raw.execute("DELETE FROM entries WHERE seq = 4")
-        raw.execute("DELETE FROM countersignatures WHERE seq = 4")
+        raw.execute("DELETE FROM entries WHERE seq = 5")
+        raw.execute("DELETE FROM countersignatures WHERE seq = 5")
         raw.execute("DELETE FROM sent")
     assert hortus("audit", site).exit_code == 0  # whole in itself …
     rolled_back = hortus("audit", site, "--anchor", anchor)
     assert rolled_back.exit_code == 1
-    assert "entry 4: it is missing: the anchor holds entry 4" in rolled_back.output
+    assert "entry 5: it is missing: the anchor holds entry 5" in rolled_back.output
     # … but the server has a vector that it does not account for.
     omitted = hortus("audit", run)
     assert omitted.exit_code == 1
     assert "ash: the server has its vector of session" in omitted.output
     broken = hortus("audit", run, "--html", page)
     assert broken.exit_code == 1
-    assert "not everything holds" in page.read_text()
+    assert page.read_text().count("DOES NOT HOLD: ash: ") == 2, "first and last"
 
     # Another site's ledger in its place is signed by another key.
     shutil.copy(site.parent / "birch" / "ledger.sqlite", site / "ledger.sqlite")
@@ -120,7 +145,7 @@ def test_refusals_are_in_the_table_which_fits_80_columns(write_plan: Any, tmp_pa
     told = json.loads(hortus("audit", run, "--json").stdout)
     birch = told["sites"][1]
     last = birch["rounds"][-1]
-    assert (last["round"], last["releases"], last["refusals"]) == (1, 1, 1)
+    assert (last["round"], last["releases"], last["refusals"]) == (2, 1, 1)
     (refusal,) = birch["refusals"]
     assert "budget is spent" in refusal["reason"]
     (departure,) = told["departures"]
@@ -136,7 +161,7 @@ def test_refusals_are_in_the_table_which_fits_80_columns(write_plan: Any, tmp_pa
     row = ["2", "1", "0", "1", *(f"{figure:.3f}" for figure in figures)]
     assert any(line.split() == row for line in table)
     assert f"σ/C {last['noise_multiplier']:.4f}" in " ".join(shown.output.split())
-    assert "birch, from round 3 on: its budget is spent" in " ".join(shown.output.split())
+    assert "birch, from round 2 on: its budget is spent" in " ".join(shown.output.split())
 
     page = tmp_path / "audit.html"
     hortus("audit", run, "--html", page)
@@ -148,6 +173,7 @@ def test_the_page_bounds_an_attacker_by_the_whole_loss_of_all_that_was_charged(
 ) -> None:
     site, server = SiteIdentity.generate("ash"), SiteIdentity.generate(SERVER)
     ledger = Ledger.open(tmp_path / "ledger.sqlite", site, lambda: 1.8e9)
+    ledger.record(make_approval())
     ledger.follow(make_content("d" * 64, "Dora"))
     ledger.charge(make_charge(sampling_rate=0.1, noise_multiplier=1.0, releases=60), None)
     ledger.charge(make_charge(step=1, noise_multiplier=9.0, releases=3), None)
@@ -159,7 +185,10 @@ def test_the_page_bounds_an_attacker_by_the_whole_loss_of_all_that_was_charged(
     evidence = read_evidence("ash", tmp_path / "ledger.sqlite", roster, {})
     audited = audit(evidence, roster)
     assert audited.first_broken is None
-    page = audit_page([audited], [], [])
+    bundle, keys = tmp_path / "ash.evidence", tmp_path / "roster.yaml"
+    export(evidence, bundle)
+    roster.save(keys)
+    page = audit_page(make_report([bundle], None, keys, 1.8e9))
     history = {GaussianEvent(0.1, 1.0): 60, GaussianEvent(1.0, 9.0): 3}
     for rate in (0.01, 0.001):
         bound = true_positive_bound_of(history, rate)
@@ -173,19 +202,30 @@ def test_the_page_bounds_an_attacker_by_the_whole_loss_of_all_that_was_charged(
 def test_a_number_is_never_cut_short(capsys: pytest.CaptureFixture[str]) -> None:
     """Every parameter another in each row, on a terminal that is narrower than any."""
     row = RoundRow(
-        *("f" * 32, 0, "ash", "d" * 64, "patient_number", "distributed", "discrete-gaussian"),
+        *(
+            "f" * 32,
+            "e" * 64,
+            0,
+            1.8e9,
+            1.8e9,
+            "ash",
+            "d" * 64,
+            "patient_number",
+            "distributed",
+            "discrete-gaussian",
+        ),
         *(0.0123456, 1234.56789, 0.000123456, 123456, 98765, 1.2345e-7, 123.456789, 9876.54321),
         *(10000.0, 12345),
     )
     other = replace(row, round=99, sampling_rate=0.5, noise_multiplier=2.0, clipping_norm=3.0)
     console = Console(width=40)
-    for part in round_tables([row, other]):
+    for part in round_tables([row, other], {}):
         console.print(part)
     printed = capsys.readouterr().out
     assert "…" not in printed
     digits = sorted(character for character in printed if character.isdigit())
     wide = Console(width=400)
-    for part in round_tables([row, other]):
+    for part in round_tables([row, other], {}):
         wide.print(part)
     assert digits == sorted(c for c in capsys.readouterr().out if c.isdigit())
 
@@ -199,13 +239,22 @@ def test_an_agent_does_not_start_behind_its_anchor(run: Path, tmp_path: Path) ->
         pass
     for name in site.glob("ledger.sqlite*"):
         name.unlink()
-    with pytest.raises(Refused, match="rolled back: it does not contain entry 4"):
+    with pytest.raises(Refused, match="rolled back: it does not contain entry 5"):
         Site(site, lambda: 1.8e9)
 
 
 def test_a_path_that_is_nothing_is_explained(tmp_path: Path) -> None:
-    for path, words in ((tmp_path, "no site"), (tmp_path / "file", "no evidence bundle")):
-        (tmp_path / "file").write_text("nothing")
-        result = hortus("audit", path)
-        assert result.exit_code == 2
-        assert words in result.output
+    (tmp_path / "file").write_text("nothing")
+    cases: list[tuple[tuple[str | Path, ...], str]] = [
+        ((tmp_path,), "no site"),
+        ((tmp_path / "file",), "no evidence bundle"),
+        ((tmp_path / "none.evidence",), "there is no such file or folder"),
+        ((tmp_path / "none",), "there is no such file or folder"),
+        ((tmp_path / "none.evidence", "--html", tmp_path / "x.html"), "there is no such file"),
+        (("export", tmp_path / "none", tmp_path / "x"), "there is no such file or folder"),
+        ((tmp_path / "file", tmp_path / "none.evidence"), "no evidence bundle"),
+    ]
+    for arguments, words in cases:
+        result = hortus("audit", *arguments)
+        assert result.exit_code == 2, result.output
+        assert words in " ".join(result.output.split()), arguments

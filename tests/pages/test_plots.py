@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hortus.pages.plots import Plot, describe, round_ticks, svg, write_plot
+from hortus.pages.plots import Plot, _figure, describe, round_ticks, svg, write_plot
 from hortus.pages.templates import bound, percent, power
 from hortus.protocol.errors import UsageError
 
@@ -120,3 +120,17 @@ def test_shares_are_told_in_per_cent_and_no_raw_markup_is_drawn() -> None:
     element = svg(Plot("roc", "found", {"a": curve}, over="false alarms", logarithmic=1e-3))
     assert re.findall(r">([\d.]+ %)</text>", element) == ["0.1 %", "1 %", "10 %", "100 %"] * 2
     assert "mathdefault" not in element
+
+
+def test_a_limit_that_changes_is_a_line_with_a_step_within_the_picture() -> None:
+    points = ((1.0, 2.0), (2.0, 3.0), (3.0, 4.0))
+    limit = ((1.0, 8.0), (2.0, 8.0), (3.0, 12.0))
+    plot = Plot("p", "ε", {"ash": points}, over="round in the ledger", steps={"limit": limit})
+    assert "dashed line, limit: 8, then 12" in describe(plot)
+    axes = _figure(plot).axes[0]
+    (line,) = [line for line in axes.lines if line.get_label() == "limit"]
+    assert line.get_drawstyle() == "steps-mid"
+    assert axes.get_ylim()[1] >= 12
+    level = Plot("p", "ε", {"ash": points}, steps={"limit": limit[:1]})
+    assert "dashed line, limit: 8." in describe(level)
+    assert "<path" in svg(level)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from dp_accounting.pld import privacy_loss_distribution as pld
-from helpers.charges import make_charge
+from helpers.charges import approve, make_charge
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
@@ -195,7 +195,7 @@ def test_an_honest_ledger_is_not_accused(
 ) -> None:
     site, server = SiteIdentity.generate("north"), SiteIdentity.generate("server")
     roster = Roster({"north": site.public_key_bytes}, server.public_key_bytes)
-    ledger = Ledger.open(tmp_path / "ledger.sqlite", site, time.time)
+    ledger = approve(Ledger.open(tmp_path / "ledger.sqlite", site, time.time))
     for step in range(10):
         charge = make_charge(
             step=step, sampling_rate=rate, noise_multiplier=noise, delta=delta, releases=100

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.charges import make_charge, make_content
+from helpers.charges import approve, make_charge, make_content
 
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.audit import Audit, audit
@@ -70,7 +70,7 @@ def test_what_a_patient_of_every_day_has_spent_is_what_the_account_says(path: Pa
     budget = Budget(epsilon=cost(12), delta=DELTA)
     people, made = ["Ada"], 0
     for day in range(5):
-        with closing(_open(path)) as ledger:  # the agent is started each day
+        with closing(approve(_open(path))) as ledger:  # the agent is started each day
             content = make_content(f"{day}" * 64, *people)
             ledger.follow(content)
             assert ledger.spent(content.dataset, DELTA) == pytest.approx(cost(made) if made else 0)
@@ -82,7 +82,7 @@ def test_what_a_patient_of_every_day_has_spent_is_what_the_account_says(path: Pa
                     with pytest.raises(Refused, match="over its budget"):
                         release(ledger, content, budget)
         people.append(f"patient of day {day}")
-    with closing(_open(path)) as ledger:
+    with closing(approve(_open(path))) as ledger:
         assert list(ledger.accounts()) == ["0" * 64]
         assert ledger.spent("0" * 64, DELTA) == cost(12) == budget.epsilon
     assert audited(path).first_broken is None
@@ -137,7 +137,7 @@ def apart(ledger: Ledger) -> None:
 
 
 def test_a_statement_opens_an_account_and_an_audit_shows_it(path: Path) -> None:
-    with closing(_open(path)) as ledger:
+    with closing(approve(_open(path))) as ledger:
         apart(ledger)
         assert ledger.accounts().keys() == {A, B}
         assert ledger.spent(A, DELTA) == ledger.spent(B, DELTA) == cost(1)
@@ -214,7 +214,7 @@ def test_units_of_other_kinds_meet_by_their_rows(ledger: Ledger) -> None:
 def test_accounts_that_come_to_share_somebody_are_one_from_the_next_release_on(
     path: Path,
 ) -> None:
-    with closing(_open(path)) as ledger:
+    with closing(approve(_open(path))) as ledger:
         apart(ledger)
         ledger.record(Granted(A, 5.0, "the board"))
         ledger.record(Granted(B, 3.0, "the board"))
@@ -293,7 +293,7 @@ def test_a_site_killed_while_its_records_change_charges_them_all_the_same(
     path: Path, point: Fault, step: str
 ) -> None:
     """kill -9 between noticing, comparing, stating and charging, and at each point of each."""
-    with closing(_open(path)) as ledger:
+    with closing(approve(_open(path))) as ledger:
         release(ledger, make_content(A, "Ada", "Ann"))
         if step == "charge":
             ledger.follow(make_content(A2, "Ann", "Bob"))
@@ -311,7 +311,7 @@ def test_a_site_killed_while_its_records_change_charges_them_all_the_same(
             ledger.charge(replace(CHARGE, dataset=A2, step=8), BUDGET)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    with closing(_open(path)) as ledger:
+    with closing(approve(_open(path))) as ledger:
         charges = sum(isinstance(entry.body, Charged) for entry in ledger.entries())
         release(ledger, make_content(A2, "Ann", "Bob"))
         assert ledger.spent(A, DELTA) == ledger.spent(A2, DELTA) == cost(charges + 1)
@@ -324,7 +324,7 @@ def test_a_site_killed_while_its_records_change_charges_them_all_the_same(
 
 def test_a_ledger_whose_account_was_opened_without_a_statement_is_broken(path: Path) -> None:
     """As the former program did for every file that had changed."""
-    with closing(_open(path)) as ledger:
+    with closing(approve(_open(path))) as ledger:
         for dataset in (A, A2):
             charge = replace(CHARGE, dataset=dataset, step=ledger.head()[0])
             levels = ledger._books.levels(charge, ledger._place(A), BUDGET, 1.8e9)
@@ -332,15 +332,15 @@ def test_a_ledger_whose_account_was_opened_without_a_statement_is_broken(path: P
                 ledger._append(Charged(charge, dataset, (), levels), now)
     finding = audited(path).first_broken
     assert finding is not None
-    assert (finding.entry, "opens an account" in finding.problem) == (2, True)
+    assert (finding.entry, "opens an account" in finding.problem) == (3, True)
 
 
 def test_a_statement_about_what_was_released_before_is_broken(path: Path) -> None:
-    with closing(_open(path)) as ledger:
+    with closing(approve(_open(path))) as ledger:
         release(ledger, make_content(A, "Ada"))
         release(ledger, make_content(A2, "Ada"))
         with ledger._transaction() as now:
             ledger._append(Disjoint(A2, (A,), "Dr. Ray", "no matter"), now)
     finding = audited(path).first_broken
     assert finding is not None
-    assert finding.entry == 3
+    assert finding.entry == 4

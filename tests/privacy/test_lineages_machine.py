@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.charges import make_charge, make_content
+from helpers.charges import approve, make_charge, make_content
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -70,7 +70,7 @@ class SiteOverTime(RuleBasedStateMachine):
         self.ledger = self._open()
 
     def _open(self) -> Ledger:
-        return Ledger.open(self.path, SITE, lambda: 1.8e9)
+        return approve(Ledger.open(self.path, SITE, lambda: 1.8e9))
 
     def _content(self, people: frozenset[str]) -> Content:
         self.people[name_of(people)] = people

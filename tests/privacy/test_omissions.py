@@ -19,7 +19,7 @@ WHOLE = (CHARGE, replace(CHARGE, step=1))
 
 
 def _audit(site: str, *charges: Charge) -> Audit:
-    return Audit(site, "", "", len(charges), (0, ""), 0, 0.0, (), (), (), (), charges, {})
+    return Audit(site, "", "", len(charges), (0, ""), 0, 0.0, *[()] * 5, charges, {}, {})
 
 
 def _found(

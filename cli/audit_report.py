@@ -1,0 +1,176 @@
+"""What `hortus audit` has found, in one piece for the terminal, the page and JSON."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hortus.privacy.audit import Audit
+from hortus.privacy.audit import audit as audit_evidence
+from hortus.privacy.evidence import Evidence, collect, load
+from hortus.privacy.omissions import Departed, Omission, departed, forks, omissions
+from hortus.privacy.verdict import Reach, Verdict, judge, overall
+from hortus.protocol.consortium import Consortium, SiteConfig, SiteFiles
+from hortus.protocol.errors import UsageError
+from hortus.protocol.heads import Head
+from hortus.protocol.identity import Roster
+from hortus.server.run_records import read_run
+
+
+@dataclass(frozen=True, slots=True)
+class SiteReport:
+    """One ledger.
+
+    Attributes:
+        audit: What was found in it.
+        verdict: What is to be said of it.
+        source: What was read.
+        digest: SHA-256 of the bundle, hexadecimal; empty for a folder.
+    """
+
+    audit: Audit
+    verdict: Verdict
+    source: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """All that was shown.
+
+    Attributes:
+        verdict: On all of it.
+        sites: Each ledger, as it was named.
+        lacking: What ledgers and other records do not agree on.
+        departures: Who did not go on, by the server's record.
+        runs: Runs whose record the server has shown.
+        roster: The auditor's own keys; empty if those in the evidence were taken.
+        made: When, in seconds since the epoch.
+    """
+
+    verdict: Verdict
+    sites: tuple[SiteReport, ...]
+    lacking: tuple[Omission, ...]
+    departures: tuple[Departed, ...]
+    runs: tuple[str, ...]
+    roster: str
+    made: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A ledger that was named, and where it lies."""
+
+    evidence: Evidence
+    path: Path
+
+    @property
+    def is_live(self) -> bool:
+        return self.path.is_dir()
+
+    def digest(self) -> str:
+        return "" if self.is_live else hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+
+def make_report(
+    paths: Sequence[Path], anchor: Path | None, roster: Path | None, now: float
+) -> AuditReport:
+    """Audits all that is named.
+
+    Raises:
+        UsageError: A path is missing, or nothing that can be audited.
+        HortusError: A ledger cannot be read.
+    """
+    runs = [path for path in paths if is_run(path)]
+    # A site charges before it sends, and the server records after: so read, neither accuses the other.
+    before = [read_run(path) for path in runs]
+    shown = [one for path in paths for one in _shown(path)]
+    trusted = Roster.load(roster) if roster else None
+    kept = Head.load(anchor) if anchor else None
+    if kept and kept.site not in {one.evidence.site for one in shown}:
+        raise UsageError(
+            f"the anchor is {kept.site}'s, whose ledger is not here", where=str(anchor)
+        )
+    audits = [
+        audit_evidence(
+            one.evidence,
+            trusted or one.evidence.roster,
+            kept if kept and kept.site == one.evidence.site else None,
+        )
+        for one in shown
+    ]
+    after = [read_run(path) for path in runs]
+    lacking = forks([one.evidence for one in shown])
+    departures: list[Departed] = []
+    for early, late in zip(before, after, strict=True):
+        lacking += omissions(early.record, audits, late.record)
+        left = [(one.round, one.site, one.reason) for one in late.departures]
+        departures += departed(late.run, left, audits)
+    records = [late.record for late in after]
+    sites = []
+    for one, audited in zip(shown, audits, strict=True):
+        reach = Reach.of(audited, records, is_live=one.is_live)
+        verdict = judge(audited, reach, lacking)
+        sites.append(SiteReport(audited, verdict, str(one.path), one.digest()))
+    return AuditReport(
+        verdict=overall([(one.audit.site, one.verdict) for one in sites], lacking),
+        sites=tuple(sites),
+        lacking=tuple(lacking),
+        departures=tuple(departures),
+        runs=tuple(late.run for late in after),
+        roster=str(roster or ""),
+        made=now,
+    )
+
+
+def evidence_of(path: Path) -> list[Evidence]:
+    """Returns what a path holds: a bundle's evidence, a site's, or that of each site of a run.
+
+    Raises:
+        UsageError: The path is missing, or nothing that can be audited.
+        HortusError: A ledger cannot be read.
+    """
+    return [one.evidence for one in _shown(path)]
+
+
+def has_ledgers(path: Path) -> bool:
+    """Returns whether a path holds anything but a server's own record.
+
+    Raises:
+        UsageError: It is missing, or nothing that can be audited.
+    """
+    return path.is_file() or bool(_sites(path))
+
+
+def is_run(path: Path) -> bool:
+    """Returns whether a folder is that of a run."""
+    return (path / "contract.json").exists() and (path / "run.sqlite").exists()
+
+
+def _shown(path: Path) -> list[_Shown]:
+    if path.is_file():
+        return [_Shown(load(path), path)]
+    return [
+        _Shown(collect(files, SiteConfig.load(files.config).site), files.directory)
+        for files in _sites(path)
+    ]
+
+
+def _sites(directory: Path) -> list[SiteFiles]:
+    if not directory.exists():
+        raise UsageError("there is no such file or folder", where=str(directory))
+    if SiteFiles(directory).config.exists():
+        return [SiteFiles(directory)]
+    inner = directory / "consortium"
+    consortium = Consortium(inner if inner.is_dir() else directory)
+    if (consortium.directory / "sites").is_dir():
+        files = [consortium.site(name) for name in consortium.sites]
+        # A site that refused from the beginning has no ledger.
+        return [one for one in files if one.ledger.exists()]
+    if is_run(directory):
+        return []
+    raise UsageError(
+        "there is no site in this folder",
+        where=str(directory),
+        remedy="Name a site's folder (with site.yaml), an evidence bundle or the folder of a run.",
+    )
