@@ -119,7 +119,7 @@ def test_paths_are_shown_as_they_are_by_every_command(write_plan: Any, folder: P
     site, server = trial / "sites" / "ash", trial / "server"
     printed = []
     for expected, arguments in (
-        (0, ("init", "trial", trial, *named)),
+        (0, ("init", "trial", trial, *named, "--epsilon", "60", "--delta", "1e-3")),
         (0, ("init", "site", "oak", "--data", data, "--out", other)),
         (0, ("init", "server", "127.0.0.1", "--out", folder / "server")),
         (2, ("init", "site", "oak", "--data", folder / "none", "--out", other)),

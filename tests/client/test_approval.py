@@ -149,7 +149,7 @@ def draw_case(number: int) -> tuple[dict[str, Any], dict[str, Any]]:
     return plan, policy
 
 
-CASES = 40
+CASES = 60
 
 
 def test_approve_and_agent_never_disagree(files: SiteFiles, plan: Plan, tiny_model: Path) -> None:
@@ -264,9 +264,5 @@ def test_an_approval_is_refused_in_words_where_no_ledger_could_charge_the_plan(
     Policy(
         budget=Budget(epsilon=8, delta=DELTA), min_cohort=2, min_honest=1, max_honest_share=1.0
     ).save(site.files.policy)
-    for changes in (
-        {"training": {"sampling_rate": 1e-13}},
-        {"noise_multiplier": 2e7},
-    ):
-        contract = make_contract(plan, tiny_model, **changes)
-        assert "no ledger can charge it" in refusal_of_approval(site, contract)
+    contract = make_contract(plan, tiny_model, training={"sampling_rate": 1e-13})
+    assert "no ledger can charge it" in refusal_of_approval(site, contract)
