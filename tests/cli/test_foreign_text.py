@@ -32,7 +32,8 @@ FOLDER = "f\x1b[2J\u202e[red]\nFORGED"
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner(env={"COLUMNS": "600", "TERM": "dumb"}).invoke(app, list(map(str, arguments)))
+    # So wide that no line is broken before a word of a path.
+    return CliRunner(env={"COLUMNS": "4000", "TERM": "dumb"}).invoke(app, list(map(str, arguments)))
 
 
 def is_harmless(output: str) -> bool:
