@@ -35,7 +35,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModel, BertConfig, GPT2Config, LlamaConfig
 
-from hortus.learning.models import EncoderClassifier, resolve_model
+from hortus.learning.model_files import resolve_model
+from hortus.learning.models import EncoderClassifier
 from hortus.learning.passes import Passes
 from hortus.privacy.clipping import FlatClipping
 from hortus.privacy.gradients import PerUnitGradients

@@ -46,7 +46,7 @@ from hortus.client.operate import WarmWorkbench  # noqa: E402
 from hortus.client.pace import RehearsalClock  # noqa: E402
 from hortus.client.site import Site  # noqa: E402
 from hortus.client.trainer import untimed  # noqa: E402
-from hortus.learning.models import model_digest  # noqa: E402
+from hortus.learning.model_files import model_digest  # noqa: E402
 from hortus.privacy.audit import audit  # noqa: E402
 from hortus.privacy.evidence import collect  # noqa: E402
 from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView  # noqa: E402

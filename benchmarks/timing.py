@@ -31,9 +31,9 @@ from hortus.client.channel import dialling
 from hortus.client.pace import Clock, MachineClock, RehearsalClock
 from hortus.client.site import Site
 from hortus.client.trainer import untimed
-from hortus.client.workbench import Workbench
-from hortus.learning.models import model_digest, resolve_model
+from hortus.learning.model_files import model_digest, resolve_model
 from hortus.privacy.encoding import StepEncoding
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.descriptor import Descriptor

@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from hortus.cli.display import terminal
 from hortus.protocol.errors import HortusError, printable
-from hortus.protocol.surroundings import out_of_files
+from hortus.protocol.surroundings import out_of_files, out_of_memory
 
 _INTERRUPTED = 130
 _TITLES = {1: "Failed", 2: "Cannot use this", 3: "Refused"}
@@ -27,12 +27,6 @@ class ReportingGroup(TyperGroup):
             console.print()
             console.print("Interrupted. What was finished is kept: the same command resumes.")
             ctx.exit(_INTERRUPTED)
-        except (HortusError, OSError) as error:
-            if ctx.params["debug"]:
-                raise
-            known = error if isinstance(error, HortusError) else _explain(error)
-            console.print(_panel(known))
-            ctx.exit(known.exit_code)
         except click.ClickException as error:
             # It quotes the command line, where a pattern may have put other people's file names.
             vars(error)["message"] = printable(error.message)
@@ -42,17 +36,24 @@ class ReportingGroup(TyperGroup):
         except Exception as error:
             if ctx.params["debug"]:
                 raise
-            defect = HortusError(
-                f"unexpected {type(error).__name__}: a defect of Hortus",
-                remedy="--debug shows its traceback, which may quote records: read it before you "
-                "pass it on.",
-            )
-            console.print(_panel(defect))
-            ctx.exit(defect.exit_code)
+            known = _explain(error)
+            console.print(_panel(known))
+            ctx.exit(known.exit_code)
 
 
-def _explain(error: OSError) -> HortusError:
-    return HortusError(error.strerror or str(error), where=error.filename, remedy=out_of_files())
+def _explain(error: Exception) -> HortusError:
+    if isinstance(error, HortusError):
+        return error
+    if (no_memory := out_of_memory(error)) is not None:
+        return no_memory
+    if isinstance(error, OSError):
+        problem = error.strerror or str(error)
+        return HortusError(problem, where=error.filename, remedy=out_of_files())
+    return HortusError(
+        f"unexpected {type(error).__name__}: a defect of Hortus",
+        remedy="--debug shows its traceback, which may quote records: read it before you "
+        "pass it on.",
+    )
 
 
 def _panel(error: HortusError) -> Panel:

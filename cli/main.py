@@ -15,6 +15,7 @@ from hortus.cli import (
     consortium,
     export,
     inspect,
+    model,
     operate,
     status,
     train,
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command()(train.demo)
 app.command()(train.simulate)
 app.add_typer(plans.plan)
+app.add_typer(model.model)
 app.add_typer(consortium.init)
 app.add_typer(consortium.roster)
 app.add_typer(consortium.rotate)

@@ -31,16 +31,17 @@ from hortus.client.site import Site
 from hortus.client.terms import Account, LiveTerms, noise_of
 from hortus.client.trainer import Stopwatch, Trainer
 from hortus.client.unread import check_room
-from hortus.client.workbench import Workbench
 from hortus.learning.tasks import Encoded
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.entries import Added, Approved, Declined
 from hortus.privacy.randomness import RandomSource, SessionRandomness, UnsafeSeededRandomness
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.answer import Answer
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.errors import DataError, HortusError, Refused, in_one_line
+from hortus.protocol.errors import DataError, HortusError, ProtocolError, Refused, in_one_line
 from hortus.protocol.limits import check_version, checked
 from hortus.protocol.plan import Cohort, Contract
+from hortus.protocol.surroundings import out_of_memory
 from hortus.protocol.transport import AggregationChannel
 from hortus.protocol.wire import aggregation_pb2 as wire
 
@@ -168,9 +169,8 @@ class SiteAgent:
             logger.info("%s", error)
             return str(error), error.seconds
         except Exception as error:  # noqa: BLE001 - whatever it is, no text of it leaves the site
-            self._check_hidden(error)
-            logger.warning("refused to take part: %s", loggable(error))
-            return _public(error), 0
+            logger.warning("refused to take part: %s", loggable(self._seen(error)))
+            return self._public(error), 0
         logger.info("would take part in %s (%s)", contract.name, contract.digest())
         return "", 0
 
@@ -179,16 +179,27 @@ class SiteAgent:
         try:
             steps, reason = self._take_part(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, no text of it leaves the site
-            self._check_hidden(error)
-            logger.warning("left the session: %s", loggable(error))
-            return wire.TakePartReply(reason=_public(error))
+            logger.warning("left the session: %s", loggable(self._seen(error)))
+            return wire.TakePartReply(reason=self._public(error))
         logger.info("the session is over after %d steps: %s", steps, reason)
         return wire.TakePartReply(steps=steps, reason=reason)
 
-    def _check_hidden(self, error: Exception) -> None:
-        """Raises a defect again in a rehearsal; a server is told of it like of any other failure."""
-        if not isinstance(error, HortusError) and not self._clock.observed:
-            raise error
+    def _seen(self, error: Exception) -> Exception:
+        """Returns an error as a log may have it.
+
+        Raises:
+            Exception: It is the error of a rehearsal, which has no log that anybody would look into.
+        """
+        known = out_of_memory(error) or error
+        if not self._clock.observed and not isinstance(known, Refused | Preparing | ProtocolError):
+            raise known from error
+        return known
+
+    def _public(self, error: BaseException) -> str:
+        """What the server may read: a policy's answer, but no word about a failure, which records may cause."""
+        if isinstance(error, Refused | Preparing) or not self._clock.observed:
+            return in_one_line(str(error))
+        return FAILED
 
     def _take_part(self, request: wire.TakePartRequest) -> tuple[int, str]:
         check_version(checked(request).protocol)
@@ -231,6 +242,7 @@ class SiteAgent:
                 channel=channel,
                 stopwatch=self._stopwatch,
                 timetable=self._steps_of(contract),
+                public=self._public,
             )
 
             def hang_up() -> None:
@@ -272,7 +284,7 @@ class SiteAgent:
             yield
         except Refused as error:
             plan = hashlib.sha256(contract).hexdigest()
-            self._site.ledger.decline(Declined(plan, run, round_, "", _public(error)))
+            self._site.ledger.decline(Declined(plan, run, round_, "", self._public(error)))
             raise
 
     def _approved(self, encoded: bytes) -> tuple[Contract, Prepared]:
@@ -354,11 +366,6 @@ def _parse_descriptor(encoded: bytes) -> Descriptor:
         return Descriptor.model_validate_json(encoded)
     except ValidationError as error:
         raise Refused(f"the session descriptor is malformed: {error.errors()[0]['msg']}") from error
-
-
-def _public(error: Exception) -> str:
-    """What the server may read: a policy's answer, but no word about a failure, which records may cause."""
-    return in_one_line(str(error)) if isinstance(error, Refused | Preparing) else FAILED
 
 
 def loggable(error: Exception) -> str:

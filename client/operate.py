@@ -20,7 +20,7 @@ from hortus.client.pace import MachineClock
 from hortus.client.relay_user import RelayUser
 from hortus.client.site import Site
 from hortus.client.supernode import start_supernode, supernode_log
-from hortus.client.workbench import Workbench
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.consortium import SiteFiles
 from hortus.protocol.expiry import DailyWarning, warn_of_expiry
 from hortus.protocol.monitoring import CertificateCollector, Heartbeat, monitoring

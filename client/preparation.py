@@ -12,8 +12,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from hortus.client.pace import Clock, Pace
-from hortus.client.workbench import Workbench
 from hortus.learning.tasks import Encoded
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.errors import HortusError
 from hortus.protocol.plan import Contract
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 
@@ -49,6 +50,7 @@ class Session:
         channel: To the aggregation service.
         stopwatch: Times a phase; nothing that it measures leaves the site.
         timetable: Says when a vector is sent, however soon it was computed.
+        public: What others are told of a failure.
     """
 
     def __init__(
@@ -64,7 +66,9 @@ class Session:
         channel: AggregationChannel,
         stopwatch: Stopwatch,
         timetable: Timetable,
+        public: Callable[[BaseException], str],
     ) -> None:
+        self._public = public
         self._identity = identity
         self._roster = roster
         self._descriptor = descriptor
@@ -109,9 +113,9 @@ class Session:
         """Takes part; returns the vectors sent, and why it ended."""
         try:
             return self._run()
-        except BaseException:
+        except BaseException as error:
             with suppress(ProtocolError):
-                self._leave(FAILED)
+                self._leave(self._public(error))
             raise
 
     def _run(self) -> tuple[int, str]:

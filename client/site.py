@@ -16,7 +16,7 @@ from hortus.client.mandate import Mandate
 from hortus.client.reread import Reread, file_version
 from hortus.client.witness import require
 from hortus.learning.data.records import Records, read_records, read_units, record_bytes
-from hortus.learning.models import is_relative_model, model_digest, resolve_model
+from hortus.learning.model_files import is_relative_model, model_digest, resolve_model
 from hortus.privacy.ledger import Ledger, dataset_fingerprint
 from hortus.privacy.lineages import Placement
 from hortus.privacy.marks import Content

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hortus.client.workbench import Workbench
 from hortus.learning.data.records import Records
 from hortus.learning.tasks import Encoded
 from hortus.privacy.encoding import StepEncoding, nominal_batch
@@ -16,6 +15,7 @@ from hortus.privacy.gradients import ClippedSum, LossBatch
 from hortus.privacy.mechanism import Mechanism
 from hortus.privacy.randomness import RandomSource
 from hortus.privacy.sampling import sample_records
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.errors import HortusError
 from hortus.protocol.plan import Update
 from hortus.strategies.server_optimizer import build_optimizer

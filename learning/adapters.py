@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from hortus.learning.isolation import keep_apart
 from hortus.learning.models import EncoderClassifier
@@ -30,7 +31,7 @@ def attach(base: EncoderClassifier, adapter: Adapter, seed: int) -> PeftModel:
         seed: LoRA's A matrices are drawn from it, B is zero (Hu et al. 2021, Section 4.1).
 
     Raises:
-        UsageError: The base model has no such layers.
+        UsageError: The base model has no such layers, or PEFT cannot adapt them.
     """
     targets = DUMMY_TARGET_MODULES if adapter.kind == "head" else _targets(base, adapter)
     config = LoraConfig(
@@ -39,8 +40,18 @@ def attach(base: EncoderClassifier, adapter: Adapter, seed: int) -> PeftModel:
         lora_dropout=0.0,
         target_modules=targets,
         modules_to_save=[_HEAD],
+        fan_in_fan_out=targets != DUMMY_TARGET_MODULES and _are_transposed(base, targets),
     )
-    model = get_peft_model(base, config)
+    try:
+        model = get_peft_model(base, config)
+    except Exception as error:  # whatever PEFT says of an architecture that it does not know
+        raise UsageError(
+            f"PEFT cannot adapt a model of type {base.config.model_type!r} ({type(error).__name__})",
+            where="adapter",
+            remedy="Use another model; or `kind: head`, which trains the head alone."
+            if adapter.kind != "head"
+            else "Use another model.",
+        ) from error
     keep_apart(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -54,9 +65,17 @@ def attach(base: EncoderClassifier, adapter: Adapter, seed: int) -> PeftModel:
 def _targets(base: EncoderClassifier, adapter: Adapter) -> list[str]:
     """Returns the full names of the linear layers that the plan means."""
     linear = [
-        name for name, module in base.encoder.named_modules() if isinstance(module, nn.Linear)
+        name
+        for name, module in base.encoder.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
     ]
     known = sorted({name.rpartition(".")[2] for name in linear})
+    if not known:
+        raise UsageError(
+            f"a model of type {base.config.model_type!r} has no linear layers that could be adapted",
+            where="adapter.kind",
+            remedy="Use `kind: head`, which trains the head alone.",
+        )
     for target in adapter.targets:
         if target not in known:
             raise UsageError(
@@ -82,6 +101,11 @@ def _targets(base: EncoderClassifier, adapter: Adapter) -> list[str]:
             if (match := re.search(r"\.(\d+)\.", name)) and int(match[1]) in adapter.layers
         ]
     return [f"encoder.{name}" for name in named]
+
+
+def _are_transposed(base: EncoderClassifier, targets: list[str]) -> bool:
+    """Whether the layers are GPT-2's, whose weights are (in, out); PEFT tells of others itself."""
+    return all(isinstance(base.get_submodule(name), Conv1D) for name in targets)
 
 
 class AdapterSpace:

@@ -7,7 +7,7 @@ treats records apart too, as layer normalisation, activations, softmax and atten
 
 No library promises that a matrix of a batch has the same bits whatever the batch's size, and a model may
 multiply elsewhere. So what shares a pass is compared bit by bit before it is relied upon
-(`hortus.client.workbench`), and a unit that is alone in its pass needs no promise at all.
+(`hortus.privacy.workbench`), and a unit that is alone in its pass needs no promise at all.
 """
 
 from functools import partial

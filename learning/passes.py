@@ -75,6 +75,10 @@ class Passes:
         wanted = _TOKENS // shape.tokens if shape.tokens else _MOST
         return _power_of_four(min(self.limits.get(shape, wanted), limit))
 
+    def shared_tokens(self, most: int) -> int:
+        """Returns the tokens of a pass that so many records share, at most."""
+        return max(self.longest, min(_TOKENS, most * self.longest))
+
     def divide(
         self, units: NDArray[np.int64], tokens: NDArray[np.int64], most: int
     ) -> Iterator[NDArray[np.int64]]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from hortus.learning.data.records import Records
 from hortus.learning.models import EncoderClassifier, frozen_depth
 from hortus.learning.passes import Passes
+from hortus.learning.tokens import check_tokenizer, filler, token_ids
 from hortus.learning.workers import side_by_side
 from hortus.protocol.plan import Adapter, Task
 
@@ -77,6 +78,9 @@ class TextClassification:
         adapter: Says which.
         micro_batch: Records that share a pass through the frozen layers at most.
 
+    Raises:
+        UsageError: The tokenizer does not fit the model.
+
     Attributes:
         passes: Divides records into passes.
         head_only: Whether only the head is trained.
@@ -90,6 +94,8 @@ class TextClassification:
         adapter: Adapter,
         micro_batch: int,
     ) -> None:
+        self._vocabulary = int(base.encoder.get_input_embeddings().weight.shape[0])
+        check_tokenizer(tokenizer, self._vocabulary, task.max_length)
         self._task = task
         self._tokenizer = tokenizer
         self._base = base
@@ -100,11 +106,9 @@ class TextClassification:
 
     def encode(self, records: Records) -> Encoded:
         """Tokenises records, and runs them through the frozen layers."""
-        tokens = self._tokenizer(
-            list(records.texts), truncation=True, max_length=self._task.max_length
-        )["input_ids"]
+        tokens = token_ids(self._tokenizer, list(records.texts), self._task.max_length)
         labels = torch.from_numpy(records.labels)
-        return self.ahead(Encoded(tuple(map(tuple, tokens)), labels, records.unit_index()))
+        return self.ahead(Encoded(tuple(tokens), labels, records.unit_index()))
 
     def made_up(self, lengths: list[int], seed: int) -> Encoded:
         """Returns texts of random tokens and labels, a unit each, not run ahead; for checks.
@@ -114,9 +118,8 @@ class TextClassification:
             seed: They are drawn from it.
         """
         generator = np.random.default_rng(seed)
-        vocabulary = self._base.encoder.get_input_embeddings().weight.shape[0]
         labels = generator.integers(0, len(self._task.labels), len(lengths))
-        tokens = tuple(tuple(generator.integers(0, vocabulary, n).tolist()) for n in lengths)
+        tokens = tuple(tuple(generator.integers(0, self._vocabulary, n).tolist()) for n in lengths)
         return Encoded(tokens, torch.from_numpy(labels), np.arange(len(lengths)))
 
     def ahead(self, encoded: Encoded) -> Encoded:
@@ -203,10 +206,8 @@ class TextClassification:
         if data.states is not None:
             states = _padded([data.states[i] for i in index], width, 0).to(device)
             return {"states": states, "attention_mask": mask, "depth": self._depth}
-        # Masked, so any token will do where the tokenizer has none for padding.
-        filler = self._tokenizer.pad_token_id or 0
         rows = [torch.tensor(data.tokens[i], dtype=torch.int64) for i in index]
-        tokens = _padded(rows, width, filler).to(device)
+        tokens = _padded(rows, width, filler(self._tokenizer)).to(device)
         if self._depth == 0:
             return {"input_ids": tokens, "attention_mask": mask}
         return {"input_ids": tokens, "attention_mask": mask, "depth": self._depth}

@@ -15,12 +15,12 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# What PyTorch would use, or OMP_NUM_THREADS; a GPU takes one pass at a time.
-_WORKERS = 1 if torch.cuda.is_available() else torch.get_num_threads()
+WORKERS = 1 if torch.cuda.is_available() else torch.get_num_threads()
+"""Passes at once: what PyTorch would use, or OMP_NUM_THREADS; a GPU takes one at a time."""
 
 
 def side_by_side(
-    items: Iterable[Item], work: Callable[[Item], Result], workers: int = _WORKERS
+    items: Iterable[Item], work: Callable[[Item], Result], workers: int = WORKERS
 ) -> list[Result]:
     """Returns what the work makes of each item, in their order.
 

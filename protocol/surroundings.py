@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
+from hortus.protocol.errors import HortusError
+
 _ENOUGH_FILES = 2**16
 _SPARE_FILES = 8
+_NO_MEMORY_TYPES = {"OutOfMemoryError", "ArrowMemoryError"}  # PyTorch's and Arrow's own
+_NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "can't start new thread")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")
 
@@ -32,6 +36,22 @@ def out_of_files() -> str | None:
     return (
         f"This process may have {limit} files open, and has {used}: raise the limit (ulimit -n, or "
         "LimitNOFILE= of a service), or simulate fewer sites."
+    )
+
+
+def out_of_memory(error: BaseException) -> HortusError | None:
+    """Returns the explanation of an error that says that memory was too little; None of another one."""
+    kind, told = type(error).__name__, str(error).lower()
+    is_of_memory = isinstance(error, MemoryError) or kind in _NO_MEMORY_TYPES
+    if not is_of_memory and not (
+        isinstance(error, RuntimeError | OSError) and any(words in told for words in _NO_MEMORY)
+    ):
+        return None
+    return HortusError(
+        "there was not enough memory",
+        remedy="What a pass through the model takes grows with training.micro_batch, task.max_length and "
+        "privacy.max_records_per_unit; training.precision: bfloat16 halves the model's part. Lower them, or "
+        "give the process more memory (ulimit -v, MemoryMax= of a service, the container's limit).",
     )
 
 

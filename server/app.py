@@ -12,13 +12,14 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from pydantic import TypeAdapter
 
-from hortus.learning.models import resolve_model
+from hortus.learning.model_files import resolve_model
 from hortus.protocol.consortium import ServerConfig, ServerFiles
 from hortus.protocol.errors import HortusError
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Contract
 from hortus.protocol.plan_file import load_plan
+from hortus.protocol.surroundings import out_of_memory
 from hortus.server.attendance import AttendanceBook, Stage, watching
 from hortus.server.evaluation import Evaluator
 from hortus.server.failure import write_failure
@@ -39,8 +40,10 @@ def main(grid: Grid, context: Context) -> None:
     nodes = TypeAdapter(dict[int, str]).validate_json(str(context.run_config["nodes"]))
     try:
         run_deployed(grid, out, ServerFiles(home), plan_path, nodes)
-    except HortusError as error:
-        write_failure(out, error)
+    except Exception as error:
+        known = error if isinstance(error, HortusError) else out_of_memory(error)
+        if known is not None:
+            write_failure(out, known)
         raise
 
 

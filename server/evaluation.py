@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from hortus.learning.adapter_files import write_template
 from hortus.learning.adapters import AdapterSpace, attach
 from hortus.learning.data.records import read_records
+from hortus.learning.loading import load_base
 from hortus.learning.metrics import evaluate
-from hortus.learning.models import default_device, load_base, load_tokenizer
+from hortus.learning.models import default_device
 from hortus.learning.tasks import TextClassification
+from hortus.learning.tokens import load_tokenizer
 from hortus.protocol.plan import Agreement
 
 

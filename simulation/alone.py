@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from hortus.client.trainer import Trainer, untimed
-from hortus.client.workbench import Workbench
 from hortus.learning.data.records import Records
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.randomness import UnsafeSeededRandomness
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.plan import Plan
 from hortus.server.evaluation import Evaluator
 from hortus.server.prepare import prepare

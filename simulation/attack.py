@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 
 from hortus.client.trainer import Trainer, untimed
-from hortus.client.workbench import Workbench
 from hortus.learning.data.records import Records
 from hortus.learning.tasks import Batch, Encoded
 from hortus.privacy.clipping import Clipping
@@ -33,6 +32,7 @@ from hortus.privacy.forecast import PlanCost
 from hortus.privacy.gradients import FINE_GRID, ClippedSum, LossBatch, PerUnitGradients
 from hortus.privacy.membership import logit_confidence
 from hortus.privacy.randomness import UnsafeSeededRandomness
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.canonical import digest
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic

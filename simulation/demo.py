@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from hortus.client.workbench import Workbench
 from hortus.learning.corpus import demo_sites, write_demo
-from hortus.learning.models import resolve_model
+from hortus.learning.model_files import resolve_model
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.files import write_atomic
 from hortus.protocol.plan import Plan
 from hortus.protocol.policy import Budget

@@ -9,7 +9,7 @@ from hortus.client.approval import check_terms
 from hortus.client.consent import budget_of
 from hortus.client.site import Site
 from hortus.learning.adapters import AdapterSpace, attach
-from hortus.learning.models import load_base
+from hortus.learning.loading import load_base
 from hortus.privacy.accounting import calibrate_noise_multiplier
 from hortus.privacy.books import Account, Tally
 from hortus.privacy.encoding import StepEncoding

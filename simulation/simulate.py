@@ -20,11 +20,11 @@ from hortus.client.channel import dialling
 from hortus.client.pace import RehearsalClock
 from hortus.client.relay import Agent, make_app
 from hortus.client.site import Site
-from hortus.client.workbench import Workbench
 from hortus.learning.data.partition import partition
 from hortus.learning.data.records import Records, read_ids, read_records
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.events import GaussianEvent
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic

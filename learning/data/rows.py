@@ -12,6 +12,7 @@ import pyarrow.parquet
 
 from hortus.learning.data.packing import PACKED_SUFFIXES, packed, unreadable
 from hortus.learning.data.text import LONGEST_LINE, read_lines
+from hortus.protocol.canonical import KeyTwiceError, distinct_keys
 from hortus.protocol.errors import UsageError
 
 Row = tuple[str, dict[str, Any]]
@@ -111,11 +112,11 @@ def _read_json_lines(path: Path) -> Iterator[Row]:
             continue
         place = f"line {number}"
         try:
-            row = json.loads(line, object_pairs_hook=_distinct_keys)
+            row = json.loads(line, object_pairs_hook=distinct_keys)
         except json.JSONDecodeError as error:
             where = f"{path}, {place}, column {error.colno}"
             raise UsageError(f"malformed JSON: {error.msg}", where=where) from None
-        except _KeyTwiceError as error:
+        except KeyTwiceError as error:
             raise UsageError(
                 f"the key {error.args[0][:60]!r} comes twice in an object",
                 where=f"{path}, {place}",
@@ -128,19 +129,6 @@ def _read_json_lines(path: Path) -> Iterator[Row]:
         if not isinstance(row, dict):
             raise UsageError("the line is not a JSON object", where=f"{path}, {place}")
         yield place, row
-
-
-class _KeyTwiceError(Exception):
-    """An object of JSON has a key twice: nobody can say which value counts."""
-
-
-def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    distinct: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in distinct:
-            raise _KeyTwiceError(key)
-        distinct[key] = value
-    return distinct
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:

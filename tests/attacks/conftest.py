@@ -9,8 +9,8 @@ import pytest
 from attacks.world import SITES, World
 from numpy.typing import NDArray
 
-from hortus.client.workbench import Workbench
-from hortus.learning.models import model_digest
+from hortus.learning.model_files import model_digest
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.plan import Contract
 from hortus.protocol.plan_file import load_plan
 

@@ -15,7 +15,7 @@ from hortus.client.agent_service import listening
 from hortus.client.pace import Clock, MachineClock, RehearsalClock
 from hortus.client.session import FAILED
 from hortus.client.terms import NO_VIEW, Account
-from hortus.learning.models import model_digest
+from hortus.learning.model_files import model_digest
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.entries import Added
 from hortus.protocol.certificates import create_authority

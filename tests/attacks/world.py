@@ -19,10 +19,10 @@ from hortus.client.channel import dialling
 from hortus.client.pace import Clock, RehearsalClock
 from hortus.client.site import Site
 from hortus.client.trainer import Trainer, untimed
-from hortus.client.workbench import Workbench
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.entries import Charged, Declined
 from hortus.privacy.randomness import UnsafeSeededRandomness
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.certificates import certify, create_request
 from hortus.protocol.consortium import Consortium, ServerConfig, TlsFiles

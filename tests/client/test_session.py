@@ -14,7 +14,7 @@ from helpers.fixed_terms import FixedTerms
 from scipy.stats import chisquare
 
 from hortus.client.pace import Pace, RehearsalClock, Timetable
-from hortus.client.session import Session
+from hortus.client.session import FAILED, Session
 from hortus.client.terms import Account
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.entries import Charged, Declined
@@ -90,6 +90,7 @@ class World:
             channel=channel,
             stopwatch=untimed,
             timetable=timetable,
+            public=lambda _: FAILED,
         )
 
 

@@ -16,7 +16,7 @@ from hortus.client.operate import WarmWorkbench
 from hortus.client.reread import Reread
 from hortus.client.site import Site
 from hortus.client.terms import LiveTerms
-from hortus.learning.models import model_digest
+from hortus.learning.model_files import model_digest
 from hortus.learning.tasks import Encoded
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.encoding import StepEncoding

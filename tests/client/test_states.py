@@ -243,6 +243,7 @@ def test_whatever_the_server_says_a_site_does_what_the_model_does(
             channel=server,
             stopwatch=untimed,
             timetable=Timetable(Pace(1), RehearsalClock()),
+            public=str,
         )
         followed = legal(script)
         if len(followed) < len(script):

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from hortus.client import trainer as module
 from hortus.client.trainer import Trainer, untimed
-from hortus.client.workbench import Workbench
 from hortus.learning.data.records import Records
 from hortus.learning.tasks import Batch
 from hortus.privacy import encoding
@@ -21,6 +20,7 @@ from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.gradients import ClippedSum
 from hortus.privacy.randomness import UnsafeSeededRandomness
 from hortus.privacy.sampling import sample_records
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.errors import HortusError
 from hortus.protocol.plan import Contract
 from hortus.protocol.plan_file import load_plan

@@ -19,10 +19,10 @@ from faults.harness import Blast, Deployment, free_port, run
 from helpers.approvals import approve_everywhere
 from safetensors.numpy import load_file
 
-from hortus.client.workbench import Workbench
-from hortus.learning.models import model_digest
+from hortus.learning.model_files import model_digest
 from hortus.privacy.audit import audit
 from hortus.privacy.evidence import collect
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.consortium import ServerConfig
 from hortus.protocol.faults import Fault
 from hortus.protocol.identity import Roster

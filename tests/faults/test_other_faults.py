@@ -20,9 +20,9 @@ from hortus.client.agent import SiteAgent
 from hortus.client.channel import dialling
 from hortus.client.pace import RehearsalClock
 from hortus.client.site import Site
-from hortus.client.workbench import Workbench
 from hortus.privacy.audit import audit
 from hortus.privacy.evidence import collect
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.errors import HortusError
 from hortus.protocol.files import write_atomic
 from hortus.protocol.identity import Roster

@@ -12,8 +12,8 @@ from conftest import save_tiny_model, write_records, write_tiny_plan
 from fuzzing.parser import Parser
 
 from hortus.client.site import Site
-from hortus.client.workbench import Workbench
-from hortus.learning.models import model_digest
+from hortus.learning.model_files import model_digest
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.plan import Contract
 from hortus.protocol.plan_file import load_plan

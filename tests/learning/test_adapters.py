@@ -8,7 +8,7 @@ from peft import PeftModel
 from torch import nn
 
 from hortus.learning.adapters import AdapterSpace, attach, save_adapter
-from hortus.learning.models import load_base
+from hortus.learning.loading import load_base
 from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Adapter, Task
 

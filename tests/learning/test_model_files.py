@@ -8,13 +8,10 @@ import torch
 from torch import nn
 from transformers import RobertaConfig, RobertaModel
 
-from hortus.learning.models import (
-    frozen_depth,
-    load_base,
-    load_tokenizer,
-    model_digest,
-    resolve_model,
-)
+from hortus.learning.loading import load_base
+from hortus.learning.model_files import model_digest, resolve_model
+from hortus.learning.models import frozen_depth
+from hortus.learning.tokens import load_tokenizer
 from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Adapter, Task
 

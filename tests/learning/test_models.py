@@ -11,15 +11,12 @@ from peft import PeftModel
 from hortus.learning.adapters import AdapterSpace, attach, save_adapter
 from hortus.learning.data.records import Records
 from hortus.learning.isolation import keep_apart
+from hortus.learning.loading import load_base
 from hortus.learning.metrics import evaluate
-from hortus.learning.models import (
-    frozen_depth,
-    load_base,
-    load_tokenizer,
-    model_digest,
-    resolve_model,
-)
+from hortus.learning.model_files import model_digest, resolve_model
+from hortus.learning.models import frozen_depth
 from hortus.learning.tasks import TextClassification
+from hortus.learning.tokens import load_tokenizer
 from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Adapter, Task
 

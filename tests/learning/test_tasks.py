@@ -9,9 +9,11 @@ from transformers import MPNetConfig, MPNetModel
 from hortus.learning import tasks
 from hortus.learning.adapters import AdapterSpace, attach
 from hortus.learning.data.records import Records
+from hortus.learning.loading import load_base
 from hortus.learning.metrics import evaluate
-from hortus.learning.models import default_device, frozen_depth, load_base, load_tokenizer
+from hortus.learning.models import default_device, frozen_depth
 from hortus.learning.tasks import Encoded, TextClassification
+from hortus.learning.tokens import load_tokenizer
 from hortus.privacy.clipping import FlatClipping
 from hortus.privacy.gradients import PerUnitGradients
 from hortus.protocol.plan import Adapter, Precision, Task

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hortus.client.workbench import Workbench
 from hortus.learning.data.records import Records
 from hortus.learning.tasks import Encoded
 from hortus.privacy.clipping import Clipping, FlatClipping, PerLayerClipping
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.plan import Plan
 
 TEXTS = ("the sky is blue", "grass is green", "a red rose", "ice", "leaf leaf leaf leaf leaf tree")

@@ -22,7 +22,6 @@ from torch import nn
 import hortus.client.trainer
 import hortus.server.prepare
 from hortus.client.trainer import Trainer, untimed
-from hortus.client.workbench import Workbench
 from hortus.learning.data.records import Records
 from hortus.learning.tasks import Encoded
 from hortus.privacy import discrete_gaussian
@@ -34,6 +33,7 @@ from hortus.privacy.gradients import FINE_GRID, ClippedSum, PerUnitGradients
 from hortus.privacy.mechanism import Mechanism
 from hortus.privacy.randomness import SessionRandomness, Stream, UnsafeSeededRandomness
 from hortus.privacy.sampling import sample_records
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.plan import Agreement, Plan
 from hortus.server.prepare import prepare
 

@@ -10,7 +10,7 @@ import pytest
 from peft import PeftModel
 
 from hortus.client.trainer import Trainer
-from hortus.learning.models import load_base
+from hortus.learning.loading import load_base
 from hortus.privacy.accounting import epsilon
 from hortus.privacy.audit import Audit, audit
 from hortus.privacy.encoding import StepEncoding

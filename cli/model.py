@@ -1,0 +1,36 @@
+"""`hortus model`: what a base model needs before a plan can name it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hortus.cli.display import terminal
+
+model = typer.Typer(
+    name="model", no_args_is_help=True, help="Prepare the folder of a base model for plans."
+)
+
+
+@model.callback()
+def _commands() -> None:
+    """Prepare the folder of a base model for plans."""
+
+
+@model.command()
+def convert(
+    folder: Annotated[
+        Path, typer.Argument(help="The model's folder, with pytorch_model.bin in it.")
+    ],
+) -> None:
+    """Write pickled weights as safetensors, the form that plans take.
+
+    Nothing that a pickle may hold besides weights is run. The old file stays.
+    """
+    from hortus.learning.conversion import convert as converted
+
+    console = terminal()
+    with console.status("reading weights…"):
+        written = converted(folder)
+    console.print(f"written  {written}", highlight=False, markup=False)
+    console.print("Plans may name the folder now; pytorch_model*.bin may be deleted.")
