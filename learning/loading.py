@@ -32,6 +32,7 @@ _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _RANDOM = ("drop", "jitter", "noise")
 # Layers that share their weights, as ALBERT's do, are more than the file has tensors.
 _LAYERS_OF_A_TENSOR = 8
+_COUNTS = ("layers", "n_layer", "hidden_groups", "_blocks")
 _FAR_BEYOND = 16  # what is less is told by the names of the weights that are missing
 _OTHER_CONFIG = "Weights and config.json are of different models: copy the whole folder of one."
 _POOLER = "pooler."  # made for another pooling than ours, and taken off
@@ -111,13 +112,14 @@ def _check_size(
 ) -> None:
     """Refuses, before any of it is made, a model beyond the memory, or beyond what its files hold."""
     numbers = sum(math.prod(tensor.shape) for tensor in tensors.values())
-    layers = getattr(config, "num_hidden_layers", 0)
-    if isinstance(layers, int) and layers > _LAYERS_OF_A_TENSOR * len(tensors):
-        raise UsageError(
-            f"config.json tells of {layers} layers, and the files hold {len(tensors)} weights",
-            where=str(path),
-            remedy=_OTHER_CONFIG,
-        )
+    for name, value in vars(config).items():
+        is_count = name.endswith(_COUNTS) and not name.startswith("max_") and isinstance(value, int)
+        if is_count and value > _LAYERS_OF_A_TENSOR * len(tensors):
+            raise UsageError(
+                f"config.json says {name}: {value}, and the files hold {len(tensors)} weights",
+                where=str(path),
+                remedy=_OTHER_CONFIG,
+            )
     with torch.device("meta"):  # takes no memory
         described = sum(weight.numel() for weight in _kind(config).from_config(config).parameters())
     if described > _FAR_BEYOND * numbers:

@@ -159,7 +159,7 @@ def test_what_no_model_misses_or_needs_is_no_fault(
         ({"quantization_config": "awq"}, r"quantised \(awq\)"),
         ({"num_hidden_layers": 3}, "missing: encoder.layer.2"),
         ({"num_hidden_layers": 1}, "not part of the model .*encoder.layer.1"),
-        ({"num_hidden_layers": 10**9}, "1000000000 layers"),
+        ({"num_hidden_layers": 10**9}, "says num_hidden_layers: 1000000000, and the files hold 39"),
         ({"hidden_size": 32}, "of other shapes than config.json says"),
         ({"hidden_size": 10**6}, "a model of .* numbers, and the files hold"),
         ({"vocab_size": 10**9}, "a model of .* numbers, and the files hold"),
