@@ -11,7 +11,14 @@ from hortus.protocol.names import SERVER, nearest_name
 from hortus.protocol.plan import Partition
 
 _TRIES = 100
-_MISSING = {"none", "null", "nan"}  # what programs print where there is no value
+_MISSING = {
+    "none",
+    "null",
+    "nan",
+    "nat",
+    "n-a",
+    "undefined",
+}  # what programs print where there is no value
 
 
 def partition(

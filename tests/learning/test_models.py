@@ -129,7 +129,7 @@ def test_the_digest_follows_every_byte_that_matters(tiny_model: Path, tmp_path: 
     "spec", ["nowhere", "package:nowhere_at_all/x", "package:json/x", "package:../x"]
 )
 def test_a_model_that_is_not_there_is_explained(tmp_path: Path, spec: str) -> None:
-    with pytest.raises(UsageError, match="no config.json|not installed"):
+    with pytest.raises(UsageError, match="there is no folder|no config.json|not installed"):
         resolve_model(spec, tmp_path)
 
 

@@ -1,7 +1,8 @@
 """A policy file is read strictly, and its mistakes are named one a line."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field, ValidationError
@@ -10,6 +11,7 @@ from hortus.protocol.consortium import SiteConfig, host_and_port
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import load_yaml, validation_error
 from hortus.protocol.plan import Plan, Schema
+from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
 
 
@@ -191,3 +193,22 @@ def test_yaml_that_builds_objects_is_refused(tmp_path: Path) -> None:
     path.write_text("budget: !!python/object/apply:os.system [true]")
     with pytest.raises(UsageError, match="line 1"):
         load_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("load", "text"),
+    [
+        (load_plan, "name: a\nprivacy: {epsilon: 1, delta: 1e-5, epsilon: 8}\n"),
+        (load_plan, '{"name": "a", "seed": 1, "seed": 2}'),
+        (load_plan, "name: a\ntask:\n  labels: [a, b]\n  labels: [c, d]\n"),
+        (Policy.load, "budget: {epsilon: 1, delta: 1e-5}\nbudget: {epsilon: 8, delta: 1e-5}\n"),
+        (Policy.load, '{"min_cohort": 3, "budget": {"epsilon": 1, "epsilon": 8}}'),
+    ],
+)
+def test_a_key_that_comes_twice_is_refused_with_its_line(
+    tmp_path: Path, load: Callable[[Path], Any], text: str
+) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="comes twice"):
+        load(path)

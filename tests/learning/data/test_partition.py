@@ -70,7 +70,21 @@ def test_a_site_is_called_what_its_value_says(value: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["None", "nan", "NULL", " none ", "Łódź", "東京", "server", "-", "a" * 64]
+    "value",
+    [
+        "None",
+        "nan",
+        "NULL",
+        " none ",
+        "NaT",
+        "N/A",
+        "undefined",
+        "Łódź",
+        "東京",
+        "server",
+        "-",
+        "a" * 64,
+    ],
 )
 def test_a_value_that_names_no_site_is_refused(value: str) -> None:
     with pytest.raises(UsageError, match="cannot name a site"):
