@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hortus.learning.data.records import Records
+from hortus.learning.memory import available
 from hortus.learning.models import EncoderClassifier, frozen_depth
 from hortus.learning.passes import Passes
 from hortus.learning.tokens import check_tokenizer, filler, token_ids
@@ -127,7 +128,8 @@ class TextClassification:
         size = sum(map(len, encoded.tokens)) * int(self._base.config.hidden_size)
         if self.head_only:
             return replace(encoded, embeddings=self._embeddings(encoded))
-        if self._depth == 0 or size * self._base.encoder.dtype.itemsize > _STATES_BYTES:
+        room = min(_STATES_BYTES, available(torch.device("cpu")) // 4)
+        if self._depth == 0 or size * self._base.encoder.dtype.itemsize > room:
             return encoded
         return replace(encoded, states=self._states(encoded))
 

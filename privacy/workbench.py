@@ -28,6 +28,7 @@ from hortus.protocol.surroundings import out_of_memory
 logger = logging.getLogger(__name__)
 _GRADIENTS = 2**24  # numbers that the gradients of a pass's units may be: 64 MiB
 _SPARE = 1.5  # of what is kept for the backward pass: it needs some room of its own
+_ROUNDING = 1e-3
 _MOST_SECONDS = 60.0  # for finding out what shares passes; it depends on no record
 # What was measured in this process: it depends on shapes and on the machine, not on weights or data.
 _limits: dict[str, dict[Shape, int]] = {}
@@ -104,7 +105,8 @@ class Workbench:
                 where=str(model_path),
                 remedy="The weights are far too large, or made for another precision: use another checkpoint.",
             )
-        if not torch.equal(found[0], found[2]):
+        # A GPU may add in another order each time; what is drawn or remembered is larger than that.
+        if (found[0] - found[2]).norm() > _ROUNDING * found[0].norm():
             raise UsageError(
                 "the same text has another gradient each time",
                 where=str(model_path),

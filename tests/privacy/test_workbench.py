@@ -90,7 +90,7 @@ def test_lora_on_gpt2_is_what_peft_makes_of_it(saved: Callable[[str], Path]) -> 
 def draws(model: EncoderClassifier) -> None:
     model.encoder.register_forward_hook(
         lambda _m, _i, out: setattr(
-            out, "last_hidden_state", out.last_hidden_state + torch.rand(1) / 1e4
+            out, "last_hidden_state", out.last_hidden_state + torch.rand(16) / 10
         )
     )
 
@@ -99,8 +99,8 @@ def remembers(model: EncoderClassifier) -> None:
     seen = [0.0]
 
     def hook(_module: Any, _inputs: Any, out: Any) -> None:
-        out.last_hidden_state = out.last_hidden_state * (1 + seen[0])
-        seen[0] += 1e-3
+        out.last_hidden_state = out.last_hidden_state + seen[0] * torch.arange(16)
+        seen[0] += 0.1
 
     model.encoder.register_forward_hook(hook)
 
