@@ -61,6 +61,7 @@ class SiteAgent:
         connect: Dials the aggregation service that site.yaml names, with a plan's deadlines.
         stopwatch: Times phases.
         clock: Says whether, and when, another party sees what this site does.
+        hides: Whether no other party is told why this site fails. Only a simulation does without.
     """
 
     def __init__(
@@ -70,8 +71,11 @@ class SiteAgent:
         connect: Callable[[Cohort], AbstractContextManager[AggregationChannel]],
         stopwatch: Stopwatch,
         clock: Clock,
+        *,
+        hides: bool = True,
     ) -> None:
         self._site = site
+        self._hides = hides
         self._workbench = workbench
         self._connect = connect
         self._stopwatch = stopwatch
@@ -188,16 +192,19 @@ class SiteAgent:
         """Returns an error as a log may have it.
 
         Raises:
-            Exception: It is the error of a rehearsal, which has no log that anybody would look into.
+            Exception: It is one of a simulation, which has no log that anybody would look into, or a
+                defect in a rehearsal.
         """
         known = out_of_memory(error) or error
-        if not self._clock.observed and not isinstance(known, Refused | Preparing | ProtocolError):
+        is_answer = isinstance(known, Refused | Preparing | ProtocolError)
+        is_defect = not isinstance(known, HortusError) and not self._clock.observed
+        if is_defect or not (self._hides or is_answer):
             raise known from error
         return known
 
     def _public(self, error: BaseException) -> str:
         """What the server may read: a policy's answer, but no word about a failure, which records may cause."""
-        if isinstance(error, Refused | Preparing) or not self._clock.observed:
+        if isinstance(error, Refused | Preparing) or not self._hides:
             return in_one_line(str(error))
         return FAILED
 

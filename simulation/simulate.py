@@ -144,7 +144,9 @@ def _run(
         for site in sites:
             approve_unasked(site, contract, "the simulation")
             connect = partial(_connect, hub, site, port)
-            agent = SiteAgent(site, lambda _: workbench, connect, timings, RehearsalClock())
+            agent = SiteAgent(
+                site, lambda _: workbench, connect, timings, RehearsalClock(), hides=False
+            )
             apps[site.name] = make_app(partial(_reach, agent))
         grid = LocalGrid(apps)
         stack.callback(grid.close)

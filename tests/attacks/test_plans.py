@@ -11,17 +11,20 @@ import yaml
 from attacks.hostile import HostileServer, serving_hostile
 from attacks.world import SITES, World, issued
 
+from hortus.client.agent import SiteAgent
 from hortus.client.agent_service import listening
 from hortus.client.pace import Clock, MachineClock, RehearsalClock
 from hortus.client.session import FAILED
 from hortus.client.terms import NO_VIEW, Account
+from hortus.client.trainer import untimed
 from hortus.learning.model_files import model_digest
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.entries import Added
 from hortus.protocol.certificates import create_authority
 from hortus.protocol.consortium import SiteConfig, TlsFiles
+from hortus.protocol.errors import DataError
 from hortus.protocol.limits import PROTOCOL_VERSION
-from hortus.protocol.plan import Contract
+from hortus.protocol.plan import Cohort, Contract
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 
@@ -124,6 +127,24 @@ def test_what_the_pinned_server_has_not_signed_is_refused(world: World, log_of: 
         assert agent.take_part(request).reason == FAILED
     assert not world.charges("ash")
     assert not world.refusals("ash"), "whoever is not the server cannot fill the ledger"
+
+
+def test_a_simulation_tells_why_a_site_fails(world: World) -> None:
+    """It has no log of the site's own that could be looked into."""
+    site = world.site("ash")
+    site.data.write_text("text,label,patient\nsky is red,warm,p1\ngrass,colder,p1\n")
+    hidden, open_ = (
+        SiteAgent(site, lambda _: world.workbench, nobody, untimed, RehearsalClock(), hides=hides)
+        for hides in (True, False)
+    )
+    question = world.question(world.contract)
+    assert hidden.consider(question).refusal == FAILED
+    with pytest.raises(DataError, match=r"ash\.csv, line 3.*'colder'"):
+        open_.consider(question)
+
+
+def nobody(_: Cohort) -> Any:
+    raise AssertionError("nobody is dialled")
 
 
 def auto_approving(
