@@ -1,7 +1,6 @@
 """Base models as their folders say, or not at all: what is missing, renamed or not finite is refused by name."""
 
 import math
-import os
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -56,7 +55,6 @@ def load_base(
             at once as the task says.
         HortusError: There is not enough memory for it.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1"  # for whoever calls this without the command line
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     fields, tensors = read_config(path), read_tensors(path)

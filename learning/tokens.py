@@ -32,7 +32,9 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """
     try:
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever a library says of a damaged folder
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library's Rust code is no Exception
         raise unreadable(path, "tokenizer", error) from error
 
 
@@ -87,7 +89,9 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, rows: int, longest: int)
         )
     try:
         found = token_ids(tokenizer, [*_ODD_TEXTS, "a " * (longest + 8)], longest)
-    except Exception as error:  # whatever a library says
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # as above
         raise UsageError(
             f"the tokenizer fails on texts with unknown words or characters ({type(error).__name__})",
             where=where,
