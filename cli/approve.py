@@ -20,7 +20,7 @@ from hortus.protocol.policy import Policy
 
 if TYPE_CHECKING:
     from hortus.client.approval import Consented
-    from hortus.client.site import Site, keep_model
+    from hortus.client.site import Site
     from hortus.simulation.prospect import Prospect
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hortus.client.workbench import Workbench
 from hortus.learning.data.records import Records
 from hortus.privacy.clipping import FlatClipping
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.plan import ClippingRule, Contract, Noise
 
 _MOST_UNITS = 256  # of all sites together

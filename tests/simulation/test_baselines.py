@@ -8,7 +8,7 @@ from conftest import PlanWriter
 from typer.testing import CliRunner
 
 from hortus.cli.main import app
-from hortus.client.workbench import Workbench
+from hortus.privacy.workbench import Workbench
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import load_plan
 from hortus.server.prepare import prepare
