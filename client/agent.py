@@ -172,9 +172,12 @@ class SiteAgent:
         except Preparing as error:
             logger.info("%s", error)
             return str(error), error.seconds
-        except Exception as error:  # noqa: BLE001 - whatever it is, no text of it leaves the site
-            logger.warning("refused to take part: %s", loggable(self._seen(error)))
-            return self._public(error), 0
+        except Exception as error:
+            known = self._seen(error)
+            if not self._hides and not isinstance(known, Refused | ProtocolError):
+                raise known from error  # a plan that cannot work here ends a simulation
+            logger.warning("refused to take part: %s", loggable(known))
+            return self._public(known), 0
         logger.info("would take part in %s (%s)", contract.name, contract.digest())
         return "", 0
 
@@ -183,29 +186,24 @@ class SiteAgent:
         try:
             steps, reason = self._take_part(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, no text of it leaves the site
-            logger.warning("left the session: %s", loggable(self._seen(error)))
-            return wire.TakePartReply(reason=self._public(error))
+            known = self._seen(error)
+            logger.warning("left the session: %s", loggable(known))
+            return wire.TakePartReply(reason=self._public(known))
         logger.info("the session is over after %d steps: %s", steps, reason)
         return wire.TakePartReply(steps=steps, reason=reason)
 
     def _seen(self, error: Exception) -> Exception:
-        """Returns an error as a log may have it.
-
-        Raises:
-            Exception: It is one of a simulation, which has no log that anybody would look into, or a
-                defect in a rehearsal.
-        """
+        """Returns an error as a log may have it; raises a defect again in a rehearsal."""
         known = out_of_memory(error) or error
-        is_answer = isinstance(known, Refused | Preparing | ProtocolError)
-        is_defect = not isinstance(known, HortusError) and not self._clock.observed
-        if is_defect or not (self._hides or is_answer):
-            raise known from error
+        if not isinstance(known, HortusError) and not self._clock.observed:
+            raise known
         return known
 
     def _public(self, error: BaseException) -> str:
         """What the server may read: a policy's answer, but no word about a failure, which records may cause."""
         if isinstance(error, Refused | Preparing) or not self._hides:
-            return in_one_line(str(error))
+            known = out_of_memory(error) or error
+            return in_one_line(str(known) or type(known).__name__)
         return FAILED
 
     def _take_part(self, request: wire.TakePartRequest) -> tuple[int, str]:
