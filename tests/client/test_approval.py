@@ -22,7 +22,7 @@ from hortus.client.approval import (
 from hortus.client.consent import budget_of, check_contract, check_model
 from hortus.client.site import Site
 from hortus.client.terms import Account, noise_of
-from hortus.learning.models import model_digest
+from hortus.learning.model_files import model_digest
 from hortus.privacy.encoding import StepEncoding
 from hortus.privacy.entries import Frozen, Granted, Withdrawn
 from hortus.privacy.events import GaussianEvent
