@@ -12,6 +12,7 @@ from rich.text import Text
 from hortus.cli.display import echo_json, terminal
 from hortus.protocol.checks import Check, Verdict
 from hortus.protocol.consortium import ServerFiles, SiteFiles, open_party
+from hortus.protocol.errors import printable
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import load_plan
 
@@ -81,9 +82,10 @@ def _lines(files: SiteFiles | ServerFiles, plan: Plan | None, path: Path | None)
 
 
 def _show(console: "Console", line: Check) -> None:
+    # A line break in a path would let it pass for a line of ours.
+    said = printable(f"{line.what}: {line.said}")
     console.print(
-        Text.assemble((f"{line.verdict:9} ", _STYLES[line.verdict]), f"{line.what}: {line.said}"),
-        soft_wrap=True,
+        Text.assemble((f"{line.verdict:9} ", _STYLES[line.verdict]), said), soft_wrap=True
     )
     if line.remedy:
-        console.print(Text(f"          → {line.remedy}", style="italic"), soft_wrap=True)
+        console.print(f"          → {line.remedy}", style="italic", soft_wrap=True)
