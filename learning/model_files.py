@@ -60,15 +60,14 @@ def resolve_model(spec: str, base: Path) -> Path:
     where = f"model: {spec}"
     if spec.startswith("package:"):
         path = _in_package(spec.removeprefix("package:"), where)
-    elif "\0" in spec:
-        raise UsageError("a folder's name holds no NUL", where="model")
     else:
         path = base / spec
     try:
         _check_there(path, spec, where)
-    except OSError as error:
-        problem = f"it cannot be read: {error.strerror}"
-        raise UsageError(problem, where=where, remedy=_NO_HUB) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no folder is called so"
+        problem = f"it cannot be read: {reason}"
+        raise UsageError(problem, where=in_one_line(where), remedy=_NO_HUB) from error
     return path
 
 
@@ -198,15 +197,22 @@ def _parts(path: Path) -> list[str]:
         )
     for name in sorted(names):
         if "\0" in name or Path(name).name != name:
-            raise UsageError(f"{name[:80]!r} is no file of this folder", where=where)
-        if not (path / name).is_file():
-            missing = sorted(one for one in names if not (path / one).is_file())
-            raise UsageError(
-                f"{len(missing)} of its {len(names)} files are missing: {', '.join(missing[:5])}",
-                where=where,
-                remedy="Copy the whole folder: each of the files holds a part of the weights.",
-            )
+            raise UsageError(f"{in_one_line(name, 80)!r} is no file of this folder", where=where)
+    if missing := [name for name in sorted(names) if not _is_file(path / name)]:
+        raise UsageError(
+            f"{len(missing)} of its {len(names)} files are missing: "
+            + ", ".join(in_one_line(name, 80) for name in missing[:5]),
+            where=where,
+            remedy="Copy the whole folder: each of the files holds a part of the weights.",
+        )
     return sorted(names)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _are_texts(values: Any) -> bool:  # noqa: ANN401 - whatever a file holds

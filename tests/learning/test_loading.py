@@ -253,6 +253,9 @@ def test_every_part_is_in_the_digest_and_a_missing_one_is_named(
         '{"weight_map": {}}',
         '{"weight_map": {"a": 1}}',
         '{"weight_map": {"a": "../x"}}',
+        '{"weight_map": {"a": "x\\u0000"}}',
+        '{"weight_map": {"a": "x\\ud800"}}',
+        '{"weight_map": {"a": "' + "x" * 5000 + '"}}',
         "{",
     ],
 )

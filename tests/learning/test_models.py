@@ -135,3 +135,9 @@ def test_a_model_that_is_not_there_is_explained(tmp_path: Path, spec: str) -> No
 
 def test_the_packaged_model_is_found_without_importing_its_package(minilm: Path) -> None:
     assert (minilm / "model.safetensors").stat().st_size > 80_000_000
+
+
+@pytest.mark.parametrize("spec", ["x" * 5000, "a\0b", "\ud800"])
+def test_a_name_that_no_folder_can_have_is_explained(tmp_path: Path, spec: str) -> None:
+    with pytest.raises(UsageError, match="cannot be read|there is no"):
+        resolve_model(spec, tmp_path)
