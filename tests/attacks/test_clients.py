@@ -419,4 +419,4 @@ def test_a_site_that_its_operator_stops_takes_its_leave_and_the_others_go_on(
     )
     assert agent.take_part(world.request()).reason == "its operator is stopping it"
     with world.site(ROGUE) as reopened:
-        assert len(list(reopened.ledger.entries())) == 1
+        assert len(list(reopened.ledger.entries())) == 2  # the approval and a charge

@@ -140,7 +140,7 @@ def _other_model(consortium: Consortium, plan: Path) -> None:
         (_spoil_policy, "policy", "budget.delta"),
         (_ask_more_sites, "tiny: policy", "this site asks for 5"),
         (_small_budget, "tiny: budget", "of 2 rounds"),
-        (_other_model, "tiny: model", "config.json"),
+        (_other_model, "tiny: model", "there is no folder"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -142,7 +142,7 @@ def test_a_plan_outside_of_one_limit_is_refused_by_its_name(
 def test_the_ceiling_is_what_this_site_computes_itself(contract: Contract) -> None:
     event = StepEncoding.of(contract, 10, 2).event
     assert event is not None
-    cost = epsilon({event: contract.steps}, 1e-5)
+    cost = epsilon({event: contract.releases}, 1e-5)
     check_whole(unread(contract, max_epsilon=cost * 1.0001), contract)
     with pytest.raises(Refused, match=f"costs ε = {cost:.3f}"):
         check_whole(unread(contract, max_epsilon=cost * 0.9999), contract)
@@ -321,7 +321,7 @@ def test_a_session_of_the_contract_is_accepted(contract: Contract) -> None:
         ({"scale": 7}, "scale"),
         ({"ring_bits": 24}, "ring_bits"),
         ({"cohort": ("birch", "cedar", "oak")}, "not in the session"),
-        ({"first_round": 2}, "no round 2"),
+        ({"first_round": 2}, "no round 3"),
     ],
 )
 def test_a_session_that_lies_is_refused(

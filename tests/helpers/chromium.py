@@ -100,7 +100,8 @@ class Page:
 def chromium() -> Iterator[Page]:
     """Starts Chromium without a window; yields its page."""
     assert EXECUTABLE is not None
-    with tempfile.TemporaryDirectory() as profile:
+    # What Chromium has started may write a little longer than it lives itself.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [
             *(EXECUTABLE, "--headless=new", "--disable-gpu", "--no-first-run", "--no-sandbox"),
             *(f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"),

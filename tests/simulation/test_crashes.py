@@ -68,7 +68,7 @@ def _check(result: SimulatedRun, path: Path, charges: int) -> None:
         evidence = collect(result.consortium.site(site), site)
         audited = audit(evidence, evidence.roster)
         assert audited.first_broken is None
-        assert audited.entries == charges
+        assert audited.entries == charges + 1  # the approval
         assert audited.rounds[-1].epsilon_so_far <= plan.privacy.epsilon
     view = read_view(result.directory)
     assert view.state is State.FINISHED
