@@ -78,7 +78,7 @@ def run_commands(commands: str, directory: Path) -> str:
 
 def test_the_quickstart_works_as_it_stands(tmp_path: Path) -> None:
     page = ROOT / "docs" / "quickstart.md"
-    assert run_page(page, tmp_path).count("every ε hold") == 3
+    assert run_page(page, tmp_path).count("\nHOLDS: ") == 3
     (python,) = blocks(page, "python")
     subprocess.run([sys.executable, "-c", python], cwd=tmp_path, check=True, timeout=120)
 

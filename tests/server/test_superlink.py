@@ -427,7 +427,7 @@ def test_a_second_server_leaves_the_first_ones_run_alone(
     half.parent.mkdir(parents=True)
     half.touch()
     with sole(consortium.server), pytest.raises(HortusError, match="a server of this folder"):
-        run_server(load_plan(path), path, consortium.server, out, lambda _: None)
+        run_server(load_plan(path), path, consortium.server, out, *[lambda _: None] * 2)
     assert half.exists()
     assert not (out / "contract.json").exists()
 
