@@ -101,7 +101,7 @@ def _approve(directory: Path, path: Path, by: str | None) -> None:
             refusal = error
         console.print(_terms_table(site.policy, contract, refusal))
         console.print(_budgets_table(site, what))
-        for doubt in doubts_about(what, directory):
+        for doubt in doubts_about(what, site.records(contract).unit_count):
             console.print(f"Look again: {doubt}", style="yellow")
         if refusal is not None:
             raise refusal

@@ -56,7 +56,13 @@ def budget(
     _check_options(epsilon, delta, site)
 
     from hortus.privacy.forecast import shown_rounds
-    from hortus.simulation.prospect import doubts_about, prospect, refusal_at, site_budgets
+    from hortus.simulation.prospect import (
+        doubts_about,
+        prospect,
+        refusal_at,
+        site_budgets,
+        units_at,
+    )
 
     console = terminal()
     with console.status("choosing noise…"):
@@ -64,7 +70,7 @@ def budget(
         budgets = site_budgets(what, epsilon, delta, site)
         forecasts = [what.cost.forecast(one) for one in budgets]
         refusal = refusal_at(what, site) if site else ""
-        questions = doubts_about(what, site)
+        questions = doubts_about(what, units_at(what, site) if site else None)
     console.print(_mechanism_table(what))
     for question in questions:
         console.print(Text(f"Look again: {question}", style="yellow"))

@@ -11,7 +11,7 @@ from hortus.privacy.detection import true_positive_bound_of
 from hortus.protocol.consortium import SiteConfig, SiteFiles
 from hortus.protocol.errors import printable
 from hortus.protocol.policy import Policy
-from hortus.simulation.prospect import doubts_about, refusal_at, site_budgets
+from hortus.simulation.prospect import doubts_about, refusal_at, site_budgets, units_at
 
 if TYPE_CHECKING:
     from hortus.simulation.prospect import Prospect
@@ -66,7 +66,7 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
         at_site=SiteConfig.load(SiteFiles(site).config).site if site else "",
         most_honest=_most_honest(what, site),
         refusal=refusal_at(what, site) if site else "",
-        doubts=doubts_about(what, site),
+        doubts=doubts_about(what, units_at(what, site) if site else None),
         site_dir=printable(shlex.quote(str(site))) if site else "SITE_DIR",
         plan_file=printable(shlex.quote(str(plan_file))),
     )

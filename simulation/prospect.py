@@ -126,17 +126,18 @@ def refusal_at(what: Prospect, directory: Path) -> str:
     return ""
 
 
-def doubts_about(what: Prospect, directory: Path | None) -> tuple[str, ...]:
-    """Returns what of a plan deserves a second look, at a site of one's own if a folder is given.
+def units_at(what: Prospect, directory: Path) -> int:
+    """Returns how many units a site's records have; for its operator's eyes only.
 
     Raises:
         UsageError: The site's folder cannot be used.
     """
-    units = None
-    if directory is not None:
-        with Site(directory, clock=time.time, alone=True) as site:
-            records = site.records(what.contract)
-            units = len(set(records.units)) or len(records)
+    with Site(directory, clock=time.time, alone=True) as site:
+        return site.records(what.contract).unit_count
+
+
+def doubts_about(what: Prospect, units: int | None) -> tuple[str, ...]:
+    """Returns what of a plan deserves a second look, at a site of one's own if its units are given."""
     invited = _known_sites(what.plan) if what.plan.simulation else None
     cost = what.cost
     history = {cost.event: cost.releases} if cost.event else {}

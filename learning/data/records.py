@@ -41,6 +41,11 @@ class Records:
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def unit_count(self) -> int:
+        """How many privacy units they belong to."""
+        return len(set(self.units)) or len(self)
+
     def take(self, indices: NDArray[np.int64]) -> "Records":
         """Returns some of the records."""
         texts = tuple(self.texts[i] for i in indices)
