@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import typer
 from rich.console import Console, ConsoleOptions, Group, RenderableType
-from rich.live import Live
 from rich.measure import Measurement
 from rich.segment import Segment
 from rich.table import Table
@@ -116,7 +115,8 @@ class RoundsDisplay:
     def __init__(
         self, console: Console, title: str, rounds: int, finished: Sequence["RoundRecord"] = ()
     ) -> None:
-        from rich.progress import (  # takes a while
+        from rich.live import Live  # takes a while, as does the next
+        from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
             Progress,

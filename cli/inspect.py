@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hortus.cli.attack import attack
 from hortus.cli.display import echo_json, terminal
 from hortus.cli.groups import FallbackGroup
 from hortus.protocol.errors import UsageError
@@ -89,6 +90,9 @@ def export(
     (evidence,) = found
     write_evidence(evidence, file)
     terminal().print(f"{file}: {len(evidence.rows)} entries of {evidence.site}")
+
+
+audit.command()(attack)
 
 
 def _show_claims(console: Console, directory: Path) -> None:

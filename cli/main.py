@@ -3,58 +3,61 @@
 import os
 import signal
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
+import click
 import typer
 
 import hortus
-from hortus.cli import (
-    approve,
-    budget,
-    check,
-    consortium,
-    export,
-    inspect,
-    model,
-    operate,
-    status,
-    train,
-    watch,
-)
-from hortus.cli import attack as attacks
-from hortus.cli import plan as plans
 from hortus.cli.display import echo
 from hortus.cli.errors import ReportingGroup
+from hortus.cli.groups import LateCommands
 from hortus.cli.streams import write_in_any_encoding
 from hortus.protocol.logs import clean_early_logging
 from hortus.protocol.surroundings import proxies, raise_open_files
 
+_COMMANDS = {
+    "demo": "hortus.cli.train:demo",
+    "simulate": "hortus.cli.train:simulate",
+    "plan": "hortus.cli.plan:plan",
+    "model": "hortus.cli.model:model",
+    "init": "hortus.cli.consortium:init",
+    "roster": "hortus.cli.consortium:roster",
+    "rotate": "hortus.cli.consortium:rotate",
+    "approve": "hortus.cli.approve:approve",
+    "server": "hortus.cli.operate:server",
+    "client": "hortus.cli.operate:client",
+    "status": "hortus.cli.status:status",
+    "check": "hortus.cli.check:check",
+    "export": "hortus.cli.export:export",
+    "dashboard": "hortus.cli.watch:dashboard",
+    "audit": "hortus.cli.inspect:audit",
+    "budget": "hortus.cli.budget:budget",
+}
+
+
+class _Hortus(ReportingGroup):
+    """All commands; only the one that is named is imported, and all for help."""
+
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401 - click's own
+        super().__init__(**attributes)
+        self.commands = LateCommands(_COMMANDS).as_commands()
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's own
+        """Returns the commands' names, in the order of a first day."""
+        return list(self.commands)
+
+
 app = typer.Typer(
-    cls=ReportingGroup,
+    cls=_Hortus,
     no_args_is_help=True,
+    suggest_commands=False,  # click does
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Privacy-preserving federated fine-tuning: many sites train one language model, and "
     "nobody sees anybody's records, gradients or adapters.",
 )
-app.command()(train.demo)
-app.command()(train.simulate)
-app.add_typer(plans.plan)
-app.add_typer(model.model)
-app.add_typer(consortium.init)
-app.add_typer(consortium.roster)
-app.add_typer(consortium.rotate)
-app.command()(approve.approve)
-app.command()(operate.server)
-app.command()(operate.client)
-app.command()(status.status)
-app.command()(check.check)
-app.command()(export.export)
-app.command()(watch.dashboard)
-inspect.audit.command()(attacks.attack)
-app.add_typer(inspect.audit)
-app.add_typer(budget.budget)
 
 
 def _tell_version(asked: bool) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from hortus.cli.display import terminal
-from hortus.protocol.consortium import ServerFiles, SiteConfig, SiteFiles
 from hortus.protocol.logs import Form, configure_logging
 from hortus.protocol.plan_file import load_plan
 
@@ -39,6 +38,7 @@ def server(
 
     from hortus.cli.display import RoundsDisplay, absences_table
     from hortus.cli.export import tell_kept
+    from hortus.protocol.consortium import ServerFiles
     from hortus.server.absences import absences
     from hortus.server.operate import run_server
     from hortus.server.report import report_run
@@ -71,6 +71,7 @@ def client(site: SiteFolder, log_format: LogFormat = Form.TEXT) -> None:
     on standard error and in SITE_DIR/logs/agent.log; neither holds anything that depends on a record.
     """
     from hortus.client.operate import run_site
+    from hortus.protocol.consortium import SiteConfig, SiteFiles
 
     files = SiteFiles(site)
     SiteConfig.load(files.config)  # before a folder that is no site's gets a log
