@@ -202,8 +202,7 @@ class SiteAgent:
     def _public(self, error: BaseException) -> str:
         """What the server may read: a policy's answer, but no word about a failure, which records may cause."""
         if isinstance(error, Refused | Preparing) or not self._hides:
-            known = out_of_memory(error) or error
-            return in_one_line(str(known) or type(known).__name__)
+            return in_one_line(str(error) or type(error).__name__)
         return FAILED
 
     def _take_part(self, request: wire.TakePartRequest) -> tuple[int, str]:

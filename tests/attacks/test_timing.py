@@ -87,8 +87,7 @@ def seconds_of_steps(
     server = Watching(lambda _: turns, adapters)
     with serving_hostile(server, world.consortium.server.tls) as port:
         agents = {s: world.agent(world.site(s), port, clock) for s in SITES}
-        for agent in agents.values():
-            _prepare(world, agent)
+        run_all({s: partial(_prepare, world, a) for s, a in agents.items()}, 90)
         run_all({s: partial(a.take_part, world.request()) for s, a in agents.items()}, 90)
     assert len(server.seconds) == len(adapters)
     return server.seconds
@@ -174,7 +173,7 @@ def test_records_encoded_for_another_plan_do_not_delay_a_step(
             site = world.site(name)
             approve_unasked(site, other, "Ada")
             agents[name] = world.agent(site, port, MachineClock())
-            _prepare(world, agents[name])
+        run_all({s: partial(_prepare, world, a) for s, a in agents.items()}, 40)
         monkeypatch.setattr(world.workbench.task, "encode", endless)
         try:
             run_all({s: partial(a.take_part, world.request()) for s, a in agents.items()}, 40)

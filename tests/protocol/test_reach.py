@@ -80,7 +80,7 @@ def http(moment: datetime) -> bytes:
         (0.0, ""),
         (3.0, ""),
         (-200.0, ""),
-        (40.0, "40 s ahead of the server's"),
+        (40.0, " s ahead of the server's"),
         (7 * 3600.0, "7 h ahead of the server's"),
         (-3 * 3600.0, "3 h behind the server's"),
         (-400 * 86_400.0, "400 days behind the server's"),
