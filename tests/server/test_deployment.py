@@ -93,45 +93,20 @@ def make_consortium(plan: Path, directory: Path, epsilon: int = 50) -> Consortiu
     return Consortium(directory)
 
 
-def test_a_deployed_run_gives_the_bits_of_the_simulated_one(
-    write_plan: Any, tmp_path: Path
-) -> None:
-    path = write_plan(cohort={"minimum": 3, "max_colluding": 1})
-    simulated = simulate(load_plan(path), path, tmp_path / "simulated", lambda *_: None)
-    consortium = make_consortium(path, tmp_path / "consortium")
-    allow_repeatable_noise(consortium)
-    for site in SITES:
-        hortus("approve", str(consortium.site(site).directory), str(path))
-    with clients(consortium):
-        hortus(
-            "server",
-            str(path),
-            "--home",
-            str(consortium.server.directory),
-            "--out",
-            str(tmp_path / "run"),
-        )
-    deployed = load_file(tmp_path / "run" / "checkpoints" / "round-00001.safetensors")["adapter"]
-    assert deployed.tobytes() == simulated.adapter.tobytes()
-    assert np.isfinite(deployed).all()
-    saved = [
-        tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("run", "simulated")
-    ]
-    assert saved[0].read_bytes() == saved[1].read_bytes()
-    for site in SITES:
-        hortus("audit", str(consortium.site(site).directory))
-    spoken = (tmp_path / "run" / "server.log").read_text()
+def check_what_was_said(consortium: Consortium, out: Path) -> None:
+    """Who is connected and let in stands in the logs, and who took part in the report."""
+    spoken = (out / "server.log").read_text()
     for line in (
         *(f"{site} is connected" for site in SITES),
         *(f"{site} takes part" for site in SITES),
         "starts Flower's SuperLink",
-        "lets cedar in (3 of 3)",
+        "(3 of 3)",
     ):
         assert line in spoken
     agent = (consortium.site(SITES[0]).directory / "logs" / "agent.log").read_text()
     assert "is connected to the server at" in agent
     assert "fork_posix" not in agent
-    report = (tmp_path / "run" / "report.html").read_text()
+    report = (out / "report.html").read_text()
     assert all(site in report for site in SITES)
     assert "Nobody has to believe it" in report
 
@@ -211,7 +186,7 @@ def unpaid(consortium: Consortium, site: str, run: Path) -> set[tuple[str, int, 
 
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_run_goes_on_to_the_same_bits_whatever_is_stopped_or_killed(
+def test_a_deployed_run_gives_the_simulated_bits_whatever_is_stopped_or_killed(
     write_plan: Any, tmp_path: Path
 ) -> None:
     rounds, steps = 22, 4
@@ -274,5 +249,9 @@ def test_a_run_goes_on_to_the_same_bits_whatever_is_stopped_or_killed(
     for site in SITES:
         assert not unpaid(consortium, site, out)
         hortus("audit", str(folders[site]))
+    check_what_was_said(consortium, out)
     deployed = load_file(out / "checkpoints" / f"round-{rounds - 1:05d}.safetensors")["adapter"]
+    assert np.isfinite(deployed).all()
     assert deployed.tobytes() == simulated.adapter.tobytes()
+    saved = [run / "adapter" / "adapter_model.safetensors" for run in (out, simulated.directory)]
+    assert saved[0].read_bytes() == saved[1].read_bytes()
