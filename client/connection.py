@@ -70,7 +70,7 @@ def said_by_supernode(log: str, server: str, now: datetime) -> tuple[Link, Reach
     if found := _NOT_TLS.search(log):
         said = found[1].replace("_", " ").lower()
         return Link.DOWN, Reached(
-            f"what listens at {server} does not speak TLS as the server does: {said}",
+            f"the program at {server} does not speak TLS as the server does: {said}",
             "Is it the right port? Another program may listen there.",
         )
     if _NOT_LET_IN.search(log):

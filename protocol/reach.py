@@ -1,7 +1,7 @@
-"""Whether a server can be reached, step by step, and in words where it cannot: name, port, TLS, clock.
+"""Tests whether a server can be reached, step by step (name, port, TLS, clock), and explains what fails.
 
-What dials the server in earnest (Flower's SuperNode, gRPC) says little about why it fails. Here the same way is
-gone on foot, and nothing is sent that the server acts on.
+The programs that really connect (Flower's SuperNode, gRPC) say little about why they fail. The steps here are
+the same, one at a time, and send nothing that the server acts on.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ MOST_BEHIND, MOST_AHEAD = 300.0, 5.0
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """How far one came.
+    """The result of a test.
 
     Attributes:
-        problem: Why no further, in one sentence; empty: all the way.
+        problem: What failed, in one sentence; empty if nothing did.
         remedy: What to do about it.
-        ahead: Seconds that this machine's clock is ahead of the server's, by a time that came over the
-            authenticated connection; None: it told none.
-        tried: False where only the program itself can tell, since a proxy lies in between.
+        ahead: Seconds by which this machine's clock is ahead of the server's, which sent its time over the
+            authenticated connection; None if it sent none.
+        tried: False if nothing was tested because the connection goes through a proxy.
     """
 
     problem: str = ""
@@ -40,7 +40,7 @@ class Reached:
 
 
 class _StoppedError(Exception):
-    """The way ends here; with the problem and the remedy."""
+    """A step failed; carries the problem and the remedy."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(problem)
@@ -48,20 +48,20 @@ class _StoppedError(Exception):
 
 
 def resolve(host: str) -> Reached:
-    """Asks for the address of a host's name."""
+    """Looks up a host's address."""
     try:
         socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no name of a host"
+        why = getattr(error, "strerror", None) or "it is not a valid host name"
         return Reached(
-            f"the name {host} leads to no address: {why}",
+            f"no address was found for the name {host}: {why}",
             "Check the address on the server's card, and this machine's DNS or /etc/hosts.",
         )
     return Reached()
 
 
 def knock(address: str, seconds: float = _SECONDS) -> Reached:
-    """Opens a connection to a port, and closes it."""
+    """Opens a connection to a port and closes it again."""
     host, port = host_and_port(address)
     if variable := proxy_variable(host):
         return Reached(f"not tried: {variable} names a proxy", tried=False)
@@ -73,14 +73,14 @@ def knock(address: str, seconds: float = _SECONDS) -> Reached:
 
 
 def greet(address: str, tls: TlsFiles, now: datetime, *, speaks_http: bool) -> Reached:
-    """Goes through the TLS handshake as a site does, with the pinned authority.
+    """Makes the TLS handshake as a site does, trusting only the pinned authority.
 
     Args:
         address: Host and port.
-        tls: The site's certificate, shown where it is asked for, and the authority.
+        tls: The site's certificate, presented if the server asks for one, and the authority.
         now: This machine's time.
-        speaks_http: Whether a request tells the server's time (Flower's SuperLink), or the connection is only
-            watched for whether the site's certificate is taken (the aggregation service).
+        speaks_http: True: an HTTP request asks for the server's time (Flower's SuperLink). False: the
+            connection only shows whether the server accepts the site's certificate (the aggregation service).
     """
     host, port = host_and_port(address)
     if variable := proxy_variable(host):
@@ -90,8 +90,12 @@ def greet(address: str, tls: TlsFiles, now: datetime, *, speaks_http: bool) -> R
             context = _context(tls, speaks_http=speaks_http)
             with context.wrap_socket(plain, server_hostname=host) as secured:
                 if not speaks_http:
-                    # Whose certificate is not taken learns of it only now: by an alert, or by no word at all.
-                    return Reached() if secured.recv(1) else _not_taken(address, "it hung up")
+                    # In TLS 1.3 a server rejects a certificate only after the handshake: by an alert, or by silence.
+                    return (
+                        Reached()
+                        if secured.recv(1)
+                        else _not_taken(address, "it closed the connection")
+                    )
                 asked = datetime.now(now.tzinfo)
                 told = _date(secured, host)
     except _StoppedError as stopped:
@@ -99,29 +103,29 @@ def greet(address: str, tls: TlsFiles, now: datetime, *, speaks_http: bool) -> R
     if told is None:
         return Reached()
     ahead = (asked - told).total_seconds()
-    # The server's time comes in whole seconds, rounded down.
+    # The server sends whole seconds, rounded down.
     return of_clock(ahead - 1.0 if ahead > 0 else ahead)
 
 
 def of_clock(ahead: float) -> Reached:
-    """Says whether two clocks are near enough.
+    """Judges whether two clocks are close enough.
 
     Args:
-        ahead: Seconds that this machine's is ahead of the server's.
+        ahead: Seconds by which this machine's clock is ahead of the server's.
     """
     if -MOST_BEHIND <= ahead <= MOST_AHEAD:
         return Reached(ahead=ahead)
     side = "ahead of" if ahead > 0 else "behind"
     return Reached(
-        f"this machine's clock is {in_words(abs(ahead))} {side} the server's: its SuperLink takes no "
-        "signed time that far off",
-        "Set the clock that is wrong, best by NTP (timedatectl set-ntp true).",
+        f"this machine's clock is {in_words(abs(ahead))} {side} the server's: its SuperLink rejects "
+        "timestamps that far off",
+        "Correct the clock that is wrong, preferably with NTP (timedatectl set-ntp true).",
         ahead,
     )
 
 
 def in_words(seconds: float) -> str:
-    """Writes a length of time: 40 s, 5 min, 3.2 h, 4 days."""
+    """Formats a duration: 40 s, 5 min, 3.2 h, 4 days."""
     for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length or (unit == "h" and seconds >= length):
             return f"{seconds / length:.3g} {unit}"
@@ -129,11 +133,11 @@ def in_words(seconds: float) -> str:
 
 
 def of_certificate(message: str, address: str, now: datetime) -> Reached:
-    """Puts what OpenSSL says of a server's certificate into words.
+    """Explains OpenSSL's verdict on a server's certificate.
 
     Args:
         message: Such as "unable to get local issuer certificate".
-        address: Whom it was shown by.
+        address: The server that presented it.
         now: This machine's time.
     """
     clock = f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC"
@@ -141,23 +145,23 @@ def of_certificate(message: str, address: str, now: datetime) -> Reached:
     if "not yet valid" in said:
         return Reached(
             f"the certificate of {address} is not valid yet, and {clock}",
-            "Set the clock that is wrong, this machine's or the server's, best by NTP.",
+            "Correct the clock that is wrong, this machine's or the server's, preferably with NTP.",
         )
     if "expired" in said:
         return Reached(
             f"the certificate of {address} has expired, and {clock}",
-            "If the clock is right, the server renews it: hortus rotate tls SERVER_DIR, then start it again.",
+            "If the clock is right, the server's operator renews it (hortus rotate tls SERVER_DIR) and restarts it.",
         )
     if "mismatch" in said or "not valid for" in said:
         return Reached(
             f"the certificate of {address} is for another name or address",
-            "Dial the server under the name on its card (superlink and aggregation in site.yaml), or let the "
-            "server name this one: `host` in server.yaml, then hortus rotate tls SERVER_DIR.",
+            "Use the name on the server's card (superlink and aggregation in site.yaml), or have the server's "
+            "operator add this one: `host` in server.yaml, then hortus rotate tls SERVER_DIR.",
         )
     return Reached(
-        f"{address} shows a certificate of another authority than the one pinned in tls/ca.crt",
-        "Another server listens there, something in between opens TLS (an inspecting proxy), or the server has a "
-        "new authority: hortus roster add SITE_DIR server.card.yaml pins its present card.",
+        f"{address} presents a certificate from a different authority than the one pinned in tls/ca.crt",
+        "Another server listens there, a proxy in between inspects TLS, or the server has a new authority: "
+        "hortus roster add SITE_DIR server.card.yaml pins its current card.",
     )
 
 
@@ -169,16 +173,16 @@ def _dial(host: str, port: int, seconds: float) -> socket.socket:
     except TimeoutError:
         raise _StoppedError(
             f"nothing answers at {host}, port {port}",
-            "Is a firewall in between? Sites dial out: it must let this port pass.",
+            "Is a firewall in between? Sites dial out: it must allow this port.",
         ) from None
     except ConnectionRefusedError:
         raise _StoppedError(
             f"nothing listens at {host}, port {port}",
-            "Has the server been started (hortus server PLAN)? Is the port the one on its card?",
+            "Is the server running (hortus server PLAN)? Is this the port on its card?",
         ) from None
     except OSError as error:
         raise _StoppedError(
-            f"{host}, port {port}, cannot be reached: {error.strerror or error}",
+            f"{host}, port {port}, is unreachable: {error.strerror or error}",
             "Check this machine's network, and the address on the server's card.",
         ) from None
 
@@ -194,7 +198,7 @@ def _context(tls: TlsFiles, *, speaks_http: bool) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def _stopping(address: str, now: datetime) -> Iterator[None]:
-    """Turns what a handshake raises into words."""
+    """Explains what a handshake raises."""
     try:
         yield
     except ssl.SSLCertVerificationError as error:
@@ -205,25 +209,25 @@ def _stopping(address: str, now: datetime) -> Iterator[None]:
             found = _not_taken(address, _spelled(error))
             raise _StoppedError(found.problem, found.remedy) from None
         raise _StoppedError(
-            f"what listens at {address} does not speak TLS as the server does: {_spelled(error)}",
+            f"the program at {address} does not speak TLS as the server does: {_spelled(error)}",
             "Is it the right port? Another program may listen there.",
         ) from None
     except TimeoutError:
         raise _StoppedError(
-            f"{address} takes connections, but does not answer",
-            "Is it the right port? The server may be stuck, or another program listens there.",
+            f"{address} accepts connections but does not answer",
+            "Is it the right port? The server may hang, or another program may listen there.",
         ) from None
     except OSError as error:
         raise _StoppedError(
-            f"{address} hung up: {error.strerror or error}",
+            f"{address} closed the connection: {error.strerror or error}",
             "Is it the right port? Another program, or a firewall, may have answered.",
         ) from None
 
 
 def _not_taken(address: str, why: str) -> Reached:
     return Reached(
-        f"{address} does not take this site's certificate: {why}",
-        "hortus status SITE_DIR says until when it is valid; the server's card brings a new one: "
+        f"{address} does not accept this site's certificate: {why}",
+        "hortus status SITE_DIR shows when it expires; the server's card contains a new one: "
         "hortus roster add SITE_DIR server.card.yaml.",
     )
 
@@ -233,7 +237,7 @@ def _spelled(error: ssl.SSLError) -> str:
 
 
 def _date(secured: ssl.SSLSocket, host: str) -> datetime | None:
-    """Asks an HTTP server for its time."""
+    """Asks an HTTP server for the time."""
     secured.sendall(f"HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
     answer = b""
     while b"\r\n\r\n" not in answer and len(answer) < _MOST_BYTES:

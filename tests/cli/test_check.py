@@ -72,7 +72,7 @@ def test_a_whole_party_has_no_problem_but_a_server_that_does_not_run(
     }, "ports 1 and 2 are root's"
     shown = CliRunner().invoke(app, ["check", str(site)])
     assert "nothing listens at 127.0.0.1, port 2" in shown.output
-    assert "→ Has the server been started" in shown.output
+    assert "→ Is the server running" in shown.output
 
 
 Spoil = Callable[[Consortium, Path], None]

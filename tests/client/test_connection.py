@@ -50,7 +50,7 @@ VERIFY = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: "
         (
             ended(f"{VERIFY}unable to get local issuer certificate (_ssl.c:1006)"),
             Link.DOWN,
-            "shows a certificate of another authority",
+            "presents a certificate from a different authority",
         ),
         (
             ended(f"{VERIFY}Hostname mismatch, certificate is not valid for 'vm'. (_ssl.c:1006)"),

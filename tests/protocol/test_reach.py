@@ -102,11 +102,11 @@ def test_each_step_of_the_way_has_its_own_words(own: Consortium, foreign: Consor
     tls = own.site("ash").tls
     with answering(foreign, b"") as address:
         found = greet(address, tls, NOW, speaks_http=True)
-        assert "another authority than the one pinned" in found.problem
+        assert "a different authority than the one pinned" in found.problem
     with answering(None, b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
         assert "does not speak TLS" in greet(address, tls, NOW, speaks_http=True).problem
     with answering(None, b"") as address:
-        assert "hung up" in greet(address, tls, NOW, speaks_http=True).problem
+        assert "closed the connection" in greet(address, tls, NOW, speaks_http=True).problem
     with answering(own, http(datetime.now(UTC))) as address:
         named = address.replace("127.0.0.1", "localhost")
         assert not greet(named, tls, NOW, speaks_http=True).problem
@@ -120,7 +120,7 @@ def test_each_step_of_the_way_has_its_own_words(own: Consortium, foreign: Consor
     "name", ["no-such-host.invalid", "a" * 64 + ".invalid", "b\u00fccher..invalid"]
 )
 def test_a_name_that_leads_nowhere_is_named(name: str) -> None:
-    assert f"the name {name} leads to no address" in resolve(name).problem
+    assert f"no address was found for the name {name}" in resolve(name).problem
 
 
 def test_the_aggregation_service_takes_the_certificates_of_its_own_sites_alone(
@@ -133,7 +133,7 @@ def test_the_aggregation_service_takes_the_certificates_of_its_own_sites_alone(
         assert not greet(address, tls, NOW, speaks_http=False).problem
         stranger = replace(foreign.site("ash").tls, authority=tls.authority)
         found = greet(address, stranger, NOW, speaks_http=False)
-        assert "does not take this site's certificate" in found.problem
+        assert "does not accept this site's certificate" in found.problem
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_the_aggregation_service_takes_the_certificates_of_its_own_sites_alone(
         ("certificate has expired", "has expired, and this machine's clock says 2026"),
         ("Hostname mismatch, certificate is not valid for 'vm'.", "for another name or address"),
         ("IP address mismatch, certificate is not valid for '10.0.0.1'.", "another name"),
-        ("unable to get local issuer certificate", "another authority"),
-        ("self-signed certificate in certificate chain", "another authority"),
+        ("unable to get local issuer certificate", "a different authority"),
+        ("self-signed certificate in certificate chain", "a different authority"),
     ],
 )
 def test_what_openssl_says_of_a_certificate_is_put_into_words(said: str, told: str) -> None:
