@@ -8,13 +8,16 @@ from hortus.protocol.errors import HortusError
 
 
 def of_round(directory: Path, number: int) -> Path:
-    """Adapter and optimiser after a round, from 0, of the run in a folder."""
-    return directory / "checkpoints" / f"round-{number:05d}.safetensors"
+    """Adapter and optimiser after a round of the run in a folder.
+
+    The argument counts rounds from 0, a file's name from 1 as people do.
+    """
+    return directory / "checkpoints" / f"round-{number + 1:05d}.safetensors"
 
 
 def of_sums(directory: Path, number: int, sums: int) -> Path:
-    """Adapter and optimiser after so many sums of a round that is not finished."""
-    return directory / "checkpoints" / f"sums-{number:05d}-{sums:05d}.safetensors"
+    """Adapter and optimiser after so many sums of a round, from 0 (in the name from 1), that is not finished."""
+    return directory / "checkpoints" / f"sums-{number + 1:05d}-{sums:05d}.safetensors"
 
 
 def read(path: Path, digest: str) -> bytes:

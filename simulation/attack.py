@@ -115,7 +115,7 @@ def attack(plan: Plan, folder: Path, out: Path, setting: Setting, on_step: OnSte
         steps = contract.sums
         seen = []
         for number in range(setting.trainings):
-            path = out / f"training-{number:03}.npz"
+            path = out / f"training-{number + 1:03}.npz"
 
             def advance(step: int, number: int = number) -> None:
                 on_step(number * steps + step, setting.trainings * steps)

@@ -108,7 +108,7 @@ def make(write_plan: Any, tiny_model: Path, tmp_path: Path) -> Make:
 
 
 def final_adapter(deployment: Deployment) -> np.ndarray:
-    path = deployment.out / "run" / "checkpoints" / f"round-{ROUNDS - 1:05d}.safetensors"
+    path = deployment.out / "run" / "checkpoints" / f"round-{ROUNDS:05d}.safetensors"
     return load_file(path)["adapter"]
 
 

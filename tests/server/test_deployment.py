@@ -250,7 +250,7 @@ def test_a_deployed_run_gives_the_simulated_bits_whatever_is_stopped_or_killed(
         assert not unpaid(consortium, site, out)
         hortus("audit", str(folders[site]))
     check_what_was_said(consortium, out)
-    deployed = load_file(out / "checkpoints" / f"round-{rounds - 1:05d}.safetensors")["adapter"]
+    deployed = load_file(out / "checkpoints" / f"round-{rounds:05d}.safetensors")["adapter"]
     assert np.isfinite(deployed).all()
     assert deployed.tobytes() == simulated.adapter.tobytes()
     saved = [run / "adapter" / "adapter_model.safetensors" for run in (out, simulated.directory)]

@@ -114,7 +114,7 @@ def test_after_each_round_there_are_the_last_and_the_best_adapter(
         assert _is_of(store.directory / "adapter-best", evaluator, best[number])
     assert is_complete(store.directory, len(REACHED))
     kept = sorted(path.name for path in (store.directory / "checkpoints").iterdir())
-    assert kept == [f"round-{number:05d}.safetensors" for number in (3, 4, 5)]
+    assert kept == [f"round-{number:05d}.safetensors" for number in (4, 5, 6)]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_what_cannot_be_exported_is_explained(
     with pytest.raises(UsageError, match="this exists already"):
         export(store.directory, "last", tmp_path)
     assert export(store.directory, "last", None)[1] == store.directory / "adapter-round-1"
-    (store.directory / "checkpoints" / "round-00000.safetensors").write_bytes(b"another")
+    (store.directory / "checkpoints" / "round-00001.safetensors").write_bytes(b"another")
     with pytest.raises(HortusError, match="the checkpoint is damaged"):
         export(store.directory, "last", None)
     shutil.rmtree(template_path(store.directory))
@@ -206,4 +206,4 @@ def test_a_resumed_run_begins_after_the_last_sum(store: RunStore, evaluator: Eva
         assert (again.next_round, again.next_sum) == (number + 1, 0)
         assert torch.equal(again.latest_state()["adapter"], state(number + 1)["adapter"])
     names = {path.name for path in (store.directory / "checkpoints").iterdir()}
-    assert names == {"round-00000.safetensors", "round-00001.safetensors"}
+    assert names == {"round-00001.safetensors", "round-00002.safetensors"}

@@ -423,7 +423,7 @@ def test_a_second_server_leaves_the_first_ones_run_alone(
 ) -> None:
     """It is refused before it tidies up what the first has not finished writing."""
     path, out = write_plan(), tmp_path / "run"
-    half = out / "checkpoints" / ".round-00001.safetensors.0123456789abcdef"
+    half = out / "checkpoints" / ".round-00002.safetensors.0123456789abcdef"
     half.parent.mkdir(parents=True)
     half.touch()
     with sole(consortium.server), pytest.raises(HortusError, match="a server of this folder"):

@@ -100,11 +100,11 @@ def test_it_goes_on_after_the_last_training_and_refuses_another_plans_folder(
 
     with pytest.raises(KeyboardInterrupt):
         attack(plan, path.parent, out, SETTING, stop)
-    assert [file.name for file in sorted(out.glob("*.npz"))] == ["training-000.npz"]
-    kept = (out / "training-000.npz").stat().st_mtime_ns
+    assert [file.name for file in sorted(out.glob("*.npz"))] == ["training-001.npz"]
+    kept = (out / "training-001.npz").stat().st_mtime_ns
     resumed = attack(plan, path.parent, out, SETTING, lambda *_: None)
     whole = attack(plan, path.parent, tmp_path / "whole", SETTING, lambda *_: None)
-    assert (out / "training-000.npz").stat().st_mtime_ns == kept
+    assert (out / "training-001.npz").stat().st_mtime_ns == kept
     assert np.array_equal(resumed.scores, whole.scores)
     assert np.array_equal(resumed.present, whole.present)
     with pytest.raises(UsageError, match="are of another "):
