@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from hortus.privacy.audit import Audit
 from hortus.privacy.audit import audit as audit_evidence
@@ -78,13 +79,15 @@ def make_report(
     """Audits all that is named.
 
     Raises:
-        UsageError: A path is missing, or nothing that can be audited.
+        UsageError: A path is missing, or nothing that can be audited, or there is no ledger.
         HortusError: A ledger cannot be read.
     """
     runs = [path for path in paths if is_run(path)]
     # A site charges before it sends, and the server records after: so read, neither accuses the other.
     before = [read_run(path) for path in runs]
     shown = [one for path in paths for one in _shown(path)]
+    if not shown:
+        raise _no_ledger(paths[0])
     trusted = Roster.load(roster) if roster else None
     kept = Head.load(anchor) if anchor else None
     if kept and kept.site not in {one.evidence.site for one in shown}:
@@ -133,13 +136,14 @@ def evidence_of(path: Path) -> list[Evidence]:
     return [one.evidence for one in _shown(path)]
 
 
-def has_ledgers(path: Path) -> bool:
-    """Returns whether a path holds anything but a server's own record.
-
-    Raises:
-        UsageError: It is missing, or nothing that can be audited.
-    """
-    return path.is_file() or bool(_sites(path))
+def _no_ledger(path: Path) -> UsageError:
+    run = quote(str(path))
+    return UsageError(
+        "there is no site's ledger here, and what a server says of ε is no evidence of it",
+        where=str(path),
+        remedy="Ask the sites for theirs (hortus audit export SITE_DIR FILE), and name them too: "
+        f"hortus audit {run} FILE…\nWhat the server claims: hortus status {run}",
+    )
 
 
 def is_run(path: Path) -> bool:

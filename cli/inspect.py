@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from hortus.cli.attack import attack
 from hortus.cli.display import echo_json, terminal
@@ -43,18 +41,15 @@ def ledger(
 ) -> None:
     """Verify ledgers and recompute every ε with a second accountant.
 
-    A run's folder is compared with its sites' ledgers, and what either side lacks is named; without
-    any ledger, the server's own claims are shown.
+    A run's folder is compared with its sites' ledgers, and what either side lacks is named. By itself it is no
+    evidence: without any ledger there is nothing to verify.
 
     Exit codes: 0 everything holds; 1 something does not; 4 everything holds as far as it reaches, and nothing
     shows what came later: name the run's folder, or an anchor that was kept elsewhere, as well.
     """
-    from hortus.cli.audit_report import has_ledgers, make_report
+    from hortus.cli.audit_report import make_report
 
     console = terminal()
-    if not any(map(has_ledgers, paths)):
-        _show_claims(console, paths[0])
-        return
     report = make_report(paths, anchor, roster, time.time())
     if as_json:
         from hortus.cli.audit_json import as_json as to_json
@@ -93,18 +88,3 @@ def export(
 
 
 audit.command()(attack)
-
-
-def _show_claims(console: Console, directory: Path) -> None:
-    from hortus.server.run_records import read_contract, read_run
-
-    contract = read_contract(directory)
-    table = Table("round", "sites", "attempts", "ε claimed", box=None, title=contract.name)
-    for record in read_run(directory).rounds:
-        claim = "∞" if record.epsilon is None else f"{record.epsilon:.3f}"
-        table.add_row(str(record.round + 1), ", ".join(record.sites), str(record.attempts), claim)
-    console.print(table)
-    console.print(
-        f"The server's claim at δ = {contract.privacy.delta:g}, for {contract.digest()}. Proof is in "
-        "the sites' own ledgers: hortus audit SITE_DIR"
-    )

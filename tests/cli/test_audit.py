@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from helpers.charges import make_approval, make_charge, make_content
+from helpers.made_runs import make_contract, make_plan, make_store
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -258,3 +259,19 @@ def test_a_path_that_is_nothing_is_explained(tmp_path: Path) -> None:
         result = hortus("audit", *arguments)
         assert result.exit_code == 2, result.output
         assert words in " ".join(result.output.split()), arguments
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--html", "page.html")], ids=" ".join)
+def test_a_servers_claims_alone_are_no_evidence(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Neither in words, nor for a program, nor as a page."""
+    folder, page = tmp_path / "a run", tmp_path / "page.html"
+    make_store(folder, make_contract(make_plan()), 2)
+    result = hortus("audit", folder, *(page if one == page.name else one for one in options))
+    assert result.exit_code == 2
+    told = " ".join(result.output.split())
+    assert "what a server says of ε is no evidence" in told
+    assert f"hortus audit '{folder}' FILE…" in told
+    assert not page.exists()
+    claims = hortus("status", folder)
+    assert claims.exit_code == 0
+    assert "ε claimed" in claims.output

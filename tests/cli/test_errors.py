@@ -234,11 +234,18 @@ def test_init_explains_an_option_that_cannot_be(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("command", ["status", "audit", "dashboard"])
-def test_a_damaged_run_is_named(tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("status", "no contract of this version"),
+        ("audit", "the run cannot be read"),
+        ("dashboard", "no contract of this version"),
+    ],
+)
+def test_a_damaged_run_is_named(tmp_path: Path, command: str, problem: str) -> None:
     (tmp_path / "contract.json").write_text("{")
     (tmp_path / "run.sqlite").touch()
-    fails(hortus(command, str(tmp_path)), 1, "no contract of this version")
+    fails(hortus(command, str(tmp_path)), 1, problem)
 
 
 def test_init_makes_a_consortium_that_only_its_owner_can_read(tmp_path: Path) -> None:
