@@ -2,10 +2,11 @@
 
 import getpass
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -13,13 +14,12 @@ from rich.text import Text
 
 from hortus.cli.display import terminal
 from hortus.cli.plan import covered
+from hortus.cli.settings import read_plan
 from hortus.protocol.errors import Refused, UsageError
 from hortus.protocol.plan import Contract, Noise
-from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Policy
 
 if TYPE_CHECKING:
-    from hortus.client.approval import Consented
     from hortus.client.site import Site
     from hortus.simulation.prospect import Prospect
 
@@ -83,7 +83,7 @@ def operator_name(by: str | None) -> str:
 
 
 def _approve(directory: Path, path: Path, by: str | None) -> None:
-    loaded = load_plan(path)  # before what takes seconds to import: a slip is answered at once
+    loaded = read_plan(path)
     operator = operator_name(by)
 
     from hortus.client.approval import check_whole, record
@@ -186,7 +186,7 @@ def _withdraw(directory: Path, named: str, by: str | None, reason: str) -> None:
     if Path(named).is_file():
         from hortus.server.prepare import prepare
 
-        contract, _ = prepare(load_plan(Path(named)), Path(named).resolve().parent)
+        contract, _ = prepare(read_plan(Path(named)), Path(named).resolve().parent)
         named = contract.digest()
     with opened_ledger(directory, time.time) as (ledger, _):
         entry, body = withdraw(ledger, named, operator, reason)
@@ -206,19 +206,20 @@ def _list(directory: Path) -> None:
     if not found:
         console.print("No plan was approved here.")
         return
+    console.print(consents_table([one.line() for one in found]))
+
+
+def consents_table(lines: Sequence[Mapping[str, Any]]) -> Table:
+    """A table of approvals and withdrawals, each as `Consented.line` returns it."""
     table = Table("entry", "when", "plan", "hash", "", "ε", "δ", "unit", box=None, pad_edge=False)
-    for one in found:
-        table.add_row(*_consent_row(one))
-    console.print(table)
-
-
-def _consent_row(one: "Consented") -> tuple[str, ...]:
-    from hortus.privacy.entries import Admitted, Withdrawn
-
-    said = one.said
-    when = f"{datetime.fromtimestamp(one.time, UTC):%Y-%m-%d %H:%M} UTC"
-    start = (str(one.entry), when, said.name, said.plan[:16])
-    if isinstance(said, Withdrawn):
-        return (*start, f"withdrawn by {said.operator}: {said.reason}", "", "", "")
-    told = "by auto_approve" if isinstance(said, Admitted) else f"approved by {said.operator}"
-    return (*start, told, f"{said.epsilon:.4g}", f"{said.delta:g}", said.unit)
+    for line in lines:
+        when = f"{datetime.fromisoformat(line['time']):%Y-%m-%d %H:%M} UTC"
+        row = (str(line["entry"]), when, line["name"], line["plan"][:16])
+        if "reason" in line:
+            said = f"withdrawn by {line['operator']}: {line['reason']}"
+            table.add_row(*row, said, "", "", "")
+            continue
+        said = f"approved by {line['operator']}" if line["operator"] else "by auto_approve"
+        cost = "∞" if line["epsilon"] is None else f"{line['epsilon']:.4g}"
+        table.add_row(*row, said, cost, f"{line['delta']:g}", line["unit"])
+    return table

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hortus.cli.approve import consents_table
 from hortus.cli.display import echo_json, terminal
 from hortus.protocol.consortium import ServerFiles, open_party
 from hortus.protocol.expiry import Urgency
@@ -17,7 +18,7 @@ def status(
     directory: Annotated[Path, typer.Argument(help="A site's folder, the server's, or a run's.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Show certificates' ends, the roster, budgets, the last rounds, and who left and why."""
+    """Show certificates' ends, the roster, budgets, approvals, the last rounds, and who left and why."""
     told = _gather(directory)
     console = terminal()
     if as_json:
@@ -73,21 +74,31 @@ def _show_party(console: Console, told: dict[str, Any]) -> None:
             line["whose"], line["expires"][:10], remedy, style=None if far else style
         )
     console.print(certificates)
-    if "datasets" in told:
-        datasets = Table("dataset", "unit", "ε spent", "limit", "", box=None)
-        for line in told["datasets"]:
-            said = [f"frozen: {line['frozen']}"] if line["frozen"] else []
-            if line["disjoint"]:
-                said.append(f"disjoint, says {line['disjoint']['operator']}")
-            row = (line["dataset"][:16], line["unit"], _epsilon(line["epsilon_spent"]))
-            datasets.add_row(*row, f"{line['epsilon_limit']:g}", "; ".join(said))
-        console.print(datasets)
-        rounds = Table("run", "round", "released", "ε after", box=None)
-        for line in told["rounds"]:
-            after = _epsilon(line["epsilon"])
-            rounds.add_row(line["run"][:8], str(line["round"]), line["time"], after)
-        console.print(rounds)
-        console.print(f"ε at δ = {told['delta']:g}")
+    if told["kind"] == "site":
+        _show_site(console, told)
+
+
+def _show_site(console: Console, told: dict[str, Any]) -> None:
+    datasets = Table("dataset", "unit", "ε spent", "limit", "", box=None)
+    for line in told["datasets"]:
+        said = [f"frozen: {line['frozen']}"] if line["frozen"] else []
+        if line["disjoint"]:
+            said.append(f"disjoint, says {line['disjoint']['operator']}")
+        row = (line["dataset"][:16], line["unit"], _epsilon(line["epsilon_spent"]))
+        datasets.add_row(*row, f"{line['epsilon_limit']:g}", "; ".join(said))
+    console.print(datasets)
+    if told["approvals"]:
+        approvals = consents_table(told["approvals"])
+        approvals.title, approvals.title_justify = "takes part in", "left"
+        console.print(approvals)
+    else:
+        console.print("takes part in no plan")
+    rounds = Table("run", "round", "released", "ε after", box=None)
+    for line in told["rounds"]:
+        after = _epsilon(line["epsilon"])
+        rounds.add_row(line["run"][:8], str(line["round"]), line["time"], after)
+    console.print(rounds)
+    console.print(f"ε at δ = {told['delta']:g}")
 
 
 def _show_run(console: Console, told: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from hortus.privacy.events import GaussianEvent
 from hortus.privacy.ledger import Ledger
 from hortus.privacy.lineages import Placement
 from hortus.protocol.errors import Refused, UsageError
+from hortus.protocol.moments import iso_time
 from hortus.protocol.plan import Contract
 
 
@@ -32,6 +33,30 @@ class Consented:
     entry: int
     time: float
     said: Consent
+
+    @property
+    def is_in_force(self) -> bool:
+        """Whether the site takes part in the plan."""
+        return not isinstance(self.said, Withdrawn)
+
+    def line(self) -> dict[str, object]:
+        """Returns all of it as JSON has it: an ε that is infinite is None, as is whoever need not decide.
+
+        A withdrawal has a reason; an approval the unit, ε and δ of the whole plan by itself.
+        """
+        said = self.said
+        told: dict[str, object] = {"kind": said.kind, "name": said.name, "plan": said.plan}
+        told |= {"entry": self.entry, "time": iso_time(self.time)}
+        if isinstance(said, Withdrawn):
+            return told | {"operator": said.operator, "reason": said.reason}
+        cost = said.epsilon if math.isfinite(said.epsilon) else None
+        operator = said.operator if isinstance(said, Approved) else None
+        return told | {
+            "operator": operator,
+            "unit": said.unit,
+            "epsilon": cost,
+            "delta": said.delta,
+        }
 
 
 def plan_epsilon(contract: Contract, delta: float) -> float:
@@ -163,7 +188,7 @@ def withdraw(ledger: Ledger, named: str, operator: str, reason: str) -> tuple[En
         UsageError: No such plan is taken part in, or several are, or the name or reason is too long.
         HortusError: The ledger cannot be written.
     """
-    live = [one for one in consented(ledger) if not isinstance(one.said, Withdrawn)]
+    live = [one for one in consented(ledger) if one.is_in_force]
     found = [
         one.said
         for one in live

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from datetime import datetime
 
 from hortus.client.accounts import account_lines, opened_ledger
+from hortus.client.approval import consented
 from hortus.client.connection import read_connection
 from hortus.privacy.entries import Charged
 from hortus.privacy.ledger import Ledger
@@ -39,12 +40,14 @@ def site_status(files: SiteFiles, now: datetime) -> dict[str, object]:
             }
             for line in account_lines(ledger, budget)
         ]
+        approvals = [one.line() for one in consented(ledger) if one.is_in_force]
         rounds = _last_rounds(ledger)
         seen = ledger.last_countersigned()
     return {
         "kind": "site",
         "connection": _connection(files) if is_held(files.lock) else None,
         **party_standing(files, name, {} if seen is None else {SERVER: seen}, now),
+        "approvals": approvals,
         "delta": budget.delta,
         "datasets": datasets,
         "rounds": rounds,

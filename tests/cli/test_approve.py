@@ -1,5 +1,6 @@
 """`hortus approve`: what it checks, prints, writes into the ledger, lists and takes back."""
 
+import json
 import re
 import time
 from contextlib import closing
@@ -75,10 +76,18 @@ def test_an_approval_says_who_and_for_how_much_and_is_listed_and_taken_back(
     listed = words(hortus("approve", site, "--list"))
     assert re.search(r"1 \d{4}-\d\d-\d\d \d\d:\d\d UTC tiny [0-9a-f]{16} approved by Ada", listed)
 
+    shown = words(hortus("status", site))
+    assert re.search(r"takes part in .* 1 \S+ \S+ UTC tiny [0-9a-f]{16} approved by Ada", shown)
+    (line,) = json.loads(hortus("status", site, "--json").output)["approvals"]
+    assert (line["name"], line["operator"], line["plan"]) == ("tiny", "Ada Lovelace", approved.plan)
+    assert (line["epsilon"], line["delta"]) == (approved.epsilon, approved.delta)
+
     back = hortus("approve", site, "--withdraw", "tiny", "--by", "Bob", "--reason", "a doubt")
     assert back.exit_code == 0, back.output
     assert bodies(site)[1] == Withdrawn(approved.plan, "tiny", "Bob", "a doubt")
     assert "withdrawn by Bob: a doubt" in words(hortus("approve", site, "--list"))
+    assert "takes part in no plan" in words(hortus("status", site))
+    assert json.loads(hortus("status", site, "--json").output)["approvals"] == []
     assert hortus("approve", site, plan, "--by", "Ada").exit_code == 0
     assert len(bodies(site)) == 3
     assert hortus("approve", site, "--withdraw", plan).exit_code == 0, "also by its file"
