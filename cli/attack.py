@@ -7,8 +7,8 @@ import typer
 from rich.table import Table
 
 from hortus.cli.display import percent, terminal
+from hortus.cli.settings import Settings, read_plan
 from hortus.protocol.errors import UsageError
-from hortus.protocol.plan_file import load_plan
 
 if TYPE_CHECKING:
     from hortus.simulation.attack_report import Verdict
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def attack(
     plan: Annotated[Path, typer.Argument(help="A plan file with a `simulation` section.")],
+    settings: Settings = None,
     site: Annotated[
         str | None, typer.Option(help="Where canaries are planted. Default: the first site.")
     ] = None,
@@ -38,7 +39,7 @@ def attack(
     """
     if not 0 < confidence < 1:
         raise UsageError(f"{confidence:g} is not between 0 and 1", where="--confidence")
-    loaded = load_plan(plan)  # before what takes seconds to import
+    loaded = read_plan(plan, settings, needs=("simulation",))
 
     from rich.progress import (
         BarColumn,

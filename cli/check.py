@@ -42,7 +42,7 @@ def check(
     clock), model, records, policy and budget. It ends with 1 where there is a problem. Nothing of it leaves this
     machine but the beginnings of connections to the server.
     """
-    loaded = None if plan is None else load_plan(plan)  # before what takes seconds to import
+    loaded = None if plan is None else load_plan(plan)
     console = terminal()
     found = []
     for line in _lines(open_party(directory), loaded, plan):

@@ -15,6 +15,7 @@ from rich.table import Table
 from hortus.cli.display import terminal
 from hortus.protocol.authority import begin_change, finish_change
 from hortus.protocol.card import ServerCard, SiteCard, load_card
+from hortus.protocol.complaints import validation_error
 from hortus.protocol.consortium import (
     Consortium,
     ServerConfig,
@@ -24,7 +25,7 @@ from hortus.protocol.consortium import (
     open_party,
 )
 from hortus.protocol.errors import UsageError
-from hortus.protocol.files import validation_error, write_atomic
+from hortus.protocol.files import write_atomic
 from hortus.protocol.fingerprint import key_words, roster_words
 from hortus.protocol.identity import Roster
 from hortus.protocol.membership import (

@@ -34,7 +34,7 @@ def export(
     console.print(f"{written}: the adapter after round {record.round + 1}, {cost}{accuracy}")
 
 
-def tell_kept(console: Console, run: Path, write_report: Callable[[], Path]) -> None:
+def tell_kept(console: Console, run: Path, write_report: Callable[[], object]) -> None:
     """Writes the report of a run that stops early, and says what it leaves; its error comes after."""
     from hortus.server.results import LAST
     from hortus.server.run_records import read_run
@@ -43,10 +43,10 @@ def tell_kept(console: Console, run: Path, write_report: Callable[[], Path]) -> 
         rounds = read_run(run).rounds
         if not rounds:
             return
-        report = write_report()
+        write_report()
     except (HortusError, OSError) as error:
         console.print(f"no report could be written: {error}")
         return
     console.print(f"kept after round {rounds[-1].round + 1}:")
     console.print(f"  adapter (PEFT)  {run / LAST}")
-    console.print(f"  report          {report}")
+    console.print(f"  report          {run / 'report.html'}")

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from hortus.cli.display import terminal
+from hortus.cli.settings import read_plan
 from hortus.protocol.logs import Form, configure_logging
-from hortus.protocol.plan_file import load_plan
 
 LogFormat = Annotated[Form, typer.Option(help="How log lines are written.")]
 PlanFile = Annotated[Path, typer.Argument(help="The plan file.")]
@@ -34,7 +34,7 @@ def server(
 
     Started again, it resumes after the last secure sum.
     """
-    loaded = load_plan(plan)
+    loaded = read_plan(plan, needs=("evaluation",))
 
     from hortus.cli.display import RoundsDisplay, absences_table
     from hortus.cli.export import tell_kept

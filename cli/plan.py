@@ -12,9 +12,9 @@ from rich.text import Text
 
 from hortus.cli.display import echo, terminal
 from hortus.cli.groups import FallbackGroup
+from hortus.cli.settings import Settings, read_plan
 from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Noise
-from hortus.protocol.plan_file import load_plan
 
 if TYPE_CHECKING:
     from hortus.privacy.forecast import PlanCost, SiteBudget, SiteForecast
@@ -37,6 +37,7 @@ SiteFolder = Annotated[
 @plan.command()
 def budget(
     plan_file: PlanFile,
+    settings: Settings = None,
     epsilon: Annotated[float | None, typer.Option(help="A site's budget ε, to compare.")] = None,
     delta: Annotated[float | None, typer.Option(help="δ of that budget.")] = None,
     site: SiteFolder = None,
@@ -52,7 +53,7 @@ def budget(
     A plan with `privacy.epsilon` gets the noise that keeps it; one with `privacy.noise_multiplier`
     gets the ε that follows.
     """
-    loaded = load_plan(plan_file)  # before what takes seconds to import
+    loaded = read_plan(plan_file, settings)
     _check_options(epsilon, delta, site)
 
     from hortus.privacy.forecast import shown_rounds
@@ -94,7 +95,7 @@ def budget(
 @plan.command()
 def show(plan_file: PlanFile, site: SiteFolder = None) -> None:
     """Explain a plan to who has to approve it at a site. Sent to a file, it is Markdown."""
-    loaded = load_plan(plan_file)
+    loaded = read_plan(plan_file)
 
     from rich.markdown import Markdown
 

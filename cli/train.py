@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,18 +11,24 @@ from rich.table import Table
 
 from hortus.cli.display import RoundsDisplay, absences_table, percent, terminal
 from hortus.cli.export import tell_kept
+from hortus.cli.settings import Settings, read_plan
 from hortus.protocol.plan import Plan
-from hortus.protocol.plan_file import load_plan
 
 if TYPE_CHECKING:
+    from hortus.server.run_names import Place
     from hortus.server.run_records import RoundRecord
     from hortus.simulation.demo import Alone
     from hortus.simulation.simulate import SimulatedRun
 
 PlanFile = Annotated[Path, typer.Argument(help="A plan file with a `simulation` section.")]
 Out = Annotated[
-    Path | None, typer.Option(help="Folder of the run. Default: runs/NAME beside the plan.")
+    Path | None,
+    typer.Option(
+        help="Folder of the run. Default: runs/NAME beside the plan, or runs/NAME-2 and so on where "
+        "those before hold runs of another plan.",
+    ),
 ]
+_DIFFERENCES_SHOWN = 3
 Force = Annotated[
     bool, typer.Option("--force", help="Start over where the folder holds a run: remove that one.")
 ]
@@ -29,6 +36,7 @@ Force = Annotated[
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("runs/demo"),
+    settings: Settings = None,
     force: Force = False,
 ) -> None:
     """Fine-tune a real transformer at six hospitals and banks, privately, and compare.
@@ -41,18 +49,21 @@ def demo(
     console = terminal()
     with claimed(out):
         plan_path = write_demo_folder(out)
-        plan = load_plan(plan_path)
+        plan = read_plan(plan_path, settings)
         private = _simulate(
             console, plan, plan_path, out / "private", title="with privacy", force=force
         )
         open_run, alone = _baselines(console, plan, plan_path, out, force=force)
         console.print(_comparison(plan, private, open_run, alone))
         _conclude(console, plan, private, out / "report.html", open_run, alone)
-    console.print(f"Next: change a number in {plan_path} and run: hortus simulate {plan_path}")
+    console.print(
+        f"Next, with another number of {plan_path}: hortus simulate {quote(str(plan_path))} --set privacy.epsilon=2"
+    )
 
 
 def simulate(
     plan: PlanFile,
+    settings: Settings = None,
     out: Out = None,
     baselines: Annotated[
         bool,
@@ -65,26 +76,32 @@ def simulate(
 ) -> None:
     """Run a plan with virtual sites on this machine, by the deployment's own code.
 
-    Started again with the same plan and folder, it resumes after the last secure sum.
+    Started again with the same plan, settings and files, it resumes after the last secure sum.
     """
-    loaded = load_plan(plan)  # before what takes seconds to import: a slip is answered at once
+    needs = ("evaluation",) if _has_run(plan, out) else ("evaluation", "simulation")
+    loaded = read_plan(plan, settings, needs=needs)
 
     from hortus.server.absences import absences
 
     console = terminal()
-    folder = out or plan.parent / "runs" / loaded.name
-    run = _simulate(console, loaded, plan, folder, title=loaded.name, force=force)
+    run = _simulate(console, loaded, plan, out, title=loaded.name, force=force)
     if away := absences(run.store.departures, run.store.rounds):
         console.print(absences_table(away))
     open_run, alone = None, list["Alone"]()
     if baselines:
-        beside = folder.with_name(f"{folder.name}-baselines")
+        beside = run.directory.with_name(f"{run.directory.name}-baselines")
         open_run, alone = _baselines(console, loaded, plan, beside, force=force)
-    _conclude(console, loaded, run, folder / "report.html", open_run, alone)
+    _conclude(console, loaded, run, run.directory / "report.html", open_run, alone)
+
+
+def _has_run(plan: Path, out: Path | None) -> bool:
+    """Whether there may be a run to resume, whose folder has copies of the sites' records."""
+    folders = (plan.parent / "runs").glob("*") if out is None else [out]
+    return any((folder / "consortium").is_dir() for folder in folders)
 
 
 def _simulate(
-    console: Console, plan: Plan, path: Path, out: Path, *, title: str, force: bool
+    console: Console, plan: Plan, path: Path, out: Path | None, *, title: str, force: bool
 ) -> "SimulatedRun":
     from hortus.simulation.report import report_run
     from hortus.simulation.simulate import simulate
@@ -94,10 +111,27 @@ def _simulate(
         def show(record: "RoundRecord", spent: Mapping[str, float]) -> None:
             display.add(record, spent)
 
-        def stop() -> None:
-            tell_kept(console, out, lambda: report_run(out, plan, out / "report.html"))
+        def tell(place: "Place") -> None:
+            if out is None:
+                console.print(_place_in_words(place), soft_wrap=True)
 
-        return simulate(plan, path, out, show, display.say, force=force, on_stop=stop)
+        def stop(folder: Path) -> None:
+            page = folder / "report.html"
+            tell_kept(console, folder, lambda: report_run(folder, plan, page))
+
+        return simulate(
+            plan, path, out, show, display.say, force=force, on_place=tell, on_stop=stop
+        )
+
+
+def _place_in_words(place: "Place") -> str:
+    told = f"run             {place.directory}"
+    if place.other is None:
+        return told
+    shown = list(place.differences[:_DIFFERENCES_SHOWN])
+    if more := len(place.differences) - len(shown):
+        shown.append(f"and {more} more")
+    return f"{told}, since {place.other} holds another: {'; '.join(shown)}"
 
 
 def _baselines(
@@ -131,13 +165,10 @@ def _conclude(
     alone: "list[Alone]",
 ) -> None:
     """Writes the report, and says why the run is as accurate as it is, and where everything lies."""
-    from hortus.server.diagnosis import diagnose
-    from hortus.simulation.report import compare, report_run
+    from hortus.simulation.report import report_run
 
     folder = None if open_run is None else open_run.directory
-    report = report_run(run.directory, plan, path, folder, alone, run.cut)
-    rounds = () if open_run is None else open_run.store.rounds
-    found = diagnose(plan, run.store.rounds, compare(rounds, alone, run.cut))
+    found = report_run(run.directory, plan, path, folder, alone, run.cut)
     table = Table("", "", box=None, show_header=False, pad_edge=False)
     for name, value in found.measures.items():
         table.add_row(name, value)
@@ -146,7 +177,7 @@ def _conclude(
         console.print(sentence)
     console.print(f"adapter (PEFT)  {run.directory / 'adapter'}")
     console.print(f"ledgers         {run.consortium.directory / 'sites'}/*/ledger.sqlite")
-    console.print(f"report          {report}")
+    console.print(f"report          {path}")
     console.print(f"audit them      hortus audit {run.directory}")
 
 

@@ -14,9 +14,11 @@ from pydantic import Field, ValidationError
 
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.certificates import check_request
+from hortus.protocol.complaints import validation_error
 from hortus.protocol.consortium import Address
+from hortus.protocol.documents import load_yaml
 from hortus.protocol.errors import UsageError
-from hortus.protocol.files import load_yaml, validation_error, write_atomic
+from hortus.protocol.files import write_atomic
 from hortus.protocol.identity import (
     Handover,
     Hex32,

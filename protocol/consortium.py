@@ -13,8 +13,10 @@ from typing import Annotated, Self
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
+from hortus.protocol.complaints import validation_error
+from hortus.protocol.documents import load_yaml
 from hortus.protocol.errors import UsageError
-from hortus.protocol.files import load_yaml, validation_error, write_atomic
+from hortus.protocol.files import write_atomic
 from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Schema
 

@@ -26,8 +26,10 @@ from pydantic import Field, ValidationError
 
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.certificates import UNREADABLE
+from hortus.protocol.complaints import validation_error
+from hortus.protocol.documents import load_yaml
 from hortus.protocol.errors import ProtocolError, UsageError
-from hortus.protocol.files import load_yaml, validation_error, write_atomic, write_private
+from hortus.protocol.files import write_atomic, write_private
 from hortus.protocol.names import SERVER, check_site_name
 from hortus.protocol.plan import Schema
 

@@ -1,38 +1,59 @@
 """Plan files: YAML in, `Plan` out, with paths made absolute and label files read in."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from hortus.protocol.complaints import validation_error
+from hortus.protocol.documents import Document
 from hortus.protocol.errors import UsageError
-from hortus.protocol.files import load_yaml, validation_error
 from hortus.protocol.plan import Plan
 
 
-def load_plan(path: Path) -> Plan:
+def load_plan(path: Path, settings: Sequence[str] = ()) -> Plan:
     """Reads a plan file; relative paths in it are relative to its folder.
 
+    Args:
+        path: The file.
+        settings: Values instead of the file's, each as `training.rounds=3`. Paths in them are relative to
+            the file's folder too.
+
     Raises:
-        UsageError: It cannot be read; names the file, the line or field, the value and a remedy.
+        UsageError: It cannot be read; names the file or setting, the line or field, the value and a remedy.
     """
-    fields = load_yaml(path)
+    document = Document.read(path, settings)
+    fields = document.fields()
     folder = path.resolve().parent
     task = fields.get("task")
     if isinstance(task, dict) and isinstance(task.get("labels"), str):
-        fields["task"] = task | {"labels": _read_labels(folder / task["labels"])}
+        where = f"{document.source(('task', 'labels'))}: task.labels"
+        fields["task"] = task | {"labels": _read_labels(folder / task["labels"], where)}
     _make_absolute(fields, folder)
     try:
         return Plan.model_validate(fields)
     except ValidationError as error:
-        raise validation_error(path, error, Plan) from error
+        raise validation_error(document, error, Plan) from error
 
 
 def dump_plan(plan: Plan) -> bytes:
     """Returns a plan as a file that loads to the same plan, whatever folder it is in."""
     fields = plan.model_dump(mode="json", exclude_none=True)
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).encode()
+
+
+def files_of(plan: Plan) -> dict[str, Path]:
+    """Returns the files that a plan reads, by the field that names each."""
+    files: dict[str, Path] = {}
+    if plan.evaluation is not None:
+        files["evaluation"] = plan.evaluation
+    if plan.simulation is not None and plan.simulation.train is not None:
+        files["simulation.train"] = plan.simulation.train
+    for site, path in ((plan.simulation and plan.simulation.sites) or {}).items():
+        files[f"simulation.sites.{site}"] = path
+    return files
 
 
 def _make_absolute(fields: dict[str, Any], folder: Path) -> None:
@@ -52,13 +73,13 @@ def _make_absolute(fields: dict[str, Any], folder: Path) -> None:
     fields["simulation"] = simulation
 
 
-def _read_labels(path: Path) -> list[str]:
+def _read_labels(path: Path, where: str) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"the label file cannot be read: {error}",
-            where="task.labels",
+            where=where,
             remedy="Give a list of labels, or the path of a UTF-8 file with one label a line.",
         ) from error
     return [line for line in lines if line.strip()]

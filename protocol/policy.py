@@ -9,7 +9,9 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from hortus.protocol.files import load_yaml, validation_error, write_atomic
+from hortus.protocol.complaints import validation_error
+from hortus.protocol.documents import load_yaml
+from hortus.protocol.files import write_atomic
 from hortus.protocol.plan import (
     RECORD,
     Deadline,

@@ -251,14 +251,18 @@ class AttendanceBook:
         write_passing(self._path, self._now.model_dump_json().encode())
 
 
+class InUse(HortusError):  # noqa: N818 - a state, not a fault
+    """Another process is at work on a run."""
+
+
 @contextmanager
 def attended(directory: Path) -> Iterator[None]:
     """Shows, as long as the block lasts, that a server is at work in a run's folder.
 
     Raises:
-        HortusError: Another one is.
+        InUse: Another one is.
     """
-    busy = HortusError(
+    busy = InUse(
         "another process is at work on this run",
         where=str(directory),
         remedy="Let it finish, stop it first, or choose another folder with --out.",

@@ -62,7 +62,7 @@ def run_server(
     """
     contract, _ = prepare(plan, plan_path.resolve().parent)
     with sole(files), claimed(out):
-        store = open_run(plan, plan_path, contract, out, force=force)
+        store = open_run(plan, plan_path, contract, out, simulated=False, force=force)
         with stopping(out, on_stop):
             return _run_alone(store, plan_path, contract, files, on_round, on_stage)
 

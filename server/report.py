@@ -10,7 +10,7 @@ from hortus.pages.templates import templates
 from hortus.protocol.files import write_atomic
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import dump_plan
-from hortus.server.diagnosis import Compared, diagnose
+from hortus.server.diagnosis import Compared, Diagnosis, diagnose
 from hortus.server.run_view import RunView, accuracy_plot, epsilon_plot, read_view
 
 _LIBRARIES = (
@@ -38,8 +38,9 @@ def report_run(directory: Path, plan: Plan) -> Path:
     Raises:
         HortusError: The run cannot be read, or the page cannot be written.
     """
-    view = read_view(directory)
-    return write_report(directory / "report.html", view, plan, accuracy_plot(view))
+    view, path = read_view(directory), directory / "report.html"
+    write_report(path, view, plan, accuracy_plot(view))
+    return path
 
 
 def write_report(
@@ -52,7 +53,7 @@ def write_report(
     template: str = "report.html",
     compared: Compared = Compared(),  # noqa: B008 - frozen
     **more: Any,  # noqa: ANN401 - whatever the template asks for
-) -> Path:
+) -> Diagnosis:
     """Writes a report.
 
     Args:
@@ -66,8 +67,9 @@ def write_report(
         more: What such a template asks for besides.
 
     Returns:
-        `path`.
+        What it says of the accuracy.
     """
+    diagnosis = diagnose(plan, view.rounds, compared)
     epsilon = epsilon_plot(view)
     page = (
         templates(package, "hortus.server")
@@ -79,11 +81,11 @@ def write_report(
             digest=view.contract.digest(),
             accuracy=(svg(accuracy), describe(accuracy)),
             epsilon=(svg(epsilon), describe(epsilon)),
-            diagnosis=diagnose(plan, view.rounds, compared),
+            diagnosis=diagnosis,
             versions={name: version(name) for name in _LIBRARIES},
             audit=f"hortus audit {shlex.quote(str(view.directory))}",
             **more,
         )
     )
     write_atomic(path, page.encode())
-    return path
+    return diagnosis

@@ -13,17 +13,18 @@ from hortus.protocol.databases import DAMAGED, read_snapshot
 from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.files import write_atomic
 from hortus.protocol.plan import Contract, Plan
-from hortus.protocol.plan_file import dump_plan, load_plan
+from hortus.protocol.plan_file import dump_plan, files_of, load_plan
 from hortus.server.attendance import ATTENDANCE, attended
 from hortus.server.run_records import read_contract
 from hortus.server.run_store import RunStore
 
 _PLAN, _INPUTS = "plan.yaml", "inputs.json"
+_VIRTUAL = "consortium"  # the parties of a simulation
 # All that a run writes into its folder; whatever else lies there is somebody else's.
 _OWN = (
     *("run.sqlite", "run.sqlite-wal", "run.sqlite-shm", "contract.json", _PLAN, _INPUTS),
     *("checkpoints", "layout", "adapter", "adapter-best", "metrics.jsonl", "failure.json"),
-    *("report.html", "records", "consortium", "flower", ATTENDANCE),
+    *("report.html", "records", _VIRTUAL, "flower", ATTENDANCE),
 )
 _SHOWN = 6
 _CHARACTERS = 60
@@ -34,7 +35,8 @@ def claimed(directory: Path) -> Iterator[None]:
     """Makes a run's folder and holds it: a second start on it is refused.
 
     Raises:
-        HortusError: Another process runs in it.
+        InUse: Another process runs in it.
+        UsageError: It cannot be made.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -47,7 +49,13 @@ def claimed(directory: Path) -> Iterator[None]:
 
 
 def open_run(
-    plan: Plan, plan_path: Path, contract: Contract, directory: Path, *, force: bool
+    plan: Plan,
+    plan_path: Path,
+    contract: Contract,
+    directory: Path,
+    *,
+    simulated: bool,
+    force: bool,
 ) -> RunStore:
     """Opens the run of a plan in a folder that the caller has claimed, or begins it.
 
@@ -58,6 +66,7 @@ def open_run(
         plan_path: Its file, which is left as it is, wherever it lies.
         contract: Its binding part.
         directory: The run's folder.
+        simulated: Whether the sites are virtual.
         force: Remove a run that is there, and begin again.
 
     Raises:
@@ -65,9 +74,14 @@ def open_run(
             the error names them.
         HortusError: The folder cannot be read or written.
     """
-    inputs = input_digests(plan)
-    changes = [] if force else _changes(plan, contract, inputs, directory)
-    if changes and _has_begun(directory):
+    if _is_same(directory / _PLAN, plan_path) and load_plan(plan_path) != plan:
+        raise UsageError(
+            "this file says what the run in its folder is: --set cannot change it",
+            where=str(plan_path),
+            remedy="Copy the file, or choose another folder with --out.",
+        )
+    changes = [] if force else differences(plan, contract, directory, simulated=simulated)
+    if changes and has_begun(directory):
         lines = [
             *changes[:_SHOWN],
             *([f"… and {len(changes) - _SHOWN} more"] * (len(changes) > _SHOWN)),
@@ -80,27 +94,16 @@ def open_run(
     if force or changes:
         _clear(directory, plan_path)
     store = RunStore(directory, contract)
-    write_atomic(directory / _INPUTS, json.dumps(inputs, indent=2).encode())
+    inputs = json.dumps(input_digests(plan), indent=2)
+    write_atomic(directory / _INPUTS, inputs.encode())
     if not _is_same(directory / _PLAN, plan_path):
         write_atomic(directory / _PLAN, dump_plan(plan))
     return store
 
 
-def _files(plan: Plan) -> dict[str, Path]:
-    """Returns the files that a plan reads, by the field that names each."""
-    files: dict[str, Path] = {}
-    if plan.evaluation is not None:
-        files["evaluation"] = plan.evaluation
-    if plan.simulation is not None and plan.simulation.train is not None:
-        files["simulation.train"] = plan.simulation.train
-    for site, path in ((plan.simulation and plan.simulation.sites) or {}).items():
-        files[f"simulation.sites.{site}"] = path
-    return files
-
-
 def input_digests(plan: Plan) -> dict[str, str]:
     """Returns the SHA-256 of each file that is there; what is not is said by whoever needs it."""
-    found = {field: _digest(path) for field, path in _files(plan).items()}
+    found = {field: _digest(path) for field, path in files_of(plan).items()}
     return {field: digest for field, digest in found.items() if digest}
 
 
@@ -118,30 +121,37 @@ def _digest(path: Path) -> str:
         return ""
 
 
-def _changes(
-    plan: Plan, contract: Contract, inputs: Mapping[str, str], directory: Path
-) -> list[str]:
-    """Returns what is another than at the start of the run that is in a folder, a line for each thing."""
+def differences(plan: Plan, contract: Contract, directory: Path, *, simulated: bool) -> list[str]:
+    """Returns how a run would differ from the one that is in a folder, a line for each thing.
+
+    Nothing, where there is none. The arguments are those of `open_run`.
+
+    Raises:
+        HortusError: What is in the folder cannot be read.
+    """
     if not (directory / "contract.json").exists():
         return []
-    before = read_contract(directory)
-    found = [
+    before, inputs = read_contract(directory), input_digests(plan)
+    found = []
+    if has_begun(directory) and (directory / _VIRTUAL).is_dir() != simulated:
+        found.append("its sites are real" if simulated else "it is a simulation")
+    found += [
         f"{field}: {path} has changed since"
-        for field, path in _files(plan).items()
+        for field, path in files_of(plan).items()
         if field in inputs and _known_inputs(directory).get(field, inputs[field]) != inputs[field]
     ]
     if before.model_digest != contract.model_digest and before.model == contract.model:
         found.append(f"model: the files of {contract.model} have changed since")
     with suppress(UsageError):  # it was removed: the contract is compared all the same
-        found += _differences(comparable(load_plan(directory / _PLAN)), comparable(plan))
+        found += _compared(comparable(load_plan(directory / _PLAN)), comparable(plan))
     if not found and before.digest() != contract.digest():
-        found += _differences(
+        found += _compared(
             _flat(before.model_dump(mode="json")), _flat(contract.model_dump(mode="json"))
         )
     return found
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def _compared(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for field in dict.fromkeys((*before, *now)):
         if before.get(field) != now.get(field):
             yield f"{field}: was {_shown(before.get(field))}, is {_shown(now.get(field))}"
@@ -158,7 +168,7 @@ def _known_inputs(directory: Path) -> dict[str, str]:
 def comparable(plan: Plan) -> dict[str, Any]:
     """Returns a plan's fields by their dotted names, without where files lie and how bytes travel."""
     fields = _flat(plan.model_dump(mode="json", exclude_none=True))
-    named = _files(plan).keys()
+    named = files_of(plan).keys()
     return {
         field: "a file" if field in named else value
         for field, value in fields.items()
@@ -181,7 +191,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 1] + "…"
 
 
-def _has_begun(directory: Path) -> bool:
+def has_begun(directory: Path) -> bool:
     """Whether any sum of the run was tried: then sites may have paid for it."""
     path = directory / "run.sqlite"
     if not path.exists():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hortus.pages.plots import Plot
 from hortus.protocol.plan import Plan
-from hortus.server.diagnosis import Compared
+from hortus.server.diagnosis import Compared, Diagnosis
 from hortus.server.report import write_report
 from hortus.server.run_records import RoundRecord, read_run
 from hortus.server.run_view import RunView, accuracy, accuracy_plot, read_view
@@ -21,7 +21,7 @@ def report_run(
     without_privacy: Path | None = None,
     alone: Sequence[Alone] = (),
     cut: float | None = None,
-) -> Path:
+) -> Diagnosis:
     """Writes the report of a run, finished or not.
 
     Args:
@@ -33,7 +33,7 @@ def report_run(
         cut: Share of the units whose gradients were clipped, where that is known.
 
     Returns:
-        `path`.
+        What it says of the accuracy.
 
     Raises:
         HortusError: A ledger cannot be read, or the page cannot be written.
@@ -47,13 +47,13 @@ def report_run(
         _accuracy_plot(view, compared, alone),
         package="hortus.simulation",
         template="simulated.html",
-        compared=compare(compared, alone, cut),
+        compared=_compare(compared, alone, cut),
         comparison=_comparison(view.rounds, compared, alone),
         command=f"hortus simulate plan.yaml --out {shlex.quote(f'{directory}-again')}",
     )
 
 
-def compare(
+def _compare(
     without_privacy: Sequence[RoundRecord], alone: Sequence[Alone], cut: float | None
 ) -> Compared:
     """Puts together what a run's accuracy is held against."""

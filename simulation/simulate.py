@@ -4,7 +4,7 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -41,6 +41,7 @@ from hortus.server.federation import Federation
 from hortus.server.notary import Notary
 from hortus.server.prepare import prepare
 from hortus.server.run_folder import claimed, open_run
+from hortus.server.run_names import Place, named
 from hortus.server.run_records import RoundRecord
 from hortus.server.run_store import RunStore
 from hortus.server.service import Hub, serving
@@ -81,35 +82,50 @@ OnRound = Callable[[RoundRecord, Mapping[str, float]], None]
 def simulate(
     plan: Plan,
     plan_path: Path,
-    out: Path,
+    out: Path | None,
     on_round: OnRound,
     on_stage: Callable[[str], None] = lambda _: None,
     *,
     force: bool = False,
-    on_stop: Callable[[], None] = lambda: None,
+    on_place: Callable[[Place], None] = lambda _: None,
+    on_stop: Callable[[Path], None] = lambda _: None,
 ) -> SimulatedRun:
-    """Runs a plan, or resumes it where `out` holds its unfinished run.
+    """Runs a plan, or resumes its unfinished run.
 
     Args:
         plan: A plan with a `simulation` section.
         plan_path: Its file; a relative model path is relative to its folder.
-        out: The run's folder.
+        out: The run's folder. None: the one of this plan's run in runs/ beside the plan, or a new one there
+            (see `server.run_names`).
         on_round: Told of each finished round, and of the ε that each site's ledger has by then.
         on_stage: Told in some words what happens now.
-        force: Start over where `out` holds a run.
-        on_stop: Called when the run ends before its time, while its folder is still this process's.
+        force: Start over where the folder holds a run.
+        on_place: Told where the run goes, when that is settled.
+        on_stop: Called with the folder when the run ends before its time, while it is still this process's.
 
     Raises:
         UsageError: Plan or data cannot be used, or `out` holds a run of something else.
         CohortTooSmall: Too few virtual sites would go on; finished rounds are kept.
-        HortusError: Another process runs in `out`.
+        InUse: Another process runs in the folder.
     """
     on_stage("choosing the noise")
     contract, model_path = prepare(plan, plan_path.resolve().parent)
-    with claimed(out):
-        store = open_run(plan, plan_path, contract, out, force=force)
-        with stopping(out, on_stop):
+    with _placed(plan, plan_path, contract, out) as place:
+        on_place(place)
+        folder = place.directory
+        store = open_run(plan, plan_path, contract, folder, simulated=True, force=force)
+        with stopping(folder, partial(on_stop, folder)):
             return _run(plan, contract, model_path, store, on_round, on_stage)
+
+
+@contextmanager
+def _placed(plan: Plan, plan_path: Path, contract: Contract, out: Path | None) -> Iterator[Place]:
+    if out is None:
+        with named(plan, contract, plan_path.parent / "runs") as place:
+            yield place
+    else:
+        with claimed(out):
+            yield Place(out)
 
 
 def _run(

@@ -47,6 +47,16 @@ def test_a_page_explains_each_parameter(path: tuple[str, ...]) -> None:
         assert words(told)[:40] in page, f"{' '.join(path)}: {parameter.name}"
 
 
+def test_settings_are_for_runs_of_ones_own() -> None:
+    """A plan that sites have to approve is the file that they read."""
+    having = {
+        " ".join(path)
+        for path in commands(get_command(app))
+        if any("--set" in parameter.opts for parameter in found(path).params)
+    }
+    assert having == {"plan budget", "simulate", "demo", "audit attack"}
+
+
 def test_the_version_is_told() -> None:
     done = CliRunner().invoke(app, ["--version"])
     assert (done.exit_code, done.output) == (0, f"hortus {__version__}\n")

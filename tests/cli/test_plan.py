@@ -46,8 +46,8 @@ def test_noise_is_chosen_for_the_epsilon_asked_and_every_accountant_is_shown(
 
 
 def test_epsilon_follows_from_the_noise_given(write_plan: Any) -> None:
-    path = write_plan(privacy=CHEAP)
-    output = shown(hortus("plan", path))
+    path = write_plan(privacy=CHEAP | {"noise_multiplier": 1.0})
+    output = shown(hortus("plan", path, "--set", "privacy.noise_multiplier=2"))
     assert "2, as the plan says" in output
     expected = report({GaussianEvent(0.5, 2.0): 4}, 1e-3)
     for value in (expected.pld, expected.rdp):

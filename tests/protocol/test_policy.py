@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, ValidationError
 
+from hortus.protocol.complaints import validation_error
 from hortus.protocol.consortium import SiteConfig, host_and_port
+from hortus.protocol.documents import load_yaml
 from hortus.protocol.errors import UsageError
-from hortus.protocol.files import load_yaml, validation_error
 from hortus.protocol.plan import Plan, Schema
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy

@@ -43,7 +43,9 @@ def _open(folder: Path, *, force: bool = False, digest: str = "c" * 64) -> RunSt
     plan = load_plan(folder / "plan.yaml")
     contract = make_contract(plan).model_copy(update={"model_digest": digest})
     (folder / "run").mkdir(exist_ok=True)
-    return open_run(plan, folder / "plan.yaml", contract, folder / "run", force=force)
+    return open_run(
+        plan, folder / "plan.yaml", contract, folder / "run", simulated=False, force=force
+    )
 
 
 def _begin(store: RunStore) -> None:
@@ -170,7 +172,7 @@ def test_a_plan_that_lies_in_the_runs_folder_is_left_as_it_is(folder: Path, forc
     path.write_text(f"# A comment.\n{path.read_text()}")
     plan = load_plan(path)
     for _ in range(2):
-        open_run(plan, path, make_contract(plan), folder, force=force)
+        open_run(plan, path, make_contract(plan), folder, simulated=False, force=force)
     assert path.read_text().startswith("# A comment.\n")
 
 
@@ -179,7 +181,7 @@ def test_a_run_of_another_contract_is_refused_whatever_the_plan_file_says(folder
     path = folder / "plan.yaml"
 
     def start(plan: Plan, contract: Contract) -> RunStore:
-        return open_run(plan, path, contract, folder, force=False)
+        return open_run(plan, path, contract, folder, simulated=False, force=False)
 
     plan = load_plan(path)
     _begin(start(plan, make_contract(plan)))
