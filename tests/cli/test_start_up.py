@@ -48,6 +48,8 @@ SLIPS = {
     "an unknown key": "name: slip\ntraning: {rounds: 1}\n",
     "a wrong value": "name: slip\ntraining: {rounds: -1}\n",
     "no label file": "name: slip\ntask: {labels: none.txt}\n",
+    "no base model": "name: slip\nmodel: none\ntask: {labels: [a, b]}\nprivacy: {epsilon: 8}\n"
+    "training: {rounds: 1, sampling_rate: 0.5, nominal_units: 9}\n",
     "no file": None,
 }
 READ_A_PLAN = [
