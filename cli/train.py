@@ -89,7 +89,7 @@ def simulate(
         console.print(absences_table(away))
     open_run, alone = None, list["Alone"]()
     if baselines:
-        beside = run.directory.with_name(f"{run.directory.name}-baselines")
+        beside = baselines_folder(run.directory)
         open_run, alone = _baselines(console, loaded, plan, beside, force=force)
     _conclude(console, loaded, run, run.directory / "report.html", open_run, alone)
 
@@ -132,6 +132,13 @@ def _place_in_words(place: "Place") -> str:
     if more := len(place.differences) - len(shown):
         shown.append(f"and {more} more")
     return f"{told}, since {place.other} holds another: {'; '.join(shown)}"
+
+
+def baselines_folder(run: Path) -> Path:
+    """Returns the folder beside a run's that holds what it is compared with."""
+    if not run.name or run.name == "..":
+        run = run.resolve()
+    return run.with_name(f"{run.name}-baselines")
 
 
 def _baselines(

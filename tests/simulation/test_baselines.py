@@ -9,6 +9,7 @@ from conftest import PlanWriter
 from typer.testing import CliRunner
 
 from hortus.cli.main import app
+from hortus.cli.train import baselines_folder
 from hortus.privacy.workbench import Workbench
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import load_plan
@@ -43,6 +44,21 @@ def test_the_run_is_held_against_the_same_plan_without_privacy_and_each_site_alo
     baselines = path.parent / "runs" / "tiny-baselines"
     assert (baselines / "alone.json").exists()
     assert (baselines / "without-privacy" / "adapter").is_dir()
+
+
+def test_the_baselines_lie_beside_the_run_however_its_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run" / "inner").mkdir(parents=True)
+    for here, name in (
+        ("run", "."),
+        ("run/inner", ".."),
+        ("run", "../run"),
+        ("run", tmp_path / "run"),
+    ):
+        monkeypatch.chdir(tmp_path / here)
+        assert baselines_folder(Path(name)).resolve() == tmp_path / "run-baselines"
+    assert baselines_folder(Path("runs/tiny")) == Path("runs/tiny-baselines")
 
 
 @pytest.mark.parametrize(
