@@ -13,9 +13,10 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 demo: $(VENV)/demo
 	$(BIN)/hortus demo
 
+# Files in the order of their names: by default those with few but long tests come last, on one processor.
 test: check
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not processes"
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m processes
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not processes"
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m processes
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check

@@ -261,8 +261,10 @@ def _record(deployment: Deployment) -> None:
     def noted_sum(self: Aggregator, step: int, adapter: np.ndarray, *rest: Any) -> StepSum:
         result = add_up(self, step, adapter, *rest)
         number = len(list(deployment.sums.iterdir()))
+        path = deployment.sums / f"{number:05d}.npz"
+        unfinished = deployment.out / path.name
         np.savez(
-            deployment.sums / f"{number:05d}.npz",
+            unfinished,
             adapter=adapter,
             total=result.total,
             sites=list(result.sites),
@@ -270,6 +272,7 @@ def _record(deployment: Deployment) -> None:
             step=self.descriptor.first_round + step,
             cohort=len(self.descriptor.cohort),
         )
+        unfinished.rename(path)  # another thread's kill may come in the middle
         return result
 
     Aggregator.upload = noted_upload  # type: ignore[method-assign]
