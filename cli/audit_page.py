@@ -10,7 +10,7 @@ from hortus.cli.audit_report import AuditReport
 from hortus.cli.audit_table import OF_A_ROUND, grouped_rounds
 from hortus.cli.audit_text import departed_backing
 from hortus.pages.plots import Plot, Points, describe, svg
-from hortus.pages.templates import power, templates
+from hortus.pages.templates import templates
 from hortus.privacy.audit import Audit
 from hortus.privacy.audit_totals import AccountTotal, account_rows, account_totals, plan_totals
 from hortus.privacy.detection import gaussian_true_positive, true_positive_bound_of
@@ -21,10 +21,9 @@ from hortus.privacy.verdict import Outcome, in_words
 from hortus.protocol.moments import moment, period
 
 _FALSE_POSITIVE_RATES = (0.01, 0.001)
-# What others promise: the scale that an ε is put on, and from where on it is little.
+# What others promise: the scale that an ε is put on.
 _SCALE = (1.0, 2.0, 4.0, 8.0, 10.0, 20.0)
 _SCALE_DELTA = 1e-5
-LITTLE = 10.0
 _BADGES = {Outcome.HOLDS: "holds", Outcome.SO_FAR: "open", Outcome.BROKEN: "stopped"}
 
 
@@ -69,8 +68,6 @@ def audit_page(report: AuditReport) -> str:
         "moment": moment,
         "epsilon": _epsilon,
         "percent_up": percent_up,
-        "factor": _factor,
-        "sure": _sure,
         "backing": departed_backing,
     }
     return environment.get_template("audit.html").render(
@@ -84,7 +81,6 @@ def audit_page(report: AuditReport) -> str:
         plans=[(audit.site, one) for audit in audits for one in plan_totals(audit)],
         names={plan: audit.names.get(plan) for audit in audits for plan in _charged(audit)},
         scale=_scale(accounts),
-        little=LITTLE,
         plot=svg(plot),
         plot_label=describe(plot),
         is_rehearsal=any(row.mechanism == Added.REHEARSED for a in audits for row in a.rounds),
@@ -173,20 +169,3 @@ def _epsilon(value: float) -> str:
 def percent_up(share: float) -> str:
     """Writes an upper bound on a share of one: rounded up, it stays one."""
     return f"{math.ceil(1000 * share) / 10:.1f} %"
-
-
-def _factor(epsilon: float) -> str:
-    """Writes e^ε, rounded up."""
-    if epsilon > 700:
-        return "no bound"
-    factor = math.exp(epsilon)
-    if factor >= 1e6:
-        return power(float(f"{factor * 1.05:.1e}"))
-    return f"{math.ceil(factor):,}" if factor >= 100 else f"{math.ceil(100 * factor) / 100:g}"
-
-
-def _sure(epsilon: float) -> str:
-    """Writes how sure somebody can become who thought it as likely as not; rounded up."""
-    share = 1 / (1 + math.exp(-min(epsilon, 700)))
-    percent = math.ceil(10_000 * share) / 100
-    return "as good as certain" if percent >= 100 else f"{percent:g} % sure"

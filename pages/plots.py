@@ -5,18 +5,21 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC
 from pathlib import Path
 
 import matplotlib as mpl
 from cycler import cycler
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter
 
 from hortus.pages.templates import templates
 from hortus.protocol.errors import UsageError
 from hortus.protocol.files import write_atomic
+from hortus.protocol.moments import moment
 
 # The colours of curves on white paper. In a page they become its own, which the style sheet has for
 # light and dark; and each curve has a dash of its own beside its colour.
@@ -46,10 +49,15 @@ _STYLE = {
         ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK
     ),
 }
+# In inches, for a text of 9 points.
+_BROAD, _NARROW = (4.6, 2.8), (3.1, 2.4)
 # More points than these run into one another.
 _MARKED_POINTS = 40
 # Between the y axis and the first point, as a share of the width.
 _MARGIN = 0.025
+_DAY_SECONDS = 86_400.0
+# The least that an axis of times spans.
+_LEAST_SECONDS = 60.0
 # What an `id` is in matplotlib's SVG, and what refers to one.
 _SVG_NAME = re.compile(r'(?<= id=")|(?<=href="#)|(?<=url\(#)')
 _SVG_STYLE_SHEET = re.compile(r"<style[^>]*>.*?</style>", re.DOTALL)
@@ -72,6 +80,7 @@ class Plot:
         over: What is on the x axis.
         logarithmic: Smallest value shown of both axes, which are then logarithmic; None: linear.
         last: Where a linear x axis ends; None for the last value.
+        is_dated: Whether x is a time, in seconds since the epoch; a value then lasts until the next.
     """
 
     name: str
@@ -83,16 +92,25 @@ class Plot:
     logarithmic: float | None = None
     last: int | None = None
     steps: Mapping[str, Points] = field(default_factory=dict)
+    is_dated: bool = False
 
 
 def svg(plot: Plot) -> Markup:
-    """Returns the plot as an SVG element in the page's colours.
+    """Returns the plot as SVG elements in the page's colours: a broad one, and one for a telephone.
 
-    It has no style attributes, which a strict content policy would drop.
+    The style sheet shows one of them. They have no style attributes, which a strict content policy would
+    drop.
     """
+    broad, narrow = _element(plot, plot.name, _BROAD), _element(plot, f"{plot.name}-n", _NARROW)
+    return broad.replace("<svg ", Markup('<svg class="broad" '), 1) + narrow.replace(
+        "<svg ", Markup('<svg class="narrow" '), 1
+    )
+
+
+def _element(plot: Plot, name: str, size: tuple[float, float]) -> Markup:
     buffer = io.StringIO()
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": plot.name}):
-        _figure(plot).savefig(
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
+        _figure(plot, size).savefig(
             buffer,
             format="svg",
             transparent=True,
@@ -103,7 +121,7 @@ def svg(plot: Plot) -> Markup:
     element = _SVG_STYLE.sub(_as_attributes, element)
     for colour, variable in _VARIABLES.items():
         element = element.replace(colour, variable)
-    return Markup(_SVG_NAME.sub(f"{plot.name}-", element))  # noqa: S704 - matplotlib escapes labels
+    return Markup(_SVG_NAME.sub(f"{name}-", element))  # noqa: S704 - matplotlib escapes labels
 
 
 def describe(plot: Plot) -> str:
@@ -152,29 +170,31 @@ def together(names: Sequence[str]) -> str:
     return f"{names[0]} and {len(names) - 1} more"
 
 
-def _figure(plot: Plot) -> Figure:
-    figure = Figure(figsize=(4.6, 2.8), layout="constrained")
+def _figure(plot: Plot, size: tuple[float, float] = _BROAD) -> Figure:
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     _draw_curves(axes, plot)
     if not any(plot.curves.values()):
         axes.text(0.5, 0.5, plot.remark, ha="center", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
-    elif plot.logarithmic is None:
-        _scale(axes, plot)
-    else:
+    elif plot.logarithmic is not None:
         _scale_shares(axes, plot.logarithmic)
+    else:
+        _scale(axes, plot)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(fontsize="small")
     return figure
 
 
 def _scale(axes: Axes, plot: Plot) -> None:
-    """Gives linear axes: whole numbers over x, and a y axis from 0 to a tick above all that is shown."""
+    """Gives linear axes: rounds or times over x, and a y axis from 0 to a tick above all that is shown."""
     ends = [x for points in plot.curves.values() for x, _ in points]
-    first, last = min(ends), max(*ends, plot.last or 0.0, 2.0)
-    margin = _MARGIN * (last - first)
-    axes.set_xlim(first - margin, last + margin)
-    axes.set_xticks(round_ticks(math.ceil(first), math.floor(last)))
+    if plot.is_dated:
+        _scale_times(axes, min(ends), max(ends))
+    else:
+        first, last = min(ends), max(*ends, plot.last or 0.0, 2.0)
+        _limit(axes, first, last)
+        axes.set_xticks(round_ticks(math.ceil(first), math.floor(last)))
     values = [y for points in plot.curves.values() for _, y in points if math.isfinite(y)]
     limits = [value for points in plot.steps.values() for _, value in points]
     highest = max([*values, *plot.levels.values(), *limits], default=0.0) or 1.0
@@ -182,6 +202,23 @@ def _scale(axes: Axes, plot: Plot) -> None:
     above = next((tick for tick in ticks if tick >= highest), highest)
     axes.set_yticks([tick for tick in ticks if 0 <= tick <= above])
     axes.set_ylim(0, above)
+
+
+def _scale_times(axes: Axes, first: float, last: float) -> None:
+    """Gives an x axis of times, in UTC and in English, as all else on a page is."""
+    last = max(last, first + _LEAST_SECONDS)
+    _limit(axes, first / _DAY_SECONDS, last / _DAY_SECONDS)
+    locator = AutoDateLocator(tz=UTC, minticks=3, maxticks=5)
+    formatter = ConciseDateFormatter(locator, tz=UTC)
+    formatter.offset_formats = ["", "%Y", "%b %Y", "%d %b %Y", "%d %b %Y", "%d %b %Y, %H:%M"]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(formatter)
+
+
+def _limit(axes: Axes, first: float, last: float) -> None:
+    """Leaves room between the y axis and the first point."""
+    margin = _MARGIN * (last - first)
+    axes.set_xlim(first - margin, last + margin)
 
 
 def _scale_shares(axes: Axes, smallest: float) -> None:
@@ -210,9 +247,10 @@ def _draw_curves(axes: Axes, plot: Plot) -> None:
         if points:
             marked = plot.logarithmic is None and len(points) <= _MARKED_POINTS
             axes.plot(
-                *zip(*points, strict=True),
-                marker="o" if marked else "",
+                *zip(*_placed(plot, points), strict=True),
+                marker="o" if marked and not plot.is_dated else "",
                 markersize=3.2,
+                drawstyle="steps-post" if plot.is_dated else "default",
                 label=label,
                 clip_on=plot.logarithmic is not None,
             )
@@ -220,14 +258,19 @@ def _draw_curves(axes: Axes, plot: Plot) -> None:
         axes.axhline(value, linestyle="--", linewidth=1.0, color=_INK, alpha=0.7, label=label)
     for label, points in plot.steps.items():
         axes.plot(
-            *zip(*_widened(points), strict=True),
-            drawstyle="steps-mid",
+            *zip(*(_placed(plot, points) if plot.is_dated else _widened(points)), strict=True),
+            drawstyle="steps-post" if plot.is_dated else "steps-mid",
             linestyle="--",
             linewidth=1.0,
             color=_INK,
             alpha=0.7,
             label=label,
         )
+
+
+def _placed(plot: Plot, points: Points) -> Points:
+    """Returns points as matplotlib places them: it counts times in days."""
+    return tuple((x / _DAY_SECONDS, y) for x, y in points) if plot.is_dated else points
 
 
 def _widened(points: Points) -> Points:
@@ -242,6 +285,8 @@ def _changes(points: Points) -> list[str]:
 
 
 def _at(plot: Plot, x: float) -> str:
+    if plot.is_dated:
+        return f"on {moment(x)}"
     return f"after round {x:g}" if plot.over == "round" else f"at {plot.over} {x:.3g}"
 
 

@@ -1,9 +1,14 @@
 """Templates of a package, with the style sheet and the parts that all pages share."""
 
+import math
+
 import jinja2
 from markupsafe import Markup
 
 from hortus.protocol.errors import printable
+
+# From here on an ε promises little by itself.
+LITTLE = 10.0
 
 
 def templates(*packages: str) -> jinja2.Environment:
@@ -27,6 +32,9 @@ def templates(*packages: str) -> jinja2.Environment:
     environment.filters["percent"] = percent
     environment.filters["bound"] = bound
     environment.filters["power"] = power
+    environment.filters["factor"] = factor
+    environment.filters["sure"] = sure
+    environment.globals["little"] = LITTLE
     return environment
 
 
@@ -57,3 +65,20 @@ def power(number: float) -> str:
         return mantissa
     raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"
+
+
+def factor(epsilon: float) -> str:
+    """Writes e^ε, rounded up."""
+    if epsilon > 700:
+        return "no bound"
+    times = math.exp(epsilon)
+    if times >= 1e6:
+        return power(float(f"{times * 1.05:.1e}"))
+    return f"{math.ceil(times):,}" if times >= 100 else f"{math.ceil(100 * times) / 100:g}"
+
+
+def sure(epsilon: float) -> str:
+    """Writes how sure somebody can become who thought it as likely as not; rounded up."""
+    share = 1 / (1 + math.exp(-min(epsilon, 700)))
+    shown = math.ceil(10_000 * share) / 100
+    return "as good as certain" if shown >= 100 else f"{shown:g} % sure"

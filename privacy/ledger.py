@@ -36,9 +36,14 @@ from hortus.privacy.entries import (
     Level,
     Unfrozen,
     Withdrawn,
-    content_hash,
 )
 from hortus.privacy.events import GaussianEvent
+from hortus.privacy.ledger_reader import (
+    SELECT_ENTRIES,
+    SELECT_ENTRIES_AFTER,
+    altered,
+    continued,
+)
 from hortus.privacy.ledger_schema import prepare
 from hortus.privacy.lineages import Placement
 from hortus.privacy.marks import Content, Marks, Stay
@@ -614,32 +619,18 @@ class Ledger:
     def _catch_up(self) -> None:
         """Checks and counts what was added since the last time, by whatever process."""
         if self._head[0] and not self.contains(*self._head):
-            raise self._altered(f"entry {self._head[0]} is not there any more")
+            raise altered(f"entry {self._head[0]} is not there any more", self._path)
         rows = self._connection.execute(SELECT_ENTRIES_AFTER, (self._head[0],)).fetchall()
-        entry: Entry | None = None
-        for seq, content, hash_, signature in rows:
-            number, previous = self._head
-            try:
-                entry = Entry.parse(content, hash_, signature)
-            except ValueError as error:
-                raise self._altered(f"entry {number + 1} was altered: {error}") from error
-            link = (seq, entry.seq, entry.previous_hash, content_hash(content))
-            if link != (number + 1, number + 1, previous, hash_):
-                raise self._altered(f"an entry was altered: number {number + 1} does not fit")
-            self._count(entry)
-        # The last signature vouches for all entries before it.
-        if entry is not None and not entry.is_signed_by(self._identity.public_key_at(entry.seq)):
-            raise self._altered(
-                f"entry {entry.seq} was not signed by the key of {self._identity.site}"
-            )
+        key_at, site = self._identity.public_key_at, self._identity.site
+        try:
+            for entry in continued(rows, self._head, key_at, site):
+                self._count(entry)
+        except ValueError as error:
+            raise altered(str(error), self._path) from error
 
     def _count(self, entry: Entry) -> None:
         self._books.add(entry)
         self._head = (entry.seq, entry.hash)
-
-    def _altered(self, problem: str) -> HortusError:
-        remedy = "`hortus audit` says which entry and why; restore the file from a backup."
-        return HortusError(problem, where=str(self._path), remedy=remedy)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -666,12 +657,6 @@ class Ledger:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-
-
-SELECT_ENTRIES = "SELECT seq, content, hash, signature FROM entries ORDER BY seq"
-SELECT_ENTRIES_AFTER = (
-    "SELECT seq, content, hash, signature FROM entries WHERE seq > ? ORDER BY seq"
-)
 
 
 @contextmanager

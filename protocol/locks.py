@@ -1,11 +1,16 @@
 """Locks that die with the process that holds them."""
 
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from hortus.protocol.errors import HortusError
+
+_TRIES = 4
+_WAIT_SECONDS = 0.05
 
 
 @contextmanager
@@ -25,11 +30,21 @@ def held(lock: Path, taken: HortusError) -> Iterator[None]:
     except OSError as error:
         raise HortusError(f"it cannot be written: {error.strerror}", where=str(lock)) from error
     with file:
+        _take(file, taken)
+        yield
+
+
+def _take(file: IO[str], taken: HortusError) -> None:
+    """Takes a lock; `is_held`, which a dashboard asks every second, holds it for a moment as well."""
+    for attempt in range(1, _TRIES + 1):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise taken from error
-        yield
+            if attempt == _TRIES:
+                raise taken from error
+            time.sleep(_WAIT_SECONDS)
+        else:
+            return
 
 
 def is_held(lock: Path) -> bool:

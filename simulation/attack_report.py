@@ -25,7 +25,7 @@ class Detection:
 
     Attributes:
         rate: The false positive rate.
-        observer: True positive rate of who sees every sum.
+        observer: True positive rate of the attacker that sees every sum.
         shadow: True positive rate of the likelihood-ratio attack on the finished model.
         bound: The largest that the whole mechanism allows; 1 without noise.
         point: The largest that the one pair (ε, δ) allows; 1 without noise.
@@ -47,7 +47,7 @@ class Verdict:
         claim: ε that the plan claims; infinite without noise.
         delta: δ of claim and bound.
         bound: The empirical lower bound on ε.
-        observer: ROC of who sees every sum.
+        observer: ROC of the attacker that sees every sum.
         shadow: ROC of the likelihood-ratio attack.
         detections: By false positive rate.
     """
@@ -149,8 +149,8 @@ def write_page(verdict: Verdict, path: Path) -> None:
 
 def _plot(verdict: Verdict) -> Plot:
     curves: dict[str, Points] = {
-        "who sees every sum": _points(verdict.observer),
-        f"finished model, {len(verdict.observation.present) - 1} shadow models": _points(
+        "sees every sum": _points(verdict.observer),
+        f"has the model and {len(verdict.observation.present) - 1} shadow models": _points(
             verdict.shadow
         ),
     }

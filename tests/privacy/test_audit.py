@@ -41,7 +41,8 @@ from hortus.privacy.entries import (
 from hortus.privacy.events import GaussianEvent
 from hortus.privacy.evidence import Evidence, Row, export, load, read_evidence
 from hortus.privacy.findings import Finding, Severity
-from hortus.privacy.ledger import SELECT_ENTRIES, Ledger
+from hortus.privacy.ledger import Ledger
+from hortus.privacy.ledger_reader import SELECT_ENTRIES
 from hortus.protocol.canonical import canonical_json
 from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.heads import Countersignature, Head

@@ -22,7 +22,8 @@ from helpers.made_runs import (
     release,
 )
 
-from hortus.server.dashboard import Watcher, make_app
+from hortus.pages.live import Watcher, make_app
+from hortus.server.dashboard import RunSource
 from hortus.server.run_records import Departure
 
 HOSTILE = "<script>alert('1')</script><img src=x onerror=alert(1)>"
@@ -30,7 +31,7 @@ TOKEN = "t" * 43
 
 
 def reader(directory: Path, token: str | None = None, base: str = "http://127.0.0.1") -> TestClient:
-    app = make_app(Watcher(directory), token)
+    app = make_app(Watcher(RunSource(directory)), token)
     return TestClient(app, base_url=base, follow_redirects=False)
 
 
@@ -69,13 +70,13 @@ def test_the_page_shows_the_run(tmp_path: Path) -> None:
         "Nobody has refused or been away.",
     ):
         assert shown in page
-    assert page.count("<svg xmlns") == 2
+    assert page.count('<svg class="broad"') == 2
 
 
 def test_nothing_can_be_written(tmp_path: Path) -> None:
     make_store(tmp_path, make_contract(make_plan()), 1)
     client = reader(tmp_path)
-    for path in ("/", "/events", "/style.css", "/dashboard.js", "/icon.svg"):
+    for path in ("/", "/events", "/style.css", "/live.js", "/icon.svg"):
         for method in ("POST", "PUT", "PATCH", "DELETE"):
             assert client.request(method, path).status_code == 405
     for path in ("/docs", "/openapi.json", "/redoc", "/../contract.json", "/contract.json"):
@@ -85,7 +86,7 @@ def test_nothing_can_be_written(tmp_path: Path) -> None:
 def test_every_answer_forbids_what_the_page_does_not_need(tmp_path: Path) -> None:
     make_store(tmp_path, make_contract(make_plan()), 1)
     client = reader(tmp_path)
-    for path in ("/", "/style.css", "/dashboard.js", "/icon.svg", "/no"):
+    for path in ("/", "/style.css", "/live.js", "/icon.svg", "/no"):
         headers = client.get(path).headers
         policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy
@@ -134,7 +135,7 @@ def test_elsewhere_a_token_is_asked_for(tmp_path: Path) -> None:
 def test_what_sites_say_stays_text(tmp_path: Path) -> None:
     store = make_store(tmp_path, make_contract(make_plan()), 1)
     store.note_departure(Departure(0, HOSTILE, HOSTILE))
-    watcher = Watcher(tmp_path)
+    watcher = Watcher(RunSource(tmp_path))
     for text in (watcher.page(), *watcher.shown().parts.values()):
         assert "<script>" not in text
         assert "<img" not in text
@@ -143,7 +144,7 @@ def test_what_sites_say_stays_text(tmp_path: Path) -> None:
 
 def test_a_view_is_made_once_for_all_who_look(tmp_path: Path) -> None:
     store = make_store(tmp_path, make_contract(make_plan()), 1)
-    watcher = Watcher(tmp_path)
+    watcher = Watcher(RunSource(tmp_path))
     before = watcher.shown()
     assert watcher.shown() is before
     store.commit(make_round(1), {})
@@ -153,13 +154,15 @@ def test_a_view_is_made_once_for_all_who_look(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_for_a_moment_keeps_the_last_view(tmp_path: Path) -> None:
     store = make_store(tmp_path, make_contract(make_plan()), 1)
-    watcher = Watcher(tmp_path)
+    watcher = Watcher(RunSource(tmp_path))
     whole = (tmp_path / "run.sqlite").read_bytes()
     (tmp_path / "run.sqlite").write_bytes(b"")
-    assert len(watcher.shown().view.rounds) == 1
+    assert "1 <small>of 2</small>" in watcher.shown().parts["tiles"]
+    assert "cannot be read" in watcher.shown().parts["problem"]
     (tmp_path / "run.sqlite").write_bytes(whole)
+    assert watcher.shown().parts["problem"] == ""
     store.commit(make_round(1), {})
-    assert len(watcher.shown().view.rounds) == 2
+    assert "2 <small>of 2</small>" in watcher.shown().parts["tiles"]
 
 
 def test_the_program_follows_a_run_and_ends_when_told_to(tmp_path: Path) -> None:

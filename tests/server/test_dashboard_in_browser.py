@@ -282,5 +282,5 @@ def test_on_a_telephone_every_number_is_in_sight(page: Page) -> None:
 
 def test_nothing_comes_from_elsewhere(page: Page, running: tuple[Running, str]) -> None:
     loaded = page.run("performance.getEntriesByType('resource').map((e) => e.name)")
-    assert {name.removeprefix(running[1]) for name in loaded} >= {"style.css", "dashboard.js"}
+    assert {name.removeprefix(running[1]) for name in loaded} >= {"style.css", "live.js"}
     assert all(name.startswith(running[1]) for name in loaded)

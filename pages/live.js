@@ -1,4 +1,4 @@
-// Puts each new view of the run into the page. What is focused or scrolled is never replaced.
+// Puts each new view into the page. What is focused or scrolled is never replaced.
 "use strict";
 
 const QUIET_MILLISECONDS = 20000;
