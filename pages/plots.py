@@ -208,7 +208,7 @@ def _scale_times(axes: Axes, first: float, last: float) -> None:
     """Gives an x axis of times, in UTC and in English, as all else on a page is."""
     last = max(last, first + _LEAST_SECONDS)
     _limit(axes, first / _DAY_SECONDS, last / _DAY_SECONDS)
-    locator = AutoDateLocator(tz=UTC, minticks=3, maxticks=5)
+    locator = AutoDateLocator(tz=UTC, minticks=2, maxticks=5)
     formatter = ConciseDateFormatter(locator, tz=UTC)
     formatter.offset_formats = ["", "%Y", "%b %Y", "%d %b %Y", "%d %b %Y", "%d %b %Y, %H:%M"]
     axes.xaxis.set_major_locator(locator)

@@ -111,14 +111,14 @@ def test_ticks_are_whole_numbers_the_first_among_them(
 
 def test_a_tick_stands_above_all_that_is_shown_and_no_point_on_an_axis() -> None:
     rising = Plot("x", "%", {"a": ((1, 41.0), (2, 78.0))}, {"level": 83.0}, last=6)
-    element = svg(rising)
-    assert re.findall(r">(\d+)</text>", element) == [*"123456", "0", "20", "40", "60", "80", "100"]
+    ticks = [*"123456", "0", "20", "40", "60", "80", "100"]
+    assert re.findall(r">(\d+)</text>", svg(rising)) == ticks * 2, "broad, and for a telephone"
 
 
 def test_shares_are_told_in_per_cent_and_no_raw_markup_is_drawn() -> None:
     curve = tuple((10.0**-power, 10.0**-power) for power in (3, 2, 1, 0))
     element = svg(Plot("roc", "found", {"a": curve}, over="false alarms", logarithmic=1e-3))
-    assert re.findall(r">([\d.]+ %)</text>", element) == ["0.1 %", "1 %", "10 %", "100 %"] * 2
+    assert re.findall(r">([\d.]+ %)</text>", element) == ["0.1 %", "1 %", "10 %", "100 %"] * 4
     assert "mathdefault" not in element
 
 
@@ -134,3 +134,14 @@ def test_a_limit_that_changes_is_a_line_with_a_step_within_the_picture() -> None
     level = Plot("p", "ε", {"ash": points}, steps={"limit": limit[:1]})
     assert "dashed line, limit: 8." in describe(level)
     assert "<path" in svg(level)
+
+
+def test_times_are_named_in_utc_and_a_value_lasts_until_the_next() -> None:
+    spent = ((1.8e9, 1.0), (1.8e9 + 7_200, 3.0))
+    plot = Plot("p", "ε", {"spent": spent}, over="time, UTC", is_dated=True)
+    assert "1 on 15 Jan 2027 08:00 UTC, 3 on 15 Jan 2027 10:00 UTC" in describe(plot)
+    (line,) = _figure(plot).axes[0].lines
+    assert line.get_drawstyle() == "steps-post"
+    assert {"08:00", "09:00", "10:00"} <= set(re.findall(r">(\d\d:\d\d)</text>", svg(plot)))
+    once = Plot("p", "ε", {"spent": spent[:1]}, over="time, UTC", is_dated=True)
+    assert "<path" in svg(once), "one moment has an axis too"
