@@ -46,7 +46,7 @@ class Said(StrEnum):
     YES = "takes part"
     LATER = "is preparing"
     NO = "refuses"
-    INVALID = "gave no valid answer"
+    INVALID = "gave no valid answer in time"
 
 
 class Seen(Schema):
@@ -192,7 +192,7 @@ class AttendanceBook:
                 self._site(site, connected=True, heard=None, said=said, why=why)
 
     def miss(self, nodes: Iterable[int]) -> None:
-        """Notes that SuperNodes are there, but gave no answer that counts."""
+        """Notes that SuperNodes are there, but gave no valid answer, or none before the deadline."""
         for node in nodes:
             self.hear(self._nodes.get(node, ""), Said.INVALID)
 

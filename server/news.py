@@ -73,7 +73,7 @@ def _of_site(name: str, before: Attendance, after: Attendance) -> Iterator[News]
         elif now.said is Said.NO:
             yield logging.WARNING, f"{name} refuses: {now.why}"
         elif now.said is Said.INVALID:
-            yield logging.WARNING, f"{name} gave no valid answer: its own log says why"
+            yield logging.WARNING, f"{name} gave no valid answer in time: its own log says why"
 
 
 def _of_stage(before: Attendance, after: Attendance) -> Iterator[News]:

@@ -114,8 +114,8 @@ def test_what_gives_no_valid_answer_is_named_by_its_supernode(book: AttendanceBo
     book.ask()
     before = book.now
     book.miss([71, 99])
-    assert lines(before, book.now) == ["birch gave no valid answer: its own log says why"]
-    assert book.now.sites["birch"].in_words == "connected, gave no valid answer"
+    assert lines(before, book.now) == ["birch gave no valid answer in time: its own log says why"]
+    assert book.now.sites["birch"].in_words == "connected, gave no valid answer in time"
 
 
 def test_rounds_count_from_one_and_a_sum_that_is_formed_again_is_told(
