@@ -4,6 +4,7 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -156,16 +157,23 @@ def _run(
             )
             for name in names
         ]
-        apps = {}
+        agents = []
         for site in sites:
             approve_unasked(site, contract, "the simulation")
             connect = partial(_connect, hub, site, port)
-            agent = SiteAgent(
-                site, lambda _: workbench, connect, timings, RehearsalClock(), hides=False
+            agents.append(
+                SiteAgent(
+                    site, lambda _: workbench, connect, timings, RehearsalClock(), hides=False
+                )
             )
-            apps[site.name] = make_app(partial(_reach, agent))
-        grid = LocalGrid(apps)
+        grid = LocalGrid(
+            {
+                site.name: make_app(partial(_reach, agent))
+                for site, agent in zip(sites, agents, strict=True)
+            }
+        )
         stack.callback(grid.close)
+        stack.callback(_stop, agents)
         attendance = AttendanceBook(
             out, names, time.time, grid.names, lambda now: on_stage(now.in_words)
         )
@@ -192,6 +200,12 @@ def _run(
         on_stage("looking at what clipping cuts")
         cut = share_cut(contract, workbench, [site.records(contract) for site in sites], adapter)
     return SimulatedRun(out, contract, consortium, store, adapter, timings.totals(), cut)
+
+
+def _stop(agents: Sequence[SiteAgent]) -> None:
+    """Has all sites give up at once what nobody will add up, should the run be interrupted."""
+    with ThreadPoolExecutor(len(agents)) as pool:
+        list(pool.map(lambda agent: agent.stop(0.0), agents))
 
 
 def read_site_records(plan: Plan) -> dict[str, Records]:

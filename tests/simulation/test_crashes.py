@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 import shutil
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from hortus.cli.main import app
 from hortus.client.trainer import Trainer
 from hortus.privacy.audit import audit
 from hortus.privacy.evidence import collect
+from hortus.privacy.gradients import PerUnitGradients
 from hortus.privacy.omissions import AttemptRecord
 from hortus.protocol.errors import CohortTooSmall, HortusError, UsageError
 from hortus.protocol.plan_file import load_plan
@@ -206,6 +209,36 @@ def test_however_a_run_stops_it_leaves_adapter_and_report(
     report = (out / "report.html").read_text()
     assert 'class="state stopped"' in report
     assert "1 <small>of 2</small>" in report
+
+
+def test_an_interrupted_run_does_not_wait_for_long_steps_and_pays_nothing_for_them(
+    write_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each, begun = PerUnitGradients._each, threading.Event()
+
+    def slow(self: PerUnitGradients, batch: Any) -> Any:
+        begun.set()
+        time.sleep(0.5)
+        return each(self, batch)
+
+    def interrupt(stage: str) -> None:
+        if stage.startswith("round 1"):
+            assert begun.wait(60)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PerUnitGradients, "_each", slow)
+    training = {"rounds": 1, "steps_per_round": 1, "sampling_rate": 1.0, "micro_batch": 1}
+    path, out = write_plan(training=training), tmp_path / "out"
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(path, out, on_stage=interrupt)
+    assert time.monotonic() - started < 15, "all passes of all sites take 90 s"
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("node")]
+    monkeypatch.setattr(PerUnitGradients, "_each", each)
+    finished = run(path, out)
+    for site in SITES:
+        evidence = collect(finished.consortium.site(site), site)
+        assert len(audit(evidence, evidence.roster).charges) == finished.contract.steps
 
 
 def test_the_best_adapter_is_that_of_the_best_round(write_plan: Any, tmp_path: Path) -> None:
