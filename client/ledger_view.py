@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from hortus.client.approval import Consented
 from hortus.pages.plots import Plot, Points
 from hortus.privacy.books import Account, Books
 from hortus.privacy.entries import (
@@ -65,27 +66,16 @@ class DatasetLine:
 
 
 @dataclass(frozen=True, slots=True)
-class PlanLine:
+class PlanLine(Consented):
     """What was last decided on a plan, and what it has taken since.
 
     Attributes:
-        entry: Number of the entry that says so.
-        time: Seconds since the epoch.
-        said: The approval, admission or withdrawal.
         spent: ε of its releases by themselves, at the policy's δ; of several datasets the largest.
         rounds: Rounds that anything was charged in.
     """
 
-    entry: int
-    time: float
-    said: Consent
     spent: float
     rounds: int
-
-    @property
-    def is_in_force(self) -> bool:
-        """Whether the site takes part in it."""
-        return not isinstance(self.said, Withdrawn)
 
     @property
     def decision(self) -> str:

@@ -80,7 +80,8 @@ def open_run(
             where=str(plan_path),
             remedy="Copy the file, or choose another folder with --out.",
         )
-    changes = [] if force else differences(plan, contract, directory, simulated=simulated)
+    inputs = input_digests(plan)
+    changes = [] if force else differences(plan, contract, inputs, directory, simulated=simulated)
     if changes and has_begun(directory):
         lines = [
             *changes[:_SHOWN],
@@ -94,8 +95,7 @@ def open_run(
     if force or changes:
         _clear(directory, plan_path)
     store = RunStore(directory, contract)
-    inputs = json.dumps(input_digests(plan), indent=2)
-    write_atomic(directory / _INPUTS, inputs.encode())
+    write_atomic(directory / _INPUTS, json.dumps(inputs, indent=2).encode())
     if not _is_same(directory / _PLAN, plan_path):
         write_atomic(directory / _PLAN, dump_plan(plan))
     return store
@@ -121,24 +121,33 @@ def _digest(path: Path) -> str:
         return ""
 
 
-def differences(plan: Plan, contract: Contract, directory: Path, *, simulated: bool) -> list[str]:
+def differences(
+    plan: Plan, contract: Contract, inputs: Mapping[str, str], directory: Path, *, simulated: bool
+) -> list[str]:
     """Returns how a run would differ from the one that is in a folder, a line for each thing.
 
-    Nothing, where there is none. The arguments are those of `open_run`.
+    Nothing, where there is none.
+
+    Args:
+        plan: The plan.
+        contract: Its binding part.
+        inputs: `input_digests` of the plan: large files are read once, for however many folders.
+        directory: The folder.
+        simulated: Whether the sites are virtual.
 
     Raises:
         HortusError: What is in the folder cannot be read.
     """
     if not (directory / "contract.json").exists():
         return []
-    before, inputs = read_contract(directory), input_digests(plan)
+    before, known = read_contract(directory), _known_inputs(directory)
     found = []
     if has_begun(directory) and (directory / _VIRTUAL).is_dir() != simulated:
         found.append("its sites are real" if simulated else "it is a simulation")
     found += [
         f"{field}: {path} has changed since"
         for field, path in files_of(plan).items()
-        if field in inputs and _known_inputs(directory).get(field, inputs[field]) != inputs[field]
+        if field in inputs and known.get(field, inputs[field]) != inputs[field]
     ]
     if before.model_digest != contract.model_digest and before.model == contract.model:
         found.append(f"model: the files of {contract.model} have changed since")

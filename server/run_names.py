@@ -1,6 +1,6 @@
 """Names of runs: one for each plan, model and set of files, found again by whoever starts the same."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -9,7 +9,7 @@ from pathlib import Path
 from hortus.protocol.errors import HortusError
 from hortus.protocol.plan import Contract, Plan
 from hortus.server.attendance import InUse
-from hortus.server.run_folder import claimed, differences, has_begun
+from hortus.server.run_folder import claimed, differences, has_begun, input_digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,10 @@ def named(plan: Plan, contract: Contract, runs: Path) -> Iterator[Place]:
         HortusError: The folder cannot be made.
     """
     others: dict[Path, tuple[str, ...]] = {}
-    for directory in _existing(runs, plan.name):
-        found = _differences(plan, contract, directory)
+    existing = _existing(runs, plan.name)
+    inputs = input_digests(plan) if existing else {}
+    for directory in existing:
+        found = _differences(plan, contract, inputs, directory)
         if not found:
             with claimed(directory):
                 yield Place(directory)
@@ -73,9 +75,11 @@ def _existing(runs: Path, name: str) -> list[Path]:
     return [folder for folder in folders if (folder / "contract.json").exists()]
 
 
-def _differences(plan: Plan, contract: Contract, directory: Path) -> tuple[str, ...]:
+def _differences(
+    plan: Plan, contract: Contract, inputs: Mapping[str, str], directory: Path
+) -> tuple[str, ...]:
     try:
-        return tuple(differences(plan, contract, directory, simulated=True))
+        return tuple(differences(plan, contract, inputs, directory, simulated=True))
     except HortusError as error:
         return (error.problem,)
 
