@@ -244,7 +244,7 @@ def test_a_plan_under_way_is_asked_for_what_is_left(
         assert "its budget is spent" in refusal_of_agent(site, contract, steps=1)
 
 
-@pytest.mark.parametrize("named", ["", "nothing", "0" * 64, "e"])
+@pytest.mark.parametrize("named", ["", "nothing", "0" * 64, "tin"])
 def test_only_what_is_taken_part_in_can_be_withdrawn(
     site: Site, plan: Plan, tiny_model: Path, named: str
 ) -> None:
