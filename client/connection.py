@@ -77,7 +77,7 @@ def said_by_supernode(log: str, server: str, now: datetime) -> tuple[Link, Reach
         return Link.DOWN, Reached(
             f"the server at {server} has not let this site in: it does not know the key of its SuperNode yet, "
             "or the clocks differ",
-            "One that has just been started lets its sites in one by one: it is tried again. If it stays so, "
+            "One that has just been started lets its sites in after some seconds: it is tried again. If it stays so, "
             "hortus check SITE_DIR compares the clocks; at the server, hortus roster add SERVER_DIR with this "
             "site's present card, and start it again.",
         )

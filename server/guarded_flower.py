@@ -8,7 +8,7 @@ caller from loopback.
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from flwr.supercore.protobuf.client import ProtobufClient
 
 SECRET = "HORTUS_SUPERLINK_SECRET"  # noqa: S105 - a variable's name
+THEN = "--hortus-then"
 HEADER = "x-hortus-superlink-secret"
 PROGRAMS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -44,12 +45,29 @@ def show_secret(secret: str) -> None:
 
 
 def main() -> None:
-    """Runs the Flower program that the first argument names, with the other arguments."""
-    name = sys.argv[1]
-    sys.argv = sys.argv[1:]
+    """Runs the Flower program that the first argument names, with the other arguments.
+
+    Where `THEN` stands among them, the program runs again with those that follow, up to the first failure.
+    """
+    name, *rest = sys.argv[1:]
     show_secret(os.environ[SECRET])
     module, function = PROGRAMS[name]
-    getattr(import_module(module), function)()
+    program = getattr(import_module(module), function)
+    while THEN in rest:
+        end = rest.index(THEN)
+        sys.argv, rest = [name, *rest[:end]], rest[end + 1 :]
+        _run_on(program)
+    sys.argv = [name, *rest]
+    program()
+
+
+def _run_on(program: Callable[[], object]) -> None:
+    """Runs a program that ends its process when it is done, and does not let it."""
+    try:
+        program()
+    except SystemExit as ended:
+        if ended.code:
+            raise
 
 
 if __name__ == "__main__":

@@ -93,11 +93,9 @@ def _run_alone(
     def serve() -> None:
         nonlocal told
         forget_failure(out)
-        nodes = {}
-        for number, site in enumerate(sites, start=1):
-            reporter.tell(f"lets {site} in ({number} of {len(sites)})")
-            nodes[superlink.register(site, files.flower_key(site))] = site
-            heartbeat.beat()
+        reporter.tell(f"lets {len(sites)} sites in: {', '.join(sites)}")
+        nodes = superlink.register({site: files.flower_key(site) for site in sites})
+        heartbeat.beat()
         reporter.tell(f"starts the run; sites dial {config.dialled(config.superlink)}")
         run = superlink.submit(
             "hortus.server.app:app",

@@ -6,7 +6,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +19,7 @@ from hortus.protocol.processes import (
     run_to_end,
     write_programs,
 )
-from hortus.server.guarded_flower import PROGRAMS, SECRET
+from hortus.server.guarded_flower import PROGRAMS, SECRET, THEN
 
 _CONNECTION = "hortus"
 _GUARDED = (sys.executable, "-m", "hortus.server.guarded_flower")
@@ -83,11 +83,23 @@ class SuperLink:
         if self._child is not None:
             self._child.stop()
 
-    def register(self, site: str, public_key: Path) -> int:
-        """Lets a site's SuperNode in, by its public key; returns the number that Flower gives it."""
-        named = ("--name", site)
-        told = self._ask("node-id", "supernode", "register", str(public_key), _CONNECTION, *named)
-        return int(told)
+    def register(self, public_keys: Mapping[str, Path]) -> dict[int, str]:
+        """Lets SuperNodes in, by the public keys of their sites; takes seconds, however many they are.
+
+        Args:
+            public_keys: The file of each site's.
+
+        Returns:
+            The sites, by the numbers that Flower gives them.
+        """
+        told = self._ask(
+            "node-id",
+            *(
+                ("supernode", "register", str(key), _CONNECTION, "--name", site)
+                for site, key in public_keys.items()
+            ),
+        )
+        return dict(zip(map(int, told), public_keys, strict=True))
 
     def submit(self, serverapp: str, clientapp: str, settings: Mapping[str, str]) -> str:
         """Starts a run of an app whose components are importable by name.
@@ -101,7 +113,8 @@ class SuperLink:
             The run's Flower id.
         """
         app = _write_app(self._directory / "app", serverapp, clientapp, settings)
-        return str(self._ask("run-id", "run", str(app), _CONNECTION))
+        (run,) = self._ask("run-id", ("run", str(app), _CONNECTION))
+        return str(run)
 
     @property
     def is_up(self) -> bool:
@@ -116,18 +129,22 @@ class SuperLink:
 
     def is_running(self, run: str) -> bool:
         """Whether the run has not come to its end, by Flower's own word; takes seconds."""
-        (only,) = self._ask("runs", "list", _CONNECTION, "--run-id", run)
+        ((only,),) = self._ask("runs", ("list", _CONNECTION, "--run-id", run))
         return not str(only["status"]).startswith(_ENDED)
 
-    def _ask(self, field: str, *arguments: str) -> Any:  # noqa: ANN401 - what Flower's JSON holds
-        """Returns a field of what a command prints; a refusal is JSON too, and exits with 0."""
-        told = json.loads(self._flwr(*arguments, "--format", "json"))
-        if field not in told:
-            self.check()  # its end may be why
-            raise HortusError(f"Flower does not tell {field}", remedy=json.dumps(told)[:1000])
-        return told[field]
+    def _ask(self, field: str, *commands: Sequence[str]) -> list[Any]:
+        """Returns a field of what each command prints; a refusal is JSON too, and exits with 0."""
+        arguments = [part for one in commands for part in (*one, "--format", "json", THEN)]
+        answers = []
+        for told in _documents(self._flwr(*arguments[:-1])):
+            if field not in told:
+                self.check()  # its end may be why
+                raise HortusError(f"Flower does not tell {field}", remedy=json.dumps(told)[:1000])
+            answers.append(told[field])
+        return answers
 
     def _flwr(self, *arguments: str) -> str:
+        """Runs commands, each after the one before it, in one process: it takes seconds to start."""
         command = [*_GUARDED, "flwr", *arguments]
         try:
             return run_to_end(command, self._environment, _COMMAND_SECONDS)
@@ -165,6 +182,15 @@ class SuperLink:
         except OSError:
             return False
         return True
+
+
+def _documents(text: str) -> Iterator[dict[str, Any]]:
+    """Yields the JSON objects that a text consists of."""
+    decoder, rest = json.JSONDecoder(), text.lstrip()
+    while rest:
+        document, end = decoder.raw_decode(rest)
+        yield document
+        rest = rest[end:].lstrip()
 
 
 def _environment(directory: Path) -> dict[str, str]:

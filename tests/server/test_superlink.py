@@ -133,8 +133,8 @@ def test_registered_nodes_run_their_own_relay_and_a_stranger_is_refused(
         superlink = stack.enter_context(
             SuperLink(tmp_path / "flower", consortium.server.tls, address)
         )
-        for site in SITES:
-            superlink.register(site, consortium.server.flower_key(site))
+        numbers = superlink.register({s: consortium.server.flower_key(s) for s in SITES})
+        assert list(numbers.values()) == list(SITES)
         nodes = {
             site: stack.enter_context(
                 start_supernode(consortium.site(site), address, {"site": site})
@@ -242,7 +242,7 @@ def test_a_hostile_app_reads_no_key_where_flower_runs_as_another_user(
         users = {"ash": RelayUser.find("nobody"), "birch": None}
         wanted = {}
         for site, user in users.items():
-            superlink.register(site, consortium.server.flower_key(site))
+            superlink.register({site: consortium.server.flower_key(site)})
             files = consortium.site(site)
             files.ledger.touch(mode=0o600)
             files.ledger.write_text("entries")
@@ -358,7 +358,7 @@ def test_a_stranger_on_loopback_cannot_submit_an_app(
     address = ServerConfig.load(consortium.server.config).superlink
     authority = consortium.server.tls.authority
     with SuperLink(tmp_path / "flower", consortium.server.tls, address) as superlink:
-        superlink.register("ash", consortium.server.flower_key("ash"))
+        superlink.register({"ash": consortium.server.flower_key("ash")})
         app = tmp_path / "stolen"
         shutil.copytree(tmp_path / "flower" / "home", tmp_path / "home")
         app.mkdir()
