@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from opacus.accountants import PRVAccountant
 from scipy.optimize import brentq
 
 from hortus.privacy.composition import Releases, composed_epsilon, renyi_bound
@@ -74,6 +73,9 @@ def epsilon_prv(history: History, delta: float) -> float:
     Raises:
         UsageError: δ is not in (0, 1), or a count is negative.
     """
+    # With it come its optimizers and torch.distributed: seconds that no other accountant needs.
+    from opacus.accountants import PRVAccountant  # noqa: PLC0415
+
     multiset = _multiset(history, delta)
     if not multiset:
         return 0.0

@@ -142,3 +142,11 @@ def test_an_audit_needs_neither_torch_nor_flower_nor_the_accountant_that_charged
         start("audit", str(bundle), "--html", page)
         == '[4, ["matplotlib", "dp_accounting", "scipy"]]'
     )
+
+
+def test_epsilon_is_told_without_opacus_whose_estimate_alone_needs_it() -> None:
+    program = "import sys, hortus.privacy.accounting; print('opacus' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False False\n"
