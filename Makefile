@@ -14,9 +14,10 @@ demo: $(VENV)/demo
 	$(BIN)/hortus demo
 
 # Files in the order of their names: by default those with few but long tests come last, on one processor.
+# Three files of processes at a time: each waits on clocks for a third of its time.
 test: check
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not processes"
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m processes
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m processes
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check

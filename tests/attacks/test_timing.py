@@ -22,7 +22,7 @@ from hortus.protocol.wire import aggregation_pb2 as wire
 
 WorldMaker = Callable[..., World]
 STEPS = 3
-PACE = 4.0
+PACE = 3.0
 # The long record takes this much more than a short one; tests share their machine with others.
 COST = 1.0
 TOLERANCE = 0.4

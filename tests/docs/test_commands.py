@@ -16,7 +16,6 @@ from hortus.cli.main import app
 from hortus.protocol.fingerprint import roster_words
 from hortus.protocol.identity import Roster
 from tests.conftest import write_records
-from tests.server.test_superlink import free_port
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 
@@ -81,34 +80,6 @@ def test_the_quickstart_works_as_it_stands(tmp_path: Path) -> None:
     assert run_page(page, tmp_path).count("\nHOLDS: ") == 3
     (python,) = blocks(page, "python")
     subprocess.run([sys.executable, "-c", python], cwd=tmp_path, check=True, timeout=120)
-
-
-def test_a_trial_with_own_data_prints_commands_that_work_as_they_stand(
-    tmp_path: Path, tiny_model: Path
-) -> None:
-    """In a folder with a space in its name, on ports of its own."""
-    for site in ("north", "south site", "harbor", "test"):
-        write_records(tmp_path / f"{site}.csv", 60)
-    trial = [
-        *("init", "trial", "own trial", "--model", str(tiny_model), "--unit", "patient"),
-        *("--site=north=north.csv", "--site=south=south site.csv", "--site=harbor=harbor.csv"),
-        *(
-            "--delta=0.001",
-            "--epsilon=50",
-            "--test=test.csv",
-            f"--superlink=127.0.0.1:{free_port()}",
-        ),
-        f"--aggregation=127.0.0.1:{free_port()}",
-    ]
-    done = subprocess.run(
-        [str(SCRIPTS / "hortus"), *trial], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    printed = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
-    assert len(printed) == 2 + 3 + 1 + 3
-    agents = [f"{line} &" for line in printed if line.startswith("hortus client")]
-    rest = [line for line in printed if not line.startswith("hortus client")]
-    rest.insert(-1, "\n".join(agents))
-    assert "report " in run_commands("\n".join([*rest, "kill $(jobs -p); wait"]), tmp_path)
 
 
 def test_operating_a_consortium_works_as_it_stands(tmp_path: Path) -> None:

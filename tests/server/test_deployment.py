@@ -100,7 +100,7 @@ def check_what_was_said(consortium: Consortium, out: Path) -> None:
         *(f"{site} is connected" for site in SITES),
         *(f"{site} takes part" for site in SITES),
         "starts Flower's SuperLink",
-        "(3 of 3)",
+        "lets 3 sites in",
     ):
         assert line in spoken
     agent = (consortium.site(SITES[0]).directory / "logs" / "agent.log").read_text()
@@ -189,7 +189,7 @@ def unpaid(consortium: Consortium, site: str, run: Path) -> set[tuple[str, int, 
 def test_a_deployed_run_gives_the_simulated_bits_whatever_is_stopped_or_killed(
     write_plan: Any, tmp_path: Path
 ) -> None:
-    rounds, steps = 22, 4
+    rounds, steps = 15, 4
     path = write_plan(
         cohort={"minimum": 3, "max_colluding": 1},
         training={"rounds": rounds, "steps_per_round": steps},
@@ -230,7 +230,7 @@ def test_a_deployed_run_gives_the_simulated_bits_whatever_is_stopped_or_killed(
         go_on(server)
         kill(folders["birch"], "flower-supernode")
         go_on(server)
-        assert finished() < rounds - 8, "there must be something left to disturb"
+        assert finished() < rounds - 6, "there must be something left to disturb"
 
         again = "ended with exit code -9 and is started again"
         with held(started["cedar"]):
