@@ -49,9 +49,10 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
         bias: (out,).
     """
     records = x.shape[0]
-    rows = x.reshape(records, -1, x.shape[-1])
+    # No view where none is needed: whoever writes into one has autograd copy it three times.
+    rows = x if x.dim() == 3 else x.reshape(records, -1, x.shape[-1])
     weights = weight.T.expand(records, -1, -1)
     products = (
         torch.bmm(rows, weights) if bias is None else torch.baddbmm(bias, rows, weights)
     )  # (records, tokens, out)
-    return products.view(*x.shape[:-1], weight.shape[0])
+    return products if x.dim() == 3 else products.view(*x.shape[:-1], weight.shape[0])
