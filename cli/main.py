@@ -14,7 +14,8 @@ from hortus.cli.errors import ReportingGroup
 from hortus.cli.groups import LateCommands
 from hortus.cli.streams import write_in_any_encoding
 from hortus.protocol.logs import clean_early_logging
-from hortus.protocol.surroundings import proxies, raise_open_files
+from hortus.protocol.proxies import direct_hosts
+from hortus.protocol.surroundings import raise_open_files
 
 _COMMANDS = {
     "demo": "hortus.cli.train:demo",
@@ -86,7 +87,8 @@ def main() -> None:
     os.environ.update(
         HF_HUB_OFFLINE="1", FLWR_TELEMETRY_ENABLED="0", TOKENIZERS_PARALLELISM="false"
     )
-    os.environ.update(proxies(os.environ))
+    # gRPC reads lower case alone, and takes a blank entry for every host.
+    os.environ.update(no_grpc_proxy=",".join(direct_hosts(os.environ)))
     # gRPC's own notes are no part of a log: on forks, where it would rather be left alone, and on each handshake.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -1,5 +1,6 @@
 """A site's gRPC connection to the aggregation service, with mutual TLS; the site dials out."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,7 +10,7 @@ from hortus.protocol.consortium import TlsFiles, host_and_port
 from hortus.protocol.errors import ConnectionLost, ProtocolError
 from hortus.protocol.faults import Fault, reach
 from hortus.protocol.plan import Cohort
-from hortus.protocol.surroundings import is_this_machine, proxy_variable
+from hortus.protocol.proxies import Proxy, proxy_for
 from hortus.protocol.transport import connection_options
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
@@ -113,6 +114,7 @@ def dialling(address: str, tls: TlsFiles, rules: Cohort) -> Iterator[GrpcChannel
 
     Raises:
         ProtocolError: Nobody answers there, or with a certificate of another authority.
+        UsageError: The environment names a proxy that is none.
     """
     credentials = grpc.ssl_channel_credentials(
         root_certificates=tls.authority.read_bytes(),
@@ -120,9 +122,9 @@ def dialling(address: str, tls: TlsFiles, rules: Cohort) -> Iterator[GrpcChannel
         certificate_chain=tls.certificate.read_bytes(),
     )
     host, _ = host_and_port(address)
-    options = connection_options()
-    if is_this_machine(host):
-        options.append(("grpc.enable_http_proxy", 0))
+    proxy = proxy_for(host, os.environ)
+    way = ("grpc.enable_http_proxy", 0) if proxy is None else ("grpc.http_proxy", proxy.url)
+    options = [*connection_options(), way]
     with grpc.secure_channel(address, credentials, options=options) as channel:
         try:
             patience = min(CONNECT_SECONDS, rules.join_deadline)
@@ -132,18 +134,15 @@ def dialling(address: str, tls: TlsFiles, rules: Cohort) -> Iterator[GrpcChannel
                 "the aggregation service cannot be reached, or shows a foreign certificate",
                 where=address,
                 remedy="Check `aggregation` in server.card.yaml, tls/ca.crt and the firewall (sites dial "
-                f"out).{_of_proxy(host)}",
+                f"out).{_of_proxy(proxy)}",
             ) from error
         yield GrpcChannel(channel, rules)
 
 
-def _of_proxy(host: str) -> str:
-    variable = proxy_variable(host)
-    if variable is None:
+def _of_proxy(proxy: Proxy | None) -> str:
+    if proxy is None:
         return ""
-    return (
-        f" {variable} names a proxy: it must let CONNECT to this address pass, or no_proxy name it."
-    )
+    return f" {proxy.variable} names a proxy: it must let CONNECT to this address pass, or no_proxy name it."
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """`hortus check SITE_DIR`: what a site can find out before a run, or while one does not come about."""
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
@@ -26,6 +27,7 @@ from hortus.protocol.locks import is_held
 from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Contract
 from hortus.protocol.policy import Budget, Policy
+from hortus.protocol.proxies import proxy_for
 from hortus.protocol.reach import MOST_AHEAD, MOST_BEHIND, greet, in_words, knock, resolve
 
 
@@ -61,12 +63,21 @@ def check_way(files: SiteFiles, config: SiteConfig, now: datetime) -> Iterator[C
     superlink = config.superlink or card.superlink
     aggregation = config.aggregation or card.aggregation
     for host in dict.fromkeys(host_and_port(address)[0] for address in (superlink, aggregation)):
-        yield of_reaching("name", resolve(host), f"{host} leads to an address")
+        yield guarded("name", lambda h=host: _check_name(h))  # type: ignore[misc]
     for what, address, http in (
         ("SuperLink", superlink, True),
         ("aggregation", aggregation, False),
     ):
         yield from _check_port(files, what, address, now, speaks_http=http)
+
+
+def _check_name(host: str) -> Check:
+    """A server's name leads to an address, or its proxy's does, which looks up the server's."""
+    proxy = proxy_for(host, os.environ)
+    if proxy is None:
+        return of_reaching("name", resolve(host), f"{host} leads to an address")
+    said = f"{proxy.host} leads to an address; {proxy.variable} names it as the proxy for {host}"
+    return of_reaching("name", resolve(proxy.host, proxy.variable), said)
 
 
 def _check_port(

@@ -119,15 +119,12 @@ class _Relay:
         return f"the relay to the server does not run: {why or 'it is started again'}"
 
     def may_connect(self) -> bool:
-        """Whether something listens there: cheaper to ask than to start a SuperNode in vain.
-
-        Behind a proxy only the SuperNode can tell.
-        """
-        found = knock(self._server, _POLL_SECONDS)
-        if found.problem and found.tried:
+        """Whether something listens there: cheaper to ask than to start a SuperNode in vain."""
+        found = knock(self._server)
+        if found.problem:
             self._connection.note(Link.DOWN, found)
         self._looked = time.monotonic()
-        return not (found.problem and found.tried)
+        return not found.problem
 
     def look(self) -> None:
         """Notes what the SuperNode says; of one that says nothing for long, tries the way itself."""
@@ -141,7 +138,7 @@ class _Relay:
         """Notes why the SuperNode has ended by itself."""
         _, found = self._said()
         tried = self._tried()
-        if tried.problem and tried.tried:
+        if tried.problem:
             found = tried
         if not found.problem:
             log = supernode_log(self._files)

@@ -1,6 +1,7 @@
 """Flower's SuperNode as a supervised child; it dials out and listens on loopback only."""
 
 import json
+import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from types import MappingProxyType
 
 import hortus
 from hortus.client.relay_user import Guarded, RelayUser, hidden, may_be_changed, settled
-from hortus.protocol.consortium import SiteConfig, SiteFiles
+from hortus.protocol.consortium import SiteConfig, SiteFiles, host_and_port
 from hortus.protocol.errors import UsageError
 from hortus.protocol.processes import (
     ChildProcess,
@@ -17,6 +18,7 @@ from hortus.protocol.processes import (
     installed_script,
     write_programs,
 )
+from hortus.protocol.proxies import proxy_for
 
 _PROGRAMS: Mapping[str, Sequence[str]] = MappingProxyType(
     {
@@ -41,7 +43,8 @@ def start_supernode(
         user: Whom it runs as; None: the agent's own user.
 
     Raises:
-        UsageError: The user can read what is the site's own, or cannot run this environment.
+        UsageError: The user can read what is the site's own, or cannot run this environment, or the
+            environment names a proxy that is none.
     """
     directory = files.directory / "flower"
     programs = write_programs(directory / "bin", _PROGRAMS)
@@ -60,7 +63,9 @@ def start_supernode(
         *("--host", "127.0.0.1", "--port", str(_free_port())),
         *("--node-config", " ".join(f"{k}={json.dumps(v)}" for k, v in node_config.items())),
     ]
-    environment = flower_environment(directory / "home")
+    environment = flower_environment(
+        directory / "home", proxy_for(host_and_port(superlink)[0], os.environ)
+    )
     environment["PATH"] = str(programs)
     if user is None:
         return ChildProcess(command, environment, supernode_log(files))

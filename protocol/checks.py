@@ -56,8 +56,6 @@ class Check:
 
 def of_reaching(what: str, found: Reached, good: str) -> Check:
     """Makes a line of how far one came on the way to a server."""
-    if not found.tried:
-        return Check(what, Verdict.UNTRIED, found.problem)
     if found.problem:
         return Check(what, Verdict.PROBLEM, found.problem, found.remedy)
     return Check(what, Verdict.OK, good)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from hortus.protocol.errors import HortusError
-from hortus.protocol.surroundings import proxies
+from hortus.protocol.proxies import Proxy, child_environment
 
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
@@ -52,12 +52,17 @@ def installed_script(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def flower_environment(home: Path) -> dict[str, str]:
-    """Returns a minimal environment for Flower's programs, with a Flower home of their own."""
+def flower_environment(home: Path, proxy: Proxy | None = None) -> dict[str, str]:
+    """Returns a minimal environment for Flower's programs, with a Flower home of their own.
+
+    Args:
+        home: The Flower home.
+        proxy: What they dial anything but this machine through.
+    """
     kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     # Flower finds its own helpers by name, and the environment may not be activated.
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', os.defpath)}"
-    return kept | proxies(os.environ) | _QUIET | {"FLWR_HOME": str(home)}
+    return kept | child_environment(proxy) | _QUIET | {"FLWR_HOME": str(home)}
 
 
 def write_programs(directory: Path, programs: Mapping[str, Sequence[str]]) -> Path:

@@ -1,4 +1,4 @@
-"""Tests whether a server can be reached, step by step (name, port, TLS, clock), and explains what fails.
+"""Tests whether a server can be reached, step by step (name, proxy, port, TLS, clock), and explains what fails.
 
 The programs that really connect (Flower's SuperNode, gRPC) say little about why they fail. The steps here are
 the same, one at a time, and send nothing that the server acts on.
@@ -6,14 +6,18 @@ the same, one at a time, and send nothing that the server acts on.
 
 import contextlib
 import email.utils
+import os
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 
 from hortus.protocol.consortium import TlsFiles, host_and_port
-from hortus.protocol.surroundings import proxy_variable
+from hortus.protocol.errors import UsageError
+from hortus.protocol.proxies import Proxy, proxy_for
 
 _SECONDS = 5.0
 _MOST_BYTES = 2**14
@@ -30,13 +34,11 @@ class Reached:
         remedy: What to do about it.
         ahead: Seconds by which this machine's clock is ahead of the server's, which sent its time over the
             authenticated connection; None if it sent none.
-        tried: False if nothing was tested because the connection goes through a proxy.
     """
 
     problem: str = ""
     remedy: str = ""
     ahead: float | None = None
-    tried: bool = True
 
 
 class _StoppedError(Exception):
@@ -47,26 +49,28 @@ class _StoppedError(Exception):
         self.found = Reached(problem, remedy)
 
 
-def resolve(host: str) -> Reached:
-    """Looks up a host's address."""
+def resolve(host: str, source: str = "the address on the server's card") -> Reached:
+    """Looks up a host's address.
+
+    Args:
+        host: The name.
+        source: Where the name was found, for the remedy.
+    """
     try:
         socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or "it is not a valid host name"
         return Reached(
             f"no address was found for the name {host}: {why}",
-            "Check the address on the server's card, and this machine's DNS or /etc/hosts.",
+            f"Check {source}, and this machine's DNS or /etc/hosts.",
         )
     return Reached()
 
 
-def knock(address: str, seconds: float = _SECONDS) -> Reached:
-    """Opens a connection to a port and closes it again."""
-    host, port = host_and_port(address)
-    if variable := proxy_variable(host):
-        return Reached(f"not tried: {variable} names a proxy", tried=False)
+def knock(address: str) -> Reached:
+    """Opens a connection to a port, through the proxy if there is one, and closes it again."""
     try:
-        _dial(host, port, seconds).close()
+        _dial(address).close()
     except _StoppedError as stopped:
         return stopped.found
     return Reached()
@@ -82,11 +86,9 @@ def greet(address: str, tls: TlsFiles, now: datetime, *, speaks_http: bool) -> R
         speaks_http: True: an HTTP request asks for the server's time (Flower's SuperLink). False: the
             connection only shows whether the server accepts the site's certificate (the aggregation service).
     """
-    host, port = host_and_port(address)
-    if variable := proxy_variable(host):
-        return Reached(f"not tried: {variable} names a proxy", tried=False)
+    host, _ = host_and_port(address)
     try:
-        with _stopping(address, now), _dial(host, port, _SECONDS) as plain:
+        with _stopping(address, now), _dial(address) as plain:
             context = _context(tls, speaks_http=speaks_http)
             with context.wrap_socket(plain, server_hostname=host) as secured:
                 if not speaks_http:
@@ -165,26 +167,112 @@ def of_certificate(message: str, address: str, now: datetime) -> Reached:
     )
 
 
-def _dial(host: str, port: int, seconds: float) -> socket.socket:
-    if (found := resolve(host)).problem:
-        raise _StoppedError(found.problem, found.remedy)
+def _dial(address: str) -> socket.socket:
+    """Opens a connection to a server as a site does."""
+    host, port = host_and_port(address)
     try:
-        return socket.create_connection((host, port), timeout=seconds)
+        proxy = proxy_for(host, os.environ)
+    except UsageError as error:
+        raise _StoppedError(f"{error.where}: {error.problem}", error.remedy or "") from None
+    if proxy is None:
+        _find(resolve(host))
+        return _connect(
+            (host, port),
+            f"{host}, port {port}",
+            silent="Is a firewall in between? Sites dial out: it must allow this port.",
+            closed="Is the server running (hortus server PLAN)? Is this the port on its card?",
+        )
+    _find(resolve(proxy.host, proxy.variable))
+    remedy = f"Is {proxy.variable} right, and the proxy running? Or name {host} in no_proxy."
+    where = f"{proxy.address}, the proxy that {proxy.variable} names"
+    connection = _connect((proxy.host, proxy.port), where, silent=remedy, closed=remedy)
+    try:
+        _ask(connection, proxy, address)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _find(found: Reached) -> None:
+    if found.problem:
+        raise _StoppedError(found.problem, found.remedy)
+
+
+def _connect(where: tuple[str, int], named: str, *, silent: str, closed: str) -> socket.socket:
+    """Opens a TCP connection.
+
+    Args:
+        where: Host and port.
+        named: What listens there.
+        silent: What to do if nothing answers.
+        closed: What to do if nothing listens.
+    """
+    try:
+        return socket.create_connection(where, timeout=_SECONDS)
+    except TimeoutError:
+        raise _StoppedError(f"nothing answers at {named}", silent) from None
+    except ConnectionRefusedError:
+        raise _StoppedError(f"nothing listens at {named}", closed) from None
+    except OSError as error:
+        raise _StoppedError(
+            f"{named}, is unreachable: {error.strerror or error}",
+            f"Check this machine's network. {closed}",
+        ) from None
+
+
+def _ask(connection: socket.socket, proxy: Proxy, address: str) -> None:
+    """Has a proxy connect to a server."""
+    named = f"the proxy {proxy.address} ({proxy.variable})"
+    try:
+        connection.sendall(proxy.request(address))
+        answer = _header(connection)
     except TimeoutError:
         raise _StoppedError(
-            f"nothing answers at {host}, port {port}",
-            "Is a firewall in between? Sites dial out: it must allow this port.",
-        ) from None
-    except ConnectionRefusedError:
-        raise _StoppedError(
-            f"nothing listens at {host}, port {port}",
-            "Is the server running (hortus server PLAN)? Is this the port on its card?",
+            f"{named} does not answer a request to connect to {address}",
+            "It may be trying in vain: is the server running, and may the proxy reach its port?",
         ) from None
     except OSError as error:
         raise _StoppedError(
-            f"{host}, port {port}, is unreachable: {error.strerror or error}",
-            "Check this machine's network, and the address on the server's card.",
+            f"{named} closed the connection: {error.strerror or error}",
+            f"Is {proxy.variable} right? Another program may listen there.",
         ) from None
+    version, _, rest = answer.partition(b" ")
+    if not version.startswith(b"HTTP/1.") or not rest[:3].isdigit():
+        raise _StoppedError(
+            f"the program at {proxy.address} ({proxy.variable}) does not answer as an HTTP proxy does",
+            f"Is {proxy.variable} right? Another program may listen there.",
+        )
+    if (status := int(rest[:3])) // 100 != 2:
+        raise _StoppedError(
+            f"{named} does not connect to {address}: {_status(status)}", _remedy(status, proxy)
+        )
+
+
+def _status(status: int) -> str:
+    """Names an HTTP status in the words of the standard, not in those that somebody sent."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _remedy(status: int, proxy: Proxy) -> str:
+    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        wrong = "are wrong" if proxy.credentials else "are missing"
+        return f"Name and password {wrong}: write {proxy.variable} as http://NAME:PASSWORD@{proxy.address}."
+    if status in (
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.GATEWAY_TIMEOUT,
+    ):
+        return (
+            "The proxy does not reach the server: is it running, and may the proxy reach its port?"
+        )
+    return (
+        "The proxy's operator allows CONNECT to this host and port, or no_proxy names the host if it can be "
+        "reached directly."
+    )
 
 
 def _context(tls: TlsFiles, *, speaks_http: bool) -> ssl.SSLContext:
@@ -239,14 +327,26 @@ def _spelled(error: ssl.SSLError) -> str:
 def _date(secured: ssl.SSLSocket, host: str) -> datetime | None:
     """Asks an HTTP server for the time."""
     secured.sendall(f"HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-    answer = b""
-    while b"\r\n\r\n" not in answer and len(answer) < _MOST_BYTES:
-        if not (part := secured.recv(_MOST_BYTES)):
-            break
-        answer += part
+    answer = _header(secured)
     for line in answer.decode("latin-1").split("\r\n"):
         name, _, value = line.partition(":")
         if name.strip().lower() == "date":
             with contextlib.suppress(ValueError):
                 return email.utils.parsedate_to_datetime(value.strip())
     return None
+
+
+def _header(connection: socket.socket) -> bytes:
+    """Reads until an empty line, the other end's last byte, or the limit.
+
+    Raises:
+        TimeoutError: It takes too long, however often a byte arrives.
+    """
+    answer, deadline = b"", time.monotonic() + _SECONDS
+    while b"\r\n\r\n" not in answer and len(answer) < _MOST_BYTES:
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        if not (part := connection.recv(_MOST_BYTES)):
+            break
+        answer += part
+    return answer

@@ -1,9 +1,6 @@
-"""What a process finds around it: its limit of open files, and the proxy of its network."""
+"""What a process finds around it: its limit of open files, and its memory."""
 
-import os
 import resource
-from collections.abc import Mapping
-from ipaddress import ip_address
 from pathlib import Path
 
 from hortus.protocol.errors import HortusError
@@ -12,8 +9,6 @@ _ENOUGH_FILES = 2**16
 _SPARE_FILES = 8
 _NO_MEMORY_TYPES = {"OutOfMemoryError", "ArrowMemoryError"}  # PyTorch's and Arrow's own
 _NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "can't start new thread")
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")
 
 
 def raise_open_files() -> None:
@@ -53,35 +48,3 @@ def out_of_memory(error: BaseException) -> HortusError | None:
         "privacy.max_records_per_unit; training.precision: bfloat16 halves the model's part. Lower them, or "
         "give the process more memory (ulimit -v, MemoryMax= of a service, the container's limit).",
     )
-
-
-def proxies(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables that name a proxy, in lower case as gRPC reads them.
-
-    This machine itself is never dialled through one.
-    """
-    found = {
-        name: environment.get(name) or environment.get(name.upper(), "")
-        for name in _PROXY_VARIABLES
-    }
-    kept = {name: value for name, value in found.items() if value}
-    for name in {"no_proxy", *(kept.keys() & {"no_grpc_proxy"})}:
-        direct = [*filter(None, kept.get(name, "").split(",")), *_LOOPBACK]
-        kept[name] = ",".join(dict.fromkeys(direct))
-    return kept
-
-
-def proxy_variable(host: str) -> str | None:
-    """Returns the variable of the environment that names the proxy for a host, if one does."""
-    if is_this_machine(host):
-        return None
-    named = proxies(os.environ)
-    return next((name for name in _PROXY_VARIABLES[:3] if name in named), None)
-
-
-def is_this_machine(host: str) -> bool:
-    """Whether a host is loopback."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() in _LOOPBACK

@@ -14,7 +14,7 @@ from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan import Cohort
 from hortus.protocol.policy import Budget, Policy
 
-RULES = Cohort(join_deadline=3)
+RULES = Cohort(join_deadline=1)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from hortus.protocol.names import SERVER
 from hortus.protocol.reach import Reached
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
-OK, WARNING, PROBLEM, UNTRIED = Verdict.OK, Verdict.WARNING, Verdict.PROBLEM, Verdict.UNTRIED
+OK, WARNING, PROBLEM = Verdict.OK, Verdict.WARNING, Verdict.PROBLEM
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,6 @@ def test_what_a_check_raises_is_a_line_as_well() -> None:
     assert found.said == "/no/such/file: No such file or directory"
 
 
-def test_a_way_through_a_proxy_is_not_called_right_nor_wrong() -> None:
-    assert (
-        of_reaching("TLS", Reached("not tried: https_proxy", tried=False), "good").verdict
-        is UNTRIED
-    )
+def test_what_was_found_on_the_way_is_put_beside_its_remedy() -> None:
     assert of_reaching("TLS", Reached("no", "do"), "good").remedy == "do"
     assert of_reaching("TLS", Reached(), "good").said == "good"

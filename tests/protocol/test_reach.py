@@ -1,5 +1,7 @@
 """Why a server cannot be reached is said in one sentence, with a remedy, for each step of the way."""
 
+import base64
+import os
 import socket
 import ssl
 import threading
@@ -10,11 +12,16 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
+import httpx
 import pytest
+from helpers.connect_proxy import NAME, connect_proxy
 
+from hortus.client.channel import dialling
 from hortus.protocol.consortium import Consortium, ServerConfig
 from hortus.protocol.membership import create_consortium
+from hortus.protocol.plan import Cohort
 from hortus.protocol.policy import Budget, Policy
+from hortus.protocol.proxies import child_environment, proxy_for
 from hortus.protocol.reach import greet, in_words, knock, of_certificate, of_clock, resolve
 from hortus.server.service import Hub, serving
 
@@ -153,14 +160,108 @@ def test_what_openssl_says_of_a_certificate_is_put_into_words(said: str, told: s
     assert found.remedy
 
 
-def test_a_proxy_is_not_gone_around(monkeypatch: pytest.MonkeyPatch, own: Consortium) -> None:
-    monkeypatch.setenv("https_proxy", "http://proxy:3128")
-    for found in (
-        knock("hub.example:1"),
-        greet("hub.example:1", own.site("ash").tls, NOW, speaks_http=True),
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Consortium:
+    """Its server's certificate is for a name that only the proxy resolves."""
+    server = ServerConfig(aggregation="127.0.0.1:1", superlink="127.0.0.1:2", host=NAME)
+    directory = tmp_path_factory.mktemp("named") / "c"
+    return create_consortium(directory, {"ash": Path("x")}, {"ash": POLICY}, server, NOW)
+
+
+def at_the_proxys(address: str) -> str:
+    return f"{NAME}:{address.rpartition(':')[2]}"
+
+
+@pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy", "HTTPS_PROXY"])
+def test_a_server_is_reached_through_a_proxy(
+    named: Consortium, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the checks, and by the two clients that they stand for."""
+    tls = named.site("ash").tls
+    hub: Hub = object()  # type: ignore[assignment] - no call is made
+    with connect_proxy() as proxy, answering(named, http(datetime.now(UTC))) as address:
+        monkeypatch.setenv(variable, proxy.url)
+        found = greet(at_the_proxys(address), tls, NOW, speaks_http=True)
+        assert (found.problem, found.ahead is None) == ("", False)
+        with serving(hub, named.server.tls, "127.0.0.1:0", 1) as port:
+            aggregation = f"{NAME}:{port}"
+            assert not knock(aggregation).problem
+            assert not greet(aggregation, tls, NOW, speaks_http=False).problem
+            with dialling(aggregation, tls, Cohort(join_deadline=5)):
+                pass
+        with answering(named, http(datetime.now(UTC))) as superlink:
+            environment = child_environment(proxy_for(NAME, os.environ))
+            monkeypatch.delenv(variable)
+            for name, value in environment.items():
+                monkeypatch.setenv(name, value)
+            context = ssl.create_default_context(cafile=str(tls.authority))
+            assert (
+                httpx.get(f"https://{at_the_proxys(superlink)}", verify=context).status_code == 404
+            )
+    assert len(proxy.requests) == 5
+    assert all(request.startswith(f"CONNECT {NAME}:") for request in proxy.requests)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told", "remedy"),
+    [
+        (
+            b"HTTP/1.1 403 <b>no</b>\r\n\r\n",
+            "does not connect to hub.example:1: 403 Forb",
+            "CONNECT",
+        ),
+        (b"HTTP/1.0 405 x\r\n\r\n", "405 Method Not Allowed", "no_proxy"),
+        (b"HTTP/1.1 407 x\r\n\r\n", "407 Proxy Authentication", "missing: write https_proxy as"),
+        (b"HTTP/1.1 504 x\r\n\r\n", "504 Gateway Timeout", "does not reach the server"),
+        (b"HTTP/1.1 799 x\r\n\r\n", ": 799", "CONNECT"),
+        (b"SSH-2.0-x\r\n\r\n", "does not answer as an HTTP proxy does", "Is https_proxy right"),
+        (b"HTTP/1.1 2\r\n\r\n", "does not answer as an HTTP proxy does", "Is https_proxy right"),
+        (b"", "does not answer as an HTTP proxy does", "Is https_proxy right"),
+    ],
+)
+def test_what_fails_at_the_proxy_is_named(
+    own: Consortium, answer: bytes, told: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect_proxy(answer) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        found = greet(f"{NAME}:1", own.site("ash").tls, NOW, speaks_http=True)
+    assert told in found.problem
+    assert f"127.0.0.1:{proxy.port} (https_proxy)" in found.problem
+    assert remedy in found.remedy
+
+
+def test_a_way_is_told_step_by_step_also_through_a_proxy(
+    named: Consortium, foreign: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = named.site("ash").tls
+    with connect_proxy() as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url.replace("//", "//ash:secret@"))
+        assert "502 Bad Gateway" in knock(f"{NAME}:1").problem
+        basic = base64.b64encode(b"ash:secret").decode()
+        assert f"\r\nProxy-Authorization: Basic {basic}\r\n" in proxy.requests[0]
+        with answering(foreign, b"") as address:
+            found = greet(at_the_proxys(address), tls, NOW, speaks_http=True)
+            assert "a proxy in between inspects TLS" in found.remedy
+    found = knock(f"{NAME}:1")
+    assert f"nothing listens at 127.0.0.1:{proxy.port}, the proxy that https_proxy" in found.problem
+    assert "secret" not in found.problem + found.remedy
+    for value, told in (
+        ("http://nowhere.invalid:1", "no address was found for the name nowhere.invalid"),
+        ("socks5://proxy:1", "https_proxy: its value is not the URL of an HTTP proxy"),
     ):
-        assert not found.tried
-        assert "https_proxy" in found.problem
+        monkeypatch.setenv("https_proxy", value)
+        assert told in knock(f"{NAME}:1").problem
+    with answering(named, http(datetime.now(UTC))) as address:
+        assert not knock(address).problem, "this machine is dialled directly"
+
+
+def test_a_proxy_that_keeps_silent_is_not_waited_for(
+    own: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hortus.protocol.reach._SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert "does not answer a request to connect to hub" in knock(f"{NAME}:1").problem
 
 
 def test_lengths_of_time_are_written_as_people_do() -> None:

@@ -1,4 +1,4 @@
-"""The limit of open files is raised or named, and loopback is never dialled through a proxy."""
+"""The limit of open files is raised or named."""
 
 import resource
 import subprocess
@@ -7,15 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pytest
-
-from hortus.protocol.surroundings import (
-    is_this_machine,
-    out_of_files,
-    proxies,
-    proxy_variable,
-    raise_open_files,
-)
+from hortus.protocol.surroundings import out_of_files, raise_open_files
 
 
 @contextmanager
@@ -78,43 +70,3 @@ except Exception as error:
     )
     assert "60 files open" in done.stdout
     assert "disk" not in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, {"no_proxy": "localhost,127.0.0.1,::1"}),
-        (
-            {"HTTPS_PROXY": "http://proxy:3128"},
-            {"https_proxy": "http://proxy:3128", "no_proxy": "localhost,127.0.0.1,::1"},
-        ),
-        (
-            {"http_proxy": "http://a:1", "HTTP_PROXY": "http://b:2", "NO_PROXY": ".ward,::1"},
-            {"http_proxy": "http://a:1", "no_proxy": ".ward,::1,localhost,127.0.0.1"},
-        ),
-        (
-            {"grpc_proxy": "http://a:1", "no_grpc_proxy": "hub"},
-            {
-                "grpc_proxy": "http://a:1",
-                "no_grpc_proxy": "hub,localhost,127.0.0.1,::1",
-                "no_proxy": "localhost,127.0.0.1,::1",
-            },
-        ),
-        ({"https_proxy": "", "PATH": "/bin"}, {"no_proxy": "localhost,127.0.0.1,::1"}),
-    ],
-)
-def test_proxies_are_named_as_grpc_reads_them(
-    environment: dict[str, str], expected: dict[str, str]
-) -> None:
-    assert proxies(environment) == expected
-    assert proxies(expected) == expected
-
-
-def test_loopback_has_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    for host in ("localhost", "LOCALHOST", "127.0.0.1", "127.1.2.3", "::1"):
-        assert is_this_machine(host)
-        assert proxy_variable(host) is None
-    for host in ("hub.example", "10.0.0.7", "localhost.example", "::2"):
-        assert not is_this_machine(host)
-        assert proxy_variable(host) == "https_proxy"
