@@ -33,7 +33,8 @@ def evaluate(
             predicted[batch.index] = logits.argmax(1).cpu().numpy()
             return float(nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))
 
-    loss = sum(side_by_side(task.batches(data, np.arange(len(data)), micro_batch), look))
+    batches = task.batches(data, np.arange(len(data)), micro_batch)
+    loss = sum(side_by_side(batches, look, task.workers))
     return Metrics(
         accuracy=float((predicted == labels).mean()),
         macro_f1=_macro_f1(labels, predicted),

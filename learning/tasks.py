@@ -15,7 +15,7 @@ from hortus.learning.memory import available
 from hortus.learning.models import EncoderClassifier, frozen_depth
 from hortus.learning.passes import Passes
 from hortus.learning.tokens import check_tokenizer, filler, token_ids
-from hortus.learning.workers import side_by_side
+from hortus.learning.workers import passes_at_once, side_by_side
 from hortus.protocol.plan import Adapter, Task
 
 _STATES_BYTES = 2**31  # of frozen layers' output kept in memory; what is beyond is computed anew
@@ -83,6 +83,7 @@ class TextClassification:
         UsageError: The tokenizer does not fit the model.
 
     Attributes:
+        workers: Passes at once where nothing is learnt: time and memory only.
         passes: Divides records into passes.
         head_only: Whether only the head is trained.
     """
@@ -95,6 +96,7 @@ class TextClassification:
         adapter: Adapter,
         micro_batch: int,
     ) -> None:
+        self.workers = passes_at_once()
         self._vocabulary = int(base.encoder.get_input_embeddings().weight.shape[0])
         check_tokenizer(tokenizer, self._vocabulary, task.max_length)
         self._task = task
@@ -141,7 +143,8 @@ class TextClassification:
                 embedded = self._base.embed(**batch.inputs)
             embeddings[torch.from_numpy(batch.index)] = embedded.to(embeddings.device)
 
-        side_by_side(self.batches(encoded, np.arange(len(encoded)), self._micro_batch), embed)
+        batches = self.batches(encoded, np.arange(len(encoded)), self._micro_batch)
+        side_by_side(batches, embed, self.workers)
         return embeddings
 
     def _states(self, encoded: Encoded) -> tuple[torch.Tensor, ...]:
@@ -156,7 +159,8 @@ class TextClassification:
             for index, row in zip(batch.index, entered, strict=True):
                 states[index].copy_(row[: lengths[index]])
 
-        side_by_side(self.batches(encoded, np.arange(len(encoded)), self._micro_batch), enter)
+        batches = self.batches(encoded, np.arange(len(encoded)), self._micro_batch)
+        side_by_side(batches, enter, self.workers)
         return states
 
     def batches(

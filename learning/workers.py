@@ -5,9 +5,13 @@ runs on one thread has the bits of its shape, on any machine with the same kerne
 other cores take other passes meanwhile.
 """
 
+import math
+import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -15,12 +19,31 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-WORKERS = 1 if torch.cuda.is_available() else torch.get_num_threads()
-"""Passes at once: what PyTorch would use, or OMP_NUM_THREADS; a GPU takes one at a time."""
+_UNLIMITED = 2**31
+# What PyTorch would use for one operation, or OMP_NUM_THREADS; in a worker's thread it would say 1.
+_THREADS = torch.get_num_threads()
+
+
+def processors() -> int:
+    """Returns how many processors this process may use at once, by its affinity and its container's quota."""
+    return min(len(os.sched_getaffinity(0)), _quota() or _UNLIMITED)
+
+
+def passes_at_once(sites: int = 1) -> int:
+    """Returns how many passes run at once in a process.
+
+    A site takes as many threads as OMP_NUM_THREADS allows. A process that stands for several sites takes
+    as many for each, as they would on machines of their own, while there are processors. A GPU takes one pass at a
+    time.
+
+    Args:
+        sites: That compute in this process.
+    """
+    return 1 if torch.cuda.is_available() else min(_THREADS * sites, processors())
 
 
 def side_by_side(
-    items: Iterable[Item], work: Callable[[Item], Result], workers: int = WORKERS
+    items: Iterable[Item], work: Callable[[Item], Result], workers: int
 ) -> list[Result]:
     """Returns what the work makes of each item, in their order.
 
@@ -52,3 +75,11 @@ def side_by_side(
         for ended in [pool.submit(one_after_another) for _ in range(workers)]:
             ended.result()
     return [results[number] for number in range(len(results))]
+
+
+def _quota(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Of a control group (version 2), in whole processors; None without one."""
+    with suppress(OSError, ValueError):
+        quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+        return max(1, math.ceil(int(quota) / int(period)))  # "max" is no number
+    return None

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hortus.learning.isolation import keep_apart
-from hortus.learning.workers import side_by_side
+from hortus.learning.workers import passes_at_once, side_by_side
 from hortus.privacy.clipping import Clipping
 from hortus.privacy.tracking import Recorder, recording, tracking
 from hortus.protocol.errors import UsageError
@@ -73,9 +73,13 @@ class PerUnitGradients:
 
     Raises:
         UsageError: No parameter is trainable, or a layer mixes records.
+
+    Attributes:
+        workers: Passes at once: time and memory only.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self.workers = passes_at_once()
         for name, module in model.named_modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 raise UsageError(
@@ -157,7 +161,7 @@ class PerUnitGradients:
         for parameter in self._parameters.values():
             parameter.grad = None
         with tracking(self._model, list(self._parameters)):
-            return side_by_side(batches, work)
+            return side_by_side(batches, work, self.workers)
 
     def _each(self, batch: LossBatch) -> torch.Tensor:
         """Runs a pass forward and backward."""

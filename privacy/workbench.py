@@ -19,7 +19,7 @@ from hortus.learning.models import default_device, has_experts
 from hortus.learning.passes import EMBEDDED, Shape
 from hortus.learning.tasks import Batch, Encoded, TextClassification
 from hortus.learning.tokens import load_tokenizer
-from hortus.learning.workers import WORKERS
+from hortus.learning.workers import passes_at_once
 from hortus.privacy.gradients import PerUnitGradients
 from hortus.protocol.errors import HortusError, UsageError, in_one_line
 from hortus.protocol.plan import Agreement
@@ -28,6 +28,7 @@ from hortus.protocol.surroundings import out_of_memory
 logger = logging.getLogger(__name__)
 _GRADIENTS = 2**24  # numbers that the gradients of a pass's units may be: 64 MiB
 _SPARE = 1.5  # of what is kept for the backward pass: it needs some room of its own
+_FOR_PASSES = 0.5  # of the free memory, if several run at once: records and the like need some too
 _ROUNDING = 1e-3
 _MOST_SECONDS = 60.0  # for finding out what shares passes; it depends on no record
 # What was measured in this process: it depends on shapes and on the machine, not on weights or data.
@@ -47,12 +48,15 @@ class Workbench:
         model_path: Folder of the base model.
         shares_passes: Whether records may share passes at all: what that takes to find out, a trial can
             do without.
+        sites: That share it: passes run side by side for as many, while memory allows.
 
     Raises:
         UsageError: Plan, model, tokenizer and memory do not fit together.
     """
 
-    def __init__(self, plan: Agreement, model_path: Path, *, shares_passes: bool = True) -> None:
+    def __init__(
+        self, plan: Agreement, model_path: Path, *, shares_passes: bool = True, sites: int = 1
+    ) -> None:
         base = load_base(model_path, plan.task, plan.training.precision)
         model: torch.nn.Module = attach(base, plan.adapter, plan.seed)
         self.model = model.to(default_device())
@@ -65,6 +69,7 @@ class Workbench:
             plan.training.micro_batch,
         )
         self.gradients = PerUnitGradients(self.model)
+        self.workers = passes_at_once(sites)
         self._most = max(1, min(plan.training.micro_batch, _GRADIENTS // self.space.dimension))
         self._in_use = threading.Lock()
         self._check_runs(plan, model_path)
@@ -73,6 +78,15 @@ class Workbench:
         else:
             alone = (*self.task.passes.shared_shapes(), EMBEDDED)
             self.task.passes.limits.update(dict.fromkeys(alone, 1))
+
+    @property
+    def workers(self) -> int:
+        """Passes at once: time and memory only."""
+        return self.gradients.workers
+
+    @workers.setter
+    def workers(self, count: int) -> None:
+        self.gradients.workers = self.task.workers = count
 
     @contextmanager
     def holding(self, adapter: NDArray[np.float32]) -> Iterator[torch.nn.Module]:
@@ -115,25 +129,33 @@ class Workbench:
             )
 
     def _check_memory(self, plan: Agreement, kept: int) -> None:
-        """Compares what a step takes at most with what there is.
+        """Compares what a pass takes with what there is, and lets no more run at once than fit.
 
         Args:
             plan: Says how many records go through the model together.
             kept: Bytes that the backward pass of one record of the largest size needs.
         """
-        of_unit, longest = plan.privacy.max_records_per_unit or 1, plan.task.max_length
-        tokens = max(of_unit * longest, self.task.passes.shared_tokens(self._most))
-        gradients = min(_GRADIENTS, self._most * self.space.dimension)
-        step = _SPARE * kept * tokens / longest + 8 * gradients + 24 * self.space.dimension
-        needed, free = WORKERS * step, available(default_device())
-        if needed > free:
+        of_unit = plan.privacy.max_records_per_unit or 1
+        one, tokens = self._memory_of_pass(plan.task.max_length, of_unit, kept)
+        free, wanted = available(default_device()), self.workers
+        if one > free:
             raise UsageError(
-                f"a step takes about {in_gib(needed)} of memory ({WORKERS} passes at once, of up to {tokens:,} tokens), "
-                f"and {in_gib(free)} are free",
+                f"a step takes about {in_gib(one)} of memory (a pass of up to {tokens:,} tokens), and "
+                f"{in_gib(free)} are free",
                 where="task.max_length" if of_unit == 1 else "privacy.max_records_per_unit",
                 remedy="Lower task.max_length, privacy.max_records_per_unit, training.micro_batch or adapter.rank; "
-                "set OMP_NUM_THREADS=1 for one pass at a time; or give the process more memory.",
+                "or give the process more memory.",
             )
+        self.workers = max(1, min(wanted, int(_FOR_PASSES * free / one)))
+        if self.workers < wanted:
+            logger.info("memory for %d passes at once, processors for %d", self.workers, wanted)
+
+    def _memory_of_pass(self, longest: int, of_unit: int, kept: int) -> tuple[float, int]:
+        """Returns the bytes and the tokens of the largest pass, of records of so many tokens."""
+        tokens = max(of_unit * longest, self.task.passes.shared_tokens(self._most))
+        gradients = min(_GRADIENTS, self._most * self.space.dimension)
+        size = _SPARE * kept * tokens / longest + 8 * gradients + 24 * self.space.dimension
+        return size, tokens
 
     @contextmanager
     def _moved(self) -> Iterator[None]:

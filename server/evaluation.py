@@ -13,6 +13,7 @@ from hortus.learning.metrics import evaluate
 from hortus.learning.models import default_device
 from hortus.learning.tasks import TextClassification
 from hortus.learning.tokens import load_tokenizer
+from hortus.learning.workers import passes_at_once
 from hortus.protocol.plan import Agreement
 
 
@@ -23,6 +24,7 @@ class Evaluator:
         plan: What is trained.
         model_path: Folder of the base model.
         records: File of public evaluation records, or None.
+        workers: Passes at once; None: as many as a process of one party runs.
 
     Attributes:
         initial_adapter: float32[d], what training starts from.
@@ -30,7 +32,9 @@ class Evaluator:
 
     initial_adapter: NDArray[np.float32]
 
-    def __init__(self, plan: Agreement, model_path: Path, records: Path | None) -> None:
+    def __init__(
+        self, plan: Agreement, model_path: Path, records: Path | None, workers: int | None = None
+    ) -> None:
         base = load_base(model_path, plan.task, plan.training.precision)
         self._model = attach(base, plan.adapter, plan.seed).to(default_device())
         self._space = AdapterSpace(self._model)
@@ -39,6 +43,7 @@ class Evaluator:
         self._task = TextClassification(
             plan.task, load_tokenizer(model_path), base, plan.adapter, self._micro_batch
         )
+        self._task.workers = workers or passes_at_once()
         self._records = self._task.encode(read_records(records, plan.task)) if records else None
 
     def measure(self, adapter: NDArray[np.float32]) -> dict[str, float]:

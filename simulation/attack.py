@@ -105,7 +105,8 @@ def attack(plan: Plan, folder: Path, out: Path, setting: Setting, on_step: OnSte
     records = read_site_records(plan)
     site = _chosen_site(setting, list(records))
     rest, canaries = plant(records.pop(site), len(plan.task.labels), setting.canaries, plan.seed)
-    stage = _Stage.set_up(contract, Workbench(contract, model_path), site, records, rest, canaries)
+    bench = Workbench(contract, model_path, sites=len(records) + 1)
+    stage = _Stage.set_up(contract, bench, site, records, rest, canaries)
     if len(canaries) * stage.workbench.space.dimension > _MOST_NUMBERS:
         raise UsageError(
             f"the gradients of {len(canaries)} canaries do not fit in memory", where="--canaries"
@@ -211,6 +212,7 @@ class _Stage:
         present = np.random.default_rng([seed, number]).random(len(self.canaries)) < 0.5
         bench = copy.copy(self.workbench)
         bench.gradients = watched = _Watched(bench.model, self.encoding, len(self.rest))
+        watched.workers = self.workbench.workers
         trainers = [
             Trainer(
                 self.encoding,

@@ -69,7 +69,8 @@ def train_each_alone(
     if set(records) <= known:
         return results
     model_path = resolve_model(plan.model, folder)
-    workbench, evaluator = Workbench(plan, model_path), Evaluator(plan, model_path, plan.evaluation)
+    workbench = Workbench(plan, model_path, sites=len(records))
+    evaluator = Evaluator(plan, model_path, plan.evaluation, workbench.workers)
     for site, own in records.items():
         if site not in known:
             metrics = train_alone(plan, folder, own, site, workbench, evaluator)

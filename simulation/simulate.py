@@ -138,12 +138,12 @@ def _run(
     on_stage: Callable[[str], None],
 ) -> SimulatedRun:
     out = store.directory
-    on_stage("loading and checking the base model")
-    workbench = Workbench(contract, model_path)
     on_stage("reading the sites' records")
     consortium = _lay_out(plan, contract, out)
+    on_stage("loading and checking the base model")
+    workbench = Workbench(contract, model_path, sites=len(consortium.sites))
     on_stage("loading the server's model and its test records")
-    evaluator = Evaluator(contract, model_path, plan.evaluation)
+    evaluator = Evaluator(contract, model_path, plan.evaluation, workbench.workers)
     hub, timings = Hub(Notary.open(consortium.server, time.time)), Timings()
     with ExitStack() as stack:
         names = consortium.sites

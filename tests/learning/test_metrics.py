@@ -19,6 +19,8 @@ class Told(nn.Module):
 class Task:
     """Batches of ready-made logits, in another order than the dataset's."""
 
+    workers = 2
+
     def __init__(self, logits: torch.Tensor) -> None:
         self._logits = logits
 

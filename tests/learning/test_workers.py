@@ -1,18 +1,60 @@
 """Work side by side: in order, one thread each, and over at the first error."""
 
+import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from hortus.learning.workers import side_by_side
+from hortus.learning import workers
+from hortus.learning.workers import _quota, passes_at_once, processors, side_by_side
 
 
-@pytest.mark.parametrize("workers", [1, 2, 5])
-def test_results_come_in_the_order_of_the_items(workers: int) -> None:
-    assert side_by_side(range(50), lambda n: n * n, workers) == [n * n for n in range(50)]
-    assert side_by_side([], lambda n: n, workers) == []
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_results_come_in_the_order_of_the_items(count: int) -> None:
+    assert side_by_side(range(50), lambda n: n * n, count) == [n * n for n in range(50)]
+    assert side_by_side([], lambda n: n, count) == []
+
+
+@pytest.mark.parametrize(
+    ("threads", "sites", "cores", "gpu", "at_once"),
+    [
+        (4, 1, 8, False, 4),  # a site keeps to OMP_NUM_THREADS
+        (1, 1, 8, False, 1),
+        (1, 3, 2, False, 2),  # virtual sites share what there is
+        (1, 3, 8, False, 3),
+        (2, 3, 8, False, 6),
+        (64, 1, 2, False, 2),  # a container of a large machine
+        (8, 20, 16, True, 1),
+    ],
+)
+def test_passes_are_as_many_as_sites_threads_and_processors_allow(
+    threads: int, sites: int, cores: int, gpu: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_THREADS", threads)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert passes_at_once(sites) == at_once
+
+
+@pytest.mark.parametrize(
+    ("content", "quota"),
+    [
+        ("200000 100000\n", 2),
+        ("150000 100000\n", 2),
+        ("5000 100000\n", 1),
+        ("max 100000\n", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_container_s_quota_counts(tmp_path: Path, content: str | None, quota: int | None) -> None:
+    if content is not None:
+        (tmp_path / "cpu.max").write_text(content)
+    assert _quota(tmp_path) == quota
+    assert 1 <= processors() <= (os.cpu_count() or 1)
 
 
 def test_each_item_is_worked_on_by_one_thread_alone_and_by_several_at_once() -> None:

@@ -155,6 +155,25 @@ def test_a_step_beyond_the_memory_is_refused_by_what_to_lower(
     assert "training.micro_batch" in str(caught.value.remedy)
 
 
+@pytest.mark.parametrize(
+    ("sites", "passes_that_fit", "at_once"), [(8, 1.2, 1), (8, 7, 3), (2, 100, 2), (1, 100, 1)]
+)
+def test_no_more_passes_run_at_once_than_fit_and_no_bit_depends_on_it(
+    saved: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    sites: int,
+    passes_that_fit: float,
+    at_once: int,
+) -> None:
+    monkeypatch.setattr(workbench, "passes_at_once", lambda sites: sites)
+    alone = Workbench(contract(lora("bert")), saved("bert"), shares_passes=False)
+    monkeypatch.setattr(Workbench, "_memory_of_pass", lambda *_: (100.0, 16))
+    monkeypatch.setattr(workbench, "available", lambda _: int(100 * passes_that_fit))
+    bench = Workbench(contract(lora("bert")), saved("bert"), shares_passes=False, sites=sites)
+    assert bench.workers == bench.gradients.workers == bench.task.workers == at_once
+    assert np.array_equal(added(bench, np.arange(20), 4), added(alone, np.arange(20), 4))
+
+
 def test_the_estimate_is_near_what_a_pass_keeps(saved: Callable[[str], Path]) -> None:
     bench = Workbench(contract(lora("bert")), saved("bert"), shares_passes=False)
     few = bench.task.made_up([16] * 8, seed=0)
