@@ -28,7 +28,7 @@ from typing import Any
 from hortus.privacy.audit import audit
 from hortus.privacy.evidence import collect
 from hortus.protocol.consortium import Consortium
-from hortus.server.run_records import read_run
+from hortus.server.run_records import read_record
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "demo_kills.csv"
@@ -66,7 +66,7 @@ def sums_done(out: Path) -> int:
     """Returns the complete sums that the server's record has."""
     if not (out / "private" / "run.sqlite").exists():
         return 0
-    return sum(attempt.complete for attempt in read_run(out / "private").record.attempts)
+    return sum(attempt.complete for attempt in read_record(out / "private").attempts)
 
 
 def audited(out: Path) -> tuple[int, float]:

@@ -6,11 +6,14 @@ Five sites and a server in one process, each with its own folder, keys, ledger a
 on loopback; what Flower carries is carried by a thread. After every few sums a site is stopped and started
 again, or its connection is cut; a session ends when fewer than three are left, and the next one has all.
 Each sum is compared with the vectors that its sites were about to mask, at the end each ledger is audited
-and compared with the server's record. `results/soak.csv` has a row each hundred sums: what the process and
+and compared with the server's record. `results/soak.csv` gets a row each hundred sums: what the process and
 its folder had come to. The last lines printed are the slopes, by least squares over the second half.
+"allocated" is what malloc has given and not got back, "blocks" is Python's own small objects: what is resident
+beyond them is free memory that the allocator keeps.
 """
 
 import csv
+import ctypes
 import gc
 import os
 import platform
@@ -31,6 +34,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT / "tests")  # not this folder, which has a faults.py of its own
@@ -63,7 +67,7 @@ from hortus.server.attendance import AttendanceBook  # noqa: E402
 from hortus.server.evaluation import Evaluator  # noqa: E402
 from hortus.server.federation import Federation  # noqa: E402
 from hortus.server.notary import Notary  # noqa: E402
-from hortus.server.run_records import read_run  # noqa: E402
+from hortus.server.run_records import read_record, read_run  # noqa: E402
 from hortus.server.run_store import RunStore  # noqa: E402
 from hortus.server.service import Hub, serving  # noqa: E402
 
@@ -73,9 +77,10 @@ STEPS_PER_ROUND = 10
 SAMPLE_EVERY = 100
 STOP_SECONDS = 10.0
 HEADER = [
-    "sums", "seconds", "sessions", "left", "cut", "wrong", "rss", "descriptors", "threads",
-    "ledger bytes", "server's database bytes", "metrics bytes", "other bytes", "commit",
+    "sums", "seconds", "sessions", "left", "cut", "wrong", "rss", "allocated", "blocks", "descriptors",
+    "threads", "ledger bytes", "server's database bytes", "metrics bytes", "other bytes", "commit",
 ]  # fmt: skip
+MEASURED = slice(6, -1)
 
 
 @dataclass(slots=True)
@@ -134,10 +139,11 @@ def main() -> None:
     with TemporaryDirectory(prefix="hortus-soak-") as folder:
         contract, consortium = lay_out(Path(folder), sums)
         out = Path(folder) / "out"
-        rows = soak(contract, consortium, out, watch, sums)
+        with RESULTS.open("w", encoding="utf-8", newline="", buffering=1) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(HEADER)
+            rows = soak(contract, consortium, out, watch, sums, writer.writerow)
         check_records(contract, consortium, out, watch)
-    with RESULTS.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([HEADER, *rows])
     report(rows, watch)
 
 
@@ -170,9 +176,14 @@ def lay_out(folder: Path, sums: int) -> tuple[Contract, Consortium]:
 
 
 def soak(
-    contract: Contract, consortium: Consortium, out: Path, watch: Watch, sums: int
+    contract: Contract,
+    consortium: Consortium,
+    out: Path,
+    watch: Watch,
+    sums: int,
+    write: Callable[[list[Any]], object],
 ) -> list[list[Any]]:
-    """Runs the plan beside the churn; returns the rows."""
+    """Runs the plan beside the churn; writes the rows as they come, and returns them."""
     rows: list[list[Any]] = []
     started, commit = time.monotonic(), _commit()
 
@@ -181,6 +192,7 @@ def soak(
         counts = (watch.sums, round(time.monotonic() - started), len(watch.sessions))
         found = (watch.left, watch.cut, watch.wrong, *process_state(), *disk(out, consortium))
         rows.append([*counts, *found, commit])
+        write(rows[-1])
         print(*rows[-1], flush=True)
 
     with TemporaryDirectory(prefix="hortus-") as sockets, ExitStack() as stack:
@@ -273,11 +285,29 @@ def let_churn(sites: dict[str, Running], watch: Watch, over: threading.Event) ->
         due = watch.sums + choices.randint(2, 20)
 
 
-def process_state() -> tuple[int, int, int]:
-    """Returns resident bytes, open descriptors and threads of this process."""
+class _Malloc(ctypes.Structure):
+    """The C library's `struct mallinfo2`."""
+
+    _fields_ = [  # noqa: RUF012 - as ctypes wants it
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    ]
+
+
+def process_state() -> tuple[int, int, int, int, int]:
+    """Returns resident bytes, bytes allocated, Python's blocks, open descriptors and threads."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = _Malloc
+    heap = mallinfo()
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
-    return pages * os.sysconf("SC_PAGE_SIZE"), descriptors, threading.active_count()
+    return (
+        pages * os.sysconf("SC_PAGE_SIZE"),
+        heap.uordblks + heap.hblkhd,
+        sys.getallocatedblocks(),
+        descriptors,
+        threading.active_count(),
+    )
 
 
 def disk(out: Path, consortium: Consortium) -> tuple[int, int, int, int]:
@@ -298,23 +328,26 @@ def check_records(contract: Contract, consortium: Consortium, out: Path, watch: 
     audits = [audit(collect(consortium.site(site), site), roster) for site in SITES]
     for one in audits:
         assert one.first_broken is None, one.first_broken
-    rows = read_run(out)
-    made = sum(one.complete for one in rows.record.attempts)
+    record = read_record(out)
+    made = sum(one.complete for one in record.attempts)
     assert made == watch.sums, (made, watch.sums)
-    assert len(rows.rounds) == contract.training.rounds
-    assert not (found := omissions(rows.record, audits)), found
+    assert len(read_run(out).rounds) == contract.training.rounds
+    assert not (found := omissions(record, audits)), found
     print("audits sound; entries:", *(one.entries for one in audits))
 
 
 def report(rows: list[list[Any]], watch: Watch) -> None:
-    """Prints the slopes over the second half."""
+    """Prints the slopes over the second half, with what they may be off by."""
     half = np.array([row[:-1] for row in rows[len(rows) // 2 :]], dtype=float)
     print(f"{watch.sums} sums, {len(watch.sessions)} sessions, {watch.wrong} wrong")
     print(f"{platform.machine()}, {os.cpu_count()} cores")
-    for number, name in enumerate(HEADER[6:13], start=6):
-        slope = np.polyfit(half[:, 0], half[:, number], 1)[0]
-        low, high = half[:, number].min(), half[:, number].max()
-        print(f"{name}: {slope:+.3f} a sum, from {low:.0f} to {high:.0f}")
+    for name, values in zip(HEADER[MEASURED], half.T[MEASURED.start :], strict=True):
+        line = stats.linregress(half[:, 0], values)
+        off = stats.t.ppf(0.975, len(half) - 2) * line.stderr
+        print(
+            f"{name}: {1000 * line.slope:+,.0f} ± {1000 * off:,.0f} per 1,000 sums (95 %), "
+            f"from {values.min():,.0f} to {values.max():,.0f}"
+        )
 
 
 def _commit() -> str:

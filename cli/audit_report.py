@@ -15,7 +15,7 @@ from hortus.protocol.consortium import Consortium, SiteConfig, SiteFiles
 from hortus.protocol.errors import UsageError
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import Roster
-from hortus.server.run_records import read_run
+from hortus.server.run_records import read_record, read_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def make_report(
     """
     runs = [path for path in paths if is_run(path)]
     # A site charges before it sends, and the server records after: so read, neither accuses the other.
-    before = [read_run(path) for path in runs]
+    before = [read_record(path) for path in runs]
     shown = [one for path in paths for one in _shown(path)]
     if not shown:
         raise _no_ledger(paths[0])
@@ -102,14 +102,13 @@ def make_report(
         )
         for one in shown
     ]
-    after = [read_run(path) for path in runs]
+    records = [read_record(path) for path in runs]
     lacking = forks([one.evidence for one in shown])
     departures: list[Departed] = []
-    for early, late in zip(before, after, strict=True):
-        lacking += omissions(early.record, audits, late.record)
-        left = [(one.round, one.site, one.reason) for one in late.departures]
+    for path, early, late in zip(runs, before, records, strict=True):
+        lacking += omissions(early, audits, late)
+        left = [(one.round, one.site, one.reason) for one in read_run(path).departures]
         departures += departed(late.run, left, audits)
-    records = [late.record for late in after]
     sites = []
     for one, audited in zip(shown, audits, strict=True):
         reach = Reach.of(audited, records, is_live=one.is_live)
@@ -120,7 +119,7 @@ def make_report(
         sites=tuple(sites),
         lacking=tuple(lacking),
         departures=tuple(departures),
-        runs=tuple(late.run for late in after),
+        runs=tuple(late.run for late in records),
         roster=str(roster or ""),
         made=now,
     )

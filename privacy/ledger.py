@@ -15,7 +15,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -620,13 +620,16 @@ class Ledger:
         """Checks and counts what was added since the last time, by whatever process."""
         if self._head[0] and not self.contains(*self._head):
             raise altered(f"entry {self._head[0]} is not there any more", self._path)
-        rows = self._connection.execute(SELECT_ENTRIES_AFTER, (self._head[0],)).fetchall()
         key_at, site = self._identity.public_key_at, self._identity.site
-        try:
-            for entry in continued(rows, self._head, key_at, site):
-                self._count(entry)
-        except ValueError as error:
-            raise altered(str(error), self._path) from error
+        # One entry at a time: a long ledger is never in memory as a whole.
+        with closing(self._connection.execute(SELECT_ENTRIES_AFTER, (self._head[0],))) as rows:
+            try:
+                for entry in continued(rows, self._head, key_at, site):
+                    self._count(entry)
+            except UnicodeDecodeError:
+                raise  # `explained` knows it
+            except ValueError as error:
+                raise altered(str(error), self._path) from error
 
     def _count(self, entry: Entry) -> None:
         self._books.add(entry)

@@ -1,7 +1,7 @@
 """What a run's database tells about rounds and departures, apart from what is needed to train on."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from hortus.protocol.databases import DAMAGED, read_snapshot
 from hortus.protocol.errors import HortusError, UsageError
 from hortus.protocol.plan import Contract
 
+_Value = TypeVar("_Value")
 Count = Annotated[int, Field(ge=0)]
 Cost = Annotated[float, Field(ge=0)]
 
@@ -54,21 +55,19 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class RunRows:
-    """What a run's database holds, in order.
+    """What a run's database holds, in order, but for each attempt at a sum.
 
     Attributes:
         run: The run's id.
         rounds: Finished rounds.
         checkpoints: SHA-256 of each round's checkpoint, also of those that are not kept.
         departures: Who left or refused.
-        record: Sessions and attempts at sums.
     """
 
     run: str
     rounds: tuple[RoundRecord, ...]
     checkpoints: Mapping[int, str]
     departures: tuple[Departure, ...]
-    record: ServerRecord
 
 
 def best_round(rounds: Iterable[RoundRecord]) -> RoundRecord | None:
@@ -108,24 +107,47 @@ def read_run(directory: Path) -> RunRows:
     Raises:
         HortusError: There is no run here, or it cannot be read.
     """
+    return _read(directory, _read_rows)
+
+
+def read_record(directory: Path) -> ServerRecord:
+    """Reads a run's sessions and attempts at sums likewise: who audits needs them all, and nobody else.
+
+    Raises:
+        HortusError: There is no run here, or it cannot be read.
+    """
+    return _read(directory, _read_attempts)
+
+
+def _read(directory: Path, read: Callable[[sqlite3.Connection], _Value]) -> _Value:
     database = directory / "run.sqlite"
     try:
-        return read_snapshot(database, _read_rows)
+        return read_snapshot(database, read)
     except (*DAMAGED, OSError, TypeError) as error:
         raise HortusError(f"the run cannot be read: {error}", where=str(database)) from error
 
 
 def _read_rows(connection: sqlite3.Connection) -> RunRows:
-    run, plan = connection.execute("SELECT id, contract FROM run").fetchone()
+    (run,) = connection.execute("SELECT id FROM run").fetchone()
     rounds = connection.execute(
         "SELECT record, round, checkpoint FROM rounds ORDER BY round"
     ).fetchall()
     left = connection.execute("SELECT round, site, reason FROM departures ORDER BY id").fetchall()
-    cohorts = connection.execute("SELECT session, cohort FROM sessions").fetchall()
+    return RunRows(
+        run,
+        tuple(decode_round(text) for text, _, _ in rounds),
+        dict(_checked(_CHECKPOINT, row) for _, *row in rounds),
+        tuple(Departure(*_checked(_DEPARTURE, row)) for row in left),
+    )
+
+
+def _read_attempts(connection: sqlite3.Connection) -> ServerRecord:
+    run, plan = connection.execute("SELECT id, contract FROM run").fetchone()
+    cohorts = connection.execute("SELECT session, cohort FROM sessions")
     attempts = connection.execute(
         "SELECT session, step, attempt, sites, heard, complete FROM attempts ORDER BY rowid"
-    ).fetchall()
-    record = ServerRecord(
+    )
+    return ServerRecord(
         run,
         plan,
         {session: _decode(_SITES, cohort) for session, cohort in cohorts},
@@ -138,13 +160,6 @@ def _read_rows(connection: sqlite3.Connection) -> RunRows:
             )
             for *place, sites, heard, complete in attempts
         ),
-    )
-    return RunRows(
-        run,
-        tuple(decode_round(text) for text, _, _ in rounds),
-        dict(_checked(_CHECKPOINT, row) for _, *row in rounds),
-        tuple(Departure(*_checked(_DEPARTURE, row)) for row in left),
-        record,
     )
 
 
@@ -162,7 +177,6 @@ _DEPARTURE = TypeAdapter(tuple[Count, str, str])
 _CHECKPOINT = TypeAdapter(tuple[Count, str])
 _PLACE = TypeAdapter(tuple[str, Count, Count])
 _SITES = TypeAdapter(tuple[str, ...])
-_Value = TypeVar("_Value")
 
 
 def _decode(kind: TypeAdapter[_Value], text: str) -> _Value:

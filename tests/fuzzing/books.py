@@ -32,7 +32,7 @@ from hortus.protocol.canonical import canonical_json
 from hortus.protocol.consortium import SiteFiles
 from hortus.protocol.heads import Countersignature
 from hortus.protocol.policy import Budget, PeriodBudget
-from hortus.server.run_records import Departure, RoundRecord, read_contract, read_run
+from hortus.server.run_records import Departure, RoundRecord, read_contract, read_record, read_run
 from hortus.server.run_store import RunStore
 from hortus.strategies.server_state import ServerState
 
@@ -193,11 +193,11 @@ def run_database(setting: Setting) -> Parser:
             must(all(isinstance(site, str) for site in record.sites), "a site that is no name")
             must(all(isinstance(v, float | int) for v in record.metrics.values()), "a metric")
         must(all(isinstance(d.site, str) for d in rows.departures), "a site that is no name")
-        tried = rows.record.attempts
+        tried = read_record(path.parent)
         for sites in (
-            *rows.record.sessions.values(),
-            *(one.sites for one in tried),
-            *(one.heard for one in tried),
+            *tried.sessions.values(),
+            *(one.sites for one in tried.attempts),
+            *(one.heard for one in tried.attempts),
         ):
             must(all(isinstance(site, str) for site in sites), "a site that is no name")
         store = RunStore(path.parent, setting.contract)
