@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-LAYERS := cli client learning pages privacy protocol server simulation strategies
+LAYERS := cli client learning pages parties privacy protocol runtime server simulation strategies
 SOURCES := __init__.py $(shell find $(LAYERS) -regex '.*\.\(py\|html\|css\|js\|md\|svg\|yaml\)')
 # Tests run side by side: threads that wait leave the processor to others.
 export OMP_WAIT_POLICY := PASSIVE
@@ -38,7 +38,7 @@ proto: $(VENV)/dev
 
 # The generated parts of docs/.
 docs: $(VENV)/dev
-	$(BIN)/python -m hortus.cli.reference docs/plan.md
+	$(BIN)/python -m hortus.cli.plan_reference docs/plan.md
 
 # A strict editable install links each file by itself, so a new file asks for a new install.
 $(VENV)/demo: $(VENV)/pip pyproject.toml constraints.txt $(SOURCES)

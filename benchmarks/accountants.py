@@ -25,9 +25,9 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
-from hortus.privacy.accounting import calibrate_noise_multiplier, epsilon
-from hortus.privacy.events import GaussianEvent
-from hortus.privacy.recount import recount
+from hortus.privacy.accounting.accountant import calibrate_noise_multiplier, epsilon
+from hortus.privacy.accounting.events import GaussianEvent
+from hortus.privacy.audit.recount import recount
 
 Rows = Iterator[tuple[str, float, str]]
 Events = dict[GaussianEvent, int]

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from engine import Texts, build
 
-from hortus.privacy import discrete_gaussian
-from hortus.privacy.clipping import FlatClipping
-from hortus.privacy.gradients import LossBatch, PerUnitGradients
-from hortus.privacy.masks import MaskedVector
-from hortus.privacy.mechanism import Mechanism
-from hortus.privacy.randomness import SessionRandomness
+from hortus.privacy.gradients.clipping import FlatClipping
+from hortus.privacy.gradients.engine import LossBatch, PerUnitGradients
+from hortus.privacy.noise import discrete_gaussian
+from hortus.privacy.noise.mechanism import Mechanism
+from hortus.privacy.noise.randomness import SessionRandomness
+from hortus.privacy.secure_sum.masks import MaskedVector
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "client_step.csv"

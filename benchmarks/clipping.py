@@ -22,7 +22,7 @@ from unittest.mock import patch
 import torch
 
 from hortus.learning.data.records import Records
-from hortus.learning.tasks import Encoded, TextClassification
+from hortus.learning.tasks.classification import Encoded, TextClassification
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import load_plan
 from hortus.simulation.demo import write_demo_folder

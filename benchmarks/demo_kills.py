@@ -25,10 +25,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hortus.privacy.audit import audit
-from hortus.privacy.evidence import collect
-from hortus.protocol.consortium import Consortium
-from hortus.server.run_records import read_record
+from hortus.parties.folders import Consortium
+from hortus.privacy.audit.auditor import audit
+from hortus.privacy.audit.evidence import collect
+from hortus.server.run.records import read_record
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "demo_kills.csv"

@@ -39,11 +39,11 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModel, BertConfig, GPT2Config, LlamaConfig
 
-from hortus.learning.model_files import resolve_model
-from hortus.learning.models import EncoderClassifier
-from hortus.learning.passes import Passes
-from hortus.privacy.clipping import FlatClipping
-from hortus.privacy.gradients import PerUnitGradients
+from hortus.learning.models.encoder import EncoderClassifier
+from hortus.learning.models.folder import resolve_model
+from hortus.learning.passes.division import Passes
+from hortus.privacy.gradients.clipping import FlatClipping
+from hortus.privacy.gradients.engine import PerUnitGradients
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "engine.csv"

@@ -30,14 +30,14 @@ from pathlib import Path
 
 from dp_accounting.pld import privacy_loss_distribution as pld
 
-from hortus.privacy.accounting import epsilon
-from hortus.privacy.entries import GENESIS, Approved, Charge, Charged, Entry, Level, Scope
-from hortus.privacy.events import GaussianEvent
-from hortus.privacy.ledger import Ledger
-from hortus.privacy.recount import recount
-from hortus.protocol.consortium import ServerConfig
+from hortus.parties.folders import ServerConfig
+from hortus.parties.joining import create_consortium
+from hortus.privacy.accounting.accountant import epsilon
+from hortus.privacy.accounting.events import GaussianEvent
+from hortus.privacy.audit.recount import recount
+from hortus.privacy.ledger.entries import GENESIS, Approved, Charge, Charged, Entry, Level, Scope
+from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import SiteIdentity
-from hortus.protocol.membership import create_consortium
 from hortus.protocol.policy import Budget, Policy
 
 DELTA = 1e-5

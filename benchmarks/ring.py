@@ -19,17 +19,17 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from hortus.privacy.accounting import calibrate_noise_multiplier, epsilon
-from hortus.privacy.encoding import largest_batch
-from hortus.privacy.events import GaussianEvent
-from hortus.privacy.masks import MaskedVector
-from hortus.privacy.mechanism import Mechanism
-from hortus.privacy.randomness import SessionRandomness
-from hortus.protocol.errors import UsageError
+from hortus.privacy.accounting.accountant import calibrate_noise_multiplier, epsilon
+from hortus.privacy.accounting.events import GaussianEvent
+from hortus.privacy.noise.mechanism import Mechanism
+from hortus.privacy.noise.randomness import SessionRandomness
+from hortus.privacy.secure_sum.masks import MaskedVector
+from hortus.privacy.step import largest_batch
 from hortus.protocol.plan import Agreement
 from hortus.protocol.vectors import fill
 from hortus.protocol.wire import aggregation_pb2 as wire
-from hortus.server.attempt import Attempt
+from hortus.runtime.errors import UsageError
+from hortus.server.sums.attempt import Attempt
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "ring.csv"

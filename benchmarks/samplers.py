@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hortus.privacy.discrete_gaussian import DiscreteGaussian
-from hortus.privacy.exact_sampler import sample
-from hortus.privacy.randomness import SessionRandomness
-from hortus.privacy.skellam import Skellam
+from hortus.privacy.noise.discrete_gaussian import DiscreteGaussian
+from hortus.privacy.noise.exact_sampler import sample
+from hortus.privacy.noise.randomness import SessionRandomness
+from hortus.privacy.noise.skellam import Skellam
 
 SIZE = 2_000_000
 REPETITIONS = 9

@@ -38,21 +38,21 @@ from secaggplus import FlowerRound
 from hortus.client.channel import GrpcChannel, dialling
 from hortus.client.states import ClientState, ClientStates
 from hortus.client.transfer import download, upload
-from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView
-from hortus.privacy.secure_sum import Announcement, Encapsulation, KeyExchange
-from hortus.protocol.consortium import Consortium, ServerConfig
+from hortus.parties.folders import Consortium, ServerConfig
+from hortus.parties.joining import create_consortium
+from hortus.privacy.secure_sum.key_exchange import Announcement, Encapsulation, KeyExchange
+from hortus.privacy.secure_sum.masks import MaskedVector, MaskGenerator, StepView
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import CHUNK_WORDS, PROTOCOL_VERSION
-from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan import Cohort
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.vectors import chunk_slice, split
 from hortus.protocol.wire import aggregation_pb2 as wire
-from hortus.server.aggregator import Aggregator
-from hortus.server.attempt import Attempt
-from hortus.server.notary import Notary
-from hortus.server.service import Hub, serving
+from hortus.server.sums.aggregator import Aggregator
+from hortus.server.sums.attempt import Attempt
+from hortus.server.sums.notary import Notary
+from hortus.server.sums.service import Hub, serving
 
 RESULTS = Path(__file__).parent / "results" / "secure_sum.csv"
 COLUMNS = ("measure", "value", "bar", "note", "command", "commit", "machine")

@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
-from hortus.privacy.accounting import calibrate_noise_multiplier
-from hortus.privacy.events import GaussianEvent
-from hortus.privacy.renyi import ORDERS, divergences, from_divergences
+from hortus.privacy.accounting.accountant import calibrate_noise_multiplier
+from hortus.privacy.accounting.events import GaussianEvent
+from hortus.privacy.audit.renyi import ORDERS, divergences, from_divergences
 
 DELTA = 1e-5
 SETTINGS = ((1.0, 40), (0.25, 24), (0.01, 1000))

@@ -48,28 +48,28 @@ from hortus.client.agent_service import listening  # noqa: E402
 from hortus.client.channel import GrpcChannel, dialling  # noqa: E402
 from hortus.client.operate import WarmWorkbench  # noqa: E402
 from hortus.client.pace import RehearsalClock  # noqa: E402
-from hortus.client.site import Site  # noqa: E402
+from hortus.client.site.folder import Site  # noqa: E402
 from hortus.client.trainer import untimed  # noqa: E402
-from hortus.learning.model_files import model_digest  # noqa: E402
-from hortus.privacy.audit import audit  # noqa: E402
-from hortus.privacy.evidence import collect  # noqa: E402
-from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView  # noqa: E402
-from hortus.privacy.omissions import omissions  # noqa: E402
-from hortus.protocol.consortium import Consortium, ServerConfig, SiteFiles  # noqa: E402
-from hortus.protocol.errors import CohortTooSmall  # noqa: E402
+from hortus.learning.models.folder import model_digest  # noqa: E402
+from hortus.parties.folders import Consortium, ServerConfig, SiteFiles  # noqa: E402
+from hortus.parties.joining import create_consortium  # noqa: E402
+from hortus.privacy.audit.auditor import audit  # noqa: E402
+from hortus.privacy.audit.evidence import collect  # noqa: E402
+from hortus.privacy.audit.reconcile import omissions  # noqa: E402
+from hortus.privacy.secure_sum.masks import MaskedVector, MaskGenerator, StepView  # noqa: E402
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity  # noqa: E402
-from hortus.protocol.membership import create_consortium  # noqa: E402
 from hortus.protocol.plan import Cohort, Contract  # noqa: E402
 from hortus.protocol.plan_file import load_plan  # noqa: E402
 from hortus.protocol.policy import Budget, Policy  # noqa: E402
-from hortus.server.aggregator import Aggregator, StepSum  # noqa: E402
-from hortus.server.attendance import AttendanceBook  # noqa: E402
+from hortus.runtime.errors import CohortTooSmall  # noqa: E402
 from hortus.server.evaluation import Evaluator  # noqa: E402
-from hortus.server.federation import Federation  # noqa: E402
-from hortus.server.notary import Notary  # noqa: E402
-from hortus.server.run_records import read_record, read_run  # noqa: E402
-from hortus.server.run_store import RunStore  # noqa: E402
-from hortus.server.service import Hub, serving  # noqa: E402
+from hortus.server.round_loop import RoundLoop  # noqa: E402
+from hortus.server.run.attendance import AttendanceBook  # noqa: E402
+from hortus.server.run.records import read_record, read_run  # noqa: E402
+from hortus.server.run.store import RunStore  # noqa: E402
+from hortus.server.sums.aggregator import Aggregator, StepSum  # noqa: E402
+from hortus.server.sums.notary import Notary  # noqa: E402
+from hortus.server.sums.service import Hub, serving  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "soak.csv"
 SITES = ("ash", "birch", "cedar", "dogwood", "elm")
@@ -206,7 +206,7 @@ def soak(
         grid = RelayGrid({site: relay(Path(sockets) / site / "agent.sock") for site in SITES})
         stack.callback(grid.close)
         roster = Roster.load(consortium.server.roster)
-        federation = Federation(
+        federation = RoundLoop(
             grid=grid,
             identity=SiteIdentity.load(consortium.server.identity, SERVER),
             roster=lambda: roster,

@@ -26,26 +26,26 @@ import numpy as np
 import torch
 
 from hortus.client.agent import SiteAgent
-from hortus.client.approval import approve_unasked
 from hortus.client.channel import dialling
+from hortus.client.consent.approval import approve_unasked
 from hortus.client.pace import Clock, MachineClock, RehearsalClock
-from hortus.client.site import Site
+from hortus.client.site.folder import Site
 from hortus.client.trainer import untimed
-from hortus.learning.model_files import model_digest, resolve_model
-from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.workbench import Workbench
-from hortus.protocol.canonical import canonical_json
-from hortus.protocol.consortium import Consortium, ServerConfig
+from hortus.learning.models.folder import model_digest, resolve_model
+from hortus.parties.folders import Consortium, ServerConfig
+from hortus.parties.joining import create_consortium
+from hortus.privacy.gradients.workbench import Workbench
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
 from hortus.protocol.limits import PROTOCOL_VERSION
-from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.wire import aggregation_pb2 as wire
-from hortus.server.aggregator import Aggregator
-from hortus.server.notary import Notary
-from hortus.server.service import Hub, serving
+from hortus.runtime.canonical import canonical_json
+from hortus.server.sums.aggregator import Aggregator
+from hortus.server.sums.notary import Notary
+from hortus.server.sums.service import Hub, serving
 
 RESULTS = Path(__file__).parent / "results" / "timing.csv"
 HEADER = ["measured", "grid", "trials", "without", "with", "accuracy", "commit"]

@@ -15,12 +15,12 @@ from rich.text import Text
 from hortus.cli.display import terminal
 from hortus.cli.plan import covered
 from hortus.cli.settings import read_plan
-from hortus.protocol.errors import Refused, UsageError
 from hortus.protocol.plan import Contract, Noise
 from hortus.protocol.policy import Policy
+from hortus.runtime.errors import Refused, UsageError
 
 if TYPE_CHECKING:
-    from hortus.client.site import Site
+    from hortus.client.site.folder import Site
     from hortus.simulation.prospect import Prospect
 
 
@@ -86,8 +86,8 @@ def _approve(directory: Path, path: Path, by: str | None) -> None:
     loaded = read_plan(path)
     operator = operator_name(by)
 
-    from hortus.client.approval import check_whole, record
-    from hortus.client.site import Site, keep_model
+    from hortus.client.consent.approval import check_whole, record
+    from hortus.client.site.folder import Site, keep_model
     from hortus.simulation.prospect import doubts_about, prospect
 
     console = terminal()
@@ -152,8 +152,8 @@ def _counted_on(policy: Policy, contract: Contract) -> str:
 
 def _budgets_table(site: "Site", what: "Prospect") -> Table:
     """What each budget has spent and would have spent, at the plan's own noise: no sum costs more."""
-    from hortus.client.approval import charged_steps
-    from hortus.privacy.events import GaussianEvent
+    from hortus.client.consent.approval import charged_steps
+    from hortus.privacy.accounting.events import GaussianEvent
     from hortus.simulation.prospect import budgets_at
 
     contract = what.contract
@@ -179,8 +179,8 @@ def _budgets_table(site: "Site", what: "Prospect") -> Table:
 
 
 def _withdraw(directory: Path, named: str, by: str | None, reason: str) -> None:
-    from hortus.client.accounts import opened_ledger
-    from hortus.client.approval import withdraw
+    from hortus.client.consent.approval import withdraw
+    from hortus.client.operator.accounts import opened_ledger
 
     operator = operator_name(by)
     if Path(named).is_file():
@@ -197,8 +197,8 @@ def _withdraw(directory: Path, named: str, by: str | None, reason: str) -> None:
 
 
 def _list(directory: Path) -> None:
-    from hortus.client.accounts import opened_ledger
-    from hortus.client.approval import consented
+    from hortus.client.consent.approval import consented
+    from hortus.client.operator.accounts import opened_ledger
 
     with opened_ledger(directory, time.time) as (ledger, _):
         found = consented(ledger)

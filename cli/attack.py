@@ -8,10 +8,10 @@ from rich.table import Table
 
 from hortus.cli.display import percent, terminal
 from hortus.cli.settings import Settings, read_plan
-from hortus.protocol.errors import UsageError
+from hortus.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from hortus.simulation.attack_report import Verdict
+    from hortus.simulation.attack.verdict import Verdict
 
 
 def attack(
@@ -49,9 +49,9 @@ def attack(
         TimeRemainingColumn,
     )
 
-    from hortus.simulation.attack import Setting
-    from hortus.simulation.attack import attack as run_attack
-    from hortus.simulation.attack_report import judge, write_page
+    from hortus.simulation.attack.pipeline import Setting
+    from hortus.simulation.attack.pipeline import attack as run_attack
+    from hortus.simulation.attack.verdict import judge, write_page
 
     console = terminal()
     folder = out or plan.parent / "runs" / f"{loaded.name}-attack"

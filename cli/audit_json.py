@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from hortus.cli.audit_report import AuditReport, SiteReport
-from hortus.privacy.audit import Audit
-from hortus.privacy.audit_totals import account_totals, plan_totals
-from hortus.privacy.findings import Finding, Severity
-from hortus.privacy.verdict import Verdict
-from hortus.protocol.moments import iso_time
+from hortus.privacy.audit.auditor import Audit
+from hortus.privacy.audit.findings import Finding, Severity
+from hortus.privacy.audit.totals import account_totals, plan_totals
+from hortus.privacy.audit.verdict import Verdict
+from hortus.runtime.moments import iso_time
 
 _TIMES = ("time", "began", "ended")
 

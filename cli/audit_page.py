@@ -11,14 +11,14 @@ from hortus.cli.audit_table import OF_A_ROUND, grouped_rounds
 from hortus.cli.audit_text import departed_backing
 from hortus.pages.plots import Plot, Points, describe, svg
 from hortus.pages.templates import templates
-from hortus.privacy.audit import Audit
-from hortus.privacy.audit_totals import AccountTotal, account_rows, account_totals, plan_totals
-from hortus.privacy.detection import gaussian_true_positive, true_positive_bound_of
-from hortus.privacy.entries import Added
-from hortus.privacy.events import GaussianEvent
-from hortus.privacy.findings import Severity, grouped
-from hortus.privacy.verdict import Outcome, in_words
-from hortus.protocol.moments import moment, period
+from hortus.privacy.accounting.events import GaussianEvent
+from hortus.privacy.attacks.detection import gaussian_true_positive, true_positive_bound_of
+from hortus.privacy.audit.auditor import Audit
+from hortus.privacy.audit.findings import Severity, grouped
+from hortus.privacy.audit.totals import AccountTotal, account_rows, account_totals, plan_totals
+from hortus.privacy.audit.verdict import Outcome, in_words
+from hortus.privacy.ledger.entries import Added
+from hortus.runtime.moments import moment, period
 
 _FALSE_POSITIVE_RATES = (0.01, 0.001)
 # What others promise: the scale that an ε is put on.

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from hortus.privacy.audit import Audit
-from hortus.privacy.audit import audit as audit_evidence
-from hortus.privacy.evidence import Evidence, collect, load
-from hortus.privacy.omissions import Departed, Omission, departed, forks, omissions
-from hortus.privacy.verdict import Reach, Verdict, judge, overall
-from hortus.protocol.consortium import Consortium, SiteConfig, SiteFiles
-from hortus.protocol.errors import UsageError
+from hortus.parties.folders import Consortium, SiteConfig, SiteFiles
+from hortus.privacy.audit.auditor import Audit
+from hortus.privacy.audit.auditor import audit as audit_evidence
+from hortus.privacy.audit.evidence import Evidence, collect, load
+from hortus.privacy.audit.reconcile import Departed, Omission, departed, forks, omissions
+from hortus.privacy.audit.verdict import Reach, Verdict, judge, overall
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import Roster
-from hortus.server.run_records import read_record, read_run
+from hortus.runtime.errors import UsageError
+from hortus.server.run.records import read_record, read_run
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.table import Table
 
-from hortus.protocol.moments import moment
+from hortus.runtime.moments import moment
 
 if TYPE_CHECKING:
-    from hortus.privacy.audit_rounds import RoundRow
+    from hortus.privacy.audit.rounds import RoundRow
 
 Column = tuple[str, "Callable[[RoundRow], str]"]
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from hortus.cli.audit_table import round_tables
-from hortus.privacy.audit import Audit, Decision, PlanDecision
-from hortus.privacy.findings import Severity, grouped
-from hortus.privacy.omissions import Departed
-from hortus.privacy.verdict import Outcome, counts, in_words
-from hortus.protocol.moments import moment
+from hortus.privacy.audit.auditor import Audit, Decision, PlanDecision
+from hortus.privacy.audit.findings import Severity, grouped
+from hortus.privacy.audit.reconcile import Departed
+from hortus.privacy.audit.verdict import Outcome, counts, in_words
+from hortus.runtime.moments import moment
 
 if TYPE_CHECKING:
     from hortus.cli.audit_report import AuditReport

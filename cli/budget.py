@@ -10,11 +10,11 @@ from rich.table import Table
 
 from hortus.cli.approve import operator_name
 from hortus.cli.display import terminal
-from hortus.protocol.errors import UsageError
+from hortus.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from hortus.privacy.entries import Frozen, Granted, Unfrozen
-    from hortus.privacy.exposure import Exposure
+    from hortus.privacy.ledger.entries import Frozen, Granted, Unfrozen
+    from hortus.privacy.ledger.exposure import Exposure
 
 _LEVELS_SHOWN = 4
 
@@ -35,7 +35,7 @@ Dataset = Annotated[
 @budget.command()
 def show(site: SiteFolder) -> None:
     """Show each dataset's ε, its limit, what is left, and what its units have spent."""
-    from hortus.client.accounts import account_lines, opened_ledger, unit_lines
+    from hortus.client.operator.accounts import account_lines, opened_ledger, unit_lines
 
     console = terminal()
     with opened_ledger(site, time.time) as (ledger, policy):
@@ -107,8 +107,8 @@ def disjoint(
 
     Give it before the file is used. It is refused where a unit is in both, and void once one is.
     """
-    from hortus.client.accounts import state_disjoint
-    from hortus.client.site import Site
+    from hortus.client.operator.accounts import state_disjoint
+    from hortus.client.site.folder import Site
 
     with Site(site, time.time) as opened:
         operator = operator_name(by)
@@ -128,7 +128,7 @@ def grant(
     dataset: Dataset = None,
 ) -> None:
     """Allow more: a signed entry of the ledger adds to the lifetime budget."""
-    from hortus.privacy.entries import Granted
+    from hortus.privacy.ledger.entries import Granted
 
     _record(site, dataset, lambda name: Granted(name, epsilon, reason))
 
@@ -136,7 +136,7 @@ def grant(
 @budget.command()
 def freeze(site: SiteFolder, reason: Reason, dataset: Dataset = None) -> None:
     """Forbid every further release, at once, also to an agent that is running."""
-    from hortus.privacy.entries import Frozen
+    from hortus.privacy.ledger.entries import Frozen
 
     _record(site, dataset, lambda name: Frozen(name, reason))
 
@@ -144,7 +144,7 @@ def freeze(site: SiteFolder, reason: Reason, dataset: Dataset = None) -> None:
 @budget.command()
 def unfreeze(site: SiteFolder, reason: Reason, dataset: Dataset = None) -> None:
     """Take a freeze back; name the dataset, or all, as it did."""
-    from hortus.privacy.entries import Unfrozen
+    from hortus.privacy.ledger.entries import Unfrozen
 
     _record(site, dataset, lambda name: Unfrozen(name, reason))
 
@@ -155,7 +155,7 @@ def anchor(
     file: Annotated[Path, typer.Argument(help="Where it goes: best on another machine's disk.")],
 ) -> None:
     """Write the ledger's head, signed, to a file that shows later whether it was rolled back."""
-    from hortus.client.accounts import opened_ledger
+    from hortus.client.operator.accounts import opened_ledger
 
     with opened_ledger(site, time.time) as (ledger, _):
         head = ledger.signed_head()
@@ -168,7 +168,7 @@ def anchor(
 def _record(
     site: Path, dataset: str | None, decide: "Callable[[str], Granted | Frozen | Unfrozen]"
 ) -> None:
-    from hortus.client.accounts import find_dataset, opened_ledger
+    from hortus.client.operator.accounts import find_dataset, opened_ledger
 
     with opened_ledger(site, time.time) as (ledger, _):
         name = find_dataset(ledger, dataset)

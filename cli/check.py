@@ -10,11 +10,11 @@ import typer
 from rich.text import Text
 
 from hortus.cli.display import echo_json, terminal
-from hortus.protocol.checks import Check, Verdict
-from hortus.protocol.consortium import ServerFiles, SiteFiles, open_party
-from hortus.protocol.errors import printable
+from hortus.parties.checks import Check, Verdict
+from hortus.parties.folders import ServerFiles, SiteFiles, open_party
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import load_plan
+from hortus.runtime.errors import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,7 +62,7 @@ def check(
 def _lines(files: SiteFiles | ServerFiles, plan: Plan | None, path: Path | None) -> Iterator[Check]:
     now = datetime.now(UTC)
     if isinstance(files, ServerFiles):
-        from hortus.protocol.checks import check_server
+        from hortus.parties.checks import check_server
 
         yield from check_server(files, now)
         if plan is not None and path is not None:
@@ -71,7 +71,7 @@ def _lines(files: SiteFiles | ServerFiles, plan: Plan | None, path: Path | None)
             yield check_plan_at_server(plan, path)
         return
 
-    from hortus.client.checks import check_site
+    from hortus.client.operator.checks import check_site
     from hortus.simulation.plan_checks import check_kept_plans, check_plan_at_site
 
     yield from check_site(files, now)

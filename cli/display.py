@@ -16,11 +16,11 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from hortus.protocol.errors import printable
+from hortus.runtime.errors import printable
 
 if TYPE_CHECKING:
-    from hortus.server.absences import Absence
-    from hortus.server.run_records import RoundRecord
+    from hortus.server.run.absences import Absence
+    from hortus.server.run.records import RoundRecord
 
 _ROWS_SHOWN = 12
 _ROWS_SHOWN_UPRIGHT, _UPRIGHT_BELOW = 2, 66

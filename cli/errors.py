@@ -8,8 +8,8 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from hortus.cli.display import terminal
-from hortus.protocol.errors import HortusError, printable
-from hortus.protocol.surroundings import out_of_files, out_of_memory
+from hortus.runtime.errors import HortusError, printable
+from hortus.runtime.surroundings import out_of_files, out_of_memory
 
 _INTERRUPTED = 130
 _TITLES = {1: "Failed", 2: "Cannot use this", 3: "Refused"}

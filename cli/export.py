@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from hortus.cli.display import percent, terminal
-from hortus.protocol.errors import HortusError
+from hortus.runtime.errors import HortusError
 
 
 def export(
@@ -24,7 +24,7 @@ def export(
 
     Kept are the last two rounds and the best one.
     """
-    from hortus.server.results import export as export_round
+    from hortus.server.run.results import export as export_round
 
     record, written = export_round(run, which, out)
     console = terminal()
@@ -36,8 +36,8 @@ def export(
 
 def tell_kept(console: Console, run: Path, write_report: Callable[[], object]) -> None:
     """Writes the report of a run that stops early, and says what it leaves; its error comes after."""
-    from hortus.server.results import LAST
-    from hortus.server.run_records import read_run
+    from hortus.server.run.records import read_run
+    from hortus.server.run.results import LAST
 
     try:
         rounds = read_run(run).rounds

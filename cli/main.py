@@ -13,26 +13,26 @@ from hortus.cli.display import echo
 from hortus.cli.errors import ReportingGroup
 from hortus.cli.groups import LateCommands
 from hortus.cli.streams import write_in_any_encoding
-from hortus.protocol.logs import clean_early_logging
-from hortus.protocol.proxies import direct_hosts
-from hortus.protocol.surroundings import raise_open_files
+from hortus.runtime.logs import clean_early_logging
+from hortus.runtime.proxies import direct_hosts
+from hortus.runtime.surroundings import raise_open_files
 
 _COMMANDS = {
     "demo": "hortus.cli.train:demo",
     "simulate": "hortus.cli.train:simulate",
     "plan": "hortus.cli.plan:plan",
     "model": "hortus.cli.model:model",
-    "init": "hortus.cli.consortium:init",
-    "roster": "hortus.cli.consortium:roster",
-    "rotate": "hortus.cli.consortium:rotate",
+    "init": "hortus.cli.init:init",
+    "roster": "hortus.cli.init:roster",
+    "rotate": "hortus.cli.init:rotate",
     "approve": "hortus.cli.approve:approve",
     "server": "hortus.cli.operate:server",
     "client": "hortus.cli.operate:client",
     "status": "hortus.cli.status:status",
     "check": "hortus.cli.check:check",
     "export": "hortus.cli.export:export",
-    "dashboard": "hortus.cli.watch:dashboard",
-    "audit": "hortus.cli.inspect:audit",
+    "dashboard": "hortus.cli.dashboard:dashboard",
+    "audit": "hortus.cli.audit:audit",
     "budget": "hortus.cli.budget:budget",
 }
 

@@ -27,7 +27,7 @@ def convert(
 
     Nothing that a pickle may hold besides weights is run. The old file stays.
     """
-    from hortus.learning.conversion import convert as converted
+    from hortus.learning.models.conversion import convert as converted
 
     console = terminal()
     with console.status("reading weights…"):

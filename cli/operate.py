@@ -9,7 +9,7 @@ import typer
 
 from hortus.cli.display import terminal
 from hortus.cli.settings import read_plan
-from hortus.protocol.logs import Form, configure_logging
+from hortus.runtime.logs import Form, configure_logging
 
 LogFormat = Annotated[Form, typer.Option(help="How log lines are written.")]
 PlanFile = Annotated[Path, typer.Argument(help="The plan file.")]
@@ -38,10 +38,10 @@ def server(
 
     from hortus.cli.display import RoundsDisplay, absences_table
     from hortus.cli.export import tell_kept
-    from hortus.protocol.consortium import ServerFiles
-    from hortus.server.absences import absences
+    from hortus.parties.folders import ServerFiles
     from hortus.server.operate import run_server
-    from hortus.server.report import report_run
+    from hortus.server.run.absences import absences
+    from hortus.server.web.report import report_run
 
     console = terminal()
     files = ServerFiles(home or plan.parent / "server")
@@ -71,7 +71,7 @@ def client(site: SiteFolder, log_format: LogFormat = Form.TEXT) -> None:
     on standard error and in SITE_DIR/logs/agent.log; neither holds anything that depends on a record.
     """
     from hortus.client.operate import run_site
-    from hortus.protocol.consortium import SiteConfig, SiteFiles
+    from hortus.parties.folders import SiteConfig, SiteFiles
 
     files = SiteFiles(site)
     SiteConfig.load(files.config)  # before a folder that is no site's gets a log

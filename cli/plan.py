@@ -13,11 +13,11 @@ from rich.text import Text
 from hortus.cli.display import echo, terminal
 from hortus.cli.groups import FallbackGroup
 from hortus.cli.settings import Settings, read_plan
-from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Noise
+from hortus.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from hortus.privacy.forecast import PlanCost, SiteBudget, SiteForecast
+    from hortus.privacy.accounting.forecast import PlanCost, SiteBudget, SiteForecast
     from hortus.simulation.prospect import Prospect
 
 plan = typer.Typer(
@@ -56,7 +56,7 @@ def budget(
     loaded = read_plan(plan_file, settings)
     _check_options(epsilon, delta, site)
 
-    from hortus.privacy.forecast import shown_rounds
+    from hortus.privacy.accounting.forecast import shown_rounds
     from hortus.simulation.prospect import (
         doubts_about,
         prospect,

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
-from hortus.privacy.detection import true_positive_bound_of
-from hortus.protocol.consortium import SiteConfig, SiteFiles
-from hortus.protocol.errors import printable
+from hortus.parties.folders import SiteConfig, SiteFiles
+from hortus.privacy.attacks.detection import true_positive_bound_of
 from hortus.protocol.policy import Policy
+from hortus.runtime.errors import printable
 from hortus.simulation.prospect import doubts_about, refusal_at, site_budgets, units_at
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import files_of, load_plan
+from hortus.runtime.errors import UsageError
 
 Settings = Annotated[
     list[str] | None,
@@ -33,7 +33,7 @@ def read_plan(
     Raises:
         UsageError: The plan cannot be used, or its base model or a file that is needed is not there.
     """
-    from hortus.learning.model_files import resolve_model
+    from hortus.learning.models.folder import resolve_model
 
     plan = load_plan(path, settings or ())
     resolve_model(plan.model, path.resolve().parent)

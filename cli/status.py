@@ -10,8 +10,8 @@ from rich.table import Table
 
 from hortus.cli.approve import consents_table
 from hortus.cli.display import echo_json, terminal
-from hortus.protocol.consortium import ServerFiles, open_party
-from hortus.protocol.expiry import Urgency
+from hortus.parties.expiry import Urgency
+from hortus.parties.folders import ServerFiles, open_party
 
 
 def status(
@@ -34,15 +34,15 @@ def status(
 def _gather(directory: Path) -> dict[str, Any]:
     now = datetime.now(UTC)
     if (directory / "contract.json").exists():
-        from hortus.server.status import run_status
+        from hortus.server.run.status import run_status
 
         return run_status(directory)
     files = open_party(directory)
     if isinstance(files, ServerFiles):
-        from hortus.server.status import server_status
+        from hortus.server.run.status import server_status
 
         return server_status(files, now)
-    from hortus.client.status import site_status
+    from hortus.client.operator.status import site_status
 
     return site_status(files, now)
 

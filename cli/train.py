@@ -15,8 +15,8 @@ from hortus.cli.settings import Settings, read_plan
 from hortus.protocol.plan import Plan
 
 if TYPE_CHECKING:
-    from hortus.server.run_names import Place
-    from hortus.server.run_records import RoundRecord
+    from hortus.server.run.names import Place
+    from hortus.server.run.records import RoundRecord
     from hortus.simulation.demo import Alone
     from hortus.simulation.simulate import SimulatedRun
 
@@ -43,7 +43,7 @@ def demo(
 
     Uses a synthetic corpus made here. Takes a few minutes; started again, it resumes where it was.
     """
-    from hortus.server.run_folder import claimed
+    from hortus.server.run.folder import claimed
     from hortus.simulation.demo import write_demo_folder
 
     console = terminal()
@@ -81,7 +81,7 @@ def simulate(
     needs = ("evaluation",) if _has_run(plan, out) else ("evaluation", "simulation")
     loaded = read_plan(plan, settings, needs=needs)
 
-    from hortus.server.absences import absences
+    from hortus.server.run.absences import absences
 
     console = terminal()
     run = _simulate(console, loaded, plan, out, title=loaded.name, force=force)

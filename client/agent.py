@@ -16,34 +16,34 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from hortus.client.approval import admission
-from hortus.client.consent import (
+from hortus.client.consent.approval import admission
+from hortus.client.consent.contract import (
     budget_of,
     check_ceiling,
     check_contract,
     check_descriptor,
     check_model,
 )
+from hortus.client.consent.terms import Account, LiveTerms, noise_of
+from hortus.client.consent.unread import check_room
 from hortus.client.pace import Clock, Pace, Timetable
 from hortus.client.preparation import Preparations, Prepared, Preparing, encoding_key
 from hortus.client.session import FAILED, Session
-from hortus.client.site import Site
-from hortus.client.terms import Account, LiveTerms, noise_of
+from hortus.client.site.folder import Site
 from hortus.client.trainer import Stopwatch, Trainer
-from hortus.client.unread import check_room
-from hortus.learning.tasks import Encoded
-from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.entries import Added, Approved, Declined
-from hortus.privacy.randomness import RandomSource, SessionRandomness, UnsafeSeededRandomness
-from hortus.privacy.workbench import Workbench
+from hortus.learning.tasks.classification import Encoded
+from hortus.privacy.gradients.workbench import Workbench
+from hortus.privacy.ledger.entries import Added, Approved, Declined
+from hortus.privacy.noise.randomness import RandomSource, SessionRandomness, UnsafeSeededRandomness
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.answer import Answer
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.errors import DataError, HortusError, ProtocolError, Refused, in_one_line
 from hortus.protocol.limits import check_version, checked
 from hortus.protocol.plan import Cohort, Contract
-from hortus.protocol.surroundings import out_of_memory
 from hortus.protocol.transport import AggregationChannel
 from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.runtime.errors import DataError, HortusError, ProtocolError, Refused, in_one_line
+from hortus.runtime.surroundings import out_of_memory
 
 logger = logging.getLogger(__name__)
 _ANSWER_SECONDS = 5.0  # for a session to end that has no reason to go on

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import grpc
 
 from hortus.client.agent import SiteAgent, loggable
-from hortus.client.relay_user import RelayUser
+from hortus.client.flower.relay_user import RelayUser
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 

@@ -6,14 +6,14 @@ from contextlib import contextmanager
 
 import grpc
 
-from hortus.protocol.consortium import TlsFiles, host_and_port
-from hortus.protocol.errors import ConnectionLost, ProtocolError
-from hortus.protocol.faults import Fault, reach
+from hortus.parties.folders import TlsFiles, host_and_port
 from hortus.protocol.plan import Cohort
-from hortus.protocol.proxies import Proxy, proxy_for
 from hortus.protocol.transport import connection_options
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
+from hortus.runtime.errors import ConnectionLost, ProtocolError
+from hortus.runtime.faults import Fault, reach
+from hortus.runtime.proxies import Proxy, proxy_for
 
 CONNECT_SECONDS = 30.0
 _FAREWELL_SECONDS = 10.0

@@ -13,21 +13,21 @@ from prometheus_client import CollectorRegistry
 from hortus.client.agent import SiteAgent
 from hortus.client.agent_service import listening
 from hortus.client.channel import dialling
-from hortus.client.connection import ConnectionBook, Link, end_of, said_by_supernode
-from hortus.client.consent import check_model
+from hortus.client.consent.contract import check_model
+from hortus.client.flower.relay_user import RelayUser
+from hortus.client.flower.supernode import start_supernode, supernode_log
 from hortus.client.metrics import SiteCollector, SiteCounts, counting
 from hortus.client.pace import MachineClock
-from hortus.client.relay_user import RelayUser
-from hortus.client.site import Site
-from hortus.client.supernode import start_supernode, supernode_log
-from hortus.privacy.workbench import Workbench
-from hortus.protocol.consortium import SiteFiles
-from hortus.protocol.expiry import DailyWarning, warn_of_expiry
-from hortus.protocol.monitoring import CertificateCollector, Heartbeat, monitoring
+from hortus.client.site.connection import ConnectionBook, Link, end_of, said_by_supernode
+from hortus.client.site.folder import Site
+from hortus.parties.expiry import DailyWarning, warn_of_expiry
+from hortus.parties.folders import SiteFiles
+from hortus.parties.identity_change import sole
+from hortus.parties.monitoring import CertificateCollector, Heartbeat, monitoring
+from hortus.parties.reach import Reached, greet, knock
+from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Contract
-from hortus.protocol.processes import ChildProcess
-from hortus.protocol.reach import Reached, greet, knock
-from hortus.protocol.succession import sole
+from hortus.runtime.processes import ChildProcess
 
 logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0

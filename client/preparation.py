@@ -12,10 +12,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from hortus.client.pace import Clock, Pace
-from hortus.learning.tasks import Encoded
-from hortus.privacy.workbench import Workbench
-from hortus.protocol.errors import HortusError
+from hortus.learning.tasks.classification import Encoded
+from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Contract
+from hortus.runtime.errors import HortusError
 
 # The first slot hides what takes less; longer ones, by factors of two, are met once for each model and task.
 _FIRST_SECONDS = 5.0

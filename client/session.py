@@ -9,26 +9,30 @@ from dataclasses import asdict
 import numpy as np
 from numpy.typing import NDArray
 
+from hortus.client.consent.terms import Terms
 from hortus.client.pace import Timetable
+from hortus.client.site.witness import Witness
 from hortus.client.states import ClientState, ClientStates
-from hortus.client.terms import Terms
 from hortus.client.trainer import Stopwatch, Trainer
 from hortus.client.transfer import download, upload
-from hortus.client.witness import Witness
-from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.entries import Declined
-from hortus.privacy.ledger import Ledger, Reservation
-from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView
-from hortus.privacy.secure_sum import KeyExchange, read_announcement, read_encapsulation
-from hortus.privacy.transcript import frame, number
+from hortus.privacy.ledger.entries import Declined
+from hortus.privacy.ledger.store import Ledger, Reservation
+from hortus.privacy.secure_sum.key_exchange import (
+    KeyExchange,
+    read_announcement,
+    read_encapsulation,
+)
+from hortus.privacy.secure_sum.masks import MaskedVector, MaskGenerator, StepView
+from hortus.privacy.secure_sum.transcript import frame, number
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.errors import ProtocolError, Refused, in_one_line
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import PROTOCOL_VERSION, check_version, checked
 from hortus.protocol.plan import Noise
 from hortus.protocol.transport import AggregationChannel
 from hortus.protocol.vectors import vector_digest
 from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.runtime.errors import ProtocolError, Refused, in_one_line
 
 logger = logging.getLogger(__name__)
 _STOPPED = "its operator is stopping it; it can join again"

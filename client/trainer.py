@@ -9,15 +9,15 @@ import torch
 from numpy.typing import NDArray
 
 from hortus.learning.data.records import Records
-from hortus.learning.tasks import Encoded
-from hortus.privacy.encoding import StepEncoding, nominal_batch
-from hortus.privacy.gradients import ClippedSum, LossBatch
-from hortus.privacy.mechanism import Mechanism
-from hortus.privacy.randomness import RandomSource
-from hortus.privacy.sampling import sample_records
-from hortus.privacy.workbench import Workbench
-from hortus.protocol.errors import HortusError
+from hortus.learning.tasks.classification import Encoded
+from hortus.privacy.gradients.engine import ClippedSum, LossBatch
+from hortus.privacy.gradients.sampling import sample_records
+from hortus.privacy.gradients.workbench import Workbench
+from hortus.privacy.noise.mechanism import Mechanism
+from hortus.privacy.noise.randomness import RandomSource
+from hortus.privacy.step import StepEncoding, nominal_batch
 from hortus.protocol.plan import Update
+from hortus.runtime.errors import HortusError
 from hortus.strategies.server_optimizer import build_optimizer
 
 Stopwatch = Callable[[str], AbstractContextManager[None]]

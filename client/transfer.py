@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hortus.client.states import ClientState, ClientStates
-from hortus.privacy.masks import MaskedVector
-from hortus.protocol.errors import ConnectionLost, ProtocolError
+from hortus.privacy.secure_sum.masks import MaskedVector
 from hortus.protocol.limits import checked
 from hortus.protocol.transport import AggregationChannel
 from hortus.protocol.vectors import fill, receive
 from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.runtime.errors import ConnectionLost, ProtocolError
 
 MAX_RESUMPTIONS = 20
 logger = logging.getLogger(__name__)

@@ -1,1 +1,1 @@
-"""Models, adapters, tasks, datasets, metrics and export."""
+"""Base models, what they are trained to do, what of them is trained, and records."""

@@ -28,7 +28,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hortus.protocol.errors import HortusError, printable
+from hortus.runtime.errors import HortusError, printable
 
 PROBLEM = "problem"  # the part that says what cannot be read
 _POLL_SECONDS = 1.0

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter
 
 from hortus.pages.templates import templates
-from hortus.protocol.errors import UsageError
-from hortus.protocol.files import write_atomic
-from hortus.protocol.moments import moment
+from hortus.runtime.errors import UsageError
+from hortus.runtime.files import write_atomic
+from hortus.runtime.moments import moment
 
 # The colours of curves on white paper. In a page they become its own, which the style sheet has for
 # light and dark; and each curve has a dash of its own beside its colour.

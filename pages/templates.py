@@ -5,7 +5,7 @@ import math
 import jinja2
 from markupsafe import Markup
 
-from hortus.protocol.errors import printable
+from hortus.runtime.errors import printable
 
 # From here on an ε promises little by itself.
 LITTLE = 10.0

@@ -2,8 +2,8 @@
 
 import math
 
-from hortus.privacy.detection import true_positive_bound_of
-from hortus.privacy.events import History
+from hortus.privacy.accounting.events import History
+from hortus.privacy.attacks.detection import true_positive_bound_of
 from hortus.protocol.plan import Contract
 
 # The usual advice is a δ well below 1/n (Near et al., NIST SP 800-226, 2025): at 1/n, a mechanism that publishes one

@@ -1,1 +1,1 @@
-"""What the parties agree on: plans, policies, identities, wire format, errors."""
+"""What the parties agree on, sign and send: plans, policies, contracts, identities, wire format."""

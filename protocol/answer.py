@@ -3,8 +3,8 @@
 import hashlib
 from dataclasses import dataclass
 
-from hortus.protocol.canonical import canonical_json
 from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.runtime.canonical import canonical_json
 
 CHALLENGE_BYTES = 32
 _CONTEXT = "answer to a contract"

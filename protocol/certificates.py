@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from hortus.protocol.errors import UsageError
-from hortus.protocol.files import write_atomic, write_private
+from hortus.runtime.errors import UsageError
+from hortus.runtime.files import write_atomic, write_private
 
 _CLOCK_SKEW = timedelta(hours=1)
 _LIFETIME = timedelta(days=825)

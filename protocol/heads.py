@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from hortus.protocol.canonical import canonical_json
-from hortus.protocol.errors import UsageError
-from hortus.protocol.files import write_atomic
 from hortus.protocol.identity import SiteIdentity, is_signed
+from hortus.runtime.canonical import canonical_json
+from hortus.runtime.errors import UsageError
+from hortus.runtime.files import write_atomic
 
 _HEAD = "ledger head"
 _COUNTERSIGNATURE = "countersigned ledger head"

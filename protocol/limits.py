@@ -12,7 +12,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from hortus.protocol.errors import ProtocolError
+from hortus.runtime.errors import ProtocolError
 
 PROTOCOL_VERSION = 1
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from hortus.protocol.canonical import digest
-from hortus.protocol.names import SiteName
+from hortus.runtime.canonical import digest
+from hortus.runtime.names import SiteName
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -7,10 +7,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from hortus.protocol.complaints import validation_error
-from hortus.protocol.documents import Document
-from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Plan
+from hortus.runtime.complaints import validation_error
+from hortus.runtime.documents import Document
+from hortus.runtime.errors import UsageError
 
 
 def load_plan(path: Path, settings: Sequence[str] = ()) -> Plan:

@@ -9,9 +9,6 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from hortus.protocol.complaints import validation_error
-from hortus.protocol.documents import load_yaml
-from hortus.protocol.files import write_atomic
 from hortus.protocol.plan import (
     RECORD,
     Deadline,
@@ -22,6 +19,9 @@ from hortus.protocol.plan import (
     Schema,
     Update,
 )
+from hortus.runtime.complaints import validation_error
+from hortus.runtime.documents import load_yaml
+from hortus.runtime.files import write_atomic
 
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 PlanHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

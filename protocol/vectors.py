@@ -12,9 +12,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from hortus.protocol.errors import ProtocolError
 from hortus.protocol.limits import CHUNK_WORDS
 from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.runtime.errors import ProtocolError
 
 Word = TypeVar("Word", np.float32, np.uint32)
 

@@ -12,22 +12,22 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from pydantic import TypeAdapter
 
-from hortus.learning.model_files import resolve_model
-from hortus.protocol.consortium import ServerConfig, ServerFiles
-from hortus.protocol.errors import HortusError
+from hortus.learning.models.folder import resolve_model
+from hortus.parties.folders import ServerConfig, ServerFiles
 from hortus.protocol.identity import Roster, SiteIdentity
-from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Contract
 from hortus.protocol.plan_file import load_plan
-from hortus.protocol.surroundings import out_of_memory
-from hortus.server.attendance import AttendanceBook, Stage, watching
+from hortus.runtime.errors import HortusError
+from hortus.runtime.names import SERVER
+from hortus.runtime.surroundings import out_of_memory
 from hortus.server.evaluation import Evaluator
-from hortus.server.failure import write_failure
-from hortus.server.federation import Federation
-from hortus.server.notary import Notary
-from hortus.server.run_records import read_contract
-from hortus.server.run_store import RunStore
-from hortus.server.service import Hub, serving
+from hortus.server.round_loop import RoundLoop
+from hortus.server.run.attendance import AttendanceBook, Stage, watching
+from hortus.server.run.failure import write_failure
+from hortus.server.run.records import read_contract
+from hortus.server.run.store import RunStore
+from hortus.server.sums.notary import Notary
+from hortus.server.sums.service import Hub, serving
 
 _POLL_SECONDS = 0.5
 app = ServerApp()
@@ -71,7 +71,7 @@ def run_deployed(
     with watching(attendance, grid.get_node_ids), serving(hub, files.tls, address, sites):
         attendance.begin(Stage.CONNECTING)
         _await_nodes(grid, sites, contract)
-        Federation(
+        RoundLoop(
             grid=grid,
             identity=SiteIdentity.load(files.identity, SERVER),
             roster=lambda: Roster.load(files.roster),

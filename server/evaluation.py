@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hortus.learning.adapter_files import write_template
-from hortus.learning.adapters import AdapterSpace, attach
 from hortus.learning.data.records import read_records
-from hortus.learning.loading import load_base
-from hortus.learning.metrics import evaluate
-from hortus.learning.models import default_device
-from hortus.learning.tasks import TextClassification
-from hortus.learning.tokens import load_tokenizer
-from hortus.learning.workers import passes_at_once
+from hortus.learning.methods.adapter_files import write_template
+from hortus.learning.methods.adapters import AdapterSpace, attach
+from hortus.learning.models.encoder import default_device
+from hortus.learning.models.loading import load_base
+from hortus.learning.models.tokens import load_tokenizer
+from hortus.learning.passes.workers import passes_at_once
+from hortus.learning.tasks.classification import TextClassification
+from hortus.learning.tasks.classification_metrics import evaluate
 from hortus.protocol.plan import Agreement
 
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hortus.server.attendance import (
+from hortus.server.run.attendance import (
     Attendance,
     Said,
     Seen,

@@ -9,23 +9,23 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from hortus.protocol.consortium import ServerConfig, ServerFiles
-from hortus.protocol.errors import HortusError
-from hortus.protocol.expiry import warn_of_expiry
+from hortus.parties.expiry import warn_of_expiry
+from hortus.parties.folders import ServerConfig, ServerFiles
+from hortus.parties.identity_change import sole
+from hortus.parties.monitoring import CertificateCollector, Heartbeat, monitoring
 from hortus.protocol.identity import Roster
-from hortus.protocol.monitoring import CertificateCollector, Heartbeat, monitoring
 from hortus.protocol.plan import Contract, Plan
-from hortus.protocol.processes import ProgramEnded, tail
-from hortus.protocol.succession import sole
-from hortus.server.failure import forget_failure, read_failure, stopping, write_failure
-from hortus.server.metrics import RunCollector
+from hortus.runtime.errors import HortusError
+from hortus.runtime.processes import ProgramEnded, tail
+from hortus.server.flower.superlink import SuperLink
 from hortus.server.news import Reporter
 from hortus.server.prepare import prepare
-from hortus.server.results import is_complete
-from hortus.server.run_folder import claimed, open_run
-from hortus.server.run_records import RoundRecord
-from hortus.server.run_store import RunStore
-from hortus.server.superlink import SuperLink
+from hortus.server.run.failure import forget_failure, read_failure, stopping, write_failure
+from hortus.server.run.folder import claimed, open_run
+from hortus.server.run.metrics import RunCollector
+from hortus.server.run.records import RoundRecord
+from hortus.server.run.results import is_complete
+from hortus.server.run.store import RunStore
 
 _POLL_SECONDS = 1.0
 # A question to Flower starts its command line anew: seconds of a processor that sites may share.
@@ -99,7 +99,7 @@ def _run_alone(
         reporter.tell(f"starts the run; sites dial {config.dialled(config.superlink)}")
         run = superlink.submit(
             "hortus.server.app:app",
-            "hortus.client.relay:app",
+            "hortus.client.flower.relay:app",
             {
                 "out": str(out.resolve()),
                 "home": str(files.directory.resolve()),

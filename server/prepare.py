@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from hortus.learning.model_files import model_digest, resolve_model
-from hortus.privacy.accounting import calibrate_noise_multiplier
-from hortus.privacy.workbench import Workbench
+from hortus.learning.models.folder import model_digest, resolve_model
+from hortus.privacy.accounting.accountant import calibrate_noise_multiplier
+from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Contract, Noise, Plan
 from hortus.strategies.server_optimizer import check_optimizer
 

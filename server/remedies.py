@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 
-from hortus.privacy.accounting import epsilon
-from hortus.privacy.encoding import StepEncoding
+from hortus.privacy.accounting.accountant import epsilon
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.answer import BUDGET_SPENT
 from hortus.protocol.plan import Contract, Noise
-from hortus.server.run_store import RunStore
+from hortus.server.run.store import RunStore
 
 _SHOWN = 4  # sites
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from hortus.client.trainer import Trainer, untimed
 from hortus.learning.data.records import Records
-from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.randomness import UnsafeSeededRandomness
-from hortus.privacy.workbench import Workbench
+from hortus.privacy.gradients.workbench import Workbench
+from hortus.privacy.noise.randomness import UnsafeSeededRandomness
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Plan
 from hortus.server.evaluation import Evaluator
 from hortus.server.prepare import prepare

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hortus.learning.data.records import Records
-from hortus.privacy.clipping import FlatClipping
-from hortus.privacy.workbench import Workbench
+from hortus.privacy.gradients.clipping import FlatClipping
+from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import ClippingRule, Contract, Noise
 
 _MOST_UNITS = 256  # of all sites together

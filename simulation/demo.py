@@ -8,14 +8,14 @@ from pathlib import Path
 
 import yaml
 
-from hortus.learning.corpus import demo_sites, write_demo
-from hortus.learning.model_files import resolve_model
-from hortus.privacy.workbench import Workbench
-from hortus.protocol.files import write_atomic
+from hortus.learning.models.folder import resolve_model
+from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Plan
 from hortus.protocol.policy import Budget
+from hortus.runtime.files import write_atomic
 from hortus.server.evaluation import Evaluator
 from hortus.simulation.alone import train_alone
+from hortus.simulation.corpus import demo_sites, write_demo
 from hortus.simulation.simulate import read_site_records
 
 _SEED = 7

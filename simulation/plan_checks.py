@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from hortus.client.checks import check_plan
-from hortus.client.site import Site
-from hortus.protocol.checks import Check, Verdict, guarded
-from hortus.protocol.consortium import SiteFiles
-from hortus.protocol.errors import HortusError
+from hortus.client.operator.checks import check_plan
+from hortus.client.site.folder import Site
+from hortus.parties.checks import Check, Verdict, guarded
+from hortus.parties.folders import SiteFiles
 from hortus.protocol.plan import Plan
+from hortus.runtime.errors import HortusError
 from hortus.server.prepare import prepare
 from hortus.simulation.prospect import prospect, refusal_at, site_budgets
 

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from hortus.client.approval import check_terms
-from hortus.client.consent import budget_of
-from hortus.client.site import Site
-from hortus.learning.adapters import AdapterSpace, attach
-from hortus.learning.loading import load_base
-from hortus.privacy.accounting import calibrate_noise_multiplier
-from hortus.privacy.books import Account, Tally
-from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.forecast import PlanCost, SiteBudget
+from hortus.client.consent.approval import check_terms
+from hortus.client.consent.contract import budget_of
+from hortus.client.site.folder import Site
+from hortus.learning.methods.adapters import AdapterSpace, attach
+from hortus.learning.models.loading import load_base
+from hortus.privacy.accounting.accountant import calibrate_noise_multiplier
+from hortus.privacy.accounting.forecast import PlanCost, SiteBudget
+from hortus.privacy.ledger.books import Account, Tally
 from hortus.privacy.sanity import doubts
-from hortus.protocol.errors import Refused, UsageError
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import period_of
+from hortus.runtime.errors import Refused, UsageError
 from hortus.server.prepare import prepare
 
 

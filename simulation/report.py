@@ -7,10 +7,10 @@ from pathlib import Path
 
 from hortus.pages.plots import Plot
 from hortus.protocol.plan import Plan
-from hortus.server.diagnosis import Compared, Diagnosis
-from hortus.server.report import write_report
-from hortus.server.run_records import RoundRecord, read_run
-from hortus.server.run_view import RunView, accuracy, accuracy_plot, read_view
+from hortus.server.run.diagnosis import Compared, Diagnosis
+from hortus.server.run.records import RoundRecord, read_run
+from hortus.server.run.view import RunView, accuracy, accuracy_plot, read_view
+from hortus.server.web.report import write_report
 from hortus.simulation.demo import Alone
 
 

@@ -16,36 +16,36 @@ from flwr.app import Context
 from numpy.typing import NDArray
 
 from hortus.client.agent import SiteAgent
-from hortus.client.approval import approve_unasked
 from hortus.client.channel import dialling
+from hortus.client.consent.approval import approve_unasked
+from hortus.client.flower.relay import Agent, make_app
 from hortus.client.pace import RehearsalClock
-from hortus.client.relay import Agent, make_app
-from hortus.client.site import Site
+from hortus.client.site.folder import Site
 from hortus.learning.data.partition import partition
 from hortus.learning.data.records import Records, read_ids, read_records
-from hortus.privacy.accounting import epsilon
-from hortus.privacy.events import GaussianEvent
-from hortus.privacy.workbench import Workbench
-from hortus.protocol.consortium import Consortium, ServerConfig
-from hortus.protocol.errors import UsageError
-from hortus.protocol.files import write_atomic
+from hortus.parties.folders import Consortium, ServerConfig
+from hortus.parties.joining import create_consortium
+from hortus.privacy.accounting.accountant import epsilon
+from hortus.privacy.accounting.events import GaussianEvent
+from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.identity import Roster, SiteIdentity
-from hortus.protocol.membership import create_consortium
-from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Cohort, Contract, Noise, Plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.transport import AggregationChannel
-from hortus.server.attendance import AttendanceBook
+from hortus.runtime.errors import UsageError
+from hortus.runtime.files import write_atomic
+from hortus.runtime.names import SERVER
 from hortus.server.evaluation import Evaluator
-from hortus.server.failure import stopping
-from hortus.server.federation import Federation
-from hortus.server.notary import Notary
 from hortus.server.prepare import prepare
-from hortus.server.run_folder import claimed, open_run
-from hortus.server.run_names import Place, named
-from hortus.server.run_records import RoundRecord
-from hortus.server.run_store import RunStore
-from hortus.server.service import Hub, serving
+from hortus.server.round_loop import RoundLoop
+from hortus.server.run.attendance import AttendanceBook
+from hortus.server.run.failure import stopping
+from hortus.server.run.folder import claimed, open_run
+from hortus.server.run.names import Place, named
+from hortus.server.run.records import RoundRecord
+from hortus.server.run.store import RunStore
+from hortus.server.sums.notary import Notary
+from hortus.server.sums.service import Hub, serving
 from hortus.simulation.clipped import share_cut
 from hortus.simulation.local_grid import LocalGrid
 from hortus.simulation.memory_channel import MemoryChannel
@@ -97,7 +97,7 @@ def simulate(
         plan: A plan with a `simulation` section.
         plan_path: Its file; a relative model path is relative to its folder.
         out: The run's folder. None: the one of this plan's run in runs/ beside the plan, or a new one there
-            (see `server.run_names`).
+            (see `server.run.names`).
         on_round: Told of each finished round, and of the ε that each site's ledger has by then.
         on_stage: Told in some words what happens now.
         force: Start over where the folder holds a run.
@@ -185,7 +185,7 @@ def _run(
         def tell(record: RoundRecord) -> None:
             on_round(record, {s.name: s.ledger.spent(d, delta) for s, d in datasets.items()})
 
-        adapter = Federation(
+        adapter = RoundLoop(
             grid=grid,
             identity=SiteIdentity.load(consortium.server.identity, SERVER),
             roster=lambda: Roster.load(consortium.server.roster),

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Optimizer
+from hortus.runtime.errors import UsageError
 
 
 def build_optimizer(

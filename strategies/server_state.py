@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.signal_energy import Energy
-from hortus.protocol.errors import HortusError
+from hortus.privacy.gradients.signal_energy import Energy
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Contract
+from hortus.runtime.errors import HortusError
 from hortus.strategies.server_optimizer import ServerOptimizer
 
 _NORM = "clipping_norm"

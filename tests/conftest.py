@@ -14,7 +14,7 @@ import yaml
 from hypothesis import settings
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from hortus.learning.model_files import resolve_model
+from hortus.learning.models.folder import resolve_model
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import load_plan
 

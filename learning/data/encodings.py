@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hortus.learning.data.packing import PACKED_SUFFIXES, open_bytes, packed
-from hortus.protocol.errors import UsageError
+from hortus.runtime.errors import UsageError
 
 _MARKS = {  # in this order: UTF-32's little-endian mark begins as UTF-16's
     codecs.BOM_UTF32_LE: "utf-32",

@@ -7,7 +7,7 @@ from typing import Any
 
 from hortus.learning.data.rows import read_rows
 from hortus.learning.data.values import as_id, as_label, is_missing
-from hortus.protocol.errors import UsageError
+from hortus.runtime.errors import UsageError
 
 _MOST_LABELS = 1000
 # A label comes back: a column in which most values are unlike one another is an id, a date or a text.

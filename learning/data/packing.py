@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import pyarrow
 
-from hortus.protocol.errors import UsageError
+from hortus.runtime.errors import UsageError
 
 # No text in UTF-8 begins so: what a file is called need not say whether it is compressed.
 _CODECS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}

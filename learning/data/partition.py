@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hortus.learning.data.records import Records
-from hortus.protocol.errors import UsageError
-from hortus.protocol.names import SERVER, nearest_name
 from hortus.protocol.plan import Partition
+from hortus.runtime.errors import UsageError
+from hortus.runtime.names import SERVER, nearest_name
 
 _TRIES = 100
 _MISSING = {

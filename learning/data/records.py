@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from hortus.learning.data.rows import read_rows
 from hortus.learning.data.values import as_id, as_label, without_point
-from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Task
+from hortus.runtime.errors import UsageError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

@@ -12,8 +12,8 @@ import pyarrow.parquet
 
 from hortus.learning.data.packing import PACKED_SUFFIXES, packed, unreadable
 from hortus.learning.data.text import LONGEST_LINE, read_lines
-from hortus.protocol.canonical import KeyTwiceError, distinct_keys
-from hortus.protocol.errors import UsageError
+from hortus.runtime.canonical import KeyTwiceError, distinct_keys
+from hortus.runtime.errors import UsageError
 
 Row = tuple[str, dict[str, Any]]
 """Where the row is, such as "line 3", as an editor counts, or "row 2"; and its columns."""

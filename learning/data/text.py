@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hortus.learning.data.encodings import explain, explain_without_mark, marked
 from hortus.learning.data.packing import check_is_text, open_bytes, unreadable
-from hortus.protocol.errors import UsageError
+from hortus.runtime.errors import UsageError
 
 LONGEST_LINE = 2**26  # characters of a line, and of a field of a CSV file
 _HEAD_BYTES = 4096

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from hortus.protocol.errors import UsageError
+from hortus.runtime.errors import UsageError
 
 _EXACT = 2**53  # every whole number up to here is a float of its own
 _KINDS = {

@@ -9,8 +9,8 @@ import pytest
 from attacks.world import SITES, World
 from numpy.typing import NDArray
 
-from hortus.learning.model_files import model_digest
-from hortus.privacy.workbench import Workbench
+from hortus.learning.models.folder import model_digest
+from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Contract
 from hortus.protocol.plan_file import load_plan
 

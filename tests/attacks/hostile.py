@@ -11,7 +11,7 @@ import numpy as np
 from attacks.world import SITES
 from numpy.typing import NDArray
 
-from hortus.protocol.consortium import TlsFiles
+from hortus.parties.folders import TlsFiles
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.vectors import split, vector_digest
 from hortus.protocol.wire import aggregation_pb2 as wire

@@ -10,8 +10,8 @@ from attacks.world import SESSION, SITES, World
 from helpers.keys import exchange_keys
 from numpy.typing import NDArray
 
-from hortus.privacy.masks import MaskedVector, MaskGenerator, StepView
-from hortus.protocol.consortium import TlsFiles
+from hortus.parties.folders import TlsFiles
+from hortus.privacy.secure_sum.masks import MaskedVector, MaskGenerator, StepView
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.vectors import split
 from hortus.protocol.wire import aggregation_pb2 as wire

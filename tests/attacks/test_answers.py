@@ -14,18 +14,18 @@ from attacks.world import SITES, UNTIMED, World
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from hortus.client.flower.relay import make_app
 from hortus.client.pace import Clock
-from hortus.client.relay import make_app
 from hortus.protocol.answer import Answer
-from hortus.protocol.errors import ProtocolError
 from hortus.protocol.identity import Roster, SiteIdentity
-from hortus.protocol.names import SERVER
-from hortus.server.attendance import AttendanceBook
+from hortus.runtime.errors import ProtocolError
+from hortus.runtime.names import SERVER
 from hortus.server.evaluation import Evaluator
-from hortus.server.federation import Federation
-from hortus.server.notary import Notary
-from hortus.server.run_store import RunStore
-from hortus.server.service import Hub, serving
+from hortus.server.round_loop import RoundLoop
+from hortus.server.run.attendance import AttendanceBook
+from hortus.server.run.store import RunStore
+from hortus.server.sums.notary import Notary
+from hortus.server.sums.service import Hub, serving
 from hortus.simulation.local_grid import LocalGrid
 
 NODE = "node-of-eve"
@@ -97,7 +97,7 @@ def test_a_node_speaks_for_itself_alone(
             apps[site] = make_app(partial(_reach, world.agent(world.site(site), port)))
         grid = LocalGrid(apps)
         evaluator = Evaluator(world.contract, tiny_model, None)
-        federation = Federation(
+        federation = RoundLoop(
             grid=grid,
             identity=SiteIdentity.load(world.consortium.server.identity, SERVER),
             roster=lambda: roster,
@@ -153,7 +153,7 @@ def test_a_site_that_prepares_is_asked_again_and_misses_no_session(
     with serving(hub, world.consortium.server.tls, "127.0.0.1:0", len(SITES)) as port:
         agents = {s: world.agent(world.site(s), port, clocks.get(s, UNTIMED)) for s in SITES}
         grid = LocalGrid({s: make_app(partial(_reach, Noting(a))) for s, a in agents.items()})
-        Federation(
+        RoundLoop(
             grid=grid,
             identity=SiteIdentity.load(world.consortium.server.identity, SERVER),
             roster=lambda: roster,

@@ -14,12 +14,12 @@ from attacks.rogue import Rogue, bare_stub, refusal_of
 from attacks.world import SESSION, SITES, World, issued, run_all, served
 from numpy.typing import NDArray
 
-from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.masks import StepView
+from hortus.privacy.secure_sum.masks import StepView
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.vectors import fill, split
 from hortus.protocol.wire import aggregation_pb2 as wire
-from hortus.server.aggregator import Aggregator, StepSum
+from hortus.server.sums.aggregator import Aggregator, StepSum
 
 HONEST = SITES[:3]
 ROGUE = SITES[3]

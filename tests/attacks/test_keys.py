@@ -11,8 +11,8 @@ from attacks.rogue import Rogue
 from attacks.world import SITES, World, is_noise, run_all
 from numpy.typing import NDArray
 
-from hortus.privacy.masks import StepView
-from hortus.privacy.secure_sum import KeyExchange
+from hortus.privacy.secure_sum.key_exchange import KeyExchange
+from hortus.privacy.secure_sum.masks import StepView
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.wire import aggregation_pb2 as wire
 

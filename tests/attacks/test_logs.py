@@ -13,8 +13,8 @@ from attacks.world import SITES, World, run_all, served
 
 from hortus.client.agent_service import listening
 from hortus.client.pace import MachineClock
-from hortus.protocol.logs import Form, configure_logging
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
+from hortus.runtime.logs import Form, configure_logging
 
 WorldMaker = Callable[..., World]
 # Two datasets that differ in everything: words, number, shares of labels, and row that is wrong.

@@ -13,20 +13,20 @@ from attacks.world import SITES, World, issued
 
 from hortus.client.agent import SiteAgent
 from hortus.client.agent_service import listening
+from hortus.client.consent.terms import NO_VIEW, Account
 from hortus.client.pace import Clock, MachineClock, RehearsalClock
 from hortus.client.session import FAILED
-from hortus.client.terms import NO_VIEW, Account
 from hortus.client.trainer import untimed
-from hortus.learning.model_files import model_digest
-from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.entries import Added
+from hortus.learning.models.folder import model_digest
+from hortus.parties.folders import SiteConfig, TlsFiles
+from hortus.privacy.ledger.entries import Added
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.certificates import create_authority
-from hortus.protocol.consortium import SiteConfig, TlsFiles
-from hortus.protocol.errors import DataError
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.plan import Cohort, Contract
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
+from hortus.runtime.errors import DataError
 
 LogOf = Callable[[str], str]
 WorldMaker = Callable[..., World]

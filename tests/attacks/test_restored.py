@@ -14,11 +14,11 @@ from attacks.world import SITES, World
 from numpy.typing import NDArray
 
 from hortus.client.session import Session
-from hortus.client.site import Site
+from hortus.client.site.folder import Site
 from hortus.client.states import ClientState
 from hortus.client.trainer import Trainer
-from hortus.privacy.masks import MaskGenerator
-from hortus.privacy.randomness import RandomSource, SessionRandomness
+from hortus.privacy.noise.randomness import RandomSource, SessionRandomness
+from hortus.privacy.secure_sum.masks import MaskGenerator
 from hortus.protocol.wire import aggregation_pb2 as wire
 
 Adapter = NDArray[np.float32]

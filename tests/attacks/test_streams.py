@@ -16,11 +16,11 @@ from attacks.world import SITES, World
 from numpy.typing import NDArray
 
 from hortus.client.trainer import Trainer
-from hortus.learning.tasks import TextClassification
+from hortus.learning.tasks.classification import TextClassification
 from hortus.protocol.limits import CHUNK_WORDS, MAX_MESSAGE_BYTES
-from hortus.protocol.logs import Form, _Formatter, configure_logging
 from hortus.protocol.vectors import fill, split
 from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.runtime.logs import Form, _Formatter, configure_logging
 
 Adapter = NDArray[np.float32]
 LogOf = Callable[[str], str]

@@ -14,7 +14,7 @@ from attacks.hostile import HostileServer, go, serving_hostile
 from attacks.world import SITES, World, run_all
 from numpy.typing import NDArray
 
-from hortus.client.approval import approve_unasked
+from hortus.client.consent.approval import approve_unasked
 from hortus.client.pace import Clock, MachineClock
 from hortus.client.session import FAILED
 from hortus.learning.data.records import Records

@@ -17,26 +17,26 @@ from scipy.stats import chisquare
 from hortus.client.agent import SiteAgent
 from hortus.client.channel import dialling
 from hortus.client.pace import Clock, RehearsalClock
-from hortus.client.site import Site
+from hortus.client.site.folder import Site
 from hortus.client.trainer import Trainer, untimed
-from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.entries import Charged, Declined
-from hortus.privacy.randomness import UnsafeSeededRandomness
-from hortus.privacy.workbench import Workbench
-from hortus.protocol.canonical import canonical_json
+from hortus.parties.folders import Consortium, ServerConfig, TlsFiles
+from hortus.parties.joining import create_consortium
+from hortus.privacy.gradients.workbench import Workbench
+from hortus.privacy.ledger.entries import Charged, Declined
+from hortus.privacy.noise.randomness import UnsafeSeededRandomness
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.certificates import certify, create_request
-from hortus.protocol.consortium import Consortium, ServerConfig, TlsFiles
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import PROTOCOL_VERSION
-from hortus.protocol.membership import create_consortium
-from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Cohort, Contract
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.wire import aggregation_pb2 as wire
-from hortus.server.aggregator import Aggregator
-from hortus.server.notary import Notary
-from hortus.server.service import Hub, serving
+from hortus.runtime.canonical import canonical_json
+from hortus.runtime.names import SERVER
+from hortus.server.sums.aggregator import Aggregator
+from hortus.server.sums.notary import Notary
+from hortus.server.sums.service import Hub, serving
 
 SITES = ("ash", "birch", "cedar", "dogwood")
 SESSION = "2" * 32

@@ -12,8 +12,8 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from hortus.cli.main import app
-from hortus.client.accounts import opened_ledger
-from hortus.privacy.entries import Approved, Granted, Withdrawn
+from hortus.client.operator.accounts import opened_ledger
+from hortus.privacy.ledger.entries import Approved, Granted, Withdrawn
 
 
 def hortus(*arguments: str | Path) -> Result:

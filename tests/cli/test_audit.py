@@ -19,16 +19,16 @@ from hortus.cli.audit_page import audit_page, percent_up
 from hortus.cli.audit_report import make_report
 from hortus.cli.audit_table import round_tables
 from hortus.cli.main import app
-from hortus.client.site import Site
-from hortus.privacy.audit import audit
-from hortus.privacy.audit_rounds import RoundRow
-from hortus.privacy.detection import true_positive_bound, true_positive_bound_of
-from hortus.privacy.events import GaussianEvent
-from hortus.privacy.evidence import export, read_evidence
-from hortus.privacy.ledger import Ledger
-from hortus.protocol.errors import Refused
+from hortus.client.site.folder import Site
+from hortus.privacy.accounting.events import GaussianEvent
+from hortus.privacy.attacks.detection import true_positive_bound, true_positive_bound_of
+from hortus.privacy.audit.auditor import audit
+from hortus.privacy.audit.evidence import export, read_evidence
+from hortus.privacy.audit.rounds import RoundRow
+from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import Roster, SiteIdentity
-from hortus.protocol.names import SERVER
+from hortus.runtime.errors import Refused
+from hortus.runtime.names import SERVER
 
 
 def hortus(*arguments: str | Path, columns: int = 400) -> Result:

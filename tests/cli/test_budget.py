@@ -10,15 +10,15 @@ from helpers.charges import make_charge
 from typer.testing import CliRunner, Result
 
 from hortus.cli.main import app
-from hortus.client.accounts import opened_ledger
-from hortus.client.site import Site
-from hortus.privacy.accounting import epsilon
-from hortus.privacy.entries import Frozen, Granted, Unfrozen
-from hortus.privacy.events import GaussianEvent
-from hortus.protocol.consortium import ServerConfig
-from hortus.protocol.errors import Refused
-from hortus.protocol.membership import create_consortium
+from hortus.client.operator.accounts import opened_ledger
+from hortus.client.site.folder import Site
+from hortus.parties.folders import ServerConfig
+from hortus.parties.joining import create_consortium
+from hortus.privacy.accounting.accountant import epsilon
+from hortus.privacy.accounting.events import GaussianEvent
+from hortus.privacy.ledger.entries import Frozen, Granted, Unfrozen
 from hortus.protocol.policy import Budget, Policy
+from hortus.runtime.errors import Refused
 
 DELTA = 1e-5
 ONE = epsilon({GaussianEvent(1.0, 4.0): 1}, DELTA)

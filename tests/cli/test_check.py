@@ -11,13 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from hortus.cli.main import app
-from hortus.client.site import keep_contract
-from hortus.protocol.consortium import Consortium, ServerConfig, SiteConfig
-from hortus.protocol.membership import create_consortium
+from hortus.client.site.folder import keep_contract
+from hortus.parties.folders import Consortium, ServerConfig, SiteConfig
+from hortus.parties.joining import create_consortium
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.server.prepare import prepare
-from hortus.server.service import serving
+from hortus.server.sums.service import serving
 
 SITES = ("ash", "birch", "cedar")
 

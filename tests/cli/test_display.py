@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hortus.cli.display import RoundsDisplay, terminal
-from hortus.server.run_records import RoundRecord
+from hortus.server.run.records import RoundRecord
 
 RECORD = RoundRecord(
     round=0,

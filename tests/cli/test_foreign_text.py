@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 import hortus
 from hortus.cli.display import absences_table, terminal
 from hortus.cli.main import app
-from hortus.server.absences import Absence
+from hortus.server.run.absences import Absence
 from tests.conftest import write_records
 
 # Conceals what follows, clears the screen, names the window, turns writing round, sounds, 8-bit CSI,

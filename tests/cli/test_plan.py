@@ -10,11 +10,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from hortus.cli.main import app
-from hortus.client.site import Site
-from hortus.privacy.accounting import report
-from hortus.privacy.detection import true_positive_bound_of
-from hortus.privacy.entries import Frozen, Granted
-from hortus.privacy.events import GaussianEvent
+from hortus.client.site.folder import Site
+from hortus.privacy.accounting.accountant import report
+from hortus.privacy.accounting.events import GaussianEvent
+from hortus.privacy.attacks.detection import true_positive_bound_of
+from hortus.privacy.ledger.entries import Frozen, Granted
 from hortus.protocol.plan_file import load_plan
 from hortus.server.prepare import prepare
 

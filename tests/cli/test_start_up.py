@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from helpers.charges import approve, make_charge
 
-from hortus.privacy.evidence import export, read_evidence
-from hortus.privacy.ledger import Ledger
+from hortus.privacy.audit.evidence import export, read_evidence
+from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import Roster, SiteIdentity
-from hortus.protocol.names import SERVER
 from hortus.protocol.policy import Budget
+from hortus.runtime.names import SERVER
 
 BUDGET = Budget(epsilon=10, delta=1e-5)
 HEAVY = ("torch", "flwr", "transformers", "matplotlib", "opacus", "dp_accounting", "scipy")
@@ -145,7 +145,7 @@ def test_an_audit_needs_neither_torch_nor_flower_nor_the_accountant_that_charged
 
 
 def test_epsilon_is_told_without_opacus_whose_estimate_alone_needs_it() -> None:
-    program = "import sys, hortus.privacy.accounting; print('opacus' in sys.modules, 'torch' in sys.modules)"
+    program = "import sys, hortus.privacy.accounting.accountant; print('opacus' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

@@ -10,17 +10,17 @@ from helpers.made_runs import SITES, make_contract, make_plan, make_store
 from typer.testing import CliRunner, Result
 
 from hortus.cli.main import app
-from hortus.client.site import Site
-from hortus.protocol.consortium import Consortium, ServerConfig
-from hortus.protocol.fingerprint import roster_words
+from hortus.client.site.folder import Site
+from hortus.parties.fingerprint import roster_words
+from hortus.parties.folders import Consortium, ServerConfig
+from hortus.parties.identity_change import sole
+from hortus.parties.joining import create_consortium
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import Roster, SiteIdentity
-from hortus.protocol.membership import create_consortium
 from hortus.protocol.policy import Budget, Policy
-from hortus.protocol.succession import sole
-from hortus.server.attendance import AttendanceBook, Said, attended
-from hortus.server.notary import Notary
-from hortus.server.run_records import Departure
+from hortus.server.run.attendance import AttendanceBook, Said, attended
+from hortus.server.run.records import Departure
+from hortus.server.sums.notary import Notary
 
 
 def hortus(*arguments: str) -> Result:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from hortus.client.channel import dialling
-from hortus.protocol.consortium import ServerConfig, SiteFiles
-from hortus.protocol.errors import ProtocolError
-from hortus.protocol.membership import create_consortium
+from hortus.parties.folders import ServerConfig, SiteFiles
+from hortus.parties.joining import create_consortium
 from hortus.protocol.plan import Cohort
 from hortus.protocol.policy import Budget, Policy
+from hortus.runtime.errors import ProtocolError
 
 RULES = Cohort(join_deadline=1)
 

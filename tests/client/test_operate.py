@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from hortus.client.operate import WarmWorkbench
-from hortus.client.site import Site
+from hortus.client.site.folder import Site
 from hortus.protocol.plan import Contract
 
 

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hortus.client.pace import GROWTH, MachineClock, Pace, RehearsalClock, Timetable
-from hortus.privacy.entries import Charged
-from hortus.protocol.errors import DataError, HortusError
+from hortus.privacy.ledger.entries import Charged
 from hortus.protocol.plan import Plan
 from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.runtime.errors import DataError, HortusError
 
 seconds = st.floats(0, 1e5)
 

@@ -8,8 +8,8 @@ import pytest
 
 from hortus.client.pace import RehearsalClock
 from hortus.client.preparation import Preparations, Prepared, Preparing
-from hortus.protocol.errors import DataError
 from hortus.protocol.plan import Contract, Plan
+from hortus.runtime.errors import DataError
 
 DONE = Prepared(None, "d" * 64, None)  # type: ignore[arg-type]
 

@@ -13,21 +13,21 @@ import pytest
 from helpers.fixed_terms import FixedTerms
 from scipy.stats import chisquare
 
+from hortus.client.consent.terms import Account
 from hortus.client.pace import Pace, RehearsalClock, Timetable
 from hortus.client.session import FAILED, Session
-from hortus.client.terms import Account
-from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.entries import Charged, Declined
-from hortus.privacy.ledger import Ledger
+from hortus.privacy.ledger.entries import Charged, Declined
+from hortus.privacy.ledger.store import Ledger
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.errors import HortusError, ProtocolError, Refused
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import Roster, SiteIdentity
-from hortus.protocol.names import SERVER
 from hortus.protocol.plan import ClippingRule, Contract, Plan
 from hortus.protocol.policy import Budget
 from hortus.protocol.vectors import split, vector_digest
 from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.runtime.errors import HortusError, ProtocolError, Refused
+from hortus.runtime.names import SERVER
 
 SITES = ("ash", "birch", "cedar")
 DIMENSION = 4000

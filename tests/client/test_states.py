@@ -15,23 +15,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from hortus.client.consent.terms import Account
 from hortus.client.pace import Pace, RehearsalClock, Timetable
 from hortus.client.session import Session
 from hortus.client.states import CLIENT_TRANSITIONS, ClientState, ClientStates
-from hortus.client.terms import Account
 from hortus.client.trainer import untimed
-from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.ledger import Ledger
-from hortus.privacy.masks import MaskGenerator, StepView
-from hortus.privacy.secure_sum import Announcement, Encapsulation, KeyExchange
+from hortus.privacy.ledger.store import Ledger
+from hortus.privacy.secure_sum.key_exchange import Announcement, Encapsulation, KeyExchange
+from hortus.privacy.secure_sum.masks import MaskGenerator, StepView
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.errors import ConnectionLost, HortusError, ProtocolError
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import CHUNK_WORDS
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget
 from hortus.protocol.vectors import chunk_count, chunk_slice, split, vector_digest
 from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.runtime.errors import ConnectionLost, HortusError, ProtocolError
 
 SITES = ("ash", "birch", "cedar")
 OWN = "ash"

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from hortus.client import trainer as module
 from hortus.client.trainer import Trainer, untimed
 from hortus.learning.data.records import Records
-from hortus.learning.tasks import Batch
-from hortus.privacy import encoding
-from hortus.privacy.clipping import Clipping, FlatClipping
-from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.gradients import ClippedSum
-from hortus.privacy.randomness import UnsafeSeededRandomness
-from hortus.privacy.sampling import sample_records
-from hortus.privacy.workbench import Workbench
-from hortus.protocol.errors import HortusError
+from hortus.learning.tasks.classification import Batch
+from hortus.privacy import step as encoding
+from hortus.privacy.gradients.clipping import Clipping, FlatClipping
+from hortus.privacy.gradients.engine import ClippedSum
+from hortus.privacy.gradients.sampling import sample_records
+from hortus.privacy.gradients.workbench import Workbench
+from hortus.privacy.noise.randomness import UnsafeSeededRandomness
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Contract
 from hortus.protocol.plan_file import load_plan
+from hortus.runtime.errors import HortusError
 
 CAP = 3
 # Patient "a" has nine records, all of one kind, whose gradients point one way; "b" and "c" have one.

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from typer.main import get_command
 
 from hortus.cli.main import app
-from hortus.protocol.monitoring import monitoring
+from hortus.parties.monitoring import monitoring
 
 ROOT = Path(__file__).parents[2]
 SYSTEMD = ROOT / "deploy" / "systemd"
@@ -167,7 +167,15 @@ def test_a_wheel_has_every_file_that_a_page_needs(tmp_path: Path) -> None:
     subprocess.run(command, check=True, timeout=240)
     (wheel,) = tmp_path.glob("*.whl")
     shutil.unpack_archive(wheel, tmp_path / "whole", "zip")
-    for folder in ("pages", "server", "simulation", "cli", "protocol/wire"):
+    for folder in (
+        "pages",
+        "server/web",
+        "client/operator",
+        "simulation",
+        "simulation/attack",
+        "cli",
+        "protocol/wire",
+    ):
         there = {path.name for path in (tmp_path / "whole" / "hortus" / folder).iterdir()}
         for kind in ("html", "css", "js", "svg", "yaml", "md", "proto"):
             assert {path.name for path in (ROOT / folder).glob(f"*.{kind}")} <= there

@@ -13,7 +13,7 @@ from helpers.made_runs import make_contract, make_plan, make_store
 from typer.main import get_command
 
 from hortus.cli.main import app
-from hortus.protocol.fingerprint import roster_words
+from hortus.parties.fingerprint import roster_words
 from hortus.protocol.identity import Roster
 from tests.conftest import write_records
 

@@ -31,26 +31,26 @@ from flwr.clientapp import ClientApp
 from hortus.client.agent import SiteAgent
 from hortus.client.agent_service import listening
 from hortus.client.channel import dialling
+from hortus.client.flower.relay import _over_socket, make_app
 from hortus.client.operate import WarmWorkbench
 from hortus.client.pace import RehearsalClock
-from hortus.client.relay import _over_socket, make_app
-from hortus.client.site import Site
+from hortus.client.site.folder import Site
 from hortus.client.trainer import untimed
-from hortus.protocol.consortium import Consortium, ServerConfig
-from hortus.protocol.errors import HortusError
-from hortus.protocol.faults import SWITCH
+from hortus.parties.folders import Consortium, ServerConfig
 from hortus.protocol.identity import Roster, SiteIdentity
-from hortus.protocol.names import SERVER
 from hortus.protocol.plan import Contract
-from hortus.protocol.processes import tail
 from hortus.protocol.wire import aggregation_pb2 as wire
-from hortus.server.aggregator import Aggregator, StepSum
-from hortus.server.attendance import AttendanceBook
+from hortus.runtime.errors import HortusError
+from hortus.runtime.faults import SWITCH
+from hortus.runtime.names import SERVER
+from hortus.runtime.processes import tail
 from hortus.server.evaluation import Evaluator
-from hortus.server.federation import Federation
-from hortus.server.notary import Notary
-from hortus.server.run_store import RunStore
-from hortus.server.service import Hub, serving
+from hortus.server.round_loop import RoundLoop
+from hortus.server.run.attendance import AttendanceBook
+from hortus.server.run.store import RunStore
+from hortus.server.sums.aggregator import Aggregator, StepSum
+from hortus.server.sums.notary import Notary
+from hortus.server.sums.service import Hub, serving
 from hortus.simulation.local_grid import LocalGrid
 
 _FAILED = 3
@@ -58,8 +58,8 @@ _POLL_SECONDS = 0.02
 _PRELOADED = [
     "hortus.client.agent_service",
     "hortus.client.operate",
-    "hortus.server.federation",
-    "hortus.server.service",
+    "hortus.server.round_loop",
+    "hortus.server.sums.service",
     "hortus.simulation.local_grid",
     "transformers.models.bert.modeling_bert",
 ]
@@ -219,7 +219,7 @@ def _run_server(deployment: Deployment, sockets: Path) -> None:
             stack.enter_context(serving(hub, files.tls, address, len(roster.sites)))
             grid = RelayGrid({site: relay(sockets / site / "agent.sock") for site in roster.sites})
             stack.callback(grid.close)
-            Federation(
+            RoundLoop(
                 grid=grid,
                 identity=SiteIdentity.load(files.identity, SERVER),
                 roster=lambda: roster,

@@ -18,12 +18,12 @@ from hortus.client.agent import SiteAgent
 from hortus.client.channel import dialling
 from hortus.client.pace import RehearsalClock
 from hortus.client.trainer import Stopwatch, untimed
-from hortus.privacy.audit import audit
-from hortus.privacy.evidence import collect
-from hortus.protocol.errors import HortusError
+from hortus.privacy.audit.auditor import audit
+from hortus.privacy.audit.evidence import collect
 from hortus.protocol.identity import Roster
-from hortus.server.run_records import RoundRecord
-from hortus.server.run_store import RunStore
+from hortus.runtime.errors import HortusError
+from hortus.server.run.records import RoundRecord
+from hortus.server.run.store import RunStore
 
 HORTUS = str(Path(sys.executable).with_name("hortus"))
 BLOCK = 4096

@@ -19,16 +19,16 @@ from faults.harness import Blast, Deployment, free_port, run
 from helpers.approvals import approve_everywhere
 from safetensors.numpy import load_file
 
-from hortus.learning.model_files import model_digest
-from hortus.privacy.audit import audit
-from hortus.privacy.evidence import collect
-from hortus.privacy.workbench import Workbench
-from hortus.protocol.consortium import ServerConfig
-from hortus.protocol.faults import Fault
+from hortus.learning.models.folder import model_digest
+from hortus.parties.folders import ServerConfig
+from hortus.parties.joining import create_consortium
+from hortus.privacy.audit.auditor import audit
+from hortus.privacy.audit.evidence import collect
+from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.identity import Roster
-from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
+from hortus.runtime.faults import Fault
 
 SITES = ("ash", "birch", "cedar")
 ROUNDS = 2

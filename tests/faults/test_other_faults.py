@@ -19,16 +19,16 @@ from attacks.world import SITES, World, run_all
 from hortus.client.agent import SiteAgent
 from hortus.client.channel import dialling
 from hortus.client.pace import RehearsalClock
-from hortus.client.site import Site
-from hortus.privacy.audit import audit
-from hortus.privacy.evidence import collect
-from hortus.privacy.workbench import Workbench
-from hortus.protocol.errors import HortusError
-from hortus.protocol.files import write_atomic
+from hortus.client.site.folder import Site
+from hortus.privacy.audit.auditor import audit
+from hortus.privacy.audit.evidence import collect
+from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.identity import Roster
-from hortus.server.aggregator import StepSum
-from hortus.server.run_records import RoundRecord
-from hortus.server.run_store import RunStore
+from hortus.runtime.errors import HortusError
+from hortus.runtime.files import write_atomic
+from hortus.server.run.records import RoundRecord
+from hortus.server.run.store import RunStore
+from hortus.server.sums.aggregator import StepSum
 
 HONEST = SITES[:3]
 LAST = SITES[3]

@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 import numpy as np
 from attacks.world import SITES, World, run_all, served
 
-from hortus.privacy.audit import audit
-from hortus.privacy.evidence import collect
-from hortus.protocol.authority import begin_change, finish_change
-from hortus.protocol.card import ServerCard
+from hortus.parties.authority import begin_change, finish_change
+from hortus.parties.card import ServerCard
+from hortus.parties.identity_change import rotate_server_identity
+from hortus.parties.joining import pin
+from hortus.privacy.audit.auditor import audit
+from hortus.privacy.audit.evidence import collect
 from hortus.protocol.identity import Roster, SiteIdentity
-from hortus.protocol.membership import pin
-from hortus.protocol.names import SERVER
-from hortus.protocol.succession import rotate_server_identity
+from hortus.runtime.names import SERVER
 
 NOW = datetime.now(UTC)
 

@@ -12,10 +12,13 @@ from fuzzing.parser import Documented, Parser, must
 from fuzzing.setting import Maker, Setting
 from helpers.charges import make_charge
 
-from hortus.client.accounts import account_lines
-from hortus.client.approval import approval
-from hortus.privacy.audit import audit
-from hortus.privacy.entries import (
+from hortus.client.consent.approval import approval
+from hortus.client.operator.accounts import account_lines
+from hortus.parties.folders import SiteFiles
+from hortus.privacy.audit.auditor import audit
+from hortus.privacy.audit.evidence import Evidence, Row, collect, export, load
+from hortus.privacy.audit.reconcile import AttemptRecord
+from hortus.privacy.ledger.entries import (
     EVERY_DATASET,
     Admitted,
     Declined,
@@ -25,15 +28,12 @@ from hortus.privacy.entries import (
     Unfrozen,
     Withdrawn,
 )
-from hortus.privacy.evidence import Evidence, Row, collect, export, load
-from hortus.privacy.ledger import Ledger
-from hortus.privacy.omissions import AttemptRecord
-from hortus.protocol.canonical import canonical_json
-from hortus.protocol.consortium import SiteFiles
+from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.heads import Countersignature
 from hortus.protocol.policy import Budget, PeriodBudget
-from hortus.server.run_records import Departure, RoundRecord, read_contract, read_record, read_run
-from hortus.server.run_store import RunStore
+from hortus.runtime.canonical import canonical_json
+from hortus.server.run.records import Departure, RoundRecord, read_contract, read_record, read_run
+from hortus.server.run.store import RunStore
 from hortus.strategies.server_state import ServerState
 
 _BUDGET = Budget(epsilon=8, delta=1e-5, per_plan=4, per_period=PeriodBudget(epsilon=6))

@@ -13,7 +13,9 @@ from fuzzing.mutation import of_bytes, of_json, of_yaml
 from fuzzing.parser import Parser, must
 from fuzzing.setting import Maker, Setting
 
-from hortus.protocol.card import ServerCard, SiteCard, load_card
+from hortus.parties.card import ServerCard, SiteCard, load_card
+from hortus.parties.folders import ServerConfig, SiteConfig, host_and_port
+from hortus.parties.joining import _check_distinct, pin, take_up
 from hortus.protocol.certificates import (
     certified_key,
     certify,
@@ -22,8 +24,6 @@ from hortus.protocol.certificates import (
     is_certificate_of,
     load_certificate,
 )
-from hortus.protocol.consortium import ServerConfig, SiteConfig, host_and_port
-from hortus.protocol.errors import CohortTooSmall
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import (
     Handover,
@@ -32,11 +32,11 @@ from hortus.protocol.identity import (
     load_handovers,
     save_handovers,
 )
-from hortus.protocol.membership import _check_distinct, pin, take_up
 from hortus.protocol.plan import Contract
 from hortus.protocol.plan_file import dump_plan, load_plan
 from hortus.protocol.policy import Policy
-from hortus.server.failure import FAILURE, read_failure, write_failure
+from hortus.runtime.errors import CohortTooSmall
+from hortus.server.run.failure import FAILURE, read_failure, write_failure
 
 
 def _same_again(setting: Setting, load: Callable[[Path], Any]) -> Callable[[Path], Any]:

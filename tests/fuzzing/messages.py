@@ -17,18 +17,22 @@ from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from hortus.client.agent import _parse_contract, _parse_descriptor
-from hortus.client.witness import Witness
-from hortus.privacy.secure_sum import KeyExchange, read_announcement, read_encapsulation
+from hortus.client.site.witness import Witness
+from hortus.privacy.secure_sum.key_exchange import (
+    KeyExchange,
+    read_announcement,
+    read_encapsulation,
+)
 from hortus.protocol.answer import Answer
-from hortus.protocol.canonical import canonical_json
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.limits import checked
 from hortus.protocol.plan import Contract
 from hortus.protocol.vectors import receive, split
 from hortus.protocol.wire import aggregation_pb2 as wire
-from hortus.server.federation import _read_answer
-from hortus.server.notary import Notary
+from hortus.runtime.canonical import canonical_json
+from hortus.server.round_loop import _read_answer
+from hortus.server.sums.notary import Notary
 
 KINDS = [getattr(wire, name) for name in wire.DESCRIPTOR.message_types_by_name]
 

@@ -15,9 +15,9 @@ from fuzzing.setting import Maker, Setting
 from helpers.tiny_models import ARCHITECTURES, in_parts
 
 from hortus.learning.data.records import Records
-from hortus.learning.loading import load_base
-from hortus.learning.model_files import model_digest, resolve_model
-from hortus.privacy.workbench import Workbench
+from hortus.learning.models.folder import model_digest, resolve_model
+from hortus.learning.models.loading import load_base
+from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Contract, Plan, Privacy, Task, Training
 
 _TASK = Task(labels=("warm", "cool"), max_length=16)

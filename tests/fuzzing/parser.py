@@ -9,7 +9,7 @@ from random import Random
 from fuzzing.mutation import Change
 from google.protobuf.message import DecodeError
 
-from hortus.protocol.errors import HortusError
+from hortus.runtime.errors import HortusError
 
 TAKEN = "taken"
 _ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ class Accepted(AssertionError):  # noqa: N818 - a verdict
 
 
 class Documented(Exception):  # noqa: N818 - an answer, not a fault
-    """A refusal in other words than those of `protocol.errors`, which its parser documents."""
+    """A refusal in other words than those of `runtime.errors`, which its parser documents."""
 
 
 @dataclass(frozen=True, slots=True)

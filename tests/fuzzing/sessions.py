@@ -14,13 +14,17 @@ from fuzzing.setting import Maker, Setting, without_defects
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
-from hortus.privacy.secure_sum import KeyExchange, read_announcement, read_encapsulation
-from hortus.protocol.errors import ConnectionLost, HortusError, Refused
+from hortus.privacy.secure_sum.key_exchange import (
+    KeyExchange,
+    read_announcement,
+    read_encapsulation,
+)
 from hortus.protocol.vectors import split, vector_digest
 from hortus.protocol.wire import aggregation_pb2 as wire
-from hortus.server.aggregator import Aggregator
-from hortus.server.attempt import Attempt
-from hortus.server.states import Phase, SiteState
+from hortus.runtime.errors import ConnectionLost, HortusError, Refused
+from hortus.server.sums.aggregator import Aggregator
+from hortus.server.sums.attempt import Attempt
+from hortus.server.sums.states import Phase, SiteState
 
 COHORT = ("ash", "birch", "cedar")
 _SESSION = "2" * 32

@@ -11,9 +11,9 @@ from attacks.world import SITES, World
 from conftest import save_tiny_model, write_records, write_tiny_plan
 from fuzzing.parser import Parser
 
-from hortus.client.site import Site
-from hortus.learning.model_files import model_digest
-from hortus.privacy.workbench import Workbench
+from hortus.client.site.folder import Site
+from hortus.learning.models.folder import model_digest
+from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.plan import Contract
 from hortus.protocol.plan_file import load_plan

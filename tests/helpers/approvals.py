@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable
 
-from hortus.client.approval import approve_unasked
-from hortus.client.site import Site
-from hortus.protocol.consortium import Consortium
+from hortus.client.consent.approval import approve_unasked
+from hortus.client.site.folder import Site
+from hortus.parties.folders import Consortium
 from hortus.protocol.plan import Contract
 
 

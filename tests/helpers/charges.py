@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from hortus.privacy.entries import Approved, Charge
-from hortus.privacy.ledger import Ledger
-from hortus.privacy.marks import Content
+from hortus.privacy.ledger.entries import Approved, Charge
+from hortus.privacy.ledger.marks import Content
+from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.plan import RECORD
 
 _ANY = Charge(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hortus.client.terms import Account
+from hortus.client.consent.terms import Account
 
 
 @dataclass(frozen=True, slots=True)

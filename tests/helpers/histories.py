@@ -12,19 +12,19 @@ from typing import Any, TypeVar
 
 from helpers.charges import make_content
 
-from hortus.client.approval import admission, approval, consented, withdraw
-from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.entries import Charge, Declined, Frozen, Granted, Unfrozen, Withdrawn
-from hortus.privacy.evidence import Evidence, read_evidence
-from hortus.privacy.ledger import Ledger
-from hortus.privacy.marks import Content
-from hortus.privacy.omissions import AttemptRecord, ServerRecord
-from hortus.protocol.canonical import canonical_json
-from hortus.protocol.errors import Refused
+from hortus.client.consent.approval import admission, approval, consented, withdraw
+from hortus.privacy.audit.evidence import Evidence, read_evidence
+from hortus.privacy.audit.reconcile import AttemptRecord, ServerRecord
+from hortus.privacy.ledger.entries import Charge, Declined, Frozen, Granted, Unfrozen, Withdrawn
+from hortus.privacy.ledger.marks import Content
+from hortus.privacy.ledger.store import Ledger
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.heads import Countersignature
 from hortus.protocol.identity import SERVER, Handover, Roster, SiteIdentity
 from hortus.protocol.plan import RECORD, Contract, Noise
 from hortus.protocol.policy import Budget, Every, PeriodBudget
+from hortus.runtime.canonical import canonical_json
+from hortus.runtime.errors import Refused
 
 SITE, OTHERS = "north", ("east", "south", "west")
 OWN = SiteIdentity.generate(SERVER)

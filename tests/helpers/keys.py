@@ -3,8 +3,12 @@
 from collections.abc import Callable
 from dataclasses import asdict
 
-from hortus.privacy.masks import MaskGenerator
-from hortus.privacy.secure_sum import KeyExchange, read_announcement, read_encapsulation
+from hortus.privacy.secure_sum.key_exchange import (
+    KeyExchange,
+    read_announcement,
+    read_encapsulation,
+)
+from hortus.privacy.secure_sum.masks import MaskGenerator
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import PROTOCOL_VERSION

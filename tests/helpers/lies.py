@@ -24,9 +24,11 @@ from typing import Any
 
 from helpers.histories import CONTRACTS, OWN, SITE, Draw, History, identity_after, pick, roster_of
 
-from hortus.privacy.accounting import epsilon
-from hortus.privacy.books import Tally
-from hortus.privacy.entries import (
+from hortus.privacy.accounting.accountant import epsilon
+from hortus.privacy.audit.evidence import Evidence, Row
+from hortus.privacy.audit.reconcile import ServerRecord
+from hortus.privacy.ledger.books import Tally
+from hortus.privacy.ledger.entries import (
     GENESIS,
     Admitted,
     Approved,
@@ -41,13 +43,11 @@ from hortus.privacy.entries import (
     Withdrawn,
     content_hash,
 )
-from hortus.privacy.evidence import Evidence, Row
-from hortus.privacy.omissions import ServerRecord
-from hortus.protocol.canonical import canonical_json
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.plan import MOST_DELTA
 from hortus.protocol.policy import Every, period_of
+from hortus.runtime.canonical import canonical_json
 
 STRANGER = SiteIdentity.generate("stranger")
 _DAY = 86_400.0

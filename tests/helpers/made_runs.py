@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hortus.privacy.entries import Added, Charge, Charged
-from hortus.privacy.ledger import Ledger
-from hortus.protocol.consortium import Consortium, ServerConfig
+from hortus.parties.folders import Consortium, ServerConfig
+from hortus.parties.joining import create_consortium
+from hortus.privacy.ledger.entries import Added, Charge, Charged
+from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import SiteIdentity
-from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget, Policy
-from hortus.server.run_records import RoundRecord
-from hortus.server.run_store import RunStore
+from hortus.server.run.records import RoundRecord
+from hortus.server.run.store import RunStore
 
 SITES = ("ash", "birch", "cedar", "dogwood")
 DELTA = 1e-3

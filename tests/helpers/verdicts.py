@@ -9,10 +9,10 @@ from helpers.lies import Lie, tell_lie
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from hortus.privacy.audit import audit
-from hortus.privacy.evidence import Evidence, export, load
-from hortus.privacy.findings import Severity
-from hortus.privacy.omissions import ServerRecord, omissions
+from hortus.privacy.audit.auditor import audit
+from hortus.privacy.audit.evidence import Evidence, export, load
+from hortus.privacy.audit.findings import Severity
+from hortus.privacy.audit.reconcile import ServerRecord, omissions
 from hortus.protocol.heads import Head
 
 HONEST = "an honest history"

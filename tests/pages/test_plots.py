@@ -9,7 +9,7 @@ from PIL import Image
 
 from hortus.pages.plots import Plot, _figure, describe, round_ticks, svg, write_plot
 from hortus.pages.templates import bound, percent, power
-from hortus.protocol.errors import UsageError
+from hortus.runtime.errors import UsageError
 
 CURVES = {f"site {n}": tuple((x, float(x * n)) for x in range(1, 9)) for n in range(1, 7)}
 PLOT = Plot("epsilon", "ε", CURVES, {"budget 8": 8.0})

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
-from hortus.privacy.accounting import calibrate_noise_multiplier, epsilon, epsilon_rdp
-from hortus.privacy.audit import audit
-from hortus.privacy.events import GaussianEvent
-from hortus.privacy.evidence import read_evidence
-from hortus.privacy.ledger import Ledger
-from hortus.privacy.recount import recount
-from hortus.protocol.errors import UsageError
+from hortus.privacy.accounting.accountant import calibrate_noise_multiplier, epsilon, epsilon_rdp
+from hortus.privacy.accounting.events import GaussianEvent
+from hortus.privacy.audit.auditor import audit
+from hortus.privacy.audit.evidence import read_evidence
+from hortus.privacy.audit.recount import recount
+from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.policy import Budget
+from hortus.runtime.errors import UsageError
 
 Events = dict[GaussianEvent, int]
 

@@ -17,15 +17,23 @@ from hypothesis import strategies as st
 from hortus.cli.audit_json import as_json
 from hortus.cli.audit_page import audit_page
 from hortus.cli.audit_report import AuditReport, SiteReport
-from hortus.privacy import evidence as evidence_module
-from hortus.privacy.audit import audit
-from hortus.privacy.entries import GENESIS, Approved, Declined, Entry, Frozen, Granted, Withdrawn
-from hortus.privacy.evidence import Evidence, export, load, read_evidence
-from hortus.privacy.ledger import Ledger
-from hortus.privacy.verdict import Reach, judge, overall
-from hortus.protocol.errors import UsageError
+from hortus.privacy.audit import evidence as evidence_module
+from hortus.privacy.audit.auditor import audit
+from hortus.privacy.audit.evidence import Evidence, export, load, read_evidence
+from hortus.privacy.audit.verdict import Reach, judge, overall
+from hortus.privacy.ledger.entries import (
+    GENESIS,
+    Approved,
+    Declined,
+    Entry,
+    Frozen,
+    Granted,
+    Withdrawn,
+)
+from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.runtime.errors import UsageError
 
 SITE, OWN = SiteIdentity.generate("north"), SiteIdentity.generate(SERVER)
 ROSTER = Roster({"north": SITE.public_key_bytes}, OWN.public_key_bytes)

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from transformers import GPT2Config, GPT2Model
 
 from hortus.learning.data.records import Records
-from hortus.learning.isolation import keep_apart
-from hortus.learning.passes import Passes, Shape
-from hortus.learning.tasks import Encoded
-from hortus.privacy.clipping import FlatClipping
-from hortus.privacy.gradients import PerUnitGradients
-from hortus.privacy.workbench import Workbench
+from hortus.learning.passes.division import Passes, Shape
+from hortus.learning.passes.isolation import keep_apart
+from hortus.learning.tasks.classification import Encoded
+from hortus.privacy.gradients.clipping import FlatClipping
+from hortus.privacy.gradients.engine import PerUnitGradients
+from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan_file import load_plan
 
 CASES = int(os.environ.get("HORTUS_ISOLATION_CASES", "24"))

@@ -19,20 +19,20 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hortus.privacy import ledger as ledger_module
-from hortus.privacy.accounting import epsilon
-from hortus.privacy.audit import audit
-from hortus.privacy.entries import Charged
-from hortus.privacy.events import GaussianEvent
-from hortus.privacy.evidence import read_evidence
-from hortus.privacy.exposure import exposures
-from hortus.privacy.ledger import Ledger, Reservation
-from hortus.privacy.marks import Content
-from hortus.protocol.errors import Refused, UsageError
-from hortus.protocol.faults import Fault
+from hortus.privacy.accounting.accountant import epsilon
+from hortus.privacy.accounting.events import GaussianEvent
+from hortus.privacy.audit.auditor import audit
+from hortus.privacy.audit.evidence import read_evidence
+from hortus.privacy.ledger import store as ledger_module
+from hortus.privacy.ledger.entries import Charged
+from hortus.privacy.ledger.exposure import exposures
+from hortus.privacy.ledger.marks import Content
+from hortus.privacy.ledger.store import Ledger, Reservation
 from hortus.protocol.identity import Roster, SiteIdentity
-from hortus.protocol.names import SERVER
 from hortus.protocol.policy import Budget
+from hortus.runtime.errors import Refused, UsageError
+from hortus.runtime.faults import Fault
+from hortus.runtime.names import SERVER
 
 SITE = SiteIdentity.generate("ash")
 ROSTER = Roster({"ash": SITE.public_key_bytes}, SiteIdentity.generate(SERVER).public_key_bytes)

@@ -19,9 +19,9 @@ from peft import IA3Config, LNTuningConfig, LoraConfig, PeftConfig, get_peft_mod
 from torch import nn
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
-from hortus.learning.models import EncoderClassifier
-from hortus.privacy.clipping import FlatClipping
-from hortus.privacy.gradients import PerUnitGradients
+from hortus.learning.models.encoder import EncoderClassifier
+from hortus.privacy.gradients.clipping import FlatClipping
+from hortus.privacy.gradients.engine import PerUnitGradients
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Unsupported layer type", "ignore:fan_in_fan_out", "ignore:.*lora_bias"

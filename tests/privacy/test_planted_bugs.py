@@ -23,17 +23,17 @@ import hortus.client.trainer
 import hortus.server.prepare
 from hortus.client.trainer import Trainer, untimed
 from hortus.learning.data.records import Records
-from hortus.learning.tasks import Encoded
-from hortus.privacy import discrete_gaussian
-from hortus.privacy.accounting import calibrate_noise_multiplier, epsilon_prv
-from hortus.privacy.clipping import FlatClipping
-from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.events import GaussianEvent
-from hortus.privacy.gradients import FINE_GRID, ClippedSum, PerUnitGradients
-from hortus.privacy.mechanism import Mechanism
-from hortus.privacy.randomness import SessionRandomness, Stream, UnsafeSeededRandomness
-from hortus.privacy.sampling import sample_records
-from hortus.privacy.workbench import Workbench
+from hortus.learning.tasks.classification import Encoded
+from hortus.privacy.accounting.accountant import calibrate_noise_multiplier, epsilon_prv
+from hortus.privacy.accounting.events import GaussianEvent
+from hortus.privacy.gradients.clipping import FlatClipping
+from hortus.privacy.gradients.engine import FINE_GRID, ClippedSum, PerUnitGradients
+from hortus.privacy.gradients.sampling import sample_records
+from hortus.privacy.gradients.workbench import Workbench
+from hortus.privacy.noise import discrete_gaussian
+from hortus.privacy.noise.mechanism import Mechanism
+from hortus.privacy.noise.randomness import SessionRandomness, Stream, UnsafeSeededRandomness
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Agreement, Plan
 from hortus.server.prepare import prepare
 
@@ -265,7 +265,7 @@ def float32_norm(patch: Patch) -> None:
     def squared(values: torch.Tensor) -> torch.Tensor:
         return values.to(torch.float32).square().sum().to(torch.float64)
 
-    patch.setattr(hortus.privacy.gradients, "_squared_norm", squared)
+    patch.setattr(hortus.privacy.gradients.engine, "_squared_norm", squared)
 
 
 def rounding_of_the_norm_forgotten(patch: Patch) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from hortus.privacy.detection import true_positive_bound_of
-from hortus.privacy.events import GaussianEvent
+from hortus.privacy.accounting.events import GaussianEvent
+from hortus.privacy.attacks.detection import true_positive_bound_of
 from hortus.privacy.sanity import doubts
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget

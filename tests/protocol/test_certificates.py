@@ -26,7 +26,7 @@ from hortus.protocol.certificates import (
     create_request,
     is_certificate_of,
 )
-from hortus.protocol.errors import UsageError
+from hortus.runtime.errors import UsageError
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 

@@ -7,10 +7,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from hortus.protocol.errors import HortusError, ProtocolError, UsageError
-from hortus.protocol.files import write_atomic, write_private
 from hortus.protocol.identity import Roster, SiteIdentity, is_signed
-from hortus.protocol.names import SERVER
+from hortus.runtime.errors import HortusError, ProtocolError, UsageError
+from hortus.runtime.files import write_atomic, write_private
+from hortus.runtime.names import SERVER
 
 
 def test_a_written_identity_is_private_and_reads_back(tmp_path: Path) -> None:

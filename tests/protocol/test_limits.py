@@ -10,7 +10,6 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.errors import ProtocolError, in_one_line
 from hortus.protocol.limits import (
     LIMITS,
     MAX_MESSAGE_BYTES,
@@ -19,6 +18,7 @@ from hortus.protocol.limits import (
     checked,
 )
 from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.runtime.errors import ProtocolError, in_one_line
 
 MESSAGES = wire.DESCRIPTOR.message_types_by_name.values()
 FIELDS = {f"{message.name}.{field.name}": field for message in MESSAGES for field in message.fields}

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from hortus.protocol.complaints import validation_error
-from hortus.protocol.consortium import SiteConfig, host_and_port
-from hortus.protocol.documents import load_yaml
-from hortus.protocol.errors import UsageError
+from hortus.parties.folders import SiteConfig, host_and_port
 from hortus.protocol.plan import Plan, Schema
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
+from hortus.runtime.complaints import validation_error
+from hortus.runtime.documents import load_yaml
+from hortus.runtime.errors import UsageError
 
 
 def _load(tmp_path: Path, text: str) -> Policy:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import load_plan
+from hortus.runtime.errors import UsageError
 
 PLAN = """\
 name: words

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hortus.protocol.errors import ProtocolError
 from hortus.protocol.limits import CHUNK_WORDS
 from hortus.protocol.vectors import (
     chunk_count,
@@ -19,6 +18,7 @@ from hortus.protocol.vectors import (
     word_type,
 )
 from hortus.protocol.wire import aggregation_pb2 as wire
+from hortus.runtime.errors import ProtocolError
 
 
 def join(chunks: Iterable[wire.Chunk], dtype: type, length: int) -> np.ndarray:

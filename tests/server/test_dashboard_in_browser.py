@@ -22,8 +22,8 @@ from helpers.made_runs import (
 from PIL import Image
 
 from hortus.protocol.plan import Contract
-from hortus.server.run_records import Departure
-from hortus.server.run_store import RunStore
+from hortus.server.run.records import Departure
+from hortus.server.run.store import RunStore
 
 pytestmark = pytest.mark.skipif(
     EXECUTABLE is None, reason="needs Chromium: apt-get install chromium"

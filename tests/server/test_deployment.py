@@ -19,10 +19,10 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.numpy import load_file
 
-from hortus.protocol.consortium import Consortium, ServerConfig, SiteConfig
+from hortus.parties.folders import Consortium, ServerConfig, SiteConfig
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Policy
-from hortus.protocol.processes import dying_with_parent
+from hortus.runtime.processes import dying_with_parent
 from hortus.simulation.simulate import simulate
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]

@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from hortus.client.channel import GrpcChannel, dialling
 from hortus.client.states import ClientState, ClientStates
 from hortus.client.transfer import MAX_RESUMPTIONS, download, upload
-from hortus.privacy.masks import MaskedVector
-from hortus.protocol.consortium import Consortium, ServerConfig
+from hortus.parties.folders import Consortium, ServerConfig
+from hortus.parties.joining import create_consortium
+from hortus.privacy.secure_sum.masks import MaskedVector
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.errors import ConnectionLost
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.limits import CHUNK_WORDS
-from hortus.protocol.membership import create_consortium
 from hortus.protocol.plan import Cohort
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.wire import aggregation_pb2 as wire
-from hortus.server.aggregator import Aggregator, StepSum
-from hortus.server.notary import Notary
-from hortus.server.service import Hub, serving
+from hortus.runtime.errors import ConnectionLost
+from hortus.server.sums.aggregator import Aggregator, StepSum
+from hortus.server.sums.notary import Notary
+from hortus.server.sums.service import Hub, serving
 
 SITES = ("ash", "birch")
 SESSION = "5" * 32

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import write_records
 from tests.docs.test_commands import SCRIPTS, run_commands
-from tests.server.test_superlink import free_port
+from tests.server.flower.test_superlink import free_port
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 

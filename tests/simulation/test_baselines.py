@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from hortus.cli.main import app
 from hortus.cli.train import baselines_folder
-from hortus.privacy.workbench import Workbench
+from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import load_plan
 from hortus.server.prepare import prepare

@@ -15,17 +15,17 @@ from typer.testing import CliRunner
 
 from hortus.cli.main import app
 from hortus.client.trainer import Trainer
-from hortus.privacy.audit import audit
-from hortus.privacy.evidence import collect
-from hortus.privacy.gradients import PerUnitGradients
-from hortus.privacy.omissions import AttemptRecord
-from hortus.protocol.errors import CohortTooSmall, HortusError, UsageError
+from hortus.privacy.audit.auditor import audit
+from hortus.privacy.audit.evidence import collect
+from hortus.privacy.audit.reconcile import AttemptRecord
+from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.protocol.plan_file import load_plan
-from hortus.server import federation
-from hortus.server.results import is_complete
-from hortus.server.run_records import RoundRecord, read_run
-from hortus.server.run_store import RunStore
-from hortus.server.run_view import State, read_view
+from hortus.runtime.errors import CohortTooSmall, HortusError, UsageError
+from hortus.server import round_loop as federation
+from hortus.server.run.records import RoundRecord, read_run
+from hortus.server.run.results import is_complete
+from hortus.server.run.store import RunStore
+from hortus.server.run.view import State, read_view
 from hortus.simulation.simulate import SimulatedRun, simulate
 from tests.conftest import write_records
 

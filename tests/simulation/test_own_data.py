@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hortus.client.consent import check_contract
-from hortus.client.mandate import Mandate
+from hortus.client.consent.contract import check_contract
+from hortus.client.site.mandate import Mandate
 from hortus.learning.data.records import read_records
-from hortus.protocol.errors import UsageError
 from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
+from hortus.runtime.errors import UsageError
 from hortus.simulation.own_data import Asked, plan_for
 from tests.conftest import LABELS, write_records
 

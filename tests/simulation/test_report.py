@@ -22,8 +22,8 @@ from helpers.made_runs import (
 
 from hortus.protocol.plan import Plan
 from hortus.protocol.plan_file import load_plan
-from hortus.server.run_records import Departure
-from hortus.server.run_store import RunStore
+from hortus.server.run.records import Departure
+from hortus.server.run.store import RunStore
 from hortus.simulation.demo import Alone
 from hortus.simulation.report import report_run
 from hortus.simulation.simulate import SimulatedRun

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from hortus.cli.main import app
 from hortus.protocol.plan_file import load_plan
-from hortus.server.run_records import read_run
+from hortus.server.run.records import read_run
 
 
 @pytest.fixture

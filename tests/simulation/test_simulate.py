@@ -10,20 +10,20 @@ import pytest
 from peft import PeftModel
 
 from hortus.client.trainer import Trainer
-from hortus.learning.loading import load_base
-from hortus.privacy.accounting import epsilon
-from hortus.privacy.audit import Audit, audit
-from hortus.privacy.encoding import StepEncoding
-from hortus.privacy.evidence import collect
-from hortus.privacy.ledger import Ledger
-from hortus.privacy.omissions import AttemptRecord
-from hortus.privacy.spending import read_spending
-from hortus.protocol.consortium import SiteFiles
-from hortus.protocol.errors import CohortTooSmall, HortusError, UsageError
+from hortus.learning.models.loading import load_base
+from hortus.parties.folders import SiteFiles
+from hortus.privacy.accounting.accountant import epsilon
+from hortus.privacy.audit.auditor import Audit, audit
+from hortus.privacy.audit.evidence import collect
+from hortus.privacy.audit.reconcile import AttemptRecord
+from hortus.privacy.ledger.spending import read_spending
+from hortus.privacy.ledger.store import Ledger
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.plan_file import load_plan
-from hortus.server.run_records import RoundRecord
-from hortus.server.run_store import RunStore
+from hortus.runtime.errors import CohortTooSmall, HortusError, UsageError
+from hortus.server.run.records import RoundRecord
+from hortus.server.run.store import RunStore
 from hortus.simulation.simulate import SimulatedRun, _policies, simulate
 from tests.conftest import write_records
 

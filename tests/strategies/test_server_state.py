@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from hortus.privacy.encoding import StepEncoding
-from hortus.protocol.errors import HortusError, UsageError
+from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Optimizer, Plan
+from hortus.runtime.errors import HortusError, UsageError
 from hortus.strategies.server_optimizer import check_optimizer
 from hortus.strategies.server_state import ServerState
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hortus.learning.data.records import read_ids, read_records, record_bytes
-from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Task
+from hortus.runtime.errors import UsageError
 
 TASK = Task(labels=("warm", "fresh", "cool"))
 ROWS = [

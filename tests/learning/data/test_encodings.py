@@ -11,8 +11,8 @@ import pytest
 
 from hortus.learning.data.encodings import _CODE_PAGES
 from hortus.learning.data.records import read_records
-from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Task
+from hortus.runtime.errors import UsageError
 
 TASK = Task(labels=("bread", "cake"))
 

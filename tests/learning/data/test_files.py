@@ -15,8 +15,8 @@ import pytest
 
 from hortus.learning.data import text as text_module
 from hortus.learning.data.records import Records, read_records, record_bytes
-from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Task
+from hortus.runtime.errors import UsageError
 
 TASK = Task(labels=("bread", "cake"))
 TEXTS = ('rye, "dark"', "żółć\u2028\tnext", "two\nlines")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hortus.learning.data.guess import Columns, Rows, collect_labels, guess_columns, units_of
-from hortus.protocol.errors import UsageError
+from hortus.runtime.errors import UsageError
 
 SHORT, LONG = "my card", "my card has not arrived yet, and nobody can tell me why that is so"
 

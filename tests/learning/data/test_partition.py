@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from hortus.learning.data.partition import partition
 from hortus.learning.data.records import Records
-from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Partition
+from hortus.runtime.errors import UsageError
 
 RECORDS = Records(tuple(f"text {i}" for i in range(300)), np.arange(300) % 5)
 

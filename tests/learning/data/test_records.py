@@ -24,8 +24,8 @@ from hortus.learning.data.records import (
     read_units,
     record_bytes,
 )
-from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Task
+from hortus.runtime.errors import UsageError
 
 TASK = Task(labels=("billing", "referral", "refill"))
 SECRET = "Anna Nowak has a rash"

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from hortus.learning.data.partition import partition
 from hortus.learning.data.records import Records
-from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Partition
+from hortus.runtime.errors import UsageError
 
 
 def records(count: int, classes: int = 4) -> Records:

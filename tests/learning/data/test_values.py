@@ -14,8 +14,8 @@ import pyarrow.parquet
 import pytest
 
 from hortus.learning.data.records import read_ids, read_records
-from hortus.protocol.errors import UsageError
 from hortus.protocol.plan import Task
+from hortus.runtime.errors import UsageError
 
 # Whatever a value looks like when it is printed is a label here.
 WORDS = (

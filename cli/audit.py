@@ -1,0 +1,90 @@
+"""`hortus audit`."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hortus.cli.attack import attack
+from hortus.cli.display import echo_json, terminal
+from hortus.cli.groups import FallbackGroup
+from hortus.runtime.errors import UsageError
+from hortus.runtime.files import write_atomic
+
+audit = typer.Typer(
+    name="audit",
+    cls=FallbackGroup,
+    no_args_is_help=True,
+    help="Check what was spent: hortus audit PATH verifies the ledgers in it.",
+)
+
+SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
+
+
+@audit.command()
+def ledger(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A site's folder, evidence bundles, or a run's folder, alone or with its sites'."
+        ),
+    ],
+    anchor: Annotated[
+        Path | None, typer.Option(help="A head of this site's ledger that was kept elsewhere.")
+    ] = None,
+    roster: Annotated[
+        Path | None, typer.Option(help="Keys to trust, instead of those in the evidence.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page, to read or to print.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Verify ledgers and recompute every ε with a second accountant.
+
+    A run's folder is compared with its sites' ledgers, and what either side lacks is named. By itself it is no
+    evidence: without any ledger there is nothing to verify.
+
+    Exit codes: 0 everything holds; 1 something does not; 4 everything holds as far as it reaches, and nothing
+    shows what came later: name the run's folder, or an anchor that was kept elsewhere, as well.
+    """
+    from hortus.cli.audit_report import make_report
+
+    console = terminal()
+    report = make_report(paths, anchor, roster, time.time())
+    if as_json:
+        from hortus.cli.audit_json import as_json as to_json
+
+        echo_json(to_json(report))
+    else:
+        from hortus.cli.audit_text import show_report
+
+        show_report(console, report)
+    if html is not None:
+        from hortus.cli.audit_page import audit_page
+
+        write_atomic(html, audit_page(report).encode())
+    if report.verdict.outcome.exit_code:
+        raise typer.Exit(report.verdict.outcome.exit_code)
+
+
+@audit.command()
+def export(
+    site: SiteFolder,
+    file: Annotated[Path, typer.Argument(help="Where the bundle goes.")],
+) -> None:
+    """Write a site's evidence to one file, for an auditor elsewhere.
+
+    No record is in it; the names of those who approved plans, and the reasons that they gave, are.
+    """
+    from hortus.cli.audit_report import evidence_of
+    from hortus.privacy.audit.evidence import export as write_evidence
+
+    found = evidence_of(site)
+    if len(found) != 1:
+        raise UsageError("this is not one site's folder", where=str(site))
+    (evidence,) = found
+    write_evidence(evidence, file)
+    terminal().print(f"{file}: {len(evidence.rows)} entries of {evidence.site}")
+
+
+audit.command()(attack)

@@ -1,0 +1,1 @@
+"""What a site agrees to, and why it refuses."""

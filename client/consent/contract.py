@@ -1,0 +1,136 @@
+"""Whether a site takes part: its own policy against a contract, before any data is touched."""
+
+from hortus.client.consent.unread import check_dimension, check_unread
+from hortus.client.site.mandate import Mandate
+from hortus.privacy.accounting.accountant import epsilon
+from hortus.privacy.step import StepEncoding
+from hortus.protocol.descriptor import Descriptor
+from hortus.protocol.plan import Contract, Noise
+from hortus.protocol.policy import Budget, Policy
+from hortus.runtime.errors import Refused
+
+
+def check_contract(mandate: Mandate, contract: Contract) -> None:
+    """Checks a contract against what the site allows; comes before anything that it names is touched.
+
+    Args:
+        mandate: The site's policy and approvals.
+        contract: What the server asks for.
+
+    Raises:
+        Refused: With the policy's field, its value, and what the contract asks.
+    """
+    policy = mandate.policy
+    if contract.digest() in mandate.withdrawn:
+        raise Refused(
+            f"this site has withdrawn from the plan {contract.name!r} ({contract.digest()})",
+            remedy="Its operator can approve it again: hortus approve SITE_DIR PLAN.yaml",
+        )
+    if mandate.is_unread(contract):
+        check_unread(mandate, contract)
+    if contract.privacy.noise is Noise.UNSAFE_NONE and not policy.unsafe_no_privacy:
+        raise Refused("the plan has no privacy", where="policy.yaml: unsafe_no_privacy")
+    if contract.privacy.unit != policy.budget.unit:
+        raise Refused(
+            f"the plan protects a {contract.privacy.unit}, this site's budget a "
+            f"{policy.budget.unit}: losses by different units cannot be added up",
+            where="policy.yaml: budget.unit",
+        )
+    if contract.cohort.minimum < policy.min_cohort:
+        raise Refused(
+            f"the plan sums over {contract.cohort.minimum} sites or more, this site asks for "
+            f"{policy.min_cohort}",
+            where="policy.yaml: min_cohort",
+        )
+    if contract.cohort.min_honest < policy.min_honest:
+        raise Refused(
+            f"the plan counts on {contract.cohort.min_honest} honest sites, this site asks for "
+            f"{policy.min_honest}",
+            where="policy.yaml: min_honest",
+        )
+    _check_honest(policy, contract)
+
+
+def _check_honest(policy: Policy, contract: Contract) -> None:
+    """Refuses a plan whose promise needs the noise of more sites than this site takes to be honest."""
+    cohort, most = contract.cohort, policy.most_honest(contract.cohort.minimum)
+    if contract.privacy.noise is Noise.DISTRIBUTED and cohort.min_honest > most:
+        raise Refused(
+            f"the plan counts on the noise of {cohort.min_honest} of {cohort.minimum} sites, and this "
+            f"site takes no more than {most} of them to be honest",
+            where="policy.yaml: max_honest_share, max_honest",
+            remedy=f"Ask for a plan with cohort.max_colluding: {cohort.minimum - most}, or with "
+            "privacy.noise: local.",
+        )
+
+
+def check_ceiling(mandate: Mandate, contract: Contract, encoding: StepEncoding) -> None:
+    """Holds a plan that nobody here has read to the ceilings that take its model to be known.
+
+    Raises:
+        Refused: It costs more, or trains more parameters.
+    """
+    policy = mandate.policy
+    if policy.auto_approve is None or not mandate.is_unread(contract):
+        return
+    check_dimension(policy.auto_approve, contract, encoding.words)
+    assert encoding.event is not None  # noqa: S101 - without privacy nothing is approved by itself
+    cost = epsilon({encoding.event: contract.releases}, policy.budget.delta)
+    if cost > policy.auto_approve.max_epsilon:
+        raise Refused(
+            f"the plan costs ε = {cost:.3f} at δ = {policy.budget.delta:g}, and without having been "
+            f"read it may cost {policy.auto_approve.max_epsilon:g}",
+            where="policy.yaml: auto_approve.max_epsilon",
+        )
+
+
+def budget_of(mandate: Mandate, contract: Contract) -> Budget:
+    """Returns the budget of a plan: the ceiling caps all attempts of one that nobody has read."""
+    auto, budget = mandate.policy.auto_approve, mandate.policy.budget
+    if auto is None or not mandate.is_unread(contract):
+        return budget
+    ceiling = min(auto.max_epsilon, budget.per_plan or auto.max_epsilon)
+    return budget.model_copy(update={"per_plan": ceiling})
+
+
+def check_model(contract: Contract, model_digest: str) -> None:
+    """Checks this site's own copy of the base model, by its hash.
+
+    Raises:
+        Refused: It is another model.
+    """
+    if model_digest != contract.model_digest:
+        # The server is not told the hash of a file that it may have named itself.
+        raise Refused(
+            f"this site's copy of the base model is not the plan's, {contract.model_digest[:16]}…",
+            where=contract.model,
+            remedy="Compare the files, or name another folder in site.yaml: model.",
+        )
+
+
+def check_descriptor(
+    contract: Contract, descriptor: Descriptor, encoding: StepEncoding, site: str
+) -> None:
+    """Checks that a session is one of the contract's.
+
+    Raises:
+        Refused: With the field that differs.
+    """
+    expected = {
+        "contract": (descriptor.contract, contract.digest()),
+        "dimension": (descriptor.dimension, encoding.words),
+        "ring_bits": (descriptor.ring_bits, contract.privacy.ring_bits),
+        "scale": (descriptor.scale, encoding.scale),
+    }
+    for name, (told, own) in expected.items():
+        if told != own:
+            raise Refused(f"the session's {name} is {told}, this site's is {own}", where=name)
+    if site not in descriptor.cohort:
+        raise Refused("this site is not in the session's cohort", where="cohort")
+    if len(descriptor.cohort) < contract.cohort.minimum:
+        raise Refused(
+            f"{len(descriptor.cohort)} sites are fewer than the plan's {contract.cohort.minimum}",
+            where="cohort",
+        )
+    if descriptor.first_round >= contract.training.rounds:
+        raise Refused(f"the plan has no round {descriptor.first_round + 1}", where="first_round")

@@ -1,0 +1,242 @@
+"""Plans that nobody at a site has read: a limit on everything that such a plan can choose.
+
+Each field of a contract is in `LIMITS`, by a limit of policy.yaml's `auto_approve`, or in `FREE`, with
+the reason why a stranger may choose it. A test enumerates a contract's fields and finds each in one of them.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from hortus.client.site.mandate import Mandate
+from hortus.protocol.plan import Contract, Noise
+from hortus.protocol.policy import AutoApprove
+from hortus.runtime.errors import Refused
+
+_REMEDY = "Read it with its operator, then: hortus approve SITE_DIR PLAN.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What one field of `auto_approve` limits.
+
+    Attributes:
+        name: The field.
+        covers: The contract's fields that it decides on.
+        holds: Whether a contract is within it.
+        problem: Says what is outside, in words that the server may read.
+    """
+
+    name: str
+    covers: tuple[str, ...]
+    holds: Callable[[AutoApprove, Contract], bool]
+    problem: Callable[[Contract], str]
+
+
+def _longest_deadline(contract: Contract) -> float:
+    return max(contract.cohort.join_deadline, contract.cohort.step_deadline)
+
+
+def _local_options(contract: Contract) -> set[str]:
+    optimizer = contract.training.local_optimizer
+    return set(optimizer.options) if optimizer else set()
+
+
+LIMITS: tuple[Limit, ...] = (
+    Limit(
+        "max_epsilon",  # what it costs is computed when the model is known: `consent.check_ceiling`
+        ("privacy.noise_multiplier",),
+        lambda _, contract: contract.privacy.noise is not Noise.UNSAFE_NONE,
+        lambda _: "it has no privacy",
+    ),
+    Limit(
+        "noise",
+        ("privacy.noise",),
+        lambda auto, contract: contract.privacy.noise in auto.noise,
+        lambda contract: f"its noise is {contract.privacy.noise.value}",
+    ),
+    Limit(
+        "models",
+        ("model_digest",),
+        lambda auto, contract: contract.model_digest in auto.models,
+        lambda contract: f"its base model {contract.model_digest} is not among those allowed",
+    ),
+    Limit(
+        "tasks",
+        ("task.kind", "task.text", "task.label", "task.labels", "task.max_length"),
+        lambda auto, contract: contract.task.digest() in auto.tasks,
+        lambda contract: f"its task {contract.task.digest()} is not among those allowed",
+    ),
+    Limit(
+        "max_rounds",
+        ("training.rounds",),
+        lambda auto, contract: contract.training.rounds <= auto.max_rounds,
+        lambda contract: f"it has {contract.training.rounds} rounds",
+    ),
+    Limit(
+        "max_steps_per_round",
+        ("training.steps_per_round",),
+        lambda auto, contract: contract.training.steps_per_round <= auto.max_steps_per_round,
+        lambda contract: f"a round has {contract.training.steps_per_round} steps",
+    ),
+    Limit(
+        "max_sampling_rate",
+        ("training.sampling_rate",),
+        lambda auto, contract: contract.training.sampling_rate <= auto.max_sampling_rate,
+        lambda contract: (
+            f"a record joins a step with probability {contract.training.sampling_rate:g}"
+        ),
+    ),
+    Limit(
+        "updates",
+        ("training.update",),
+        lambda auto, contract: contract.training.update in auto.updates,
+        lambda contract: f"its update is {contract.training.update.value}",
+    ),
+    Limit(
+        "local_optimizers",
+        ("training.local_optimizer.name",),
+        lambda auto, contract: (
+            contract.training.local_optimizer is None
+            or contract.training.local_optimizer.name in auto.local_optimizers
+        ),
+        lambda _: "its local optimiser is not among those allowed",
+    ),
+    Limit(
+        "local_options",
+        ("training.local_optimizer.options",),
+        lambda auto, contract: _local_options(contract) <= set(auto.local_options),
+        lambda _: "its local optimiser has options that are not among those allowed",
+    ),
+    Limit(
+        "max_micro_batch",
+        ("training.micro_batch", "privacy.max_records_per_unit"),
+        lambda auto, contract: (
+            max(contract.training.micro_batch, contract.privacy.max_records_per_unit or 0)
+            <= auto.max_micro_batch
+        ),
+        lambda contract: f"{contract.training.micro_batch} records go through the model together",
+    ),
+    Limit(
+        "precisions",
+        ("training.precision",),
+        lambda auto, contract: contract.training.precision in auto.precisions,
+        lambda contract: f"its model computes in {contract.training.precision.value}",
+    ),
+    Limit(
+        "adapters",
+        ("adapter.kind",),
+        lambda auto, contract: contract.adapter.kind in auto.adapters,
+        lambda contract: f"its adapter is a {contract.adapter.kind}",
+    ),
+    Limit(
+        "max_rank",  # and, when the model is known, `max_parameters`: `consent.check_ceiling`
+        ("adapter.rank", "adapter.targets", "adapter.layers"),
+        lambda auto, contract: contract.adapter.rank <= auto.max_rank,
+        lambda contract: f"its adapter has rank {contract.adapter.rank}",
+    ),
+    Limit(
+        "min_cohort",
+        ("cohort.minimum",),
+        lambda auto, contract: contract.cohort.minimum >= auto.min_cohort,
+        lambda contract: f"it sums over {contract.cohort.minimum} sites or more",
+    ),
+    Limit(
+        "max_deadline",
+        ("cohort.join_deadline", "cohort.step_deadline", "cohort.pace"),
+        lambda auto, contract: _longest_deadline(contract) <= auto.max_deadline,
+        lambda contract: f"it waits for {_longest_deadline(contract):g} seconds",
+    ),
+)
+
+_IN_EPSILON = "a number of the mechanism: what it costs is in the ε that max_epsilon limits"
+_NO_HARM = "it changes what is computed, not what that can cost: all of it is clipped"
+FREE: Mapping[str, str] = MappingProxyType(
+    {
+        "name": "at most 63 plain characters, in logs and in the ledger",
+        "seed": "public; this site draws noise and samples from its own generator",
+        "model": "not looked at: this site takes the folder that site.yaml names",
+        "adapter.alpha": _NO_HARM,
+        "training.nominal_units": _IN_EPSILON,
+        "training.server_optimizer.name": "the server's own",
+        "training.server_optimizer.learning_rate": "the server's own",
+        "training.server_optimizer.options": "the server's own",
+        "training.local_optimizer.learning_rate": _NO_HARM,
+        "privacy.unit": "policy.yaml: budget.unit is the only one taken",
+        "privacy.epsilon": "a contract has none: it states its noise",
+        "privacy.spare_attempts": _IN_EPSILON,
+        "privacy.delta": "this site computes every ε at its own δ",
+        "privacy.clipping_norm": _IN_EPSILON,
+        "privacy.clipping.rule": _IN_EPSILON,
+        "privacy.clipping.stability": _NO_HARM,
+        "privacy.clipping.quantile": _IN_EPSILON,
+        "privacy.clipping.rate": _NO_HARM,
+        "privacy.clipping.count_weight": _IN_EPSILON,
+        "privacy.clipping.smallest": _IN_EPSILON,
+        "privacy.clipping.largest": _IN_EPSILON,
+        "privacy.ring_bits": _IN_EPSILON,
+        "cohort.max_colluding": "policy.yaml: min_honest and max_honest_share bound it for every plan",
+    }
+)
+
+
+def check_unread(mandate: Mandate, contract: Contract) -> None:
+    """Checks a contract that nobody here has read, before anything that it names is touched.
+
+    Args:
+        mandate: What the site allows.
+        contract: What the server asks for.
+
+    Raises:
+        Refused: With the limit that it is outside of. It is the same answer whatever lies on this
+            machine's disk.
+    """
+    auto = mandate.policy.auto_approve
+    if auto is None:
+        raise Refused(
+            f"the plan {contract.name!r} with hash {contract.digest()} is not approved here",
+            remedy=_REMEDY,
+        )
+    for limit in LIMITS:
+        if not limit.holds(auto, contract):
+            raise _outside(contract, limit.name, limit.problem(contract))
+    if not mandate.names_model:
+        raise Refused(
+            "a plan that nobody here has read may not say where the base model lies",
+            where="site.yaml: model",
+            remedy="Name the base model's folder there.",
+        )
+
+
+def check_dimension(auto: AutoApprove, contract: Contract, dimension: int) -> None:
+    """Checks how many parameters an unread plan trains.
+
+    Raises:
+        Refused: More than allowed.
+    """
+    if dimension > auto.max_parameters:
+        raise _outside(contract, "max_parameters", f"it trains {dimension:,} parameters")
+
+
+def check_room(auto: AutoApprove, contract: Contract, kept: Collection[str]) -> None:
+    """Checks that there is room for the text of one more unread plan.
+
+    Args:
+        auto: The site's limits.
+        contract: The plan.
+        kept: Hashes of the unread plans that are kept.
+
+    Raises:
+        Refused: There is none.
+    """
+    if contract.digest() not in kept and len(kept) >= auto.max_plans:
+        raise _outside(contract, "max_plans", f"this site keeps {len(kept)} such plans already")
+
+
+def _outside(contract: Contract, limit: str, problem: str) -> Refused:
+    return Refused(
+        f"nobody here has approved the plan {contract.name!r} ({contract.digest()}), and it "
+        f"is outside of what needs no reading: {problem}",
+        where=f"policy.yaml: auto_approve.{limit}",
+        remedy=_REMEDY,
+    )

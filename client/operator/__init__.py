@@ -1,0 +1,1 @@
+"""What a site's own operator sees and does."""

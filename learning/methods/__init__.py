@@ -1,0 +1,1 @@
+"""What of a model is trained: adapters, and the flat vector that they make."""

@@ -1,0 +1,80 @@
+"""An adapter's folder written from the flat vector alone, without its base model.
+
+A template is an adapter as PEFT saves it, with the order in which the vector's parts go into its tensors.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+
+from hortus.learning.methods.adapters import AdapterSpace, save_adapter
+from hortus.runtime.errors import HortusError
+from hortus.runtime.files import write_atomic
+
+_TENSORS = "adapter_model.safetensors"
+_ORDER = "order.json"
+ABOUT = "hortus.json"
+
+
+def write_template(directory: Path, model: PeftModel, space: AdapterSpace) -> None:
+    """Writes a model's adapter as a template: complete, or not at all. The model's adapter is changed."""
+    parts = enumerate(space.shapes.values())
+    numbered = [np.full(int(np.prod(shape)), number, np.float32) for number, shape in parts]
+    space.write(model, np.concatenate(numbered))
+    save_adapter(directory, model)
+    saved = safetensors.torch.load((directory / _TENSORS).read_bytes())
+    order = sorted(saved, key=lambda name: float(saved[name].flatten()[0]))
+    write_atomic(directory / _ORDER, json.dumps(order).encode())
+
+
+def write_adapter(
+    directory: Path, template: Path, vector: NDArray[np.float32], about: bytes
+) -> None:
+    """Writes an adapter, float32[d], in PEFT's format in place of what is there: complete, or not at all.
+
+    Args:
+        directory: Where.
+        template: From `write_template`.
+        vector: The adapter.
+        about: What `hortus.json` beside it says.
+
+    Raises:
+        HortusError: The template is missing or damaged, or the folder cannot be written.
+    """
+    partial = directory.with_name(f".{directory.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(template, partial, ignore=shutil.ignore_patterns(_ORDER, _TENSORS))
+        (partial / _TENSORS).write_bytes(_filled(template, vector))
+        (partial / ABOUT).write_bytes(about)
+        shutil.rmtree(directory, ignore_errors=True)
+        partial.rename(directory)
+    except OSError as error:
+        raise HortusError(
+            f"it cannot be written: {error.strerror or error}", where=str(directory)
+        ) from error
+
+
+def _filled(template: Path, vector: NDArray[np.float32]) -> bytes:
+    try:
+        order = json.loads((template / _ORDER).read_bytes())
+        saved = safetensors.torch.load((template / _TENSORS).read_bytes())
+        ends = np.cumsum([saved[name].numel() for name in order])
+        parts = np.split(vector, ends[:-1])
+        tensors = {
+            name: torch.from_numpy(part.reshape(saved[name].shape))
+            for name, part in zip(order, parts, strict=True)
+        }
+    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        raise HortusError(
+            "the adapter's layout is missing or damaged",
+            where=str(template),
+            remedy="Start the run's command again, which writes it again.",
+        ) from error
+    return safetensors.torch.save(tensors, metadata={"format": "pt"})

@@ -1,0 +1,1 @@
+"""Base models: found, checked, read without running their code, and converted."""

@@ -1,0 +1,328 @@
+"""The folders of the parties of a consortium: what lies where.
+
+The server:   server.yaml, roster.yaml, server.card.yaml, keys/ (0600), tls/,
+              authority/ (signs TLS certificates, nothing else), issued/SITE.crt, flower/SITE.pub
+A site:       site.yaml, policy.yaml, roster.yaml, SITE.card.yaml, server.card.yaml, keys/ (0600),
+              tls/, ledger.sqlite
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Self
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError
+
+from hortus.protocol.plan import Schema
+from hortus.runtime.complaints import validation_error
+from hortus.runtime.documents import load_yaml
+from hortus.runtime.errors import UsageError
+from hortus.runtime.files import write_atomic
+from hortus.runtime.names import SERVER
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Takes an address apart; the host of an IPv6 one comes without its brackets.
+
+    Raises:
+        ValueError: It is none.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not (port.isascii() and port.isdecimal() and int(port) < 2**16):
+        raise ValueError("it is no host and port, such as 127.0.0.1:9443")
+    return host.strip("[]"), int(port)
+
+
+def _checked_address(address: str) -> str:
+    host_and_port(address)
+    return address
+
+
+Address = Annotated[str, AfterValidator(_checked_address)]
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files of one end of a mutually authenticated connection.
+
+    `next_key` takes the place of `key` when there is a certificate for it.
+    """
+
+    authority: Path
+    certificate: Path
+    key: Path
+    next_key: Path
+
+    @classmethod
+    def within(cls, directory: Path) -> "TlsFiles":
+        """The files of a tls/ folder."""
+        names = ("ca.crt", "node.crt", "node.key", "next.key")
+        return cls(*(directory / name for name in names))
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFiles:
+    """Where everything of a site lies."""
+
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        """Addresses and data."""
+        return self.directory / "site.yaml"
+
+    def card(self, name: str) -> Path:
+        """The public card of this site, to be given to the others; or the server's, as pinned."""
+        return self.directory / f"{name}.card.yaml"
+
+    @property
+    def policy(self) -> Path:
+        """What the site allows."""
+        return self.directory / "policy.yaml"
+
+    @property
+    def roster(self) -> Path:
+        """The pinned public keys of the server and all sites."""
+        return self.directory / "roster.yaml"
+
+    @property
+    def ledger(self) -> Path:
+        """Every release, signed."""
+        return self.directory / "ledger.sqlite"
+
+    @property
+    def contracts(self) -> Path:
+        """The plans that the site has taken part in, by hash: what an audit compares with."""
+        return self.directory / "plans"
+
+    def approved_model(self, plan: str) -> Path:
+        """Says where the base model lay when a plan was approved that names it from its own folder."""
+        return self.contracts / f"{plan}.model"
+
+    @property
+    def identity(self) -> Path:
+        """Ed25519 signing key."""
+        return self.directory / "keys" / "identity.pem"
+
+    @property
+    def next_identity(self) -> Path:
+        """The key that takes its place once it has been handed over to."""
+        return self.directory / "keys" / "identity.next.pem"
+
+    @property
+    def log(self) -> Path:
+        """What the agent tells its operator."""
+        return self.directory / "logs" / "agent.log"
+
+    @property
+    def lock(self) -> Path:
+        """Held by whatever signs with the identity for long: the agent, or its replacement."""
+        return self.directory / "run" / "agent.lock"
+
+    @property
+    def connection(self) -> Path:
+        """How the agent's connection to the server stands."""
+        return self.directory / "run" / "connection.json"
+
+    @property
+    def dataset_key(self) -> Path:
+        """Secret that keys the fingerprint of the records."""
+        return self.directory / "keys" / "dataset.key"
+
+    @property
+    def flower_key(self) -> Path:
+        """The SuperNode's authentication key."""
+        return self.directory / "keys" / "flower.pem"
+
+    @property
+    def next_flower_key(self) -> Path:
+        """The one that takes its place when the server has it."""
+        return self.directory / "keys" / "flower.next.pem"
+
+    @property
+    def tls(self) -> TlsFiles:
+        """The site's certificate."""
+        return TlsFiles.within(self.directory / "tls")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFiles:
+    """Where everything of the server lies."""
+
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        """Addresses."""
+        return self.directory / "server.yaml"
+
+    @property
+    def card(self) -> Path:
+        """The server's public card, with all certificates that it has issued."""
+        return self.directory / f"{SERVER}.card.yaml"
+
+    @property
+    def authority(self) -> Path:
+        """The folder of the TLS authority."""
+        return self.directory / "authority"
+
+    @property
+    def next_authority(self) -> Path:
+        """The folder of the one that takes its place, while both are trusted."""
+        return self.authority / "next"
+
+    @property
+    def is_changing_authority(self) -> bool:
+        """Whether there is a next authority; its certificate is the last file of it."""
+        return (self.next_authority / "ca.crt").exists()
+
+    @property
+    def roster(self) -> Path:
+        """Names and public keys of the sites."""
+        return self.directory / "roster.yaml"
+
+    @property
+    def identity(self) -> Path:
+        """Ed25519 signing key; every site's roster has its public half."""
+        return self.directory / "keys" / "identity.pem"
+
+    @property
+    def next_identity(self) -> Path:
+        """The key that takes its place once it has been handed over to."""
+        return self.directory / "keys" / "identity.next.pem"
+
+    @property
+    def lock(self) -> Path:
+        """Held by whatever signs with the identity for long: the server, or its replacement."""
+        return self.directory / "run" / "server.lock"
+
+    @property
+    def heads(self) -> Path:
+        """The last head of each site's ledger that the server has countersigned."""
+        return self.directory / "heads.sqlite"
+
+    @property
+    def tls(self) -> TlsFiles:
+        """The server's certificate."""
+        return TlsFiles.within(self.directory / "tls")
+
+    def flower_key(self, site: str) -> Path:
+        """The public key that a site's SuperNode authenticates with."""
+        return self.directory / "flower" / f"{site}.pub"
+
+    def issued(self, site: str) -> Path:
+        """The TLS certificate that was issued for a site."""
+        return self.directory / "issued" / f"{site}.crt"
+
+
+class _ConfigFile(Schema):
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads the file.
+
+        Raises:
+            UsageError: It names the field that is wrong.
+        """
+        try:
+            return cls.model_validate(load_yaml(path))
+        except ValidationError as error:
+            raise validation_error(path, error, cls) from error
+
+    def save(self, path: Path) -> None:
+        """Writes the file that `load` reads."""
+        fields = self.model_dump(mode="json", exclude_none=True)
+        write_atomic(path, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).encode())
+
+
+class SiteConfig(_ConfigFile):
+    """site.yaml."""
+
+    site: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="This site's name.")
+    data: Path = Field(description="Its records: CSV, JSONL, Parquet or a `datasets` folder.")
+    aggregation: Address | None = Field(
+        None,
+        description="Host and port of the aggregation service, if not as the server's card says.",
+    )
+    superlink: Address | None = Field(
+        None, description="Host and port of the Flower SuperLink, if not as the server's card says."
+    )
+    model: str | None = Field(None, description="Where the base model lies here, if elsewhere.")
+    anchor: Path | None = Field(
+        None,
+        description="A head of the ledger, from `hortus budget anchor`, best on another machine's "
+        "disk; an agent whose ledger does not contain it does not start.",
+    )
+    monitoring: Address | None = Field(
+        None,
+        description="Host and port of health checks and metrics, such as 127.0.0.1:9465; none "
+        "without it.",
+    )
+    relay_user: str | None = Field(
+        None,
+        description="User that Flower's programs run as beside the agent, which root must start.",
+    )
+
+
+class ServerConfig(_ConfigFile):
+    """server.yaml."""
+
+    aggregation: Address = Field(
+        description="Host and port that the aggregation service listens on."
+    )
+    superlink: Address = Field(description="Host and port of the SuperLink's Fleet API.")
+    host: str | None = Field(
+        None, description="Name or address at which sites dial both, if not the one listened on."
+    )
+    monitoring: Address | None = Field(
+        None,
+        description="Host and port of health checks and metrics, such as 127.0.0.1:9464; none "
+        "without it.",
+    )
+
+    def dialled(self, address: str) -> str:
+        """Returns the address at which sites dial what listens on `address`."""
+        host, port = host_and_port(address)
+        return f"{_in_brackets(self.host or host)}:{port}"
+
+
+def _in_brackets(host: str) -> str:
+    """Writes an IPv6 address as it stands before a port."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+@dataclass(frozen=True, slots=True)
+class Consortium:
+    """The folders of all parties, as `hortus init trial` and the simulator lay them out."""
+
+    directory: Path
+
+    @property
+    def server(self) -> ServerFiles:
+        """The server's folder."""
+        return ServerFiles(self.directory / "server")
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of all sites, sorted."""
+        return sorted(path.name for path in (self.directory / "sites").iterdir())
+
+    def site(self, name: str) -> SiteFiles:
+        """A site's folder."""
+        return SiteFiles(self.directory / "sites" / name)
+
+
+def open_party(directory: Path) -> SiteFiles | ServerFiles:
+    """Returns the files of the site or server whose folder this is.
+
+    Raises:
+        UsageError: It is neither's.
+    """
+    if SiteFiles(directory).config.exists():
+        return SiteFiles(directory)
+    if ServerFiles(directory).config.exists():
+        return ServerFiles(directory)
+    raise UsageError(
+        "this is no site's folder (with site.yaml), nor the server's (with server.yaml)",
+        where=str(directory),
+        remedy="hortus init site NAME, or hortus init server HOST, makes one.",
+    )

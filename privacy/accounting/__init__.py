@@ -1,0 +1,1 @@
+"""What releases cost: ε for a δ."""

@@ -1,0 +1,1 @@
+"""What somebody who sees a run's sums can learn."""

@@ -1,0 +1,250 @@
+"""Clipped sums of per-unit gradients: what one unit adds has the same bits whoever else is there.
+
+DP-SGD (Abadi et al. 2016, Algorithm 1): each unit's gradient g over all trainable parameters
+together is scaled by min(1, C / ‖g‖₂) before the sum; other rules are other `Clipping`s. Records go
+through the model in passes. A pass holds one unit, or several that are kept apart to the last bit
+(`learning.passes.isolation`); the gradients of its units are formed in one backward pass (`privacy.gradients.tracking`).
+Each unit is then clipped by itself, in float64, cut to a multiple of a public grid, and added as
+integers: exactly, so that neither the order nor the company of a unit matters.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from hortus.learning.passes.isolation import keep_apart
+from hortus.learning.passes.workers import passes_at_once, side_by_side
+from hortus.privacy.gradients.clipping import Clipping
+from hortus.privacy.gradients.tracking import Recorder, recording, tracking
+from hortus.runtime.errors import UsageError
+
+# What a sum is a multiple of where no mechanism asks for another grid.
+FINE_GRID = 2.0**-40
+# Grid points of one unit's coordinate at most: 2,048 units cannot overflow an int64.
+_LARGEST = 2.0**52
+
+
+Result = TypeVar("Result")
+
+
+class LossBatch(Protocol):
+    """The records of one pass, whose losses can be computed, one for each; its units are whole."""
+
+    @property
+    def units(self) -> torch.Tensor:
+        """Number of each record's unit within the batch, int64 (records,), from 0 without gaps."""
+        ...
+
+    def losses(self, model: nn.Module) -> torch.Tensor:
+        """Returns each record's loss, shape (records,)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ClippedSum:
+    """What a step needs of its units.
+
+    Attributes:
+        total: Σ of the clipped gradients, float64[d], multiples of the grid, parameters in the
+            order of their sorted names.
+        norms: float64 (groups, units), each unit's norm before clipping, by the groups of the
+            clipping rule; infinite for a unit that was left out. As private as the records.
+    """
+
+    total: NDArray[np.float64]
+    norms: NDArray[np.float64]
+
+
+class PerUnitGradients:
+    """Clipped sums of per-unit gradients of a model's trainable parameters.
+
+    Records may meet in no layer: the first dimension of all activations is the record. Gradient
+    checkpointing and half-precision activations are fine, a parameter may be used more than once.
+
+    Args:
+        model: Its linear layers keep records apart from now on. Which parameters are trainable is
+            read once, here.
+
+    Raises:
+        UsageError: No parameter is trainable, or a layer mixes records.
+
+    Attributes:
+        workers: Passes at once: time and memory only.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.workers = passes_at_once()
+        for name, module in model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                raise UsageError(
+                    f"{type(module).__name__} mixes records, so that no gradient is one unit's",
+                    where=name,
+                    remedy="Use a model with layer normalisation.",
+                )
+        keep_apart(model)
+        self._model = model
+        named = sorted(model.named_parameters(), key=lambda item: item[0])
+        self._parameters = {name: p for name, p in named if p.requires_grad}
+        if not self._parameters:
+            raise UsageError("the model has no trainable parameter")
+        self.dimension = sum(parameter.numel() for parameter in self._parameters.values())
+
+    def clipped_sum(
+        self, batches: Iterable[LossBatch], clipping: Clipping, grid: float = FINE_GRID
+    ) -> ClippedSum:
+        """Returns Σ gᵤ·factorᵤ over all units, each cut to the grid; zeros for no units.
+
+        A unit whose gradient overflows adds nothing: to fail on it would tell that it is there.
+
+        Args:
+            batches: The sampled units, a pass each.
+            clipping: Gives the factors.
+            grid: A power of two.
+
+        Raises:
+            UsageError: A parameter's gradients cannot be told apart by unit.
+        """
+        clipper = self._clipper(clipping, grid)
+        total = torch.zeros(self.dimension, dtype=torch.int64, device=self._device)
+        adding = threading.Lock()
+
+        def add(batch: LossBatch) -> NDArray[np.float64]:
+            norms = [np.zeros((clipper.groups, 0))]
+            for gradient in self._each(batch):
+                norm, clipped = clipper(gradient)
+                norms.append(norm)
+                with adding:
+                    total.add_(clipped)
+            return np.concatenate(norms, 1)
+
+        norms = self._side_by_side((batch for batch in batches if len(batch.units)), add)
+        return ClippedSum(
+            total.cpu().numpy() * grid,
+            np.concatenate([np.zeros((clipper.groups, 0)), *norms], 1),
+        )
+
+    def clipped_each(
+        self, batch: LossBatch, clipping: Clipping, grid: float = FINE_GRID
+    ) -> list[ClippedSum]:
+        """Returns what each unit of a pass would add to a sum by itself: for audits.
+
+        Args:
+            batch: The units.
+            clipping: Gives the factors.
+            grid: A power of two.
+
+        Raises:
+            UsageError: A parameter's gradients cannot be told apart by unit.
+        """
+        clipper = self._clipper(clipping, grid)
+        clipped = map(clipper, self.each([batch])[0])
+        return [ClippedSum(one.cpu().numpy() * grid, norm) for norm, one in clipped]
+
+    def each(self, batches: Iterable[LossBatch]) -> list[torch.Tensor]:
+        """Returns the gradients of each pass's units, float32 (units, d), before clipping.
+
+        Raises:
+            UsageError: A parameter's gradients cannot be told apart by unit.
+        """
+        return self._side_by_side(batches, self._each)
+
+    def _side_by_side(
+        self, batches: Iterable[LossBatch], work: Callable[[LossBatch], Result]
+    ) -> list[Result]:
+        self._model.train()
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        with tracking(self._model, list(self._parameters)):
+            return side_by_side(batches, work, self.workers)
+
+    def _each(self, batch: LossBatch) -> torch.Tensor:
+        """Runs a pass forward and backward."""
+        unit = batch.units.to(self._device)
+        counts = torch.bincount(unit)
+        if not bool((counts > 0).all()):
+            raise ValueError("the units of a batch are numbered from 0 without gaps")
+        recorder = Recorder(unit, len(counts))
+        with recording(recorder):
+            losses = batch.losses(self._model)
+            if losses.shape != unit.shape:
+                raise ValueError(f"{len(unit)} records have losses {list(losses.shape)}")
+            if losses.requires_grad:
+                losses.sum(dtype=torch.promote_types(losses.dtype, torch.float32)).backward()  # type: ignore[no-untyped-call]
+        for name, parameter in self._parameters.items():
+            # One that was fetched before tracking began, as recurrent layers do, has a grad.
+            if name not in recorder.gradients or parameter.grad is not None:
+                parameter.grad = None
+                raise UsageError(
+                    "its gradient for one unit is not known, since the loss does not depend on it "
+                    "in a way that can be followed",
+                    where=name,
+                    remedy="Freeze the parameter, or use it in the forward pass as it is.",
+                )
+        return torch.cat([recorder.gradients.pop(name) for name in self._parameters], 1)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._parameters.values())).device
+
+    def _clipper(self, clipping: Clipping, grid: float) -> "_Clipper":
+        sizes = [parameter.numel() for parameter in self._parameters.values()]
+        return _Clipper(clipping, clipping.groups(list(self._parameters)), sizes, grid)
+
+
+class _Clipper:
+    """Clips one unit's gradient at a time, and cuts it to the grid.
+
+    Args:
+        clipping: Gives the factors.
+        groups: Group of each parameter.
+        sizes: Numbers in each parameter.
+        grid: A power of two.
+    """
+
+    def __init__(
+        self, clipping: Clipping, groups: Iterable[int], sizes: list[int], grid: float
+    ) -> None:
+        self._clipping = clipping
+        self._grid = grid
+        # Parameters side by side of one group are one part.
+        self._parts: list[tuple[int, slice]] = []
+        end = 0
+        for group, size in zip(groups, sizes, strict=True):
+            start, end = end, end + size
+            if self._parts and self._parts[-1][0] == group:
+                start = self._parts.pop()[1].start
+            self._parts.append((group, slice(start, end)))
+        self.groups = 1 + max(group for group, _ in self._parts)
+        # Float64 sums of d squares, a root, a quotient and a product are off by less than this.
+        self._rounding = 1 + (end + 64) * 2.0**-52
+
+    def __call__(self, gradient: torch.Tensor) -> tuple[NDArray[np.float64], torch.Tensor]:
+        """Returns a unit's norms, float64 (groups, 1), and its addend in grid points, int64[d].
+
+        Args:
+            gradient: float32[d].
+        """
+        values = gradient.to(torch.float64)
+        squared = values.new_zeros(self.groups)
+        for group, part in self._parts:
+            squared[group] += _squared_norm(values[part])
+        norm = squared.sqrt_().mul_(self._rounding).unsqueeze(1)
+        if not bool(torch.isfinite(norm).all()):
+            return np.full((self.groups, 1), np.inf), torch.zeros_like(gradient, dtype=torch.int64)
+        factors = self._clipping.factors(norm).squeeze(1) / self._grid
+        for group, part in self._parts:
+            values[part] *= factors[group]
+        # Cutting towards zero lengthens no vector.
+        addend = values.clamp_(-_LARGEST, _LARGEST).to(torch.int64)
+        return norm.cpu().numpy(), addend
+
+
+def _squared_norm(values: torch.Tensor) -> torch.Tensor:
+    """Returns ‖v‖₂² of float32 numbers as float64[n]: their squares are exact."""
+    return values.square().sum()

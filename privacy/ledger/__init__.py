@@ -1,0 +1,1 @@
+"""A site's signed record of what it has spent."""

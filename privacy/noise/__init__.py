@@ -1,0 +1,1 @@
+"""Exact discrete noise, and the sums that it is added to."""

@@ -1,0 +1,1 @@
+"""Keys, and masks that cancel in a sum."""

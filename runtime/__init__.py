@@ -1,0 +1,1 @@
+"""What knows nothing of Hortus's subject: errors, documents, files, databases, processes and logs."""

@@ -1,0 +1,50 @@
+"""What a process finds around it: its limit of open files, and its memory."""
+
+import resource
+from pathlib import Path
+
+from hortus.runtime.errors import HortusError
+
+_ENOUGH_FILES = 2**16
+_SPARE_FILES = 8
+_NO_MEMORY_TYPES = {"OutOfMemoryError", "ArrowMemoryError"}  # PyTorch's and Arrow's own
+_NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "can't start new thread")
+
+
+def raise_open_files() -> None:
+    """Raises the soft limit of open files towards the hard one: a virtual site has three open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = _ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH_FILES)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
+def out_of_files() -> str | None:
+    """Returns the remedy where this process has as many files open as it may, else None."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        used = sum(1 for _ in Path("/dev/fd").iterdir())
+    except OSError:
+        used = limit  # there is not even one left to look with
+    if limit == resource.RLIM_INFINITY or used < limit - _SPARE_FILES:
+        return None
+    return (
+        f"This process may have {limit} files open, and has {used}: raise the limit (ulimit -n, or "
+        "LimitNOFILE= of a service), or simulate fewer sites."
+    )
+
+
+def out_of_memory(error: BaseException) -> HortusError | None:
+    """Returns the explanation of an error that says that memory was too little; None of another one."""
+    kind, told = type(error).__name__, str(error).lower()
+    is_of_memory = isinstance(error, MemoryError) or kind in _NO_MEMORY_TYPES
+    if not is_of_memory and not (
+        isinstance(error, RuntimeError | OSError) and any(words in told for words in _NO_MEMORY)
+    ):
+        return None
+    return HortusError(
+        "there was not enough memory",
+        remedy="What a pass through the model takes grows with training.micro_batch, task.max_length and "
+        "privacy.max_records_per_unit; training.precision: bfloat16 halves the model's part. Lower them, or "
+        "give the process more memory (ulimit -v, MemoryMax= of a service, the container's limit).",
+    )

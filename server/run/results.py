@@ -1,0 +1,143 @@
+"""What a run has so far, written and exported: the adapters of its last and of its best round.
+
+They are written after each round, from the checkpoints, so that a run that stops at whatever moment and for
+whatever reason leaves them. Best is the round with the highest accuracy on the plan's public evaluation
+records, which costs no ε.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from hortus.learning.methods.adapter_files import ABOUT, write_adapter
+from hortus.runtime.errors import UsageError
+from hortus.server.run import checkpoints
+from hortus.server.run.records import (
+    RoundRecord,
+    RunRows,
+    best_round,
+    read_contract,
+    read_run,
+)
+
+LAST, BEST = "adapter", "adapter-best"
+
+
+def template_path(directory: Path) -> Path:
+    """Where a run keeps what an adapter's folder is filled in from."""
+    return directory / "layout"
+
+
+def write_results(directory: Path) -> None:
+    """Writes the adapters of a run's last and best round into its folder.
+
+    Raises:
+        HortusError: A checkpoint is missing or damaged, or the folder cannot be written.
+    """
+    rows = read_run(directory)
+    if not rows.rounds:
+        return
+    best = best_round(rows.rounds)
+    if best is not None and _saved_round(directory / BEST) != best.round:
+        _write(directory, rows, best, directory / BEST)
+    _write(directory, rows, rows.rounds[-1], directory / LAST)  # the last thing of a round
+
+
+def export(directory: Path, which: str, out: Path | None) -> tuple[RoundRecord, Path]:
+    """Writes the adapter of one round of a run, finished or not, also while it runs.
+
+    Args:
+        directory: The run's folder.
+        which: `last`, `best`, or a round's number from 1.
+        out: The new folder; None: `adapter-round-N` in the run's own.
+
+    Returns:
+        The round, and the folder.
+
+    Raises:
+        UsageError: There is no run, no such round, or its checkpoint is not kept; or `out` exists.
+        HortusError: The checkpoint is damaged, or the folder cannot be written.
+    """
+    read_contract(directory)
+    if out is not None and out.exists():
+        raise UsageError("this exists already", where=str(out), remedy="Choose another --out.")
+    rows = read_run(directory)
+    record = _chosen(directory, rows.rounds, which)
+    folder = out or directory / f"{LAST}-round-{record.round + 1}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _write(directory, rows, record, folder)
+    return record, folder
+
+
+def is_complete(directory: Path, rounds: int) -> bool:
+    """Whether the adapter of the last of so many rounds is in a run's folder."""
+    return _saved_round(directory / LAST) == rounds - 1
+
+
+class _About(BaseModel):
+    round: int
+
+
+def _saved_round(adapter: Path) -> int | None:
+    """The round, from 0, that an adapter's folder is of; None where there is none."""
+    try:
+        return _About.model_validate_json((adapter / ABOUT).read_bytes()).round - 1
+    except (OSError, ValidationError):
+        return None
+
+
+def _chosen(directory: Path, rounds: Sequence[RoundRecord], which: str) -> RoundRecord:
+    if not rounds:
+        raise UsageError("no round of this run is finished yet", where=str(directory))
+    kept = [record for record in rounds if checkpoints.of_round(directory, record.round).exists()]
+    if which == "last":
+        return rounds[-1]
+    if which == "best":
+        best = best_round(rounds)
+        if best is None:
+            raise UsageError(
+                "no round is known to be the best: the plan names no evaluation records",
+                where="--round best",
+                remedy="Take --round last, or set `evaluation` in the plan of another run.",
+            )
+        return best
+    for record in kept:
+        if which == str(record.round + 1):
+            return record
+    numbers = ", ".join(str(record.round + 1) for record in kept)
+    raise UsageError(
+        f"{which!r} is no round of which a checkpoint is kept",
+        where="--round",
+        remedy=f"Kept are rounds {numbers}: the last two and the best. Or name `last` or `best`.",
+    )
+
+
+def _write(directory: Path, rows: RunRows, record: RoundRecord, out: Path) -> None:
+    contract = read_contract(directory)
+    about = {
+        "run": rows.run,
+        "plan": contract.name,
+        "contract": contract.digest(),
+        "round": record.round + 1,
+        "rounds": contract.training.rounds,
+        "epsilon": record.epsilon,
+        "delta": contract.privacy.delta,
+        "metrics": dict(record.metrics),
+    }
+    vector = _vector(directory, rows, record)
+    encoded = (json.dumps(about, indent=2) + "\n").encode()
+    write_adapter(out, template_path(directory), vector, encoded)
+
+
+def _vector(directory: Path, rows: RunRows, record: RoundRecord) -> NDArray[np.float32]:
+    """Returns the adapter of a round, float32[d], from its checkpoint."""
+    path = checkpoints.of_round(directory, record.round)
+    encoded = checkpoints.read(path, rows.checkpoints[record.round])
+    vector: NDArray[np.float32] = safetensors.torch.load(encoded)["adapter"].numpy()
+    return vector

@@ -1,0 +1,91 @@
+"""A run as one self-contained HTML page: plots, tables, and what was run exactly."""
+
+import shlex
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hortus.pages.plots import Plot, describe, svg
+from hortus.pages.templates import templates
+from hortus.protocol.plan import Plan
+from hortus.protocol.plan_file import dump_plan
+from hortus.runtime.files import write_atomic
+from hortus.server.run.diagnosis import Compared, Diagnosis, diagnose
+from hortus.server.run.view import RunView, accuracy_plot, epsilon_plot, read_view
+
+_LIBRARIES = (
+    "hortus",
+    "flwr",
+    "torch",
+    "transformers",
+    "peft",
+    "opacus",
+    "dp-accounting",
+    "cryptography",
+)
+
+
+def report_run(directory: Path, plan: Plan) -> Path:
+    """Writes the report of a deployed run.
+
+    Args:
+        directory: The run's folder, where `report.html` goes.
+        plan: Its plan.
+
+    Returns:
+        The page.
+
+    Raises:
+        HortusError: The run cannot be read, or the page cannot be written.
+    """
+    view, path = read_view(directory), directory / "report.html"
+    write_report(path, view, plan, accuracy_plot(view))
+    return path
+
+
+def write_report(
+    path: Path,
+    view: RunView,
+    plan: Plan,
+    accuracy: Plot,
+    *,
+    package: str = "hortus.server.web",
+    template: str = "report.html",
+    compared: Compared = Compared(),  # noqa: B008 - frozen
+    **more: Any,  # noqa: ANN401 - whatever the template asks for
+) -> Diagnosis:
+    """Writes a report.
+
+    Args:
+        path: Where the page goes.
+        view: The run.
+        plan: Its plan.
+        accuracy: The first plot.
+        package: Has the template.
+        template: `report.html`, or one that extends it.
+        compared: What else the accuracy is held against.
+        more: What such a template asks for besides.
+
+    Returns:
+        What it says of the accuracy.
+    """
+    diagnosis = diagnose(plan, view.rounds, compared)
+    epsilon = epsilon_plot(view)
+    page = (
+        templates(package, "hortus.server.web")
+        .get_template(template)
+        .render(
+            view=view,
+            plan=plan,
+            plan_yaml=dump_plan(plan).decode(),
+            digest=view.contract.digest(),
+            accuracy=(svg(accuracy), describe(accuracy)),
+            epsilon=(svg(epsilon), describe(epsilon)),
+            diagnosis=diagnosis,
+            versions={name: version(name) for name in _LIBRARIES},
+            audit=f"hortus audit {shlex.quote(str(view.directory))}",
+            **more,
+        )
+    )
+    write_atomic(path, page.encode())
+    return diagnosis

@@ -1,0 +1,1 @@
+"""An attack on a run's own plan, and what it shows."""

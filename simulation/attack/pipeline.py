@@ -1,0 +1,398 @@
+"""An attack on a plan's own pipeline: canaries are planted at one site, and their presence guessed.
+
+Canaries are records of the site that got a wrong label each, so that nothing but themselves teaches
+what they say. In each of some trainings each of them is in the site's data by a fair coin. Everything
+else is the plan's: sampling, clipping, encoding, noise, ring sum and server steps, by the deployment's
+code; what is left out are the masks, which cancel, and the ledger, which changes nothing.
+
+The attacker is the strongest that the claim covers: it sees every sum, as the server does, and knows
+all records, even which of the others joined which step, but not the canaries' coins. What it cannot
+explain is the canaries that joined, and the noise. A canary's score is its part in that by ridge
+regression over all steps, on the clipped gradients of all canaries.
+"""
+
+import copy
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hortus.client.trainer import Trainer, untimed
+from hortus.learning.data.records import Records
+from hortus.learning.tasks.classification import Batch, Encoded
+from hortus.privacy.accounting.forecast import PlanCost
+from hortus.privacy.attacks.membership_inference import logit_confidence
+from hortus.privacy.gradients.clipping import Clipping
+from hortus.privacy.gradients.engine import FINE_GRID, ClippedSum, LossBatch, PerUnitGradients
+from hortus.privacy.gradients.workbench import Workbench
+from hortus.privacy.noise.randomness import UnsafeSeededRandomness
+from hortus.privacy.step import StepEncoding, nominal_batch
+from hortus.protocol.plan import Contract, Plan, Update
+from hortus.runtime.canonical import digest
+from hortus.runtime.errors import UsageError
+from hortus.runtime.files import write_atomic
+from hortus.server.prepare import prepare
+from hortus.server.run.folder import claimed, comparable, input_digests
+from hortus.simulation.simulate import read_site_records
+from hortus.strategies.server_state import ServerState
+
+_FEWEST_CANARIES = 10
+_MOST_CANARIES = 200
+_REFINEMENTS = 20
+_LEAST_NOISE = 1e-14
+_MOST_NUMBERS = 2**28  # of the canaries' gradients, which are all held
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What was seen of the canaries in some trainings.
+
+    Attributes:
+        site: Where they were planted.
+        contract: What was trained.
+        cost: What the plan claims to release.
+        present: bool (trainings, canaries), the coins.
+        scores: float64 (trainings, canaries), those of who sees every sum.
+        confidence: float64 (trainings, canaries), the finished model's logit of each canary's label.
+    """
+
+    site: str
+    contract: Contract
+    cost: PlanCost
+    present: NDArray[np.bool_]
+    scores: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is asked for.
+
+    Attributes:
+        trainings: How often the plan is trained; each training has all others as shadow models.
+        site: Where canaries are planted; None: at the first site.
+        canaries: How many; None: half of the site's records, at most 200.
+    """
+
+    trainings: int
+    site: str | None
+    canaries: int | None
+
+
+OnStep = Callable[[int, int], None]
+
+
+def attack(plan: Plan, folder: Path, out: Path, setting: Setting, on_step: OnStep) -> Observation:
+    """Trains a plan several times with canaries; goes on after the last finished training.
+
+    Args:
+        plan: A plan with a `simulation` section.
+        folder: What a relative model path is relative to.
+        out: Where finished trainings are kept.
+        setting: How often, and where.
+        on_step: Told of (steps done, steps in all), over all trainings.
+
+    Raises:
+        UsageError: Plan, data or setting cannot be used, or `out` holds another attack.
+    """
+    contract, model_path = prepare(plan, folder)
+    records = read_site_records(plan)
+    site = _chosen_site(setting, list(records))
+    rest, canaries = plant(records.pop(site), len(plan.task.labels), setting.canaries, plan.seed)
+    bench = Workbench(contract, model_path, sites=len(records) + 1)
+    stage = _Stage.set_up(contract, bench, site, records, rest, canaries)
+    if len(canaries) * stage.workbench.space.dimension > _MOST_NUMBERS:
+        raise UsageError(
+            f"the gradients of {len(canaries)} canaries do not fit in memory", where="--canaries"
+        )
+    with claimed(out):
+        _claim_folder(out, contract, site, len(canaries), plan)
+        steps = contract.sums
+        seen = []
+        for number in range(setting.trainings):
+            path = out / f"training-{number + 1:03}.npz"
+
+            def advance(step: int, number: int = number) -> None:
+                on_step(number * steps + step, setting.trainings * steps)
+
+            if not path.exists():
+                write_atomic(path, _to_bytes(stage.train(number, advance)))
+            advance(steps)
+            seen.append(dict(np.load(path)))
+    return Observation(
+        site=site,
+        contract=contract,
+        cost=stage.cost,
+        **{name: np.stack([one[name] for one in seen]) for name in seen[0]},
+    )
+
+
+def plant(own: Records, labels: int, count: int | None, seed: int) -> tuple[Records, Records]:
+    """Takes canaries out of a site's records and gives each a wrong label.
+
+    Args:
+        own: The site's records.
+        labels: Number of labels.
+        count: How many; None: half of the records, at most 200.
+        seed: The plan's.
+
+    Returns:
+        The other records, and the canaries, each a privacy unit of its own.
+
+    Raises:
+        UsageError: The site has too few records.
+    """
+    number = min(len(own) // 2, _MOST_CANARIES) if count is None else count
+    if not _FEWEST_CANARIES <= number < len(own):
+        raise UsageError(
+            f"{number} canaries cannot be taken from the site's {len(own)} records",
+            where="--canaries",
+            remedy=f"At least {_FEWEST_CANARIES} are needed, and records to hide them among.",
+        )
+    generator = np.random.default_rng([seed, len(own)])
+    order = generator.permutation(len(own))
+    rest, taken = own.take(np.sort(order[number:])), own.take(np.sort(order[:number]))
+    wrong = (taken.labels + generator.integers(1, labels, number)) % labels
+    # Sorted, these come after all others: units are numbered in the order of their ids.
+    last = max(own.units, default="")
+    units = tuple(f"{last} canary {index:06}" for index in range(number)) if own.units else ()
+    return rest, Records(taken.texts, wrong, (), units)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """A plan with its sites' data, ready to be trained again and again."""
+
+    contract: Contract
+    encoding: StepEncoding
+    workbench: Workbench
+    initial: NDArray[np.float32]
+    site: str
+    others: Mapping[str, Encoded]
+    rest: Records
+    canaries: Records
+    encoded: Encoded
+
+    @classmethod
+    def set_up(
+        cls,
+        contract: Contract,
+        workbench: Workbench,
+        site: str,
+        others: Mapping[str, Records],
+        rest: Records,
+        canaries: Records,
+    ) -> "_Stage":
+        return cls(
+            contract,
+            StepEncoding.of(contract, workbench.space.dimension, len(others) + 1),
+            workbench,
+            workbench.space.read(workbench.model),
+            site,
+            {name: workbench.task.encode(own) for name, own in others.items()},
+            rest,
+            canaries,
+            # Without the columns' units: they are numbered as they come, one for each canary.
+            workbench.task.encode(replace(canaries, units=())),
+        )
+
+    @property
+    def cost(self) -> PlanCost:
+        return PlanCost.of(self.encoding.event, self.contract)
+
+    def train(self, number: int, on_step: Callable[[int], None]) -> dict[str, NDArray[np.generic]]:
+        """Trains the plan once, with coins, sampling and noise of its own."""
+        seed = self.contract.seed
+        present = np.random.default_rng([seed, number]).random(len(self.canaries)) < 0.5
+        bench = copy.copy(self.workbench)
+        bench.gradients = watched = _Watched(bench.model, self.encoding, len(self.rest))
+        watched.workers = self.workbench.workers
+        trainers = [
+            Trainer(
+                self.encoding,
+                bench,
+                records,
+                UnsafeSeededRandomness(seed, f"{name}, attack, training {number}"),
+                untimed,
+            )
+            for name, records in {self.site: self._with(present), **self.others}.items()
+        ]
+        trained = ServerState(self.contract, self.initial)
+        guess = _Regression(len(self.canaries), self.contract.training.sampling_rate)
+        for step in range(self.contract.sums):
+            on_step(step)
+            start = trained.start(self.encoding)
+            watched.begin(self.encoding.clipping_norm(start))
+            total = np.zeros(self.encoding.words, np.uint32)
+            for trainer in trainers:
+                total += trainer.vector(start, step, 0).astype(np.uint32)
+            rows = self._gradients(start)
+            seen = self._released(total)
+            if self.contract.training.update is Update.GRADIENT:
+                joined = np.flatnonzero(present)[watched.joined[0] - len(self.rest)]
+                seen = seen - watched.total + rows[joined].sum(0)
+            guess.add(rows, seen)
+            trained.step(self.encoding, total, len(trainers))
+        confidence = logit_confidence(self._losses(trained.adapter))
+        return {"present": present, "scores": guess.scores(), "confidence": confidence}
+
+    def _released(self, total: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """Returns a ring sum as the sum of clipped gradients, or against the move, float64[words]."""
+        encoding = self.encoding
+        if encoding.mechanism is not None and not encoding.plain:
+            return encoding.mechanism.decode(total)
+        moved = encoding.fixed_point.decode(total)
+        delta = self.contract.training.update is Update.DELTA
+        return -moved if delta else moved * nominal_batch(self.contract)
+
+    def _with(self, present: NDArray[np.bool_]) -> Encoded:
+        """Returns the site's data with the canaries that are there."""
+        there = self.canaries.take(np.flatnonzero(present))
+        return self.workbench.task.encode(
+            Records(
+                self.rest.texts + there.texts,
+                np.concatenate([self.rest.labels, there.labels]),
+                (),
+                self.rest.units + there.units,
+            )
+        )
+
+    def _gradients(self, start: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Returns what each canary adds to a sum that it joins, float64 (canaries, words)."""
+        norm = self.encoding.clipping_norm(start)
+        rows = np.empty((len(self.canaries), self.encoding.words))
+        with self.workbench.holding(start[: self.encoding.dimension]):
+            for batch in self._batches():
+                each = self.workbench.gradients.clipped_each(
+                    batch, self.encoding.clipping(norm), self.encoding.grid
+                )
+                # A batch numbers its units in the order of their numbers, which are the canaries'.
+                for canary, clipped in zip(np.sort(batch.index), each, strict=True):
+                    rows[canary] = self.encoding.addend(clipped, norm)
+        return rows
+
+    def _losses(self, adapter: NDArray[np.float32]) -> NDArray[np.float64]:
+        losses = np.empty(len(self.canaries))
+        with self.workbench.holding(adapter) as model, torch.inference_mode():
+            for batch in self._batches():
+                losses[batch.index] = batch.losses(model).double().cpu().numpy()
+        return losses
+
+    def _batches(self) -> Iterator[Batch]:
+        size = self.contract.training.micro_batch
+        return self.workbench.task.batches(self.encoded, np.arange(len(self.canaries)), size)
+
+
+class _Watched(PerUnitGradients):
+    """The engine, which tells the attacker what the sites added, and which records joined.
+
+    Attributes:
+        total: float64[words], the clipped sums of this step.
+        joined: int64 (records,) for each sum, the positions of those that joined from where the
+            canaries begin.
+    """
+
+    def __init__(self, model: torch.nn.Module, encoding: StepEncoding, first_canary: int) -> None:
+        super().__init__(model)
+        self._encoding = encoding
+        self._first_canary = first_canary
+        self.begin(math.nan)
+
+    def begin(self, norm: float) -> None:
+        """Starts a step with a clipping norm."""
+        self._norm = norm
+        self.total = np.zeros(self._encoding.words)
+        self.joined: list[NDArray[np.int64]] = []
+
+    def clipped_sum(
+        self, batches: Iterable[LossBatch], clipping: Clipping, grid: float = FINE_GRID
+    ) -> ClippedSum:
+        """See `PerUnitGradients`."""
+        kept = list(batches)
+        result = super().clipped_sum(kept, clipping, grid)
+        self.total += self._encoding.addend(result, self._norm)
+        index = [batch.index for batch in kept if isinstance(batch, Batch)]
+        positions = np.concatenate([*index, np.zeros(0, np.int64)])
+        self.joined.append(positions[positions >= self._first_canary])
+        return result
+
+
+class _Regression:
+    """How much of each canary is in what was seen: the mean of a normal posterior.
+
+    How large the noise is, is learnt from what the canaries leave unexplained, not from the plan: it
+    is the plan that is doubted.
+
+    Args:
+        canaries: m.
+        rate: A canary that is there is in a step with this probability.
+    """
+
+    def __init__(self, canaries: int, rate: float) -> None:
+        self._gram = np.zeros((canaries, canaries))
+        self._products = np.zeros(canaries)
+        self._squares = 0.0
+        self._size = 0
+        self._mean = rate / 2
+
+    def add(self, rows: NDArray[np.float64], seen: NDArray[np.float64]) -> None:
+        """Takes in a step: the canaries' gradients, float64 (m, d), and what was seen, float64[d]."""
+        self._gram += rows @ rows.T
+        self._products += rows @ seen
+        self._squares += float(seen @ seen)
+        self._size += len(seen)
+
+    def scores(self) -> NDArray[np.float64]:
+        """Returns the posterior means, float64[m]; the prior is rate/2 ± rate/2."""
+        noise = self._squares / self._size
+        scores = np.full(len(self._gram), self._mean)
+        for _ in range(_REFINEMENTS):
+            ridge = max(noise, _LEAST_NOISE) / self._mean**2
+            left = self._products + ridge * self._mean
+            scores = np.linalg.solve(self._gram + ridge * np.eye(len(self._gram)), left)
+            explained = 2 * scores @ self._products - scores @ self._gram @ scores
+            noise = (self._squares - float(explained)) / self._size
+        return scores
+
+
+def _chosen_site(setting: Setting, sites: list[str]) -> str:
+    if setting.site is None:
+        return sites[0]
+    if setting.site not in sites:
+        raise UsageError(
+            f"there is no site {setting.site!r}, only {', '.join(sites)}", where="--site"
+        )
+    return setting.site
+
+
+def _claim_folder(out: Path, contract: Contract, site: str, canaries: int, plan: Plan) -> None:
+    """Notes what the folder's trainings are of, or refuses those of something else."""
+    path = out / "attack.json"
+    this = {
+        "base model": contract.model_digest,
+        "plan": digest(comparable(plan)),
+        "records": digest(input_digests(plan)),
+        "site": site,
+        "number of canaries": canaries,
+    }
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else this
+    changed = [name for name, value in this.items() if before.get(name) != value]
+    if changed:
+        raise UsageError(
+            f"the trainings in this folder are of another {', '.join(changed)}",
+            where=str(out),
+            remedy="Choose another folder with --out, or remove this one to start over.",
+        )
+    write_atomic(path, json.dumps(this, indent=2).encode())
+
+
+def _to_bytes(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()

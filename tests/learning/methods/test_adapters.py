@@ -1,0 +1,116 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+
+from hortus.learning.methods.adapters import AdapterSpace, attach, save_adapter
+from hortus.learning.models.loading import load_base
+from hortus.protocol.plan import Adapter, Task
+from hortus.runtime.errors import UsageError
+
+TASK = Task(labels=("warm", "fresh", "cool"), max_length=16)
+TOKENS = torch.tensor([[2, 5, 6, 3], [2, 7, 9, 3]])
+MASK = torch.ones_like(TOKENS)
+LORA = Adapter(kind="lora", rank=2, alpha=4)
+ADAPTERS = [
+    LORA,
+    Adapter(kind="lora", rank=3, targets=("query", "dense"), layers=(1,)),
+    Adapter(kind="head"),
+]
+every_adapter = pytest.mark.parametrize("adapter", ADAPTERS, ids=["lora", "one layer", "head"])
+
+
+def trained(path: Path, adapter: Adapter) -> tuple[PeftModel, AdapterSpace]:
+    """A model whose adapter is away from zero."""
+    model = attach(load_base(path, TASK), adapter, seed=1)
+    space = AdapterSpace(model)
+    noise = np.random.default_rng(0).normal(0, 0.3, space.dimension).astype(np.float32)
+    space.write(model, noise)
+    return model, space
+
+
+def logits(model: nn.Module) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        result: torch.Tensor = model(input_ids=TOKENS, attention_mask=MASK)
+    return result
+
+
+@every_adapter
+def test_a_saved_adapter_names_no_folder_of_this_machine(
+    tiny_model: Path, tmp_path: Path, adapter: Adapter
+) -> None:
+    save_adapter(tmp_path / "adapter", trained(tiny_model, adapter)[0])
+    files = sorted((tmp_path / "adapter").iterdir())
+    assert [file.name for file in files] == ["adapter_config.json", "adapter_model.safetensors"]
+    for file in files:
+        assert str(tiny_model).encode() not in file.read_bytes()
+        assert str(tmp_path).encode() not in file.read_bytes()
+    targets = json.loads(files[0].read_text())["target_modules"]
+    assert targets == "dummy-target-modules" or targets == sorted(targets)
+
+
+def test_an_older_adapter_is_replaced_whole(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "stale").touch()
+    (tmp_path / ".adapter.partial").mkdir()  # what a crash left
+    save_adapter(tmp_path / "adapter", trained(tiny_model, LORA)[0])
+    assert not (tmp_path / "adapter" / "stale").exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_training_starts_at_the_base_model(tiny_model: Path) -> None:
+    model = attach(load_base(tiny_model, TASK), LORA, seed=1)
+    named = dict(model.named_parameters())
+    assert not any(p.any() for name, p in named.items() if ".lora_B." in name)
+    assert not logits(model).any()
+    starts = [p for name, p in named.items() if ".lora_A." in name]
+    assert all(p.any() and p.abs().max() <= p.shape[1] ** -0.5 for p in starts)
+
+
+@every_adapter
+def test_the_vector_is_all_that_is_trained(tiny_model: Path, adapter: Adapter) -> None:
+    model, space = trained(tiny_model, adapter)
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert list(space.shapes) == sorted(trainable)
+    assert space.dimension == sum(p.numel() for p in trainable.values())
+    assert all(".lora_" in name or ".head." in name for name in trainable)
+    if adapter.kind == "head":
+        assert space.dimension == 3 * 32 + 3
+
+
+def test_a_vector_read_before_is_not_changed_by_a_write(tiny_model: Path) -> None:
+    model, space = trained(tiny_model, LORA)
+    before = space.read(model)
+    kept = before.copy()
+    space.write(model, np.zeros(space.dimension, np.float32))
+    assert np.array_equal(before, kept)
+
+
+def test_a_vector_of_another_length_is_refused(tiny_model: Path) -> None:
+    model, space = trained(tiny_model, LORA)
+    for length in (space.dimension - 1, space.dimension + 1):
+        with pytest.raises(ValueError, match="float32"):
+            space.write(model, np.zeros(length, np.float32))
+
+
+def test_an_unknown_target_is_told_what_there_is(tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match="no linear layer 'q_proj'") as caught:
+        attach(load_base(tiny_model, TASK), Adapter(targets=("query", "q_proj")), 0)
+    assert "dense, key, query, value" in str(caught.value)
+
+
+def test_a_layer_that_is_not_there_is_told_the_range(tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match=r"no layer 2.*It has 0 to 1"):
+        attach(load_base(tiny_model, TASK), Adapter(layers=(1, 2)), 0)
+
+
+def test_only_the_named_layers_are_adapted(tiny_model: Path) -> None:
+    model = attach(load_base(tiny_model, TASK), Adapter(layers=(1,)), 0)
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert all(".layer.1." in name or ".head." in name for name in names)
+    assert any(".lora_A." in name for name in names)

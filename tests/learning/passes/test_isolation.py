@@ -1,0 +1,23 @@
+"""Products that keep records apart: the same numbers as a linear layer's, in a tensor of their own."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from hortus.learning.passes.isolation import linear
+
+SHAPES = [(3, 5), (3, 4, 5), (3, 2, 4, 5)]
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_product_is_a_linear_layers(shape: tuple[int, ...], biased: bool) -> None:
+    x, weight = torch.randn(shape, dtype=torch.float64), torch.randn(7, 5, dtype=torch.float64)
+    bias = torch.randn(7, dtype=torch.float64) if biased else None
+    expected = functional.linear(x, weight, bias)
+    assert torch.allclose(linear(x, weight, bias), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_what_a_text_comes_to_is_no_view() -> None:
+    """The tap on a trained layer writes into it, and autograd would copy a view three times over."""
+    assert not linear(torch.randn(3, 4, 5), torch.randn(7, 5))._is_view()
