@@ -7,8 +7,8 @@ run took here. A row of results/demo_kills.csv: the run's number, after how many
 phase, how many secure sums were done by then, whether the same command ended with 0, and in how many seconds, the
 charges of a site's ledger (of the plan's sums and its spare attempts), the largest ε of any ledger as `hortus audit`
 computes it again, the accuracy of the private adapter, the machine and the commit. The random moments follow from
-the run's number, so that an interrupted sweep is completed by the same command: what this commit has a row for is
-not tried again.
+the run's number, so that an interrupted sweep is completed by the same command, at a later commit too: what has a row
+is not tried again. Remove the file to begin again. Two may run at once, from opposite ends (`--backwards`).
 """
 
 import argparse
@@ -118,11 +118,12 @@ def undisturbed() -> float:
         return time.monotonic() - begun
 
 
-def known() -> list[list[str]]:
+def known() -> dict[int, list[str]]:
+    """Returns the rows that there are, by the run's number."""
     if not RESULTS.exists():
-        return []
+        return {}
     with RESULTS.open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))[1:]
+        return {int(row[0]): row for row in list(csv.reader(file))[1:]}
 
 
 def main() -> int:
@@ -130,23 +131,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=20, help="Runs.")
     parser.add_argument("--seconds", type=float, help="Of an undisturbed run, if known.")
+    parser.add_argument("--backwards", action="store_true", help="Begin with the last run.")
     options = parser.parse_args()
     git = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(
         git, cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
     about = (f"{platform.machine()}, {os.cpu_count()} cores", commit)
-    rows = [row for row in known() if row[-1] == commit]
-    missing = sorted(set(range(1, options.n + 1)) - {int(row[0]) for row in rows})
+    missing = [number for number in range(1, options.n + 1) if number not in known()]
     whole = (options.seconds or undisturbed()) if missing else 0.0
-    for number in missing:
-        rows.append([str(cell) for cell in one(number, whole, about)])
-        print(", ".join(rows[-1]), flush=True)
+    for number in reversed(missing) if options.backwards else missing:
+        if number in known():  # since the other one has come to it
+            continue
+        row = [str(cell) for cell in one(number, whole, about)]
+        print(", ".join(row), flush=True)
+        rows = known() | {number: row}
         with RESULTS.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(
-                [HEADER, *sorted(rows, key=lambda r: int(r[0]))]
-            )
-    return int(any(row[4] != "0" or float(row[8]) > float(row[9]) for row in rows))
+            table = [HEADER, *(rows[number] for number in sorted(rows))]
+            csv.writer(file, lineterminator="\n").writerows(table)
+    return int(any(row[4] != "0" or float(row[8]) > float(row[9]) for row in known().values()))
 
 
 if __name__ == "__main__":
