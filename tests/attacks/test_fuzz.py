@@ -69,8 +69,8 @@ def test_a_signature_that_is_not_checked_is_found(
 ) -> None:
     """The rules by which a parser accepts too much can fail."""
     parser = next(make for make in PARSERS if make.__name__ == name)(setting)
-    for module in ("identity", "heads", "card"):
-        monkeypatch.setattr(f"hortus.protocol.{module}.is_signed", lambda *_: True)
+    for module in ("protocol.identity", "protocol.heads", "parties.card"):
+        monkeypatch.setattr(f"hortus.{module}.is_signed", lambda *_: True)
     assert identity.is_signed(b"", "", b"", b"")
     with pytest.raises(Accepted):
         tried(parser, 500)
