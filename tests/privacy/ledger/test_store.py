@@ -1,5 +1,6 @@
 """What the ledger promises: charged before sent, once, within budget, durable and unchangeable."""
 
+import gc
 import math
 import os
 import signal
@@ -8,7 +9,9 @@ import stat
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -758,3 +761,27 @@ def test_a_ledger_of_another_program_is_left_alone(path: Path, version: int) -> 
         raw.execute(f"PRAGMA user_version = {version}")
     with pytest.raises(HortusError, match=f"format {version}, this program reads 3"):
         _open(path)
+
+
+def test_a_long_ledger_is_not_in_memory_as_a_whole_when_it_is_opened(path: Path) -> None:
+    """It grows with every step, and a site opens it again whenever it is started."""
+    _open(path).close()
+    rows, previous = [], GENESIS
+    for number in range(1, 601):
+        body = Granted(EVERY_DATASET, 1.0, f"{number}: " + "because " * 60)
+        entry = Entry.make(number, 1.8e9 + number, body, previous, IDENTITY)
+        rows.append((entry.seq, entry.content, entry.hash, entry.signature))
+        previous = entry.hash
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?)", rows)
+    size = sum(len(content) for _, content, _, _ in rows)
+    del rows
+    gc.collect()
+    tracemalloc.start()
+    try:
+        with closing(_open(path)) as ledger:
+            peak = tracemalloc.get_traced_memory()[1]
+            assert ledger.head() == (600, previous)
+    finally:
+        tracemalloc.stop()
+    assert peak < size / 2

@@ -1,8 +1,12 @@
 """What a run has so far can be had as an adapter, whatever the run came to."""
 
+import gc
 import json
 import shutil
+import sqlite3
+import tracemalloc
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ from hortus.learning.methods.adapters import save_adapter
 from hortus.protocol.plan import Plan
 from hortus.runtime.errors import HortusError, UsageError
 from hortus.server.evaluation import Evaluator
-from hortus.server.run.records import read_contract
+from hortus.server.run.records import read_contract, read_record
 from hortus.server.run.results import export, is_complete, template_path, write_results
 from hortus.server.run.store import RunStore
 
@@ -207,3 +211,25 @@ def test_a_resumed_run_begins_after_the_last_sum(store: RunStore, evaluator: Eva
         assert torch.equal(again.latest_state()["adapter"], state(number + 1)["adapter"])
     names = {path.name for path in (store.directory / "checkpoints").iterdir()}
     assert names == {"round-00001.safetensors", "round-00002.safetensors"}
+
+
+def test_what_a_round_writes_takes_no_more_memory_after_thousands_of_sums(
+    store: RunStore, evaluator: Evaluator
+) -> None:
+    def peak() -> int:
+        gc.collect()
+        tracemalloc.start()
+        try:
+            write_results(store.directory)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    _finish(store, evaluator, 0)
+    before = peak()
+    sites = json.dumps([f"site-{number}" for number in range(20)])
+    rows = [(f"{step:032x}", step, 0, sites, sites, 1) for step in range(2000)]
+    with closing(sqlite3.connect(store.directory / "run.sqlite")) as database, database:
+        database.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?)", rows)
+    assert len(read_record(store.directory).attempts) == len(rows)
+    assert peak() < before + 2**17
