@@ -276,7 +276,7 @@ TestAgainstModel = AgainstModel.TestCase
 
 def documented(heading: str) -> set[tuple[str, ...]]:
     """The rows of a table of docs/protocol.md, by the heading above it."""
-    text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text(encoding="utf-8")
     section = text.split(f"### {heading}\n", 1)[1].split("\n#", 1)[0]
     rows = [line for line in section.splitlines() if line.startswith("| `")]
     return {
