@@ -11,7 +11,6 @@ from hortus.learning.methods.adapters import AdapterSpace, attach
 from hortus.learning.models.encoder import default_device
 from hortus.learning.models.loading import load_base
 from hortus.learning.models.tokens import load_tokenizer
-from hortus.learning.passes.workers import passes_at_once
 from hortus.learning.tasks.classification import TextClassification
 from hortus.learning.tasks.classification_metrics import evaluate
 from hortus.protocol.plan import Agreement
@@ -43,7 +42,8 @@ class Evaluator:
         self._task = TextClassification(
             plan.task, load_tokenizer(model_path), base, plan.adapter, self._micro_batch
         )
-        self._task.workers = workers or passes_at_once()
+        if workers is not None:
+            self._task.workers = workers
         self._records = self._task.encode(read_records(records, plan.task)) if records else None
 
     def measure(self, adapter: NDArray[np.float32]) -> dict[str, float]:

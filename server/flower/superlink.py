@@ -84,7 +84,7 @@ class SuperLink:
             self._child.stop()
 
     def register(self, public_keys: Mapping[str, Path]) -> dict[int, str]:
-        """Lets SuperNodes in, by the public keys of their sites; takes seconds, however many they are.
+        """Lets SuperNodes in, by the public keys of their sites; takes seconds, and little more for each.
 
         Args:
             public_keys: The file of each site's.
@@ -134,20 +134,22 @@ class SuperLink:
 
     def _ask(self, field: str, *commands: Sequence[str]) -> list[Any]:
         """Returns a field of what each command prints; a refusal is JSON too, and exits with 0."""
-        arguments = [part for one in commands for part in (*one, "--format", "json", THEN)]
+        if not commands:
+            return []
+        arguments = [part for one in commands for part in (*one, "--format", "json", THEN)][:-1]
         answers = []
-        for told in _documents(self._flwr(*arguments[:-1])):
+        for told in _documents(self._flwr(arguments, _COMMAND_SECONDS * len(commands))):
             if field not in told:
                 self.check()  # its end may be why
                 raise HortusError(f"Flower does not tell {field}", remedy=json.dumps(told)[:1000])
             answers.append(told[field])
         return answers
 
-    def _flwr(self, *arguments: str) -> str:
+    def _flwr(self, arguments: Sequence[str], seconds: float) -> str:
         """Runs commands, each after the one before it, in one process: it takes seconds to start."""
         command = [*_GUARDED, "flwr", *arguments]
         try:
-            return run_to_end(command, self._environment, _COMMAND_SECONDS)
+            return run_to_end(command, self._environment, seconds)
         except HortusError:
             self.check()  # its end may be why
             raise

@@ -394,6 +394,23 @@ def test_a_stranger_on_loopback_cannot_submit_an_app(
     assert superlink._environment[SECRET].encode() not in written
 
 
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_as_many_sites_as_there_are_have_the_time_that_each_needs(
+    count: int, consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    granted: list[float] = []
+
+    def answered(command: list[str], _: object, seconds: float) -> str:
+        granted.append(seconds)
+        return "\n".join(json.dumps({"node-id": n}) for n in range(command.count("register")))
+
+    monkeypatch.setattr("hortus.server.flower.superlink.run_to_end", answered)
+    superlink = SuperLink(tmp_path / "flower", consortium.server.tls, "127.0.0.1:9092")
+    keys = {f"site-{number}": tmp_path / f"{number}.pub" for number in range(count)}
+    assert superlink.register(keys) == dict(enumerate(keys))
+    assert granted == [90.0 * count][: min(count, 1)]
+
+
 def test_a_taken_port_is_named(consortium: Consortium, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
