@@ -19,9 +19,9 @@ from unittest import mock
 
 import numpy as np
 
+from hortus.planning.plan_file import load_plan
 from hortus.privacy.noise import discrete_gaussian
 from hortus.protocol.plan import Plan
-from hortus.protocol.plan_file import load_plan
 from hortus.simulation.attack.pipeline import Setting, attack
 from hortus.simulation.attack.verdict import judge, write_page
 from hortus.simulation.demo import write_demo_folder

@@ -15,8 +15,8 @@ import time
 import warnings
 from pathlib import Path
 
+from hortus.planning.plan_file import load_plan
 from hortus.protocol.plan import Plan
-from hortus.protocol.plan_file import load_plan
 from hortus.simulation.simulate import simulate
 
 HERE = Path(__file__).parent

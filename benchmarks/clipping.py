@@ -23,8 +23,8 @@ import torch
 
 from hortus.learning.data.records import Records
 from hortus.learning.tasks.classification import Encoded, TextClassification
+from hortus.planning.plan_file import load_plan
 from hortus.protocol.plan import Plan
-from hortus.protocol.plan_file import load_plan
 from hortus.simulation.demo import write_demo_folder
 from hortus.simulation.simulate import simulate
 

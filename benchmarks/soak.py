@@ -53,13 +53,13 @@ from hortus.client.trainer import untimed  # noqa: E402
 from hortus.learning.models.folder import model_digest  # noqa: E402
 from hortus.parties.folders import Consortium, ServerConfig, SiteFiles  # noqa: E402
 from hortus.parties.joining import create_consortium  # noqa: E402
+from hortus.planning.plan_file import load_plan  # noqa: E402
 from hortus.privacy.audit.auditor import audit  # noqa: E402
 from hortus.privacy.audit.evidence import collect  # noqa: E402
 from hortus.privacy.audit.reconcile import omissions  # noqa: E402
 from hortus.privacy.secure_sum.masks import MaskedVector, MaskGenerator, StepView  # noqa: E402
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity  # noqa: E402
 from hortus.protocol.plan import Cohort, Contract  # noqa: E402
-from hortus.protocol.plan_file import load_plan  # noqa: E402
 from hortus.protocol.policy import Budget, Policy  # noqa: E402
 from hortus.runtime.errors import CohortTooSmall  # noqa: E402
 from hortus.server.evaluation import Evaluator  # noqa: E402

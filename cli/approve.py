@@ -184,7 +184,7 @@ def _withdraw(directory: Path, named: str, by: str | None, reason: str) -> None:
 
     operator = operator_name(by)
     if Path(named).is_file():
-        from hortus.server.prepare import prepare
+        from hortus.planning.prepare import prepare
 
         contract, _ = prepare(read_plan(Path(named)), Path(named).resolve().parent)
         named = contract.digest()

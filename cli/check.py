@@ -12,8 +12,8 @@ from rich.text import Text
 from hortus.cli.display import echo_json, terminal
 from hortus.parties.checks import Check, Verdict
 from hortus.parties.folders import ServerFiles, SiteFiles, open_party
+from hortus.planning.plan_file import load_plan
 from hortus.protocol.plan import Plan
-from hortus.protocol.plan_file import load_plan
 from hortus.runtime.errors import printable
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from hortus.planning.plan_file import files_of, load_plan
 from hortus.protocol.plan import Plan
-from hortus.protocol.plan_file import files_of, load_plan
 from hortus.runtime.errors import UsageError
 
 Settings = Annotated[

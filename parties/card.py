@@ -22,13 +22,13 @@ from hortus.protocol.identity import (
     check_handovers,
     is_signed,
 )
-from hortus.protocol.plan import Schema
 from hortus.runtime.canonical import canonical_json
 from hortus.runtime.complaints import validation_error
 from hortus.runtime.documents import load_yaml
 from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_atomic
 from hortus.runtime.names import SERVER, check_site_name
+from hortus.runtime.schema import Schema
 
 LIFETIME = timedelta(days=90)
 _CONTEXT = "card"

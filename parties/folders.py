@@ -13,12 +13,12 @@ from typing import Annotated, Self
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
-from hortus.protocol.plan import Schema
 from hortus.runtime.complaints import validation_error
 from hortus.runtime.documents import load_yaml
 from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_atomic
 from hortus.runtime.names import SERVER
+from hortus.runtime.schema import Schema
 
 
 def host_and_port(address: str) -> tuple[str, int]:

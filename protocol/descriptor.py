@@ -5,8 +5,9 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 
 from hortus.protocol.limits import MAX_SITES, MAX_WORDS, PROTOCOL_VERSION
-from hortus.protocol.plan import RingBits, Schema
+from hortus.protocol.plan import RingBits
 from hortus.runtime.canonical import digest
+from hortus.runtime.schema import Schema
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Identifier = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]

@@ -25,13 +25,13 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import Field, ValidationError
 
 from hortus.protocol.certificates import UNREADABLE
-from hortus.protocol.plan import Schema
 from hortus.runtime.canonical import canonical_json
 from hortus.runtime.complaints import validation_error
 from hortus.runtime.documents import load_yaml
 from hortus.runtime.errors import ProtocolError, UsageError
 from hortus.runtime.files import write_atomic, write_private
 from hortus.runtime.names import SERVER, check_site_name
+from hortus.runtime.schema import Schema
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64

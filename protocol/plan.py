@@ -7,10 +7,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hortus.runtime.canonical import digest
 from hortus.runtime.names import SiteName
+from hortus.runtime.schema import Schema
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -40,12 +41,6 @@ RingBits = Literal[24, 32]
 _LEAST_RING_BITS = 24
 _LEAST_SPARE, _SUMS_PER_SPARE = 2, 20
 RECORD = "record"  # the privacy unit that is no column
-
-
-class Schema(BaseModel):
-    """A frozen model that refuses keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _keep_defaults(section: Schema, names: Sequence[str], owner: str) -> None:

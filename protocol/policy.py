@@ -16,12 +16,12 @@ from hortus.protocol.plan import (
     Fraction,
     Noise,
     Precision,
-    Schema,
     Update,
 )
 from hortus.runtime.complaints import validation_error
 from hortus.runtime.documents import load_yaml
 from hortus.runtime.files import write_atomic
+from hortus.runtime.schema import Schema
 
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 PlanHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

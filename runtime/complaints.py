@@ -21,24 +21,30 @@ _Annotation: TypeAlias = Any
 
 
 def validation_error(
-    source: Document | Path, error: ValidationError, model: type[BaseModel]
+    source: Document | Path | str,
+    error: ValidationError,
+    model: type[BaseModel],
+    at: Place = (),
 ) -> UsageError:
     """Puts what pydantic found on one screen, one line a field, with the nearest key that exists.
 
     Args:
-        source: What was read: a document, or its file; or what to call it, where it is no file.
+        source: What was read: a document, or its file; or what to call it where there is no file.
         error: What pydantic raised.
-        model: The model that the whole of it was read as.
+        model: The model that it was read as.
+        at: Where in the document that begins.
     """
     found: dict[tuple[str, str], list[str]] = {}
     errors = error.errors(include_url=False)
-    document = source if isinstance(source, Document) else _read_again(source)
+    document = _read_again(source) if isinstance(source, Path) else None
+    if isinstance(source, Document):
+        document = source
     for details in errors:
         if details["type"] == "default_factory_not_called":
             continue  # what it needed is wrong itself
         if details["type"] == "too_short" and _is_wrong_within(details["loc"], errors):
             continue  # short of what is wrong itself
-        place, complaint = _complaint(model, details, document)
+        place, complaint = _complaint(model, details, document, at)
         name = str(source) if document is None else _source(document, place, details)
         found.setdefault((name, _dotted(place)), []).append(complaint)
     lines = [
@@ -67,18 +73,19 @@ def _is_wrong_within(location: tuple[int | str, ...], errors: list[ErrorDetails]
 
 
 def _complaint(
-    model: type[BaseModel], details: ErrorDetails, document: Document | None
+    model: type[BaseModel], details: ErrorDetails, document: Document | None, at: Place
 ) -> tuple[list[str | int], str]:
     """Returns where a field is and what is wrong with it."""
     location = details["loc"]
     if details["type"] == "extra_forbidden":
         place, level = _descend(model, location[:-1])
+        place = [*at, *place]
         unknown = str(location[-1])
         known = sorted({name for part in level for name in _fields(part)})
         nearest = difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
         advice = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
         return [*place, unknown], f"there is no such key: {advice}"
-    place, _ = _descend(model, location)
+    place = [*at, *_descend(model, location)[0]]
     if details["type"] == "missing":
         return place, "missing"
     value = json.dumps(details["input"], ensure_ascii=False, default=str)

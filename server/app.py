@@ -14,9 +14,9 @@ from pydantic import TypeAdapter
 
 from hortus.learning.models.folder import resolve_model
 from hortus.parties.folders import ServerConfig, ServerFiles
+from hortus.planning.plan_file import load_plan
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.plan import Contract
-from hortus.protocol.plan_file import load_plan
 from hortus.runtime.errors import HortusError
 from hortus.runtime.names import SERVER
 from hortus.runtime.surroundings import out_of_memory

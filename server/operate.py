@@ -13,13 +13,13 @@ from hortus.parties.expiry import warn_of_expiry
 from hortus.parties.folders import ServerConfig, ServerFiles
 from hortus.parties.identity_change import sole
 from hortus.parties.monitoring import CertificateCollector, Heartbeat, monitoring
+from hortus.planning.prepare import prepare
 from hortus.protocol.identity import Roster
 from hortus.protocol.plan import Contract, Plan
 from hortus.runtime.errors import HortusError
 from hortus.runtime.processes import ProgramEnded, tail
 from hortus.server.flower.superlink import SuperLink
 from hortus.server.news import Reporter
-from hortus.server.prepare import prepare
 from hortus.server.run.failure import forget_failure, read_failure, stopping, write_failure
 from hortus.server.run.folder import claimed, open_run
 from hortus.server.run.metrics import RunCollector

@@ -6,12 +6,12 @@ import numpy as np
 
 from hortus.client.trainer import Trainer, untimed
 from hortus.learning.data.records import Records
+from hortus.planning.prepare import prepare
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.noise.randomness import UnsafeSeededRandomness
 from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Plan
 from hortus.server.evaluation import Evaluator
-from hortus.server.prepare import prepare
 from hortus.strategies.server_state import ServerState
 
 

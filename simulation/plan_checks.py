@@ -9,9 +9,9 @@ from hortus.client.operator.checks import check_plan
 from hortus.client.site.folder import Site
 from hortus.parties.checks import Check, Verdict, guarded
 from hortus.parties.folders import SiteFiles
+from hortus.planning.prepare import prepare
 from hortus.protocol.plan import Plan
 from hortus.runtime.errors import HortusError
-from hortus.server.prepare import prepare
 from hortus.simulation.prospect import prospect, refusal_at, site_budgets
 
 

@@ -10,6 +10,7 @@ from hortus.client.consent.contract import budget_of
 from hortus.client.site.folder import Site
 from hortus.learning.methods.adapters import AdapterSpace, attach
 from hortus.learning.models.loading import load_base
+from hortus.planning.prepare import prepare
 from hortus.privacy.accounting.accountant import calibrate_noise_multiplier
 from hortus.privacy.accounting.forecast import PlanCost, SiteBudget
 from hortus.privacy.ledger.books import Account, Tally
@@ -18,7 +19,6 @@ from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import period_of
 from hortus.runtime.errors import Refused, UsageError
-from hortus.server.prepare import prepare
 
 
 @dataclass(frozen=True)

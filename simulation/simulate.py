@@ -25,6 +25,7 @@ from hortus.learning.data.partition import partition
 from hortus.learning.data.records import Records, read_ids, read_records
 from hortus.parties.folders import Consortium, ServerConfig
 from hortus.parties.joining import create_consortium
+from hortus.planning.prepare import prepare
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.gradients.workbench import Workbench
@@ -36,7 +37,6 @@ from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_atomic
 from hortus.runtime.names import SERVER
 from hortus.server.evaluation import Evaluator
-from hortus.server.prepare import prepare
 from hortus.server.round_loop import RoundLoop
 from hortus.server.run.attendance import AttendanceBook
 from hortus.server.run.failure import stopping

@@ -15,8 +15,8 @@ from hypothesis import settings
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from hortus.learning.models.folder import resolve_model
+from hortus.planning.plan_file import load_plan
 from hortus.protocol.plan import Plan
-from hortus.protocol.plan_file import load_plan
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("hortus", deadline=None)

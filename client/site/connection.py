@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from hortus.parties.folders import SiteFiles
 from hortus.parties.reach import Reached, of_certificate
-from hortus.protocol.plan import Schema
 from hortus.runtime.files import write_passing
+from hortus.runtime.schema import Schema
 
 logger = logging.getLogger(__name__)
 _STARTED = "Starting Flower SuperNode"

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from hortus.protocol.plan import Schema
 from hortus.runtime.errors import HortusError
 from hortus.runtime.files import write_passing
 from hortus.runtime.locks import held, is_held
+from hortus.runtime.schema import Schema
 
 ATTENDANCE = "attendance.json"
 _LOCK = "attendance.lock"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from hortus.protocol.plan import Schema
 from hortus.runtime.errors import CohortTooSmall, HortusError, UsageError
 from hortus.runtime.files import write_atomic
+from hortus.runtime.schema import Schema
 
 FAILURE = "failure.json"
 

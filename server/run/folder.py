@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from hortus.planning.plan_file import dump_plan, files_of, load_plan
 from hortus.protocol.plan import Contract, Plan
-from hortus.protocol.plan_file import dump_plan, files_of, load_plan
 from hortus.runtime.databases import DAMAGED, read_snapshot
 from hortus.runtime.errors import HortusError, UsageError
 from hortus.runtime.files import write_atomic

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from hortus.pages.plots import Plot, Points, together
 from hortus.parties.folders import Consortium
+from hortus.planning.plan_file import load_plan
 from hortus.privacy.ledger.spending import Spending, finite, read_spending
 from hortus.protocol.plan import Contract
-from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import HortusError
 from hortus.server.run.absences import Absence, absences

@@ -7,8 +7,8 @@ from typing import Any
 
 from hortus.pages.plots import Plot, describe, svg
 from hortus.pages.templates import templates
+from hortus.planning.plan_file import dump_plan
 from hortus.protocol.plan import Plan
-from hortus.protocol.plan_file import dump_plan
 from hortus.runtime.files import write_atomic
 from hortus.server.run.diagnosis import Compared, Diagnosis, diagnose
 from hortus.server.run.view import RunView, accuracy_plot, epsilon_plot, read_view

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from hortus.client.trainer import Trainer, untimed
 from hortus.learning.data.records import Records
 from hortus.learning.tasks.classification import Batch, Encoded
+from hortus.planning.prepare import prepare
 from hortus.privacy.accounting.forecast import PlanCost
 from hortus.privacy.attacks.membership_inference import logit_confidence
 from hortus.privacy.gradients.clipping import Clipping
@@ -37,7 +38,6 @@ from hortus.protocol.plan import Contract, Plan, Update
 from hortus.runtime.canonical import digest
 from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_atomic
-from hortus.server.prepare import prepare
 from hortus.server.run.folder import claimed, comparable, input_digests
 from hortus.simulation.simulate import read_site_records
 from hortus.strategies.server_state import ServerState

@@ -10,9 +10,9 @@ from attacks.world import SITES, World
 from numpy.typing import NDArray
 
 from hortus.learning.models.folder import model_digest
+from hortus.planning.plan_file import load_plan
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Contract
-from hortus.protocol.plan_file import load_plan
 
 WorldMaker = Callable[..., World]
 NOISE_MULTIPLIER = 5.0

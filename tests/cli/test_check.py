@@ -14,9 +14,9 @@ from hortus.cli.main import app
 from hortus.client.site.folder import keep_contract
 from hortus.parties.folders import Consortium, ServerConfig, SiteConfig
 from hortus.parties.joining import create_consortium
-from hortus.protocol.plan_file import load_plan
+from hortus.planning.plan_file import load_plan
+from hortus.planning.prepare import prepare
 from hortus.protocol.policy import Budget, Policy
-from hortus.server.prepare import prepare
 from hortus.server.sums.service import serving
 
 SITES = ("ash", "birch", "cedar")

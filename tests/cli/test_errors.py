@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 
 from hortus.cli.display import RoundsDisplay
 from hortus.cli.main import app
+from hortus.planning.plan_file import load_plan
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.plan_file import load_plan
 
 USAGE, REFUSED = 2, 3
 

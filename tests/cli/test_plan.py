@@ -11,12 +11,12 @@ from typer.testing import CliRunner, Result
 
 from hortus.cli.main import app
 from hortus.client.site.folder import Site
+from hortus.planning.plan_file import load_plan
+from hortus.planning.prepare import prepare
 from hortus.privacy.accounting.accountant import report
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.attacks.detection import true_positive_bound_of
 from hortus.privacy.ledger.entries import Frozen, Granted
-from hortus.protocol.plan_file import load_plan
-from hortus.server.prepare import prepare
 
 CHEAP = {"epsilon": None, "noise_multiplier": 2.0, "spare_attempts": 0}
 

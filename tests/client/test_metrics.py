@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hortus.client.metrics import SiteCollector, SiteCounts, counting
 from hortus.client.site.folder import Site
+from hortus.planning.plan_file import load_plan
 from hortus.privacy.ledger.spending import read_spending
-from hortus.protocol.plan_file import load_plan
 from hortus.simulation import simulate as simulation
 from tests.conftest import write_records
 

@@ -13,9 +13,9 @@ from hortus.cli.main import app
 from hortus.client.site.folder import Site, keep_model
 from hortus.parties.folders import Consortium, ServerConfig, SiteConfig
 from hortus.parties.joining import create_consortium
-from hortus.protocol.plan_file import load_plan
+from hortus.planning.plan_file import load_plan
+from hortus.planning.prepare import prepare
 from hortus.protocol.policy import Budget, Policy
-from hortus.server.prepare import prepare
 
 SITES = ("ash", "birch", "cedar")
 FOLDERS = ("model", "./model", "base/models/tiny", "../beside/model", "a model, éncore")

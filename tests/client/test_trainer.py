@@ -14,6 +14,7 @@ from hortus.client import trainer as module
 from hortus.client.trainer import Trainer, untimed
 from hortus.learning.data.records import Records
 from hortus.learning.tasks.classification import Batch
+from hortus.planning.plan_file import load_plan
 from hortus.privacy import step as encoding
 from hortus.privacy.gradients.clipping import Clipping, FlatClipping
 from hortus.privacy.gradients.engine import ClippedSum
@@ -22,7 +23,6 @@ from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.noise.randomness import UnsafeSeededRandomness
 from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Contract
-from hortus.protocol.plan_file import load_plan
 from hortus.runtime.errors import HortusError
 
 CAP = 3

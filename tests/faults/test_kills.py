@@ -22,11 +22,11 @@ from safetensors.numpy import load_file
 from hortus.learning.models.folder import model_digest
 from hortus.parties.folders import ServerConfig
 from hortus.parties.joining import create_consortium
+from hortus.planning.plan_file import load_plan
 from hortus.privacy.audit.auditor import audit
 from hortus.privacy.audit.evidence import collect
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.identity import Roster
-from hortus.protocol.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.faults import Fault
 

@@ -16,6 +16,7 @@ from fuzzing.setting import Maker, Setting
 from hortus.parties.card import ServerCard, SiteCard, load_card
 from hortus.parties.folders import ServerConfig, SiteConfig, host_and_port
 from hortus.parties.joining import _check_distinct, pin, take_up
+from hortus.planning.plan_file import dump_plan, load_plan
 from hortus.protocol.certificates import (
     certified_key,
     certify,
@@ -33,7 +34,6 @@ from hortus.protocol.identity import (
     save_handovers,
 )
 from hortus.protocol.plan import Contract
-from hortus.protocol.plan_file import dump_plan, load_plan
 from hortus.protocol.policy import Policy
 from hortus.runtime.errors import CohortTooSmall
 from hortus.server.run.failure import FAILURE, read_failure, write_failure

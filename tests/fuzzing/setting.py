@@ -13,10 +13,10 @@ from fuzzing.parser import Parser
 
 from hortus.client.site.folder import Site
 from hortus.learning.models.folder import model_digest
+from hortus.planning.plan_file import load_plan
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.plan import Contract
-from hortus.protocol.plan_file import load_plan
 
 _RECORDS = 6
 _Answer = TypeVar("_Answer")

@@ -23,10 +23,10 @@ from hortus.learning.data.records import Records
 from hortus.learning.passes.division import Passes, Shape
 from hortus.learning.passes.isolation import keep_apart
 from hortus.learning.tasks.classification import Encoded
+from hortus.planning.plan_file import load_plan
 from hortus.privacy.gradients.clipping import FlatClipping
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.privacy.gradients.workbench import Workbench
-from hortus.protocol.plan_file import load_plan
 
 CASES = int(os.environ.get("HORTUS_ISOLATION_CASES", "24"))
 PER_ADAPTER = 8

@@ -20,10 +20,11 @@ from scipy.stats import chi2, norm
 from torch import nn
 
 import hortus.client.trainer
-import hortus.server.prepare
+import hortus.planning.prepare
 from hortus.client.trainer import Trainer, untimed
 from hortus.learning.data.records import Records
 from hortus.learning.tasks.classification import Encoded
+from hortus.planning.prepare import prepare
 from hortus.privacy.accounting.accountant import calibrate_noise_multiplier, epsilon_prv
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.gradients.clipping import FlatClipping
@@ -35,7 +36,6 @@ from hortus.privacy.noise.mechanism import Mechanism
 from hortus.privacy.noise.randomness import SessionRandomness, Stream, UnsafeSeededRandomness
 from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Agreement, Plan
-from hortus.server.prepare import prepare
 
 FALSE_FAILURE = 1e-6
 C = 1.0
@@ -394,7 +394,7 @@ def sampler_with_a_smaller_sigma(patch: Patch) -> None:
 
 def wrong_delta(patch: Patch) -> None:
     patch.setattr(
-        hortus.server.prepare,
+        hortus.planning.prepare,
         "calibrate_noise_multiplier",
         lambda target, delta, q, steps: calibrate_noise_multiplier(target, 3 * delta, q, steps),
     )

@@ -8,12 +8,13 @@ import pytest
 from pydantic import Field, ValidationError
 
 from hortus.parties.folders import SiteConfig, host_and_port
-from hortus.protocol.plan import Plan, Schema
-from hortus.protocol.plan_file import load_plan
+from hortus.planning.plan_file import load_plan
+from hortus.protocol.plan import Plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.complaints import validation_error
 from hortus.runtime.documents import load_yaml
 from hortus.runtime.errors import UsageError
+from hortus.runtime.schema import Schema
 
 
 def _load(tmp_path: Path, text: str) -> Policy:

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from safetensors.numpy import load_file
 
 from hortus.parties.folders import Consortium, ServerConfig, SiteConfig
-from hortus.protocol.plan_file import load_plan
+from hortus.planning.plan_file import load_plan
 from hortus.protocol.policy import Policy
 from hortus.runtime.processes import dying_with_parent
 from hortus.simulation.simulate import simulate

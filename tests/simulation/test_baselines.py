@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from hortus.cli.main import app
 from hortus.cli.train import baselines_folder
+from hortus.planning.plan_file import load_plan
+from hortus.planning.prepare import prepare
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Plan
-from hortus.protocol.plan_file import load_plan
-from hortus.server.prepare import prepare
 from hortus.simulation.clipped import share_cut
 from hortus.simulation.simulate import read_site_records
 

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from hortus.cli.main import app
 from hortus.client.trainer import Trainer
+from hortus.planning.plan_file import load_plan
 from hortus.privacy.audit.auditor import audit
 from hortus.privacy.audit.evidence import collect
 from hortus.privacy.audit.reconcile import AttemptRecord
 from hortus.privacy.gradients.engine import PerUnitGradients
-from hortus.protocol.plan_file import load_plan
 from hortus.runtime.errors import CohortTooSmall, HortusError, UsageError
 from hortus.server import round_loop as federation
 from hortus.server.run.records import RoundRecord, read_run

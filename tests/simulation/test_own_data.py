@@ -8,7 +8,7 @@ import yaml
 from hortus.client.consent.contract import check_contract
 from hortus.client.site.mandate import Mandate
 from hortus.learning.data.records import read_records
-from hortus.protocol.plan_file import load_plan
+from hortus.planning.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import UsageError
 from hortus.simulation.own_data import Asked, plan_for

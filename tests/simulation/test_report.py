@@ -20,8 +20,8 @@ from helpers.made_runs import (
     spent,
 )
 
+from hortus.planning.plan_file import load_plan
 from hortus.protocol.plan import Plan
-from hortus.protocol.plan_file import load_plan
 from hortus.server.run.records import Departure
 from hortus.server.run.store import RunStore
 from hortus.simulation.demo import Alone

@@ -8,7 +8,7 @@ from conftest import PlanWriter
 from typer.testing import CliRunner
 
 from hortus.cli.main import app
-from hortus.protocol.plan_file import load_plan
+from hortus.planning.plan_file import load_plan
 from hortus.server.run.records import read_run
 
 

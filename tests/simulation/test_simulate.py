@@ -12,6 +12,7 @@ from peft import PeftModel
 from hortus.client.trainer import Trainer
 from hortus.learning.models.loading import load_base
 from hortus.parties.folders import SiteFiles
+from hortus.planning.plan_file import load_plan
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.audit.auditor import Audit, audit
 from hortus.privacy.audit.evidence import collect
@@ -20,7 +21,6 @@ from hortus.privacy.ledger.spending import read_spending
 from hortus.privacy.ledger.store import Ledger
 from hortus.privacy.step import StepEncoding
 from hortus.protocol.identity import SiteIdentity
-from hortus.protocol.plan_file import load_plan
 from hortus.runtime.errors import CohortTooSmall, HortusError, UsageError
 from hortus.server.run.records import RoundRecord
 from hortus.server.run.store import RunStore

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from hortus.protocol.plan_file import load_plan
+from hortus.planning.plan_file import load_plan
 from hortus.simulation.simulate import simulate
 from tests.conftest import write_tiny_plan
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from hortus.planning.plan_file import load_plan
 from hortus.privacy.gradients.adaptive_clipping import AdaptiveClipping
 from hortus.privacy.gradients.clipping import (
     AutomaticClipping,
@@ -23,7 +24,6 @@ from hortus.privacy.gradients.engine import ClippedSum
 from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Clipping as ClippingSection
 from hortus.protocol.plan import Contract
-from hortus.protocol.plan_file import load_plan
 from hortus.runtime.errors import ProtocolError
 
 NAMES = ("a.lora_A.w", "a.lora_B.w", "b.modules_to_save.bias", "b.modules_to_save.weight", "c.bias")

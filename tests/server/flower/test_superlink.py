@@ -32,7 +32,7 @@ from hortus.client.flower.supernode import start_supernode
 from hortus.parties.folders import Consortium, ServerConfig, SiteConfig, host_and_port
 from hortus.parties.identity_change import sole
 from hortus.parties.joining import create_consortium
-from hortus.protocol.plan_file import load_plan
+from hortus.planning.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import HortusError, UsageError
 from hortus.runtime.processes import ChildProcess, flower_environment, installed_script

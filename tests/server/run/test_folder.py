@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from helpers.made_runs import make_contract, make_plan, make_round
 
+from hortus.planning.plan_file import dump_plan, load_plan
 from hortus.privacy.audit.reconcile import AttemptRecord
 from hortus.protocol.plan import Contract, Plan
-from hortus.protocol.plan_file import dump_plan, load_plan
 from hortus.runtime.errors import HortusError, UsageError
 from hortus.server.run.folder import claimed, open_run
 from hortus.server.run.store import RunStore

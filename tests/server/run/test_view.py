@@ -19,10 +19,10 @@ from helpers.made_runs import (
     write_adapter_of,
 )
 
+from hortus.planning.plan_file import dump_plan
 from hortus.privacy.ledger.entries import EVERY_DATASET, Granted
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import SiteIdentity
-from hortus.protocol.plan_file import dump_plan
 from hortus.runtime.errors import CohortTooSmall, HortusError, UsageError
 from hortus.server.run.attendance import AttendanceBook, attended
 from hortus.server.run.failure import read_failure, write_failure

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from hortus.cli.main import app
 from hortus.learning.data.records import Records
+from hortus.planning.plan_file import load_plan
 from hortus.privacy.attacks.membership_inference import Roc
 from hortus.privacy.noise import discrete_gaussian
-from hortus.protocol.plan_file import load_plan
 from hortus.runtime.errors import UsageError
 from hortus.simulation.attack.pipeline import Setting, attack, plant
 from hortus.simulation.attack.verdict import Verdict, judge, write_page

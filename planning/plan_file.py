@@ -1,12 +1,13 @@
 """Plan files: YAML in, `Plan` out, with paths made absolute and label files read in."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from hortus.planning import sections
 from hortus.protocol.plan import Plan
 from hortus.runtime.complaints import validation_error
 from hortus.runtime.documents import Document
@@ -32,10 +33,28 @@ def load_plan(path: Path, settings: Sequence[str] = ()) -> Plan:
         where = f"{document.source(('task', 'labels'))}: task.labels"
         fields["task"] = task | {"labels": _read_labels(folder / task["labels"], where)}
     _make_absolute(fields, folder)
+    return make_plan(fields, document)
+
+
+def make_plan(fields: Mapping[str, Any], document: Document | None = None) -> Plan:
+    """Makes a plan of fields as in a plan file, defaults filled in.
+
+    Args:
+        fields: The plan's.
+        document: The file that they come from, if any.
+
+    Raises:
+        UsageError: They are wrong; names each.
+    """
+    completed, wrong = sections.complete(fields, document)
     try:
-        return Plan.model_validate(fields)
+        plan = Plan.model_validate(completed)
     except ValidationError as error:
-        raise validation_error(document, error, Plan) from error
+        wrong.append(validation_error(document or "plan", error, Plan))
+    if wrong:
+        raise UsageError("\n".join(map(str, wrong)))
+    sections.check(plan)
+    return plan
 
 
 def dump_plan(plan: Plan) -> bytes:

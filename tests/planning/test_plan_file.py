@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hortus.planning.plan_file import load_plan
 from hortus.protocol.plan import Plan
-from hortus.protocol.plan_file import load_plan
 from hortus.runtime.errors import UsageError
 
 PLAN = """\

@@ -1,0 +1,194 @@
+"""Kinds by name: a table of what is imported when it is first used, and what others have installed.
+
+A kind is a class in a file of its own. The table names it as `module:Class`, so that to list kinds, or to read a plan
+that uses some of them, imports no others. Packages of third parties add kinds by entry points, which are
+loaded only where somebody has allowed the package: a site by its policy, whoever simulates or serves by installing it.
+"""
+
+import difflib
+import json
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from hortus.runtime.canonical import canonical_json
+from hortus.runtime.complaints import validation_error
+from hortus.runtime.documents import Document, Place
+from hortus.runtime.errors import HortusError, UsageError, in_one_line
+
+K = TypeVar("K", bound=BaseModel)
+
+_allowed: frozenset[str] | None = frozenset()  # closed until somebody opens it
+
+
+def allow_plug_ins(packages: Collection[str] | None) -> None:
+    """Says which packages' kinds this process may load.
+
+    Args:
+        packages: Names of distributions, as pip knows them; None: whatever is installed.
+    """
+    global _allowed  # noqa: PLW0603 - a process has one operator
+    _allowed = None if packages is None else frozenset(map(_normal, packages))
+    _entry_points.cache_clear()
+
+
+class Registry(Generic[K]):
+    """The kinds of one section of a plan.
+
+    Args:
+        noun: What a kind is called in messages, such as `task`.
+        place: Where the section is in a plan.
+        group: Entry points of third parties, such as `hortus.tasks`.
+        kinds: `module:Class` by name.
+        default: The kind of a section that names none; None: it must.
+        needs: What to install for a kind, by name, where Hortus alone does not bring it.
+    """
+
+    def __init__(
+        self,
+        noun: str,
+        place: tuple[str, ...],
+        group: str,
+        kinds: Mapping[str, str],
+        default: str | None = None,
+        needs: Mapping[str, str] | None = None,
+    ) -> None:
+        self.noun = noun
+        self.place = place
+        self.default = default
+        self._group = group
+        self._kinds = dict(kinds)
+        self._needs = dict(needs or {})
+        self._parse = lru_cache(maxsize=64)(self._read)
+
+    def names(self) -> tuple[str, ...]:
+        """Returns the names of all kinds that may be loaded here, sorted."""
+        return tuple(sorted({*self._kinds, *self._plug_ins()}))
+
+    def kind(self, name: str, where: str | None = None) -> type[K]:
+        """Returns a kind's class.
+
+        Args:
+            name: The kind.
+            where: The place that names it, for errors; None: the section's.
+
+        Raises:
+            UsageError: There is none of that name, or what it needs is not installed.
+        """
+        where = where or _path((*self.place, "kind"))
+        target = self._kinds.get(name)
+        try:
+            if target is not None:
+                module, _, attribute = target.partition(":")
+                found = getattr(import_module(module), attribute)
+            elif (plug_in := self._plug_ins().get(name)) is not None:
+                found = plug_in.load()
+            else:
+                raise self._unknown(name, where)
+        except ImportError as error:
+            raise UsageError(
+                f"the {self.noun} {name!r} needs a package that is not installed here ({error})",
+                where=where,
+                remedy=f"Install it: {self._needs.get(name, 'see its documentation')}",
+            ) from error
+        return found  # type: ignore[no-any-return]
+
+    def complete(
+        self, fields: object, source: Document | None = None, place: Place | None = None
+    ) -> K:
+        """Reads a section that somebody has written, defaults filled in.
+
+        Args:
+            fields: A mapping, `kind` and values; values of defaults may be left out.
+            source: The document, to name the line in errors.
+            place: Where the section is in it; None: `place`.
+
+        Raises:
+            UsageError: There is no such kind, or its fields are wrong; names each.
+        """
+        place = self.place if place is None else tuple(place)
+        name = fields.get("kind", self.default) if isinstance(fields, Mapping) else None
+        if not isinstance(fields, Mapping) or not isinstance(name, str):
+            raise UsageError(
+                f"it is not a mapping that names a {self.noun} by `kind`",
+                where=self._source(source, place),
+                remedy=f"Write `kind:` and one of: {', '.join(self.names())}.",
+            )
+        found = self.kind(name, self._source(source, (*place, "kind")))
+        try:
+            return found.model_validate(dict(fields) | {"kind": name})
+        except ValidationError as error:
+            raise validation_error(source or "plan", error, found, place) from error
+
+    def parse(self, section: BaseModel) -> K:
+        """Reads a contract's section: every value explicit, and just as this process's own kind has it.
+
+        Raises:
+            UsageError: There is no such kind, or its fields are wrong.
+            HortusError: The kind would complete the section in another way: this version of it is another.
+        """
+        return self._parse(canonical_json(section.model_dump(mode="json")))
+
+    def _read(self, encoded: bytes) -> K:
+        fields: dict[str, Any] = json.loads(encoded)
+        kind = self.complete(fields)
+        own = kind.model_dump(mode="json")
+        if canonical_json(own) != encoded:
+            differing = sorted(
+                key for key in own.keys() | fields.keys() if own.get(key) != fields.get(key)
+            )
+            raise HortusError(
+                f"the {self.noun} {fields['kind']!r} is another here than in the contract: it "
+                f"states {', '.join(differing) or 'its values'} differently",
+                where=_path(self.place),
+                remedy="Install the same version of Hortus, or of the package that brings this kind.",
+            )
+        return kind
+
+    def _plug_ins(self) -> dict[str, EntryPoint]:
+        return {
+            point.name: point
+            for point in _entry_points(self._group)
+            if point.name not in self._kinds and _is_allowed(point)
+        }
+
+    def _unknown(self, name: str, where: str) -> UsageError:
+        for point in _entry_points(self._group):
+            if point.name == name and point.dist:
+                return UsageError(
+                    f"the {self.noun} {name!r} is from the package {point.dist.name}, which is not allowed here",
+                    where=where,
+                    remedy=f"If you trust it: policy.yaml: plug_ins: [{point.dist.name}]",
+                )
+        known = self.names()
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        return UsageError(
+            f"there is no {self.noun} {in_one_line(name, 60)!r}",
+            where=where,
+            remedy=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}.",
+        )
+
+    @staticmethod
+    def _source(document: Document | None, place: Place) -> str:
+        return f"{document.source(place)}: {_path(place)}" if document else _path(place)
+
+
+@lru_cache(maxsize=64)
+def _entry_points(group: str) -> tuple[EntryPoint, ...]:
+    return tuple(sorted(entry_points(group=group), key=lambda point: point.name))
+
+
+def _is_allowed(point: EntryPoint) -> bool:
+    return point.dist is not None and (_allowed is None or _normal(point.dist.name) in _allowed)
+
+
+def _path(place: Place) -> str:
+    return ".".join(map(str, place))
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
