@@ -21,7 +21,8 @@ from torch import nn
 from hortus.learning.passes.isolation import keep_apart
 from hortus.learning.passes.workers import passes_at_once, side_by_side
 from hortus.privacy.gradients.clipping import Clipping
-from hortus.privacy.gradients.tracking import Recorder, recording, tracking
+from hortus.privacy.gradients.recording import Recorder, recording
+from hortus.privacy.gradients.tracking import tracking
 from hortus.runtime.errors import UsageError
 
 # What a sum is a multiple of where no mechanism asks for another grid.

@@ -12,8 +12,7 @@ The first dimension of every activation that meets a trainable parameter is the 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,51 +23,10 @@ from torch.nn import functional
 from torch.overrides import resolve_name
 
 from hortus.learning.passes import isolation
+from hortus.privacy.gradients import rules
+from hortus.privacy.gradients.recording import current
+from hortus.privacy.gradients.rules import Form, Rule
 from hortus.runtime.errors import UsageError
-
-
-@dataclass(slots=True)
-class Recorder:
-    """Collects the gradients of one pass.
-
-    Attributes:
-        unit: int64 (records,), each record's unit.
-        units: Number of units.
-        gradients: By the parameter's name, (units, size).
-    """
-
-    unit: torch.Tensor
-    units: int
-    gradients: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    @property
-    def records(self) -> int:
-        """Records in the pass."""
-        return len(self.unit)
-
-    def add(self, name: str, gradients: torch.Tensor) -> None:
-        """Takes what one use of a parameter contributes, (records, size)."""
-        if self.units == self.records:
-            summed = gradients[torch.argsort(self.unit)]
-        else:
-            summed = gradients.new_zeros(self.units, gradients.shape[1])
-            summed.index_add_(0, self.unit, gradients)
-        before = self.gradients.get(name)
-        self.gradients[name] = summed if before is None else before + summed
-
-
-# Of the pass that this thread is computing.
-_recorder: ContextVar[Recorder] = ContextVar("recorder")
-
-
-@contextmanager
-def recording(recorder: Recorder) -> Iterator[None]:
-    """Has the passes that this thread computes within the block recorded."""
-    token = _recorder.set(recorder)
-    try:
-        yield
-    finally:
-        _recorder.reset(token)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,9 +129,6 @@ def tracking(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
             module._parameters[key] = parameter
 
 
-Rule = Callable[[torch.Tensor, Any], torch.Tensor]
-
-
 class _Tap(torch.autograd.Function):
     """The identity, whose backward pass tells the recorder what it saw."""
 
@@ -183,12 +138,12 @@ class _Tap(torch.autograd.Function):
         output: torch.Tensor,
         _anchor: nn.Parameter,  # makes the output need a gradient where the activations do not
         kept: torch.Tensor | None,
-        rules: Sequence[tuple[Tracked, Rule]],
+        uses: Sequence[tuple[Tracked, Rule]],
     ) -> torch.Tensor:
         ctx.save_for_backward(kept)
         ctx.mark_dirty(output)
-        ctx.rules = rules
-        ctx.recorder = _recorder.get()  # a GPU's backward pass has a thread of its own
+        ctx.uses = uses
+        ctx.recorder = current()  # a GPU's backward pass has a thread of its own
         return output
 
     @staticmethod
@@ -196,24 +151,27 @@ class _Tap(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (kept,) = ctx.saved_tensors
         gradient = gradient.contiguous()  # once, here, and not again in the operation's backward
-        for tracked, rule in ctx.rules:
-            scaled = _wide(gradient) if tracked.scale == 1 else _wide(gradient) * tracked.scale
-            ctx.recorder.add(tracked.source.name, rule(scaled, kept))
+        for tracked, rule in ctx.uses:
+            scaled = rules.wide(gradient)
+            if tracked.scale != 1:
+                scaled = scaled * tracked.scale
+            form = Form(tracked.plain.shape, tracked.transposed)
+            ctx.recorder.add(tracked.source.name, rule(scaled, kept, form))
         return gradient, None, None, None
 
 
 def _tap(
-    output: torch.Tensor, kept: torch.Tensor | None, *rules: tuple[Tracked, Rule]
+    output: torch.Tensor, kept: torch.Tensor | None, *uses: tuple[Tracked, Rule]
 ) -> torch.Tensor:
     """Taps an operation's output.
 
     Args:
         output: (records, …).
         kept: What the rules need besides the output's gradient.
-        rules: For each parameter, what the output's gradient and `kept` make of it.
+        uses: The parameters, each with its gradient's rule.
     """
-    source = rules[0][0].source
-    if output.shape[:1] != (_recorder.get().records,):
+    source = uses[0][0].source
+    if output.shape[:1] != (current().records,):
         raise UsageError(
             "the first dimension of what the parameter acts on is not the record",
             where=source.name,
@@ -221,7 +179,7 @@ def _tap(
         )
     if not torch.is_grad_enabled():  # the first pass of a checkpointed layer
         return output
-    tapped: torch.Tensor = _Tap.apply(output, source.parameter, kept, rules)  # type: ignore[no-untyped-call]
+    tapped: torch.Tensor = _Tap.apply(output, source.parameter, kept, uses)  # type: ignore[no-untyped-call]
     return tapped
 
 
@@ -233,12 +191,12 @@ def _linear(
         return None
     value = weight.plain if isinstance(weight, Tracked) else weight
     output = isolation.linear(x, value, _plain(bias))
-    rules: list[tuple[Tracked, Rule]] = []
+    uses: list[tuple[Tracked, Rule]] = []
     if isinstance(weight, Tracked):
-        rules.append((weight, partial(_matrix, weight)))
+        uses.append((weight, rules.matrix))
     if isinstance(bias, Tracked):
-        rules.append((bias, partial(_added, bias)))
-    return _tap(output, x if isinstance(weight, Tracked) else None, *rules)
+        uses.append((bias, rules.added))
+    return _tap(output, x if isinstance(weight, Tracked) else None, *uses)
 
 
 def _matmul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
@@ -262,11 +220,9 @@ def _embedding(
     if not known or max_norm is not None or scale_grad_by_freq:
         return None
     assert isinstance(weight, Tracked)  # noqa: S101 - for the type checker
-    index = index.expand(
-        _recorder.get().records if len(index) == 1 else len(index), *index.shape[1:]
-    )
+    index = index.expand(current().records if len(index) == 1 else len(index), *index.shape[1:])
     output = functional.embedding(index, weight.plain)
-    return _tap(output, index, (weight, partial(_table, weight, padding_idx)))
+    return _tap(output, index, (weight, partial(rules.table, padding_idx=padding_idx)))
 
 
 def _layer_norm(
@@ -280,13 +236,13 @@ def _layer_norm(
     if isinstance(x, Tracked) or x.dim() <= len(normalized_shape):
         return None
     output = functional.layer_norm(x, normalized_shape, _plain(weight), _plain(bias), eps)
-    rules: list[tuple[Tracked, Rule]] = []
+    uses: list[tuple[Tracked, Rule]] = []
     if isinstance(weight, Tracked):
         normalise = partial(functional.layer_norm, normalized_shape=normalized_shape, eps=eps)
-        rules.append((weight, partial(_normalised, weight, normalise)))
+        uses.append((weight, partial(rules.normalised, normalise=normalise)))
     if isinstance(bias, Tracked):
-        rules.append((bias, partial(_added, bias)))
-    return _tap(output, x if isinstance(weight, Tracked) else None, *rules)
+        uses.append((bias, rules.added))
+    return _tap(output, x if isinstance(weight, Tracked) else None, *uses)
 
 
 def _rms_norm(
@@ -300,7 +256,7 @@ def _rms_norm(
         return None
     output = functional.rms_norm(x, normalized_shape, weight.plain, eps)
     normalise = partial(functional.rms_norm, normalized_shape=normalized_shape, eps=eps)
-    return _tap(output, x, (weight, partial(_normalised, weight, normalise)))
+    return _tap(output, x, (weight, partial(rules.normalised, normalise=normalise)))
 
 
 def _mul(first: torch.Tensor | float, second: torch.Tensor | float) -> torch.Tensor | None:
@@ -313,7 +269,14 @@ def _mul(first: torch.Tensor | float, second: torch.Tensor | float) -> torch.Ten
     output = tracked.plain * other
     if not _is_shared(tracked, output):
         return None
-    return _tap(output, other, (tracked, partial(_multiplied, tracked)))
+    return _tap(output, other, (tracked, rules.multiplied))
+
+
+def _divide(tracked: torch.Tensor | float, other: torch.Tensor | float) -> torch.Tensor | None:
+    """A parameter over a number."""
+    if not isinstance(tracked, Tracked) or not isinstance(other, int | float):
+        return None
+    return tracked.derived(tracked.plain / other, scale=1 / other)
 
 
 def _add(
@@ -328,7 +291,7 @@ def _add(
         return tracked.derived(output)
     if not _is_shared(tracked, output):
         return None
-    return _tap(output, None, (tracked, partial(_added, tracked)))
+    return _tap(output, None, (tracked, rules.added))
 
 
 def _is_shared(tracked: Tracked, output: torch.Tensor) -> bool:
@@ -342,6 +305,11 @@ def _transpose(tracked: Tracked) -> torch.Tensor | None:
     if tracked.dim() > 2:
         return None
     return tracked.derived(tracked.plain.T, transposed=tracked.dim() == 2)
+
+
+def _constant(tracked: Tracked) -> torch.Tensor:
+    """The value alone: what is made of it has no gradient, in autograd neither."""
+    return tracked.plain
 
 
 def _reshape(
@@ -362,64 +330,8 @@ def _convert(
     return tracked.derived(method(tracked.plain, *args, **kwargs))
 
 
-def _matrix(weight: Tracked, gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Σₜ gradientₜ ⊗ xₜ."""
-    records, (rows, columns) = len(gradient), weight.plain.shape
-    left = gradient.reshape(records, -1, rows)
-    right = _wide(x).reshape(records, -1, columns)
-    if weight.transposed:
-        left, right = right, left
-    # Few rows times many columns is several times faster than the other way round.
-    wide = left.shape[2] <= right.shape[2]
-    formed = torch.bmm(left.mT, right) if wide else torch.bmm(right.mT, left).mT
-    return formed.flatten(1)
-
-
-def _table(
-    weight: Tracked, padding_idx: int | None, gradient: torch.Tensor, index: torch.Tensor
-) -> torch.Tensor:
-    """The gradients of each row that a record looks up, summed; the padding row has none."""
-    records, (height, width) = len(index), weight.plain.shape
-    rows, gradients = index.reshape(records, -1), gradient.reshape(records, -1, width)
-    if padding_idx is not None:
-        gradients = torch.where((rows != padding_idx % height).unsqueeze(2), gradients, 0)
-    places = rows + height * torch.arange(records, device=rows.device).unsqueeze(1)
-    tables = gradients.new_zeros(records * height, width)
-    tables.index_add_(0, places.flatten(), gradients.flatten(0, 1))
-    tables = tables.view(records, height, width)
-    return (tables.mT if weight.transposed else tables).reshape(records, -1)
-
-
-def _multiplied(tracked: Tracked, gradient: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    return _added(tracked, gradient * _wide(other))
-
-
-def _normalised(
-    tracked: Tracked,
-    normalise: Callable[[torch.Tensor], torch.Tensor],
-    gradient: torch.Tensor,
-    x: torch.Tensor,
-) -> torch.Tensor:
-    return _added(tracked, gradient * normalise(_wide(x)))
-
-
-def _added(
-    tracked: Tracked, gradient: torch.Tensor, _kept: torch.Tensor | None = None
-) -> torch.Tensor:
-    """The gradient, (records, …), summed over what the value was broadcast along but the records."""
-    shape = (*[1] * (gradient.dim() - tracked.plain.dim()), *tracked.plain.shape)
-    shared = [d for d, size in enumerate(shape) if d > 0 and size == 1]
-    reduced = (gradient.sum(shared) if shared else gradient).view(-1, *tracked.plain.shape)
-    return (reduced.mT if tracked.transposed else reduced).flatten(1)
-
-
 def _plain(value: torch.Tensor | None) -> torch.Tensor | None:
     return value.plain if isinstance(value, Tracked) else value
-
-
-def _wide(values: torch.Tensor) -> torch.Tensor:
-    """Returns values, without their graph, in at least float32: exactly, from whatever is narrower."""
-    return values.detach().to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _find(arguments: Iterable[Any]) -> Tracked:
@@ -459,15 +371,24 @@ _OPERATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.Tensor.matmul: _matmul,
     torch.mul: _mul,
     torch.Tensor.mul: _mul,
+    torch.div: _divide,
+    torch.Tensor.div: _divide,
     torch.add: _add,
     torch.Tensor.add: _add,
+    torch.detach: _constant,
+    torch.Tensor.detach: _constant,
     torch.t: _transpose,
     torch.Tensor.t: _transpose,
     _getter("T"): _transpose,
     _getter("mT"): _transpose,
     **{
         method: partial(_reshape, method)
-        for method in (torch.Tensor.flatten, torch.Tensor.reshape, torch.Tensor.view)
+        for method in (
+            torch.Tensor.flatten,
+            torch.Tensor.reshape,
+            torch.Tensor.unsqueeze,
+            torch.Tensor.view,
+        )
     },
     **{method: partial(_convert, method) for method in (torch.Tensor.to, torch.Tensor.float)},
 }

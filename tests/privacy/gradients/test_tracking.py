@@ -72,6 +72,27 @@ class Using(nn.Module):
 
 functional = nn.functional
 VECTOR, SQUARE = (WIDTH,), (WIDTH, WIDTH)
+FROZEN = torch.randn(7, WIDTH, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def directed(x: torch.Tensor, b: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """(W + s·BA)·x, and the norm of each row of W + s·BA, a constant (Liu et al. 2024, section 4.3)."""
+    output = x @ FROZEN.T + 0.5 * functional.linear(functional.linear(x, a), b)
+    return output, (FROZEN + 0.5 * (b.detach() @ a.detach())).norm(dim=1)
+
+
+def dora(x: torch.Tensor, b: torch.Tensor, a: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+    output, norm = directed(x, b, a)
+    return m * (output / norm)
+
+
+def dora_as_scale(
+    x: torch.Tensor, b: torch.Tensor, a: torch.Tensor, m: torch.Tensor
+) -> torch.Tensor:
+    output, norm = directed(x, b, a)
+    return output * m / norm
+
+
 KNOWN: dict[str, nn.Module] = {
     "a transposed matrix": Using(lambda x, w: x @ w.T, (7, WIDTH)),
     "a matrix from the right": Using(torch.matmul, (WIDTH, 7)),
@@ -86,6 +107,12 @@ KNOWN: dict[str, nn.Module] = {
     "a column, flattened": Using(lambda x, v: x * (1 * v.flatten()), (WIDTH, 1)),
     "one and a vector": Using(lambda x, v: x * (1.0 + v.to(x.dtype)), VECTOR),
     "a scaled matrix": Using(lambda x, w: functional.linear(x, w * 0.25), SQUARE),
+    "a vector over a number, as a row": Using(lambda x, v: x * (v / 8).unsqueeze(0), VECTOR),
+    "directions and magnitudes": Using(dora, (7, 2), (2, WIDTH), (7,)),
+    "magnitudes, multiplied first": Using(dora_as_scale, (7, 2), (2, WIDTH), (7,)),
+    "two scales, as in IA3": Using(
+        lambda x, k, v: ((x * k).softmax(-1) * (x * v)).cumsum(1), VECTOR, (1, 1, WIDTH)
+    ),
     "root mean square": Using(lambda x, v: functional.rms_norm(x, VECTOR, v), VECTOR),
     "normalisation over two dimensions": nn.LayerNorm((TOKENS, WIDTH)).double(),
     "a table, looked up": Using(
@@ -147,7 +174,16 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
     "in place": (Using(lambda x, v: x.clone().mul_(v), VECTOR), "weights.0: .*mul_"),
     "a list": (Using(lambda x, v: x * torch.cat([v, v])[:WIDTH], VECTOR), "weights.0: .*cat"),
     "a value taken out": (Using(lambda x, v: x * v.data, VECTOR), "weights.0: .*data"),
-    "detached": (Using(lambda x, v: x * v.detach(), VECTOR), "weights.0: .*detach"),
+    "detached": (
+        Using(lambda x, v: x * v.detach(), VECTOR),
+        "weights.0: .*does not depend on it",
+    ),
+    "a number over it": (Using(lambda x, v: x * (2 / v), VECTOR), "weights.0: .*div"),
+    "an activation over it": (Using(lambda x, v: x / v, VECTOR), "weights.0: .*div"),
+    "over another parameter's norm, with its gradient": (
+        Using(lambda x, v, w: x * (v / w.norm()), VECTOR, SQUARE),
+        "weights.1: .*norm",
+    ),
     "records and tokens together": (
         Using(lambda x, w: functional.linear(x.flatten(0, 1), w).view_as(x), SQUARE),
         "weights.0: .*is not the record",
