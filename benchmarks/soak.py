@@ -51,6 +51,7 @@ from hortus.client.pace import RehearsalClock  # noqa: E402
 from hortus.client.site.folder import Site  # noqa: E402
 from hortus.client.trainer import untimed  # noqa: E402
 from hortus.learning.models.folder import model_digest  # noqa: E402
+from hortus.learning.warm_model import WarmModel  # noqa: E402
 from hortus.parties.folders import Consortium, ServerConfig, SiteFiles  # noqa: E402
 from hortus.parties.joining import create_consortium  # noqa: E402
 from hortus.planning.plan_file import load_plan  # noqa: E402
@@ -213,7 +214,7 @@ def soak(
             contract=contract,
             store=RunStore(out, contract),
             hub=hub,
-            evaluator=Evaluator(contract, Path(contract.model), None),
+            evaluator=Evaluator(WarmModel(contract, Path(contract.model)), None),
             attendance=AttendanceBook(out, roster.sites, time.time, grid.names),
             on_round=lambda _: None,
         )

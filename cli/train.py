@@ -50,10 +50,9 @@ def demo(
     with claimed(out):
         plan_path = write_demo_folder(out)
         plan = read_plan(plan_path, settings)
-        private = _simulate(
-            console, plan, plan_path, out / "private", title="with privacy", force=force
-        )
-        open_run, alone = _baselines(console, plan, plan_path, out, force=force)
+        training = _Training(console, plan_path, force=force)
+        private = training.simulate(plan, out / "private", title="with privacy")
+        open_run, alone = training.baselines(plan, out)
         console.print(_comparison(plan, private, open_run, alone))
         _conclude(console, plan, private, out / "report.html", open_run, alone)
     console.print(
@@ -84,13 +83,14 @@ def simulate(
     from hortus.server.run.absences import absences
 
     console = terminal()
-    run = _simulate(console, loaded, plan, out, title=loaded.name, force=force)
+    training = _Training(console, plan, force=force)
+    run = training.simulate(loaded, out, title=loaded.name)
     if away := absences(run.store.departures, run.store.rounds):
         console.print(absences_table(away))
     open_run, alone = None, list["Alone"]()
     if baselines:
         beside = baselines_folder(run.directory)
-        open_run, alone = _baselines(console, loaded, plan, beside, force=force)
+        open_run, alone = training.baselines(loaded, beside)
     _conclude(console, loaded, run, run.directory / "report.html", open_run, alone)
 
 
@@ -100,28 +100,72 @@ def _has_run(plan: Path, out: Path | None) -> bool:
     return any((folder / "consortium").is_dir() for folder in folders)
 
 
-def _simulate(
-    console: Console, plan: Plan, path: Path, out: Path | None, *, title: str, force: bool
-) -> "SimulatedRun":
-    from hortus.simulation.report import report_run
-    from hortus.simulation.simulate import simulate
+class _Training:
+    """What a command trains, on one base model in memory.
 
-    with RoundsDisplay(console, title, plan.training.rounds) as display:
+    Args:
+        console: Shows it.
+        path: The plan's file.
+        force: Start over where a folder holds a run.
+    """
 
-        def show(record: "RoundRecord", spent: Mapping[str, float]) -> None:
-            display.add(record, spent)
+    def __init__(self, console: Console, path: Path, *, force: bool) -> None:
+        from hortus.simulation.shared_workbench import SharedWorkbench
 
-        def tell(place: "Place") -> None:
-            if out is None:
-                console.print(_place_in_words(place), soft_wrap=True)
+        self._console = console
+        self._path = path
+        self._force = force
+        self._shared = SharedWorkbench()
 
-        def stop(folder: Path) -> None:
-            page = folder / "report.html"
-            tell_kept(console, folder, lambda: report_run(folder, plan, page))
+    def simulate(self, plan: Plan, out: Path | None, *, title: str) -> "SimulatedRun":
+        """Runs a plan."""
+        from hortus.simulation.report import report_run
+        from hortus.simulation.simulate import simulate
 
-        return simulate(
-            plan, path, out, show, display.say, force=force, on_place=tell, on_stop=stop
+        with RoundsDisplay(self._console, title, plan.training.rounds) as display:
+
+            def show(record: "RoundRecord", spent: Mapping[str, float]) -> None:
+                display.add(record, spent)
+
+            def tell(place: "Place") -> None:
+                if out is None:
+                    self._console.print(_place_in_words(place), soft_wrap=True)
+
+            def stop(folder: Path) -> None:
+                page = folder / "report.html"
+                tell_kept(self._console, folder, lambda: report_run(folder, plan, page))
+
+            return simulate(
+                plan,
+                self._path,
+                out,
+                show,
+                display.say,
+                force=self._force,
+                on_place=tell,
+                on_stop=stop,
+                shared=self._shared,
+            )
+
+    def baselines(self, plan: Plan, out: Path) -> "tuple[SimulatedRun, list[Alone]]":
+        """Trains without privacy, together and each site alone."""
+        from hortus.simulation.alone import without_privacy
+        from hortus.simulation.demo import forget_alone, train_each_alone
+
+        if self._force:
+            forget_alone(out)
+        open_run = self.simulate(
+            without_privacy(plan), out / "without-privacy", title="without privacy"
         )
+        with self._console.status("each site alone, without privacy…"):
+            alone = train_each_alone(
+                plan,
+                self._path.parent,
+                out,
+                lambda site: self._console.print(_line(site)),
+                self._shared,
+            )
+        return open_run, alone
 
 
 def _place_in_words(place: "Place") -> str:
@@ -139,28 +183,6 @@ def baselines_folder(run: Path) -> Path:
     if not run.name or run.name == "..":
         run = run.resolve()
     return run.with_name(f"{run.name}-baselines")
-
-
-def _baselines(
-    console: Console, plan: Plan, path: Path, out: Path, *, force: bool
-) -> "tuple[SimulatedRun, list[Alone]]":
-    """Trains without privacy, together and each site alone."""
-    from hortus.simulation.alone import without_privacy
-    from hortus.simulation.demo import forget_alone, train_each_alone
-
-    if force:
-        forget_alone(out)
-    open_run = _simulate(
-        console,
-        without_privacy(plan),
-        path,
-        out / "without-privacy",
-        title="without privacy",
-        force=force,
-    )
-    with console.status("each site alone, without privacy…"):
-        alone = train_each_alone(plan, path.parent, out, lambda site: console.print(_line(site)))
-    return open_run, alone
 
 
 def _conclude(

@@ -8,11 +8,18 @@ from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Contract, Noise, Plan
 from hortus.strategies.server_optimizer import check_optimizer
 
-_tried: set[str] = set()  # what this process knows to fit together
+_dimensions: dict[str, int] = {}  # of adapters that this process knows to fit their model
 
 
 def prepare(plan: Plan, folder: Path) -> tuple[Contract, Path]:
-    """Fills in a plan.
+    """Fills in a plan, and tries its model: see `pin` and `adapter_dimension`."""
+    contract, path = pin(plan, folder)
+    adapter_dimension(contract, path)
+    return contract, path
+
+
+def pin(plan: Plan, folder: Path) -> tuple[Contract, Path]:
+    """Fills in a plan. The model is not loaded yet: who makes a `Workbench` of it tries it by that.
 
     Args:
         plan: The plan.
@@ -22,8 +29,8 @@ def prepare(plan: Plan, folder: Path) -> tuple[Contract, Path]:
         The contract and the folder of the base model.
 
     Raises:
-        UsageError: The model is not there or not what its folder says, plan and model do not fit together,
-            an optimiser does not take its options, or no noise reaches the ε asked for.
+        UsageError: The model is not there, an optimiser does not take its options, or no noise reaches the
+            ε asked for.
     """
     path = resolve_model(plan.model, folder)
     check_optimizer(plan.training.server_optimizer, "training.server_optimizer")
@@ -36,15 +43,17 @@ def prepare(plan: Plan, folder: Path) -> tuple[Contract, Path]:
         )
     if plan.privacy.noise is Noise.UNSAFE_NONE:
         noise_multiplier = None
-    contract = plan.contract(model_digest=model_digest(path), noise_multiplier=noise_multiplier)
-    _try_model(contract, path)
-    return contract, path
+    return plan.contract(model_digest=model_digest(path), noise_multiplier=noise_multiplier), path
 
 
-def _try_model(contract: Contract, path: Path) -> None:
-    """Refuses a model that would fail at some site, with some records, or be another one there."""
+def adapter_dimension(contract: Contract, path: Path) -> int:
+    """Tries a contract's model; returns the number of adapter parameters.
+
+    Raises:
+        UsageError: The model is not what its folder says, or would fail at some site with some records.
+    """
     what = (contract.model_digest, contract.task, contract.adapter, contract.training.precision)
     key = repr((*what, contract.privacy.max_records_per_unit, contract.training.micro_batch))
-    if key not in _tried:
-        Workbench(contract, path, shares_passes=False)
-        _tried.add(key)
+    if key not in _dimensions:
+        _dimensions[key] = Workbench(contract, path, shares_passes=False).space.dimension
+    return _dimensions[key]

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from pydantic import TypeAdapter
 
 from hortus.learning.models.folder import resolve_model
+from hortus.learning.warm_model import WarmModel
 from hortus.parties.folders import ServerConfig, ServerFiles
 from hortus.planning.plan_file import load_plan
 from hortus.protocol.identity import Roster, SiteIdentity
@@ -65,7 +66,7 @@ def run_deployed(
     attendance = AttendanceBook(out, roster.sites, time.time, nodes)
     sites = len(roster.sites)
     model_path = resolve_model(contract.model, plan_path.resolve().parent)
-    evaluator = Evaluator(contract, model_path, plan.evaluation)
+    evaluator = Evaluator(WarmModel(contract, model_path), plan.evaluation)
     hub, store = Hub(Notary.open(files, time.time)), RunStore(out, contract)
     address = ServerConfig.load(files.config).aggregation
     with watching(attendance, grid.get_node_ids), serving(hub, files.tls, address, sites):

@@ -1,16 +1,13 @@
 """What a site reaches alone, without privacy: the model that federation has to beat."""
 
-from pathlib import Path
-
 import numpy as np
 
 from hortus.client.trainer import Trainer, untimed
 from hortus.learning.data.records import Records
-from hortus.planning.prepare import prepare
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.noise.randomness import UnsafeSeededRandomness
 from hortus.privacy.step import StepEncoding
-from hortus.protocol.plan import Plan
+from hortus.protocol.plan import Contract, Plan
 from hortus.server.evaluation import Evaluator
 from hortus.strategies.server_state import ServerState
 
@@ -24,29 +21,22 @@ def without_privacy(plan: Plan) -> Plan:
 
 
 def train_alone(
-    plan: Plan,
-    folder: Path,
-    records: Records,
-    name: str,
-    workbench: Workbench,
-    evaluator: Evaluator,
+    contract: Contract, records: Records, name: str, workbench: Workbench, evaluator: Evaluator
 ) -> dict[str, float]:
-    """Trains on one site's records with the plan's steps; returns its metrics.
+    """Trains on one site's records with a contract's steps; returns its metrics.
 
     Args:
-        plan: Its privacy is left out.
-        folder: What a relative model path is relative to.
+        contract: Without privacy.
         records: The site's.
         name: The site's name, which its sampling is seeded with.
         workbench: The warm model.
         evaluator: Measures the result.
     """
-    contract, _ = prepare(without_privacy(plan), folder)
     encoding = StepEncoding.of(contract, workbench.space.dimension, cohort=1)
-    randomness = UnsafeSeededRandomness(plan.seed, name)
+    randomness = UnsafeSeededRandomness(contract.seed, name)
     trainer = Trainer(encoding, workbench, workbench.task.encode(records), randomness, untimed)
-    trained = ServerState(contract, evaluator.initial_adapter)
-    for step in range(plan.sums):
+    trained = ServerState(contract, workbench.initial_adapter)
+    for step in range(contract.sums):
         vector = trainer.vector(trained.start(encoding), step, attempt=0).astype(np.uint32)
         trained.step(encoding, vector, sites=1)
     return evaluator.measure(trained.adapter)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import yaml
 
-from hortus.learning.models.folder import resolve_model
-from hortus.privacy.gradients.workbench import Workbench
+from hortus.planning.prepare import pin
 from hortus.protocol.plan import Plan
 from hortus.protocol.policy import Budget
 from hortus.runtime.files import write_atomic
 from hortus.server.evaluation import Evaluator
-from hortus.simulation.alone import train_alone
+from hortus.simulation.alone import train_alone, without_privacy
 from hortus.simulation.corpus import demo_sites, write_demo
+from hortus.simulation.shared_workbench import SharedWorkbench
 from hortus.simulation.simulate import read_site_records
 
 _SEED = 7
@@ -48,7 +48,11 @@ def write_demo_folder(out: Path) -> Path:
 
 
 def train_each_alone(
-    plan: Plan, folder: Path, out: Path, on_site: Callable[[Alone], None]
+    plan: Plan,
+    folder: Path,
+    out: Path,
+    on_site: Callable[[Alone], None],
+    shared: SharedWorkbench,
 ) -> list[Alone]:
     """Trains every site alone, without privacy; results of an earlier start are kept.
 
@@ -57,6 +61,7 @@ def train_each_alone(
         folder: What a relative model path is relative to.
         out: Where alone.json is kept.
         on_site: Told of each site's result.
+        shared: Where the model is kept.
     """
     path = out / _ALONE
     results = (
@@ -68,12 +73,13 @@ def train_each_alone(
     records = read_site_records(plan)
     if set(records) <= known:
         return results
-    model_path = resolve_model(plan.model, folder)
-    workbench = Workbench(plan, model_path, sites=len(records))
-    evaluator = Evaluator(plan, model_path, plan.evaluation, workbench.workers)
+    contract, model_path = pin(without_privacy(plan), folder)
+    workbench = shared.of(contract, model_path)
+    workbench.share_among(len(records))
+    evaluator = Evaluator(workbench, plan.evaluation)
     for site, own in records.items():
         if site not in known:
-            metrics = train_alone(plan, folder, own, site, workbench, evaluator)
+            metrics = train_alone(contract, own, site, workbench, evaluator)
             results.append(Alone(site, len(own.texts), metrics))
             write_atomic(path, json.dumps([asdict(result) for result in results]).encode())
             on_site(results[-1])

@@ -8,9 +8,7 @@ from pathlib import Path
 from hortus.client.consent.approval import check_terms
 from hortus.client.consent.contract import budget_of
 from hortus.client.site.folder import Site
-from hortus.learning.methods.adapters import AdapterSpace, attach
-from hortus.learning.models.loading import load_base
-from hortus.planning.prepare import prepare
+from hortus.planning.prepare import adapter_dimension, pin
 from hortus.privacy.accounting.accountant import calibrate_noise_multiplier
 from hortus.privacy.accounting.forecast import PlanCost, SiteBudget
 from hortus.privacy.ledger.books import Account, Tally
@@ -74,11 +72,8 @@ def prospect(plan: Plan, folder: Path, sites: int | None) -> Prospect:
             f"{count} sites are fewer than the plan's {plan.cohort.minimum}",
             where="cohort.minimum" if sites is None else "--sites",
         )
-    contract, model_path = prepare(plan, folder)
-    model = attach(
-        load_base(model_path, plan.task, plan.training.precision), plan.adapter, plan.seed
-    )
-    dimension = AdapterSpace(model).dimension
+    contract, model_path = pin(plan, folder)
+    dimension = adapter_dimension(contract, model_path)
     encoding = StepEncoding.of(contract, dimension, count)
     cost = PlanCost.of(encoding.event, contract)
     return Prospect(plan, contract, dimension, count, encoding, cost, model_path)

@@ -25,7 +25,7 @@ from hortus.learning.data.partition import partition
 from hortus.learning.data.records import Records, read_ids, read_records
 from hortus.parties.folders import Consortium, ServerConfig
 from hortus.parties.joining import create_consortium
-from hortus.planning.prepare import prepare
+from hortus.planning.prepare import pin
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.gradients.workbench import Workbench
@@ -49,6 +49,7 @@ from hortus.server.sums.service import Hub, serving
 from hortus.simulation.clipped import share_cut
 from hortus.simulation.local_grid import LocalGrid
 from hortus.simulation.memory_channel import MemoryChannel
+from hortus.simulation.shared_workbench import SharedWorkbench
 from hortus.simulation.timings import Timings
 
 _LOOPBACK = ServerConfig(aggregation="127.0.0.1:0", superlink="127.0.0.1:0")
@@ -90,6 +91,7 @@ def simulate(
     force: bool = False,
     on_place: Callable[[Place], None] = lambda _: None,
     on_stop: Callable[[Path], None] = lambda _: None,
+    shared: SharedWorkbench | None = None,
 ) -> SimulatedRun:
     """Runs a plan, or resumes its unfinished run.
 
@@ -103,6 +105,7 @@ def simulate(
         force: Start over where the folder holds a run.
         on_place: Told where the run goes, when that is settled.
         on_stop: Called with the folder when the run ends before its time, while it is still this process's.
+        shared: Where the model is kept for what else this process trains.
 
     Raises:
         UsageError: Plan or data cannot be used, or `out` holds a run of something else.
@@ -110,13 +113,15 @@ def simulate(
         InUse: Another process runs in the folder.
     """
     on_stage("choosing the noise")
-    contract, model_path = prepare(plan, plan_path.resolve().parent)
+    contract, model_path = pin(plan, plan_path.resolve().parent)
+    on_stage("loading and checking the base model")
+    workbench = (shared or SharedWorkbench()).of(contract, model_path)
     with _placed(plan, plan_path, contract, out) as place:
         on_place(place)
         folder = place.directory
         store = open_run(plan, plan_path, contract, folder, simulated=True, force=force)
         with stopping(folder, partial(on_stop, folder)):
-            return _run(plan, contract, model_path, store, on_round, on_stage)
+            return _run(plan, contract, workbench, model_path, store, on_round, on_stage)
 
 
 @contextmanager
@@ -132,6 +137,7 @@ def _placed(plan: Plan, plan_path: Path, contract: Contract, out: Path | None) -
 def _run(
     plan: Plan,
     contract: Contract,
+    workbench: Workbench,
     model_path: Path,
     store: RunStore,
     on_round: OnRound,
@@ -140,10 +146,9 @@ def _run(
     out = store.directory
     on_stage("reading the sites' records")
     consortium = _lay_out(plan, contract, out)
-    on_stage("loading and checking the base model")
-    workbench = Workbench(contract, model_path, sites=len(consortium.sites))
-    on_stage("loading the server's model and its test records")
-    evaluator = Evaluator(contract, model_path, plan.evaluation, workbench.workers)
+    workbench.share_among(len(consortium.sites))
+    on_stage("reading the server's test records")
+    evaluator = Evaluator(workbench, plan.evaluation)
     hub, timings = Hub(Notary.open(consortium.server, time.time)), Timings()
     with ExitStack() as stack:
         names = consortium.sites

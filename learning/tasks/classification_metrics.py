@@ -28,7 +28,9 @@ def evaluate(
     model.eval()
 
     def look(batch: Batch) -> float:
-        with torch.inference_mode():
+        with (
+            torch.no_grad()
+        ):  # no inference mode: what a model keeps of a pass may be trained with later
             logits = model(**batch.inputs)
             predicted[batch.index] = logits.argmax(1).cpu().numpy()
             return float(nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))

@@ -1,7 +1,6 @@
-"""A warm model with its private gradient engine; virtual sites of one simulation share one."""
+"""A warm model with its private gradient engine, checked before anything relies on it."""
 
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,17 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import PretrainedConfig
 
-from hortus.learning.methods.adapters import AdapterSpace, attach
 from hortus.learning.models.encoder import default_device, has_experts
-from hortus.learning.models.loading import load_base
 from hortus.learning.models.memory import available, in_gib, kept_for_backward
-from hortus.learning.models.tokens import load_tokenizer
 from hortus.learning.passes.division import EMBEDDED, Shape
 from hortus.learning.passes.workers import passes_at_once
-from hortus.learning.tasks.classification import Batch, Encoded, TextClassification
+from hortus.learning.tasks.classification import Batch, Encoded
+from hortus.learning.warm_model import WarmModel
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.protocol.plan import Agreement
 from hortus.runtime.errors import HortusError, UsageError, in_one_line
@@ -35,8 +31,8 @@ _MOST_SECONDS = 60.0  # for finding out what shares passes; it depends on no rec
 _limits: dict[str, dict[Shape, int]] = {}
 
 
-class Workbench:
-    """Base model, adapter space, task and gradient engine of one plan.
+class Workbench(WarmModel):
+    """A warm model with the private gradient engine of its plan.
 
     Before it is used, a made-up record of the largest size goes through the model: it must fit into memory,
     and come to the same finite gradient each time. Then some of every shape go through alone and together: what
@@ -45,36 +41,24 @@ class Workbench:
 
     Args:
         plan: What to train.
-        model_path: Folder of the base model.
+        path: Folder of the base model.
         shares_passes: Whether records may share passes at all: what that takes to find out, a trial can
             do without.
-        sites: That share it: passes run side by side for as many, while memory allows.
+        sites: See `share_among`.
 
     Raises:
         UsageError: Plan, model, tokenizer and memory do not fit together.
     """
 
     def __init__(
-        self, plan: Agreement, model_path: Path, *, shares_passes: bool = True, sites: int = 1
+        self, plan: Agreement, path: Path, *, shares_passes: bool = True, sites: int = 1
     ) -> None:
-        base = load_base(model_path, plan.task, plan.training.precision)
-        model: torch.nn.Module = attach(base, plan.adapter, plan.seed)
-        self.model = model.to(default_device())
-        self.space = AdapterSpace(self.model)
-        self.task = TextClassification(
-            plan.task,
-            load_tokenizer(model_path),
-            base,
-            plan.adapter,
-            plan.training.micro_batch,
-        )
+        super().__init__(plan, path)
         self.gradients = PerUnitGradients(self.model)
-        self.workers = passes_at_once(sites)
         self._most = max(1, min(plan.training.micro_batch, _GRADIENTS // self.space.dimension))
-        self._in_use = threading.Lock()
-        self._check_runs(plan, model_path)
-        if shares_passes and not has_experts(base):
-            self._keep_apart(plan, base.config)
+        self._check_runs(plan, path, sites)
+        if shares_passes and not has_experts(self.base):
+            self._keep_apart(plan, self.base.config)
         else:
             alone = (*self.task.passes.shared_shapes(), EMBEDDED)
             self.task.passes.limits.update(dict.fromkeys(alone, 1))
@@ -84,18 +68,14 @@ class Workbench:
         """Passes at once: time and memory only."""
         return self.gradients.workers
 
-    @workers.setter
-    def workers(self, count: int) -> None:
-        self.gradients.workers = self.task.workers = count
+    def share_among(self, sites: int) -> None:
+        """Runs passes side by side for as many sites, while memory allows."""
+        wanted = passes_at_once(sites)
+        self.gradients.workers = self.task.workers = min(wanted, self._passes_that_fit)
+        if self.workers < wanted:
+            logger.info("memory for %d passes at once, processors for %d", self.workers, wanted)
 
-    @contextmanager
-    def holding(self, adapter: NDArray[np.float32]) -> Iterator[torch.nn.Module]:
-        """Lends the model with an adapter, float32[d], written into it; others wait."""
-        with self._in_use:
-            self.space.write(self.model, adapter)
-            yield self.model
-
-    def _check_runs(self, plan: Agreement, model_path: Path) -> None:
+    def _check_runs(self, plan: Agreement, path: Path, sites: int) -> None:
         """Sends a made-up record of the largest size through the model, and a short one, in turns."""
         few = self.task.made_up([plan.task.max_length, 1], seed=0)
         batches = [self.task.batch(few, np.array([i]), np.array([i])) for i in (0, 1, 0)]
@@ -103,33 +83,34 @@ class Workbench:
         try:
             with self._moved():
                 found = self.gradients.each([first])
-                self._check_memory(plan, first.kept)
+                self._passes_that_fit = self._passes_in_memory(plan, first.kept)
+                self.share_among(sites)
                 found += self.gradients.each(batches[1:])
         except HortusError:
             raise
         except Exception as error:  # whatever a model says that was made for something else
             raise out_of_memory(error) or UsageError(
                 f"the model fails on made-up tokens ({type(error).__name__}: {in_one_line(str(error), 200)})",
-                where=str(model_path),
+                where=str(path),
                 remedy=f"It is no model of texts of 1 to {plan.task.max_length} tokens: use another one.",
             ) from error
         if not all(bool(torch.isfinite(gradient).all()) for gradient in found):
             raise UsageError(
                 "gradients of made-up texts are NaN or infinite",
-                where=str(model_path),
+                where=str(path),
                 remedy="The weights are far too large, or made for another precision: use another checkpoint.",
             )
         # A GPU may add in another order each time; what is drawn or remembered is larger than that.
         if (found[0] - found[2]).norm() > _ROUNDING * found[0].norm():
             raise UsageError(
                 "the same text has another gradient each time",
-                where=str(model_path),
+                where=str(path),
                 remedy="The model draws random numbers, or keeps something from text to text: switch that off in "
                 "its config.json, or use another one.",
             )
 
-    def _check_memory(self, plan: Agreement, kept: int) -> None:
-        """Compares what a pass takes with what there is, and lets no more run at once than fit.
+    def _passes_in_memory(self, plan: Agreement, kept: int) -> int:
+        """Compares what a pass takes with what there is; returns how many fit at once.
 
         Args:
             plan: Says how many records go through the model together.
@@ -137,7 +118,7 @@ class Workbench:
         """
         of_unit = plan.privacy.max_records_per_unit or 1
         one, tokens = self._memory_of_pass(plan.task.max_length, of_unit, kept)
-        free, wanted = available(default_device()), self.workers
+        free = available(default_device())
         if one > free:
             raise UsageError(
                 f"a step takes about {in_gib(one)} of memory (a pass of up to {tokens:,} tokens), and "
@@ -146,9 +127,7 @@ class Workbench:
                 remedy="Lower task.max_length, privacy.max_records_per_unit, training.micro_batch or adapter.rank; "
                 "or give the process more memory.",
             )
-        self.workers = max(1, min(wanted, int(_FOR_PASSES * free / one)))
-        if self.workers < wanted:
-            logger.info("memory for %d passes at once, processors for %d", self.workers, wanted)
+        return max(1, int(_FOR_PASSES * free / one))
 
     def _memory_of_pass(self, longest: int, of_unit: int, kept: int) -> tuple[float, int]:
         """Returns the bytes and the tokens of the largest pass, of records of so many tokens."""
@@ -160,7 +139,7 @@ class Workbench:
     @contextmanager
     def _moved(self) -> Iterator[None]:
         """Moves the adapter within the block: LoRA and the head start at 0, where most gradients are 0 too."""
-        initial = self.space.read(self.model)
+        initial = self.initial_adapter
         moved = np.random.default_rng(0).normal(0, 0.02, len(initial))
         with self.holding(initial + moved.astype(np.float32)):
             yield

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from hortus.client.trainer import Trainer, untimed
 from hortus.learning.data.records import Records
 from hortus.learning.tasks.classification import Batch, Encoded
-from hortus.planning.prepare import prepare
+from hortus.planning.prepare import pin
 from hortus.privacy.accounting.forecast import PlanCost
 from hortus.privacy.attacks.membership_inference import logit_confidence
 from hortus.privacy.gradients.clipping import Clipping
@@ -101,7 +101,7 @@ def attack(plan: Plan, folder: Path, out: Path, setting: Setting, on_step: OnSte
     Raises:
         UsageError: Plan, data or setting cannot be used, or `out` holds another attack.
     """
-    contract, model_path = prepare(plan, folder)
+    contract, model_path = pin(plan, folder)
     records = read_site_records(plan)
     site = _chosen_site(setting, list(records))
     rest, canaries = plant(records.pop(site), len(plan.task.labels), setting.canaries, plan.seed)
@@ -193,7 +193,7 @@ class _Stage:
             contract,
             StepEncoding.of(contract, workbench.space.dimension, len(others) + 1),
             workbench,
-            workbench.space.read(workbench.model),
+            workbench.initial_adapter,
             site,
             {name: workbench.task.encode(own) for name, own in others.items()},
             rest,

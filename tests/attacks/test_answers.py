@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 
 from hortus.client.flower.relay import make_app
 from hortus.client.pace import Clock
+from hortus.learning.warm_model import WarmModel
 from hortus.protocol.answer import Answer
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.runtime.errors import ProtocolError
@@ -96,7 +97,7 @@ def test_a_node_speaks_for_itself_alone(
         for site in SITES:
             apps[site] = make_app(partial(_reach, world.agent(world.site(site), port)))
         grid = LocalGrid(apps)
-        evaluator = Evaluator(world.contract, tiny_model, None)
+        evaluator = Evaluator(WarmModel(world.contract, tiny_model), None)
         federation = RoundLoop(
             grid=grid,
             identity=SiteIdentity.load(world.consortium.server.identity, SERVER),
@@ -160,7 +161,7 @@ def test_a_site_that_prepares_is_asked_again_and_misses_no_session(
             contract=world.contract,
             store=store,
             hub=hub,
-            evaluator=Evaluator(world.contract, tiny_model, None),
+            evaluator=Evaluator(WarmModel(world.contract, tiny_model), None),
             attendance=AttendanceBook(store.directory, roster.sites, time.time, grid.names),
             on_round=lambda _: None,
         ).run()

@@ -36,6 +36,7 @@ from hortus.client.operate import WarmWorkbench
 from hortus.client.pace import RehearsalClock
 from hortus.client.site.folder import Site
 from hortus.client.trainer import untimed
+from hortus.learning.warm_model import WarmModel
 from hortus.parties.folders import Consortium, ServerConfig
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.plan import Contract
@@ -226,7 +227,7 @@ def _run_server(deployment: Deployment, sockets: Path) -> None:
                 contract=contract,
                 store=store,
                 hub=hub,
-                evaluator=Evaluator(contract, Path(contract.model), None),
+                evaluator=Evaluator(WarmModel(contract, Path(contract.model)), None),
                 attendance=AttendanceBook(store.directory, roster.sites, time.time, grid.names),
                 on_round=lambda _: None,
             ).run()

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from typer.testing import CliRunner
 
 from hortus.cli.main import app
 from hortus.cli.train import baselines_folder
+from hortus.learning import warm_model
+from hortus.learning.models.encoder import EncoderClassifier
+from hortus.learning.models.loading import load_base
 from hortus.planning.plan_file import load_plan
 from hortus.planning.prepare import prepare
 from hortus.privacy.gradients.workbench import Workbench
@@ -20,6 +24,18 @@ from hortus.simulation.simulate import read_site_records
 ROOT = Path(__file__).parents[2]
 
 
+def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Returns a list that each base model's folder is added to when it is loaded."""
+    loaded: list[Path] = []
+
+    def load(path: Path, *rest: Any) -> EncoderClassifier:
+        loaded.append(path)
+        return load_base(path, *rest)
+
+    monkeypatch.setattr(warm_model, "load_base", load)
+    return loaded
+
+
 def documented() -> list[str]:
     """Returns the measures that the quickstart explains."""
     text = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
@@ -28,9 +44,10 @@ def documented() -> list[str]:
 
 
 def test_the_run_is_held_against_the_same_plan_without_privacy_and_each_site_alone(
-    write_plan: PlanWriter,
+    write_plan: PlanWriter, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_plan()
+    loaded = count_loads(monkeypatch)
     done = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(
         app, ["simulate", str(path), "--baselines"]
     )
@@ -44,6 +61,7 @@ def test_the_run_is_held_against_the_same_plan_without_privacy_and_each_site_alo
     baselines = path.parent / "runs" / "tiny-baselines"
     assert (baselines / "alone.json").exists()
     assert (baselines / "without-privacy" / "adapter").is_dir()
+    assert loaded == [tiny_model]  # for the trial, the sites and the server, of all runs
 
 
 def test_the_baselines_lie_beside_the_run_however_its_folder_is_named(
@@ -76,7 +94,7 @@ def test_the_share_that_is_cut_follows_the_clipping_norm(
         fields["privacy"] |= {"clipping_norm": norm}
         contract, model = prepare(Plan.model_validate(fields), path.parent)
         bench = Workbench(contract, model)
-        return share_cut(contract, bench, sites, bench.space.read(bench.model))
+        return share_cut(contract, bench, sites, bench.initial_adapter)
 
     assert share(1e-6) == 1.0
     assert share(1e6) == 0.0

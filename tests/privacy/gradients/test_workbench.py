@@ -11,6 +11,7 @@ import torch
 from helpers.tiny_models import ARCHITECTURES, edit_weights
 from numpy.typing import NDArray
 
+from hortus.learning import warm_model
 from hortus.learning.data.records import Records
 from hortus.learning.models.encoder import EncoderClassifier
 from hortus.learning.models.memory import _of_container, available, kept_for_backward
@@ -116,8 +117,8 @@ def test_a_model_that_computes_something_else_each_time_is_refused(
         habit(model)
         return model
 
-    load_base = workbench.load_base
-    monkeypatch.setattr(workbench, "load_base", load)
+    load_base = warm_model.load_base
+    monkeypatch.setattr(warm_model, "load_base", load)
     with pytest.raises(UsageError, match="another gradient each time"):
         Workbench(contract(lora("bert")), saved("bert"))
 

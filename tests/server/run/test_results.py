@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from hortus.cli.main import app
 from hortus.learning.methods.adapters import save_adapter
+from hortus.learning.warm_model import WarmModel
 from hortus.protocol.plan import Plan
 from hortus.runtime.errors import HortusError, UsageError
 from hortus.server.evaluation import Evaluator
@@ -31,7 +32,7 @@ REACHED = (0.2, 0.8, 0.5, 0.8, 0.6, 0.7)
 
 @pytest.fixture(scope="module")
 def evaluator(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Evaluator:
-    return Evaluator(_plan(tiny_model), tiny_model, None)
+    return Evaluator(WarmModel(_plan(tiny_model), tiny_model), None)
 
 
 def _plan(model: Path, **changes: Any) -> Plan:
@@ -91,14 +92,14 @@ def test_an_adapter_from_a_template_is_what_peft_saves(
     tmp_path: Path, tiny_model: Path, changes: dict[str, Any]
 ) -> None:
     plan = make_plan(**({"model": str(tiny_model)} | changes))
-    one, other = (Evaluator(plan, tiny_model, None) for _ in range(2))
+    one, other = Evaluator(WarmModel(plan, tiny_model), None), WarmModel(plan, tiny_model)
     store = RunStore(tmp_path / "run", make_contract(plan))
     one.write_template(template_path(store.directory))
     vector = np.random.default_rng(0).normal(size=len(one.initial_adapter)).astype(np.float32)
     store.commit(make_round(0), {"adapter": torch.from_numpy(vector)})
     write_results(store.directory)
-    other._space.write(other._model, vector)
-    save_adapter(tmp_path / "saved", other._model)
+    with other.holding(vector):
+        save_adapter(tmp_path / "saved", other.model)
     for saved in (tmp_path / "saved").iterdir():
         assert (tmp_path / "run" / "adapter" / saved.name).read_bytes() == saved.read_bytes()
     assert {path.name for path in (tmp_path / "run" / "adapter").iterdir()} == {

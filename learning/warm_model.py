@@ -1,0 +1,61 @@
+"""A base model in memory with an adapter on it: whoever computes with it holds it meanwhile."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from hortus.learning.methods.adapters import AdapterSpace, attach
+from hortus.learning.models.encoder import default_device
+from hortus.learning.models.loading import load_base
+from hortus.learning.models.tokens import load_tokenizer
+from hortus.learning.tasks.classification import TextClassification
+from hortus.protocol.plan import Agreement
+
+
+class WarmModel:
+    """Base model, adapter and task of one plan; a process that trains and evaluates shares one.
+
+    Args:
+        plan: What is trained.
+        path: Folder of the base model.
+
+    Raises:
+        UsageError: Plan, model and tokenizer do not fit together.
+
+    Attributes:
+        plan: What is trained.
+        base: The base model with the task's head; the adapter's layers are within it.
+        model: The same with its adapter, on the process's device.
+        space: The adapter as a flat vector.
+        initial_adapter: float32[d], what training starts from.
+        task: Encodes records, and divides them into passes.
+    """
+
+    def __init__(self, plan: Agreement, path: Path) -> None:
+        self.plan = plan
+        self.base = load_base(path, plan.task, plan.training.precision)
+        self._tokenizer = load_tokenizer(path)
+        self.model = attach(self.base, plan.adapter, plan.seed).to(default_device())
+        self.space = AdapterSpace(self.model)
+        self.initial_adapter: NDArray[np.float32] = self.space.read(self.model)
+        self.task = self.another_task()
+        self._in_use = threading.Lock()
+
+    def another_task(self) -> TextClassification:
+        """Returns a task on the same model that divides records into passes of its own."""
+        plan = self.plan
+        return TextClassification(
+            plan.task, self._tokenizer, self.base, plan.adapter, plan.training.micro_batch
+        )
+
+    @contextmanager
+    def holding(self, adapter: NDArray[np.float32]) -> Iterator[nn.Module]:
+        """Lends the model with an adapter, float32[d], written into it; others wait."""
+        with self._in_use:
+            self.space.write(self.model, adapter)
+            yield self.model
