@@ -21,7 +21,8 @@ import torch
 from engine import Texts, build
 
 from hortus.privacy.gradients.clipping import FlatClipping
-from hortus.privacy.gradients.engine import LossBatch, PerUnitGradients
+from hortus.privacy.gradients.engine import PerUnitGradients
+from hortus.privacy.gradients.engines.base import LossBatch
 from hortus.privacy.noise import discrete_gaussian
 from hortus.privacy.noise.mechanism import Mechanism
 from hortus.privacy.noise.randomness import SessionRandomness

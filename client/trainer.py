@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from hortus.learning.data.records import Records
 from hortus.learning.tasks.classification import Encoded
-from hortus.privacy.gradients.engine import ClippedSum, LossBatch
+from hortus.privacy.gradients.engine import ClippedSum
+from hortus.privacy.gradients.engines.base import LossBatch
 from hortus.privacy.gradients.sampling import sample_records
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.noise.mechanism import Mechanism

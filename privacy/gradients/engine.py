@@ -3,7 +3,7 @@
 DP-SGD (Abadi et al. 2016, Algorithm 1): each unit's gradient g over all trainable parameters
 together is scaled by min(1, C / ‖g‖₂) before the sum; other rules are other `Clipping`s. Records go
 through the model in passes. A pass holds one unit, or several that are kept apart to the last bit
-(`learning.passes.isolation`); the gradients of its units are formed in one backward pass (`privacy.gradients.tracking`).
+(`learning.passes.isolation`); an engine gives the gradients of its units (`privacy.gradients.engines`).
 Each unit is then clipped by itself, in float64, cut to a multiple of a public grid, and added as
 integers: exactly, so that neither the order nor the company of a unit matters.
 """
@@ -11,7 +11,7 @@ integers: exactly, so that neither the order nor the company of a unit matters.
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,30 +21,17 @@ from torch import nn
 from hortus.learning.passes.isolation import keep_apart
 from hortus.learning.passes.workers import passes_at_once, side_by_side
 from hortus.privacy.gradients.clipping import Clipping
-from hortus.privacy.gradients.recording import Recorder, recording
-from hortus.privacy.gradients.tracking import tracking
+from hortus.privacy.gradients.engines.base import GradientEngine, LossBatch
+from hortus.privacy.gradients.engines.hortus import HortusEngine
 from hortus.runtime.errors import UsageError
 
 # What a sum is a multiple of where no mechanism asks for another grid.
 FINE_GRID = 2.0**-40
 # Grid points of one unit's coordinate at most: 2,048 units cannot overflow an int64.
 _LARGEST = 2.0**52
-
+_HORTUS = HortusEngine()
 
 Result = TypeVar("Result")
-
-
-class LossBatch(Protocol):
-    """The records of one pass, whose losses can be computed, one for each; its units are whole."""
-
-    @property
-    def units(self) -> torch.Tensor:
-        """Number of each record's unit within the batch, int64 (records,), from 0 without gaps."""
-        ...
-
-    def losses(self, model: nn.Module) -> torch.Tensor:
-        """Returns each record's loss, shape (records,)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +52,12 @@ class ClippedSum:
 class PerUnitGradients:
     """Clipped sums of per-unit gradients of a model's trainable parameters.
 
-    Records may meet in no layer: the first dimension of all activations is the record. Gradient
-    checkpointing and half-precision activations are fine, a parameter may be used more than once.
+    Records may meet in no layer: the first dimension of all activations is the record.
 
     Args:
         model: Its linear layers keep records apart from now on. Which parameters are trainable is
             read once, here.
+        engine: Says what the gradient of each unit is.
 
     Raises:
         UsageError: No parameter is trainable, or a layer mixes records.
@@ -79,7 +66,7 @@ class PerUnitGradients:
         workers: Passes at once: time and memory only.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, engine: GradientEngine = _HORTUS) -> None:
         self.workers = passes_at_once()
         for name, module in model.named_modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -90,6 +77,7 @@ class PerUnitGradients:
                 )
         keep_apart(model)
         self._model = model
+        self._engine = engine
         named = sorted(model.named_parameters(), key=lambda item: item[0])
         self._parameters = {name: p for name, p in named if p.requires_grad}
         if not self._parameters:
@@ -115,9 +103,9 @@ class PerUnitGradients:
         total = torch.zeros(self.dimension, dtype=torch.int64, device=self._device)
         adding = threading.Lock()
 
-        def add(batch: LossBatch) -> NDArray[np.float64]:
+        def add(gradients: torch.Tensor) -> NDArray[np.float64]:
             norms = [np.zeros((clipper.groups, 0))]
-            for gradient in self._each(batch):
+            for gradient in gradients:
                 norm, clipped = clipper(gradient)
                 norms.append(norm)
                 with adding:
@@ -153,41 +141,18 @@ class PerUnitGradients:
         Raises:
             UsageError: A parameter's gradients cannot be told apart by unit.
         """
-        return self._side_by_side(batches, self._each)
+        return self._side_by_side(batches, lambda gradients: gradients)
 
     def _side_by_side(
-        self, batches: Iterable[LossBatch], work: Callable[[LossBatch], Result]
+        self, batches: Iterable[LossBatch], work: Callable[[torch.Tensor], Result]
     ) -> list[Result]:
+        """Returns what the work makes of the gradients of each pass's units, (units, d)."""
         self._model.train()
         for parameter in self._parameters.values():
             parameter.grad = None
-        with tracking(self._model, list(self._parameters)):
-            return side_by_side(batches, work, self.workers)
-
-    def _each(self, batch: LossBatch) -> torch.Tensor:
-        """Runs a pass forward and backward."""
-        unit = batch.units.to(self._device)
-        counts = torch.bincount(unit)
-        if not bool((counts > 0).all()):
-            raise ValueError("the units of a batch are numbered from 0 without gaps")
-        recorder = Recorder(unit, len(counts))
-        with recording(recorder):
-            losses = batch.losses(self._model)
-            if losses.shape != unit.shape:
-                raise ValueError(f"{len(unit)} records have losses {list(losses.shape)}")
-            if losses.requires_grad:
-                losses.sum(dtype=torch.promote_types(losses.dtype, torch.float32)).backward()  # type: ignore[no-untyped-call]
-        for name, parameter in self._parameters.items():
-            # One that was fetched before tracking began, as recurrent layers do, has a grad.
-            if name not in recorder.gradients or parameter.grad is not None:
-                parameter.grad = None
-                raise UsageError(
-                    "its gradient for one unit is not known, since the loss does not depend on it "
-                    "in a way that can be followed",
-                    where=name,
-                    remedy="Freeze the parameter, or use it in the forward pass as it is.",
-                )
-        return torch.cat([recorder.gradients.pop(name) for name in self._parameters], 1)
+        workers = self.workers if self._engine.several_at_once else 1
+        with self._engine.attached(self._model, list(self._parameters)) as gradients:
+            return side_by_side(batches, lambda batch: work(gradients(batch)), workers)
 
     @property
     def _device(self) -> torch.device:

@@ -171,7 +171,7 @@ def _tap(
         uses: The parameters, each with its gradient's rule.
     """
     source = uses[0][0].source
-    if output.shape[:1] != (current().records,):
+    if output.shape[:1] != (current().units.records,):
         raise UsageError(
             "the first dimension of what the parameter acts on is not the record",
             where=source.name,
@@ -220,7 +220,9 @@ def _embedding(
     if not known or max_norm is not None or scale_grad_by_freq:
         return None
     assert isinstance(weight, Tracked)  # noqa: S101 - for the type checker
-    index = index.expand(current().records if len(index) == 1 else len(index), *index.shape[1:])
+    index = index.expand(
+        current().units.records if len(index) == 1 else len(index), *index.shape[1:]
+    )
     output = functional.embedding(index, weight.plain)
     return _tap(output, index, (weight, partial(rules.table, padding_idx=padding_idx)))
 

@@ -30,7 +30,8 @@ from hortus.planning.prepare import pin
 from hortus.privacy.accounting.forecast import PlanCost
 from hortus.privacy.attacks.membership_inference import logit_confidence
 from hortus.privacy.gradients.clipping import Clipping
-from hortus.privacy.gradients.engine import FINE_GRID, ClippedSum, LossBatch, PerUnitGradients
+from hortus.privacy.gradients.engine import FINE_GRID, ClippedSum, PerUnitGradients
+from hortus.privacy.gradients.engines.base import LossBatch
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.noise.randomness import UnsafeSeededRandomness
 from hortus.privacy.step import StepEncoding, nominal_batch

@@ -22,6 +22,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConf
 from hortus.learning.models.encoder import EncoderClassifier
 from hortus.privacy.gradients.clipping import FlatClipping
 from hortus.privacy.gradients.engine import PerUnitGradients
+from hortus.privacy.gradients.engines.opacus import OpacusEngine
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Unsupported layer type", "ignore:fan_in_fan_out", "ignore:.*lora_bias"
@@ -252,6 +253,10 @@ def test_every_kind_of_adapter_in_every_architecture(architecture: str, kind: st
     rows = one_by_one(model, texts)
     assert np.abs(rows).max() > 0
     assert np.allclose(found, clipped(rows, texts.units, 0.3), rtol=TOLERANCE, atol=1e-11)
+    if kind in KNOWN_TO_OPACUS:
+        theirs = PerUnitGradients(model, OpacusEngine())
+        again = theirs.clipped_sum(texts.in_batches(2), FlatClipping(0.3)).total
+        assert np.allclose(again, found, rtol=TOLERANCE, atol=1e-11)
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
