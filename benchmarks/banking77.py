@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hortus.planning.plan_file import load_plan
 from hortus.protocol.plan import Plan
+from hortus.runtime.metric import values
 from hortus.simulation.simulate import simulate
 
 HERE = Path(__file__).parent
@@ -42,6 +43,7 @@ def measure(noise: str, epsilon: int | None, seed: int) -> dict[str, object]:
         run = simulate(plan, PLAN, Path(out) / "run", lambda *_: None)
         seconds = time.perf_counter() - began
         rounds = run.store.rounds
+        reached = values(rounds[-1].metrics)
         print({phase: round(spent, 2) for phase, spent in run.timings.items()})
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
@@ -54,8 +56,8 @@ def measure(noise: str, epsilon: int | None, seed: int) -> dict[str, object]:
         "noise": noise,
         "epsilon": epsilon or "inf",
         "seed": seed,
-        "accuracy": round(rounds[-1].metrics["accuracy"], 4),
-        "macro_f1": round(rounds[-1].metrics["macro_f1"], 4),
+        "accuracy": round(reached["accuracy"], 4),
+        "macro_f1": round(reached["macro_f1"], 4),
         "seconds_per_round": round(seconds / len(rounds), 2),
         "commit": commit,
     }

@@ -25,6 +25,7 @@ from hortus.learning.data.records import Records
 from hortus.learning.tasks.classification import Encoded, TextClassification
 from hortus.planning.plan_file import load_plan
 from hortus.protocol.plan import Plan
+from hortus.runtime.metric import values
 from hortus.simulation.demo import write_demo_folder
 from hortus.simulation.simulate import simulate
 
@@ -56,7 +57,7 @@ def measure(rule: str, norm: float, seed: int) -> dict[str, object]:
         demo = load_plan(write_demo_folder(Path(folder)))
         plan = variant(demo, rule, norm, seed)
         run = simulate(plan, Path(folder) / "plan.yaml", Path(folder) / "run", lambda *_: None)
-        metrics = run.store.rounds[-1].metrics
+        metrics = values(run.store.rounds[-1].metrics)
     return {
         "rule": rule,
         "first_norm": norm,

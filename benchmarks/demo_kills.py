@@ -99,11 +99,12 @@ def one(number: int, whole: float, about: tuple[str, str]) -> list[Any]:
         training, spare = plan["training"], plan["privacy"]["spare_attempts"]
         charges, epsilon = audited(out)
         adapter = json.loads((out / "private" / "adapter" / "hortus.json").read_text())
+        (reached,) = [one["value"] for one in adapter["metrics"] if one["name"] == "accuracy"]
         whole_run = adapter["round"] == training["rounds"]
         return [
             *(number, f"{seconds:.1f}", was, done, code, f"{taken:.1f}", charges),
             training["rounds"] * training["steps_per_round"] + spare,
-            *(f"{epsilon:.4f}", 8, f"{adapter['metrics']['accuracy']:.4f}"),
+            *(f"{epsilon:.4f}", 8, f"{reached:.4f}"),
             "of the last round" if whole_run else f"of round {adapter['round']}",
             *about,
         ]

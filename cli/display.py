@@ -17,15 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from hortus.runtime.errors import printable
+from hortus.runtime.metric import Metrics, cells, columns
 
 if TYPE_CHECKING:
     from hortus.server.run.absences import Absence
     from hortus.server.run.records import RoundRecord
 
 _ROWS_SHOWN = 12
-_ROWS_SHOWN_UPRIGHT, _UPRIGHT_BELOW = 2, 66
+_ROWS_SHOWN_UPRIGHT = 2
 _UNBOUNDED = 10_000  # columns
-_COLUMNS = ("round", "accuracy", "macro F1", "ε spent, per site", "sites")
 
 
 class _Terminal(Console):
@@ -54,14 +54,19 @@ class _Terminal(Console):
 
 def _fitted(console: Console, options: ConsoleOptions, table: Table) -> Table:
     """Returns a table that loses no digit and breaks no number, however narrow the terminal is."""
+    return _upright(table) if _is_too_wide(console, options, table) else table
+
+
+def _is_too_wide(console: Console, options: ConsoleOptions, table: Table) -> bool:
+    """Whether a table does not fit, none of its numbers being broken."""
     for column in table.columns:
         column.overflow = "fold"
         if all(isinstance(cell, str | Text) and " " not in str(cell) for cell in column.cells):
             column.no_wrap = True
     if not table.show_header or not table.row_count:
-        return table
+        return False
     needed = Measurement.get(console, options.update(width=_UNBOUNDED), table).minimum
-    return _upright(table) if needed > options.max_width else table
+    return needed > options.max_width
 
 
 def _upright(table: Table) -> Table:
@@ -154,8 +159,9 @@ class RoundsDisplay:
         self._records.append((record, _range(spent.values()) if spent else ""))
         self._progress.update(self._task, completed=record.round + 1)
         if not self._console.is_terminal:
-            cells = zip(_COLUMNS, _cells(*self._records[-1]), strict=True)
-            line = ", ".join(f"{name} {cell}" for name, cell in cells)
+            measured = columns([record.metrics])
+            shown = zip(_names(measured), _cells(*self._records[-1], measured), strict=True)
+            line = ", ".join(f"{name} {cell}" for name, cell in shown)
             self._console.print(f"{self._title}, of {self._rounds}: {line}", soft_wrap=True)
 
     def say(self, stage: str) -> None:
@@ -163,26 +169,32 @@ class RoundsDisplay:
         self._stage = stage
 
     def _render(self) -> Group:
-        table = Table(box=None, pad_edge=False)
-        for name in _COLUMNS:
-            table.add_column(name, justify="right")
-        shown = _ROWS_SHOWN if self._console.width >= _UPRIGHT_BELOW else _ROWS_SHOWN_UPRIGHT
-        for record, spent in self._records[-shown:]:
-            table.add_row(*_cells(record, spent))
+        table = self._table(_ROWS_SHOWN)
+        if _is_too_wide(self._console, self._console.options, table):
+            table = self._table(_ROWS_SHOWN_UPRIGHT)
         if not self._stage:
             return Group(table, self._progress)
         return Group(table, self._progress, Text(printable(self._stage), style="dim"))
 
+    def _table(self, rows: int) -> Table:
+        """Returns the last so many rounds."""
+        table = Table(box=None, pad_edge=False)
+        measured = columns(record.metrics for record, _ in self._records)
+        for name in _names(measured):
+            table.add_column(name, justify="right")
+        for record, spent in self._records[-rows:]:
+            table.add_row(*_cells(record, spent, measured))
+        return table
 
-def _cells(record: "RoundRecord", spent: str) -> tuple[str, ...]:
+
+def _names(measured: Metrics) -> tuple[str, ...]:
+    return ("round", *(metric.label for metric in measured), "ε spent, per site", "sites")
+
+
+def _cells(record: "RoundRecord", spent: str, measured: Metrics) -> tuple[str, ...]:
     claimed = "∞" if record.epsilon is None else spent or f"{record.epsilon:.3f}"
-    return (
-        str(record.round + 1),
-        percent(record.metrics.get("accuracy")),
-        percent(record.metrics.get("macro_f1")),
-        claimed,
-        str(len(record.sites)),
-    )
+    reached = cells(record.metrics, measured)
+    return (str(record.round + 1), *reached, claimed, str(len(record.sites)))
 
 
 def absences_table(absences: Sequence["Absence"]) -> Table:

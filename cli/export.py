@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from hortus.cli.display import percent, terminal
+from hortus.cli.display import terminal
 from hortus.runtime.errors import HortusError
 
 
@@ -28,10 +28,10 @@ def export(
 
     record, written = export_round(run, which, out)
     console = terminal()
-    reached = record.metrics.get("accuracy")
-    accuracy = "" if reached is None else f", accuracy {percent(reached)}"
+    metric = record.primary
+    reached = "" if metric is None else f", {metric.label} {metric.text}"
     cost = "no privacy" if record.epsilon is None else f"ε = {record.epsilon:.4g}"
-    console.print(f"{written}: the adapter after round {record.round + 1}, {cost}{accuracy}")
+    console.print(f"{written}: the adapter after round {record.round + 1}, {cost}{reached}")
 
 
 def tell_kept(console: Console, run: Path, write_report: Callable[[], object]) -> None:

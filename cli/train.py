@@ -9,10 +9,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hortus.cli.display import RoundsDisplay, absences_table, percent, terminal
+from hortus.cli.display import RoundsDisplay, absences_table, terminal
 from hortus.cli.export import tell_kept
 from hortus.cli.settings import Settings, read_plan
 from hortus.protocol.plan import Plan
+from hortus.runtime.metric import cells, columns, primary
 
 if TYPE_CHECKING:
     from hortus.server.run.names import Place
@@ -68,7 +69,7 @@ def simulate(
         bool,
         typer.Option(
             "--baselines",
-            help="Also train without privacy, and each site alone, to tell what limits the accuracy.",
+            help="Also train without privacy, and each site alone, to tell what limits the result.",
         ),
     ] = False,
     force: Force = False,
@@ -193,7 +194,7 @@ def _conclude(
     open_run: "SimulatedRun | None",
     alone: "list[Alone]",
 ) -> None:
-    """Writes the report, and says why the run is as accurate as it is, and where everything lies."""
+    """Writes the report, and says what limits its result, and where everything lies."""
     from hortus.simulation.report import report_run
 
     folder = None if open_run is None else open_run.directory
@@ -211,23 +212,29 @@ def _conclude(
 
 
 def _line(alone: "Alone") -> str:
-    return f"  {alone.site} alone: {percent(alone.metrics.get('accuracy'))}"
+    metric = primary(alone.metrics)
+    reached = "not measured" if metric is None else f"{metric.label} {metric.text}"
+    return f"  {alone.site} alone: {reached}"
 
 
 def _comparison(
     plan: Plan, private: "SimulatedRun", open_run: "SimulatedRun", alone: "list[Alone]"
 ) -> Table:
-    best = max(alone, key=lambda site: site.metrics.get("accuracy", 0.0))
+    from hortus.simulation.demo import best_alone
+
     claim = private.store.rounds[-1].epsilon
     bound = "no bound" if claim is None else f"ε = {claim:.2f}, δ = {plan.privacy.delta:g}"
-    table = Table("model", "accuracy", "macro F1", f"bound for one {plan.privacy.unit}", box=None)
-    table.caption = "No site alone has records of every class: that is much of what they gain."
-    for name, metrics, promise in (
-        (f"best single site alone ({best.site})", best.metrics, "no bound"),
+    rows = [
         ("federated, private", private.store.rounds[-1].metrics, bound),
         ("federated, without privacy", open_run.store.rounds[-1].metrics, "no bound"),
-    ):
-        table.add_row(
-            name, percent(metrics.get("accuracy")), percent(metrics.get("macro_f1")), promise
-        )
+    ]
+    if (single := best_alone(alone)) is not None:
+        site, _ = single
+        rows.insert(0, (f"best single site alone ({site.site})", site.metrics, "no bound"))
+    measured = columns(metrics for _, metrics, _ in rows)
+    names = [metric.label for metric in measured]
+    table = Table("model", *names, f"bound for one {plan.privacy.unit}", box=None)
+    table.caption = "No site alone has records of every class: that is much of what they gain."
+    for name, metrics, promise in rows:
+        table.add_row(name, *cells(metrics, measured), promise)
     return table

@@ -187,7 +187,7 @@ def _figure(plot: Plot, size: tuple[float, float] = _BROAD) -> Figure:
 
 
 def _scale(axes: Axes, plot: Plot) -> None:
-    """Gives linear axes: rounds or times over x, and a y axis from 0 to a tick above all that is shown."""
+    """Gives linear axes: rounds or times over x, and a y axis with 0 and all that is shown between two ticks."""
     ends = [x for points in plot.curves.values() for x, _ in points]
     if plot.is_dated:
         _scale_times(axes, min(ends), max(ends))
@@ -197,11 +197,14 @@ def _scale(axes: Axes, plot: Plot) -> None:
         axes.set_xticks(round_ticks(math.ceil(first), math.floor(last)))
     values = [y for points in plot.curves.values() for _, y in points if math.isfinite(y)]
     limits = [value for points in plot.steps.values() for _, value in points]
-    highest = max([*values, *plot.levels.values(), *limits], default=0.0) or 1.0
-    ticks = MaxNLocator(nbins=5).tick_values(0.0, highest)
+    shown = [*values, *plot.levels.values(), *limits, 0.0]
+    lowest, highest = min(shown), max(shown)
+    highest = highest if highest > lowest else 1.0
+    ticks = MaxNLocator(nbins=5).tick_values(lowest, highest)
     above = next((tick for tick in ticks if tick >= highest), highest)
-    axes.set_yticks([tick for tick in ticks if 0 <= tick <= above])
-    axes.set_ylim(0, above)
+    below = next((tick for tick in reversed(ticks) if tick <= lowest), lowest)
+    axes.set_yticks([tick for tick in ticks if below <= tick <= above])
+    axes.set_ylim(below, above)
 
 
 def _scale_times(axes: Axes, first: float, last: float) -> None:

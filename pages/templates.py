@@ -6,6 +6,7 @@ import jinja2
 from markupsafe import Markup
 
 from hortus.runtime.errors import printable
+from hortus.runtime.metric import cells
 
 # From here on an ε promises little by itself.
 LITTLE = 10.0
@@ -30,6 +31,7 @@ def templates(*packages: str) -> jinja2.Environment:
     )
     environment.filters["lines"] = lines
     environment.filters["percent"] = percent
+    environment.filters["cells"] = cells
     environment.filters["bound"] = bound
     environment.filters["power"] = power
     environment.filters["factor"] = factor

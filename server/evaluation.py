@@ -9,6 +9,7 @@ from hortus.learning.data.records import read_records
 from hortus.learning.methods import adapter_files
 from hortus.learning.tasks.classification_metrics import evaluate
 from hortus.learning.warm_model import WarmModel
+from hortus.runtime.metric import Metrics
 
 
 class Evaluator:
@@ -34,15 +35,12 @@ class Evaluator:
         """float32[d], what training starts from."""
         return self._warm.initial_adapter
 
-    def measure(self, adapter: NDArray[np.float32]) -> dict[str, float]:
-        """Returns accuracy, macro F1 and loss of an adapter, float32[d]; empty without records."""
+    def measure(self, adapter: NDArray[np.float32]) -> Metrics:
+        """Returns what the task measures of an adapter, float32[d]; empty without records."""
         if self._records is None:
-            return {}
+            return ()
         with self._warm.holding(adapter) as model:
-            metrics = evaluate(
-                model, self._task, self._records, self._warm.plan.training.micro_batch
-            )
-        return {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1, "loss": metrics.loss}
+            return evaluate(model, self._task, self._records, self._warm.plan.training.micro_batch)
 
     def write_template(self, directory: Path) -> None:
         """Writes what an adapter's folder is filled in from."""

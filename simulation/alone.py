@@ -8,6 +8,7 @@ from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.noise.randomness import UnsafeSeededRandomness
 from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Contract, Plan
+from hortus.runtime.metric import Metrics
 from hortus.server.evaluation import Evaluator
 from hortus.strategies.server_state import ServerState
 
@@ -22,7 +23,7 @@ def without_privacy(plan: Plan) -> Plan:
 
 def train_alone(
     contract: Contract, records: Records, name: str, workbench: Workbench, evaluator: Evaluator
-) -> dict[str, float]:
+) -> Metrics:
     """Trains on one site's records with a contract's steps; returns its metrics.
 
     Args:

@@ -1,17 +1,19 @@
 """The demo's folder: a synthetic corpus of our own, its plan, and a comparison of three models."""
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from hortus.planning.prepare import pin
 from hortus.protocol.plan import Plan
 from hortus.protocol.policy import Budget
+from hortus.runtime.errors import HortusError
 from hortus.runtime.files import write_atomic
+from hortus.runtime.metric import Metrics, best, primary
 from hortus.server.evaluation import Evaluator
 from hortus.simulation.alone import train_alone, without_privacy
 from hortus.simulation.corpus import demo_sites, write_demo
@@ -30,7 +32,10 @@ class Alone:
 
     site: str
     records: int
-    metrics: dict[str, float]
+    metrics: Metrics
+
+
+_RESULTS = TypeAdapter(list[Alone])
 
 
 def write_demo_folder(out: Path) -> Path:
@@ -62,13 +67,12 @@ def train_each_alone(
         out: Where alone.json is kept.
         on_site: Told of each site's result.
         shared: Where the model is kept.
+
+    Raises:
+        HortusError: The results of an earlier start cannot be read.
     """
     path = out / _ALONE
-    results = (
-        [Alone(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
-        if path.exists()
-        else []
-    )
+    results = _read_alone(path)
     known = {result.site for result in results}
     records = read_site_records(plan)
     if set(records) <= known:
@@ -81,9 +85,29 @@ def train_each_alone(
         if site not in known:
             metrics = train_alone(contract, own, site, workbench, evaluator)
             results.append(Alone(site, len(own.texts), metrics))
-            write_atomic(path, json.dumps([asdict(result) for result in results]).encode())
+            write_atomic(path, _RESULTS.dump_json(results))
             on_site(results[-1])
     return results
+
+
+def best_alone(alone: Sequence[Alone]) -> tuple[Alone, float] | None:
+    """Returns the site that reached most alone, and its primary metric; None where nothing was measured."""
+    found = best(alone, lambda site: site.metrics)
+    metric = None if found is None else primary(found.metrics)
+    if found is None or metric is None or metric.value is None:
+        return None
+    return found, metric.value
+
+
+def _read_alone(path: Path) -> list[Alone]:
+    try:
+        return _RESULTS.validate_json(path.read_bytes()) if path.exists() else []
+    except ValidationError as error:
+        raise HortusError(
+            f"this is no list of results: {error.errors()[0]['msg']}",
+            where=str(path),
+            remedy="Remove it: every site is then trained alone again.",
+        ) from error
 
 
 def forget_alone(out: Path) -> None:

@@ -1,28 +1,18 @@
 """How well a model classifies."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import nn
 
 from hortus.learning.passes.workers import side_by_side
 from hortus.learning.tasks.classification import Batch, Encoded, TextClassification
-
-
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """Accuracy and macro F1 in [0, 1], and mean cross-entropy in nats."""
-
-    accuracy: float
-    macro_f1: float
-    loss: float
+from hortus.runtime.metric import Better, Chance, Metric, Metrics, Unit
 
 
 def evaluate(
     model: nn.Module, task: TextClassification, data: Encoded, micro_batch: int
 ) -> Metrics:
-    """Measures a model on a dataset."""
+    """Measures a model on a dataset: accuracy, which is primary, macro F1 and mean cross-entropy."""
     labels = data.labels.numpy()
     predicted = np.empty(len(data), np.int64)
     model.eval()
@@ -37,10 +27,43 @@ def evaluate(
 
     batches = task.batches(data, np.arange(len(data)), micro_batch)
     loss = sum(side_by_side(batches, look, task.workers))
-    return Metrics(
-        accuracy=float((predicted == labels).mean()),
-        macro_f1=_macro_f1(labels, predicted),
-        loss=loss / len(data),
+    return classified(labels, predicted, loss / len(data))
+
+
+def classified(labels: np.ndarray, predicted: np.ndarray, loss: float) -> Metrics:
+    """Returns the metrics of predictions.
+
+    Args:
+        labels: int64 (n,), n > 0.
+        predicted: int64 (n,).
+        loss: Mean cross-entropy in nats.
+    """
+    commonest = float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+    return (
+        Metric(
+            "accuracy",
+            float((predicted == labels).mean()),
+            Unit.PERCENT,
+            Better.HIGHER,
+            primary=True,
+            meaning="The share of the records whose label the model names.",
+            chance=Chance(commonest, "always naming the most frequent label"),
+        ),
+        Metric(
+            "macro_f1",
+            _macro_f1(labels, predicted),
+            Unit.PERCENT,
+            Better.HIGHER,
+            label="macro F1",
+            meaning="The mean of the labels' F1 scores: a rare label counts as much as a frequent one.",
+        ),
+        Metric(
+            "loss",
+            loss,
+            Unit.NATS,
+            Better.LOWER,
+            meaning="The mean cross-entropy: how little probability the model gives to the right label.",
+        ),
     )
 
 

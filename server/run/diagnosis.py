@@ -1,20 +1,19 @@
-"""Why a run is as accurate as it is: what its numbers are held against, and what to change."""
+"""Why a run is as good as it is: what its numbers are compared with, and what to change."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from hortus.learning.data.records import read_records
 from hortus.protocol.plan import Noise, Plan
-from hortus.runtime.errors import UsageError
+from hortus.runtime.metric import Better, Metric, Unit
 from hortus.server.run.records import RoundRecord
 
+# As shares of a metric's scale, or where it has none of the value that another is compared with.
 _ABOVE_CHANCE = 0.03
-_LOUD, _QUIET = 2.0, 0.5  # noise over signal
-_STILL_RISING = 0.01
-_NEARLY_ALL, _HARDLY_ANY = 0.95, 0.1
+_STILL_BETTER = 0.01  # in a round
 _LOST = 0.02
+_LOUD, _QUIET = 2.0, 0.5  # noise over signal
+_NEARLY_ALL, _HARDLY_ANY = 0.95, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +21,8 @@ class Compared:
     """What only a simulation knows.
 
     Attributes:
-        best_alone: Accuracy of the best site alone, without privacy.
-        without_privacy: Accuracy of the same plan without privacy.
+        best_alone: The primary metric of the best site alone, without privacy.
+        without_privacy: The primary metric of the same plan without privacy.
         cut: Share of the units whose gradients were clipped, with the last adapter.
     """
 
@@ -45,41 +44,26 @@ class Diagnosis:
     advice: tuple[str, ...]
 
 
-def chance_level(plan: Plan) -> float | None:
-    """Returns the accuracy of always naming the label that most evaluation records have; None without any."""
-    if plan.evaluation is None:
-        return None
-    try:
-        labels = read_records(plan.evaluation, plan.task).labels
-    except UsageError:
-        return None  # the file was there when the run began, and need not be now
-    return max(Counter(labels.tolist()).values()) / len(labels)
-
-
 def diagnose(plan: Plan, rounds: Sequence[RoundRecord], compared: Compared) -> Diagnosis:
-    """Holds a run's numbers against others.
+    """Compares a run's numbers with others.
 
     Args:
         plan: Its plan.
         rounds: Finished rounds, in order.
         compared: What else is known.
     """
-    reached = [one.metrics["accuracy"] for one in rounds if "accuracy" in one.metrics]
+    reached = [metric for one in rounds if (metric := one.primary) is not None]
     ratios = [one.noise_to_signal for one in rounds if one.noise_to_signal is not None]
     noise = median(ratios[-max(1, len(ratios) // 3) :]) if ratios else None
-    chance = chance_level(plan)
-    shares = {
-        "accuracy reached": reached[-1] if reached else None,
-        "always the most frequent label": chance,
-        "best site alone, without privacy": compared.best_alone,
-        "the same plan without privacy": compared.without_privacy,
-        "units whose gradients are cut, with the last adapter": compared.cut,
-    }
-    measures = {name: f"{100 * share:.1f} %" for name, share in shares.items() if share is not None}
+    measures = _measures(reached[-1], compared) if reached else {}
+    if compared.cut is not None:
+        measures["units whose gradients are cut, with the last adapter"] = Unit.PERCENT.text(
+            compared.cut
+        )
     if noise is not None:
         measures["noise over signal in a sum, last rounds"] = f"{noise:.2g}"
     told = (
-        _of_accuracy(reached, chance, compared),
+        _of_result(reached[-1], compared) if reached else _UNMEASURED,
         _of_noise(plan, noise),
         _of_clipping(plan, compared.cut),
         _of_length(reached),
@@ -87,23 +71,60 @@ def diagnose(plan: Plan, rounds: Sequence[RoundRecord], compared: Compared) -> D
     return Diagnosis(measures, tuple(sentence for sentence in told if sentence))
 
 
-def _of_accuracy(reached: Sequence[float], chance: float | None, compared: Compared) -> str:
-    if not reached:
-        return "The plan names no evaluation records, so nothing is known of its accuracy: add `evaluation`."
-    if chance is not None and reached[-1] < chance + _ABOVE_CHANCE:
+_UNMEASURED = (
+    "The plan names no evaluation records, so nothing is known of how good the model is: add "
+    "`evaluation`."
+)
+
+
+def _measures(reached: Metric, compared: Compared) -> dict[str, str]:
+    measures = {f"{reached.label} reached": reached.text}
+    if reached.chance is not None:
+        measures[reached.chance.by] = reached.unit.text(reached.chance.value)
+    if compared.best_alone is not None:
+        measures["best site alone, without privacy"] = reached.unit.text(compared.best_alone)
+    if compared.without_privacy is not None:
+        measures["the same plan without privacy"] = reached.unit.text(compared.without_privacy)
+    return measures
+
+
+def _margin(metric: Metric, other: float, share: float) -> float:
+    """Returns what is a small difference from another value, in the metric's unit."""
+    return share * (metric.unit.scale or abs(other))
+
+
+def _of_result(reached: Metric, compared: Compared) -> str:
+    chance, other = reached.chance, compared.without_privacy
+    if reached.value is None:
         return (
-            "This is no better than always naming the most frequent label: nothing was learnt. Look first at "
-            "whether the plan learns without privacy (hortus simulate --baselines)."
+            f"{reached.title} is not finite: training has diverged. Try a smaller learning rate, and first "
+            "without privacy (hortus simulate --baselines)."
         )
-    if compared.without_privacy is None:
-        return ""
-    lost = compared.without_privacy - reached[-1]
-    if lost < _LOST:
+    if chance and reached.gain(chance.value) < _margin(reached, chance.value, _ABOVE_CHANCE):
         return (
-            "Privacy costs next to nothing here: what limits the accuracy are the records, the base model or "
+            f"This is no better than {chance.by}: nothing was learnt. Look first at whether the plan learns "
+            "without privacy (hortus simulate --baselines)."
+        )
+    if other is None:
+        return ""
+    if -reached.gain(other) < _margin(reached, other, _LOST):
+        return (
+            f"Privacy costs next to nothing here: what limits {reached.label} are the records, the base model or "
             "how long it is trained."
         )
-    return f"Privacy costs {100 * lost:.1f} points of accuracy."
+    return _price(reached, reached.value, other)
+
+
+def _price(reached: Metric, value: float, other: float) -> str:
+    """Says what privacy costs: in points where they are of a scale that all know, otherwise by both values."""
+    if reached.unit.scale is None:
+        changes = "raises" if value > other else "lowers"
+        unprotected = reached.unit.text(other)
+        return f"Privacy {changes} {reached.label} from {unprotected} to {reached.text}."
+    points = f"{abs(reached.unit.drawn(value) - reached.unit.drawn(other)):.1f} points"
+    if reached.better is Better.LOWER:
+        return f"Privacy adds {points} to {reached.label}."
+    return f"Privacy costs {points} of {reached.label}."
 
 
 def _of_noise(plan: Plan, noise: float | None) -> str:
@@ -140,11 +161,15 @@ def _of_clipping(plan: Plan, cut: float | None) -> str:
     return ""
 
 
-def _of_length(reached: Sequence[float]) -> str:
+def _of_length(reached: Sequence[Metric]) -> str:
     third = len(reached) // 3
-    if third and reached[-1] - reached[-1 - third] > _STILL_RISING * third:
+    if not third or (before := reached[-1 - third].value) is None:
+        return ""
+    last = reached[-1]
+    if last.gain(before) > _margin(last, before, _STILL_BETTER) * third:
+        moving = "rising" if last.better is Better.HIGHER else "falling"
         return (
-            "Accuracy was still rising at the end: more rounds help (hortus plan says what they cost), or a larger "
-            "learning rate."
+            f"{last.title} was still {moving} at the end: more rounds help (hortus plan says what they cost), or a "
+            "larger learning rate."
         )
     return ""

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -13,6 +13,7 @@ from hortus.privacy.audit.reconcile import AttemptRecord, ServerRecord
 from hortus.protocol.plan import Contract
 from hortus.runtime.databases import DAMAGED, read_snapshot
 from hortus.runtime.errors import HortusError, UsageError
+from hortus.runtime.metric import Metric, Metrics, best, check_metrics, primary
 
 _Value = TypeVar("_Value")
 Count = Annotated[int, Field(ge=0)]
@@ -40,8 +41,17 @@ class RoundRecord:
     attempts: Count
     sums: Count
     epsilon: Cost | None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Metrics = ()
     noise_to_signal: Cost | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses metrics that do not belong together."""
+        check_metrics(self.metrics)
+
+    @property
+    def primary(self) -> Metric | None:
+        """What the run is judged by; None without any metrics."""
+        return primary(self.metrics)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +81,8 @@ class RunRows:
 
 
 def best_round(rounds: Iterable[RoundRecord]) -> RoundRecord | None:
-    """Returns the round of the highest accuracy, the last of several; None where none was measured."""
-    measured = [record for record in rounds if "accuracy" in record.metrics]
-    return max(measured, key=lambda one: (one.metrics["accuracy"], one.round), default=None)
+    """Returns the round whose primary metric is best, the last of several; None where none was measured."""
+    return best(rounds, lambda record: record.metrics)
 
 
 def read_contract(directory: Path) -> Contract:

@@ -1,12 +1,13 @@
 """What a run has so far, written and exported: the adapters of its last and of its best round.
 
 They are written after each round, from the checkpoints, so that a run that stops at whatever moment and for
-whatever reason leaves them. Best is the round with the highest accuracy on the plan's public evaluation
-records, which costs no ε.
+whatever reason leaves them. Best is the round whose primary metric is best on the plan's public
+evaluation records, which costs no ε.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,7 @@ def _write(directory: Path, rows: RunRows, record: RoundRecord, out: Path) -> No
         "rounds": contract.training.rounds,
         "epsilon": record.epsilon,
         "delta": contract.privacy.delta,
-        "metrics": dict(record.metrics),
+        "metrics": [asdict(metric) for metric in record.metrics],
     }
     vector = _vector(directory, rows, record)
     encoded = (json.dumps(about, indent=2) + "\n").encode()

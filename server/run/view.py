@@ -12,6 +12,7 @@ from hortus.privacy.ledger.spending import Spending, finite, read_spending
 from hortus.protocol.plan import Contract
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import HortusError
+from hortus.runtime.metric import Metric, Metrics, columns
 from hortus.server.run.absences import Absence, absences
 from hortus.server.run.attendance import (
     ATTENDANCE,
@@ -120,6 +121,17 @@ class RunView:
         return self.rounds[-1] if self.rounds else None
 
     @property
+    def primary(self) -> Metric | None:
+        """What the run is judged by, as last measured; None where nothing was."""
+        found = (record.primary for record in reversed(self.rounds))
+        return next((metric for metric in found if metric is not None), None)
+
+    @property
+    def columns(self) -> Metrics:
+        """A metric of each kind that was measured, the primary one first."""
+        return columns(record.metrics for record in self.rounds)
+
+    @property
     def progress(self) -> float:
         """Share of the plan's rounds that is done; the sums of the round under way count as well."""
         done, now = float(len(self.rounds)), self.attendance
@@ -186,22 +198,26 @@ def signature(directory: Path) -> tuple[tuple[int, int], ...]:
     return (*(_stat(path) for path in _followed(directory)), (int(is_attended(directory)), 0))
 
 
-def accuracy_plot(view: RunView, last: int | None = None) -> Plot:
-    """The accuracy on public evaluation records, round by round."""
-    remark = (
-        "The plan names no evaluation records." if view.rounds else "No round has finished yet."
-    )
-    return Plot(
-        "accuracy", "accuracy, %", {"this run": accuracy(view.rounds)}, {}, remark, last=last
-    )
+def metric_plot(view: RunView, last: int | None = None) -> Plot:
+    """The primary metric on public evaluation records, round by round."""
+    metric = view.primary
+    if metric is None:
+        remark = (
+            "The plan names no evaluation records." if view.rounds else "No round has finished yet."
+        )
+        return Plot("metric", "evaluation", {}, {}, remark, last=last)
+    remark = f"{metric.title} was finite after no round."
+    curves = {"this run": curve(view.rounds, metric)}
+    return Plot("metric", metric.axis, curves, {}, remark, last=last)
 
 
-def accuracy(rounds: Sequence[RoundRecord]) -> Points:
-    """Accuracy in per cent after each round, rounds from 1."""
+def curve(rounds: Sequence[RoundRecord], metric: Metric) -> Points:
+    """A metric after each round, rounds from 1, as its axis has it."""
     return tuple(
-        (record.round + 1, 100 * record.metrics["accuracy"])
+        (record.round + 1, metric.unit.drawn(found.value))
         for record in rounds
-        if "accuracy" in record.metrics
+        for found in record.metrics
+        if found.name == metric.name and found.value is not None
     )
 
 

@@ -12,13 +12,13 @@ from markupsafe import Markup
 
 from hortus.pages.live import PROBLEM, Shown
 from hortus.pages.plots import Plot, describe, svg
-from hortus.pages.templates import percent, templates
+from hortus.pages.templates import templates
 from hortus.server.run.attendance import at
 from hortus.server.run.view import (
     RunView,
     State,
-    accuracy_plot,
     epsilon_plot,
+    metric_plot,
     read_view,
     signature,
 )
@@ -49,12 +49,13 @@ class RunSource:
         self._view = view = read_view(self._directory)
         run: Any = self._templates.get_template("run.html").module
         planned = view.contract.training.rounds
-        accuracy, epsilon = (_drawn(plot(view, planned)) for plot in (accuracy_plot, epsilon_plot))
+        evaluation, epsilon = (_drawn(plot(view, planned)) for plot in (metric_plot, epsilon_plot))
         parts = {
-            "plots": run.plots(view, accuracy, epsilon),
+            "plots": run.plots(view, evaluation, epsilon),
             "changed": at(view.changed),
             "site-rows": run.site_rows(view),
             "away-rows": run.away_rows(view),
+            "round-columns": run.round_columns(view),
             "round-rows": run.round_rows(view, newest_first=True),
         }
         parts |= {
@@ -89,7 +90,6 @@ def _news(view: RunView) -> str:
     if view.last is None:
         return "The run waits for its sites."
     done = f"{view.last.round + 1} of {view.contract.training.rounds} rounds are done."
-    reached = view.last.metrics.get("accuracy")
-    if reached is not None:
-        done += f" Accuracy {percent(reached)}."
+    if (reached := view.last.primary) is not None:
+        done += f" {reached.title} {reached.text}."
     return f"The run is finished: {done}" if view.state is State.FINISHED else done

@@ -11,7 +11,7 @@ from hortus.planning.plan_file import dump_plan
 from hortus.protocol.plan import Plan
 from hortus.runtime.files import write_atomic
 from hortus.server.run.diagnosis import Compared, Diagnosis, diagnose
-from hortus.server.run.view import RunView, accuracy_plot, epsilon_plot, read_view
+from hortus.server.run.view import RunView, epsilon_plot, metric_plot, read_view
 
 _LIBRARIES = (
     "hortus",
@@ -39,7 +39,7 @@ def report_run(directory: Path, plan: Plan) -> Path:
         HortusError: The run cannot be read, or the page cannot be written.
     """
     view, path = read_view(directory), directory / "report.html"
-    write_report(path, view, plan, accuracy_plot(view))
+    write_report(path, view, plan, metric_plot(view))
     return path
 
 
@@ -47,7 +47,7 @@ def write_report(
     path: Path,
     view: RunView,
     plan: Plan,
-    accuracy: Plot,
+    evaluation: Plot,
     *,
     package: str = "hortus.server.web",
     template: str = "report.html",
@@ -60,14 +60,14 @@ def write_report(
         path: Where the page goes.
         view: The run.
         plan: Its plan.
-        accuracy: The first plot.
+        evaluation: The first plot.
         package: Has the template.
         template: `report.html`, or one that extends it.
-        compared: What else the accuracy is held against.
+        compared: What else the result is compared with.
         more: What such a template asks for besides.
 
     Returns:
-        What it says of the accuracy.
+        What it says of the result.
     """
     diagnosis = diagnose(plan, view.rounds, compared)
     epsilon = epsilon_plot(view)
@@ -79,7 +79,7 @@ def write_report(
             plan=plan,
             plan_yaml=dump_plan(plan).decode(),
             digest=view.contract.digest(),
-            accuracy=(svg(accuracy), describe(accuracy)),
+            evaluation=(svg(evaluation), describe(evaluation)),
             epsilon=(svg(epsilon), describe(epsilon)),
             diagnosis=diagnosis,
             versions={name: version(name) for name in _LIBRARIES},

@@ -4,6 +4,7 @@ from dataclasses import replace
 from io import StringIO
 
 import pytest
+from helpers.made_runs import classified, generated
 from rich.box import SQUARE, Box
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +18,7 @@ RECORD = RoundRecord(
     sites=("ash", "birch"),
     attempts=1,
     sums=1,
-    metrics={"accuracy": 0.5, "macro_f1": 0.25},
+    metrics=classified(0.5, 0.25),
     epsilon=1.5,
 )
 
@@ -30,13 +31,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def shown(*, is_terminal: bool) -> list[str]:
+def shown(*, is_terminal: bool, record: RoundRecord = RECORD) -> list[str]:
     output = StringIO()
     console = Console(file=output, force_terminal=is_terminal, width=80)
     with RoundsDisplay(console, "demo", 2) as display:
         for number in range(2):
             display.add(
-                replace(RECORD, round=number),
+                replace(record, round=number),
                 {"ash": 1.0, "birch": 1.25},
             )
     return output.getvalue().splitlines()
@@ -49,6 +50,35 @@ def test_a_log_file_gets_a_line_for_each_round_as_it_ends() -> None:
         "sites 2"
     )
     assert "round 2" in second
+
+
+def test_a_line_names_whatever_was_measured_the_primary_metric_first() -> None:
+    first, _ = shown(is_terminal=False, record=replace(RECORD, metrics=generated(18.0204)))
+    assert "round 1, perplexity 18.02, ROUGE-L 31.2, ε spent" in first
+    first, _ = shown(is_terminal=False, record=replace(RECORD, metrics=()))
+    assert "round 1, ε spent" in first
+
+
+def test_a_table_has_a_column_for_whatever_was_measured() -> None:
+    lines = shown(is_terminal=True, record=replace(RECORD, metrics=generated(None)))
+    names = next(line for line in reversed(lines) if "ROUGE-L" in line)
+    assert names.index("perplexity") < names.index("ROUGE-L")
+    assert any("not finite" in line and "31.2" in line for line in lines)
+
+
+def test_many_metrics_are_turned_in_a_terminal_that_is_too_narrow_for_their_columns() -> None:
+    many = tuple(
+        replace(one, name=f"{one.name}-{number}", label=f"{one.label} {number}")
+        for number in range(9)
+        for one in generated(1.0)
+        if not (one.primary and number)
+    )
+    output = StringIO()
+    console = terminal(file=output, force_terminal=True, width=80, height=50)
+    with RoundsDisplay(console, "demo", 2) as display:
+        display.add(replace(RECORD, metrics=many), {})
+    assert all(f"ROUGE-L {number}" in output.getvalue() for number in range(9))
+    assert "…" not in output.getvalue()
 
 
 def test_a_terminal_is_left_with_the_table_and_the_bar() -> None:

@@ -148,7 +148,7 @@ def test_a_run_loses_no_round_on_a_full_disk_and_goes_on_when_there_is_room(
         number = RunStore(directory, world.contract).next_round
         store = RunStore(directory, world.contract)
         record = RoundRecord(
-            round=number, sites=SITES, attempts=1, sums=1, epsilon=None, metrics={}
+            round=number, sites=SITES, attempts=1, sums=1, epsilon=None, metrics=()
         )
         filler = fill(directory, leave)
         try:

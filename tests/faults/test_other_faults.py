@@ -177,7 +177,7 @@ def test_a_round_that_cannot_be_written_is_not_finished(world: World, tmp_path: 
     store = RunStore(tmp_path / "run", world.contract)
     (tmp_path / "run" / "run.sqlite-wal").unlink(missing_ok=True)
     (tmp_path / "run" / "run.sqlite-wal").mkdir()
-    record = RoundRecord(round=0, sites=SITES, attempts=1, sums=1, epsilon=None, metrics={})
+    record = RoundRecord(round=0, sites=SITES, attempts=1, sums=1, epsilon=None, metrics=())
     with pytest.raises(HortusError, match="round"):
         store.commit(record, {"adapter": torch.zeros(3)})
     (tmp_path / "run" / "run.sqlite-wal").rmdir()

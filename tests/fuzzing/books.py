@@ -11,6 +11,7 @@ from fuzzing.mutation import of_bytes, of_gzip, of_json, of_lines, of_sqlite
 from fuzzing.parser import Documented, Parser, must
 from fuzzing.setting import Maker, Setting
 from helpers.charges import make_charge
+from helpers.made_runs import classified
 
 from hortus.client.consent.approval import approval
 from hortus.client.operator.accounts import account_lines
@@ -32,6 +33,7 @@ from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.heads import Countersignature
 from hortus.protocol.policy import Budget, PeriodBudget
 from hortus.runtime.canonical import canonical_json
+from hortus.runtime.metric import Better
 from hortus.server.run.records import Departure, RoundRecord, read_contract, read_record, read_run
 from hortus.server.run.store import RunStore
 from hortus.strategies.server_state import ServerState
@@ -173,7 +175,7 @@ def _made_run(setting: Setting) -> RunStore:
             store.note_attempt(
                 AttemptRecord(f"{number:032x}", 0, attempt, both, both, complete=complete)
             )
-        metrics = {"accuracy": 0.5}
+        metrics = classified(0.5, chance=0.25)
         record = RoundRecord(number, ("ash", "birch"), 2, 1, 0.7, metrics)
         store.commit(record, server.state())
         store.note_departure(Departure(number, "cedar", "its budget is spent"))
@@ -191,7 +193,8 @@ def run_database(setting: Setting) -> Parser:
             whole = (record.round, record.attempts, record.sums)
             must(all(type(n) is int and n >= 0 for n in whole), "a count that is none")
             must(all(isinstance(site, str) for site in record.sites), "a site that is no name")
-            must(all(isinstance(v, float | int) for v in record.metrics.values()), "a metric")
+            for metric in record.metrics:
+                must(isinstance(metric.text, str) and metric.better in Better, "a metric")
         must(all(isinstance(d.site, str) for d in rows.departures), "a site that is no name")
         tried = read_record(path.parent)
         for sites in (

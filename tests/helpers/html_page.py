@@ -42,7 +42,7 @@ class HtmlPage(HTMLParser):
         self.text += data
         if "caption" in self._open:
             self._caption += data
-        if self._open and self._open[-1] in {"td", "th", "code"} and "table" in self._open:
+        if self._open and self._open[-1] in {"td", "th", "code", "span"} and "table" in self._open:
             self.tables[self._caption][-1][-1] += data.strip()
 
     def table(self, start: str) -> list[list[str]]:

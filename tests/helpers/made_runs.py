@@ -1,7 +1,7 @@
 """Runs that nobody trained: real stores, folders, keys and ledgers, with made-up rounds."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget, Policy
+from hortus.runtime.metric import Better, Chance, Metric, Metrics, Unit
 from hortus.server.run.records import RoundRecord
 from hortus.server.run.store import RunStore
 
@@ -42,16 +43,46 @@ def make_contract(plan: Plan) -> Contract:
     return plan.contract(model_digest="c" * 64, noise_multiplier=None if bare else 2.0)
 
 
+def classified(
+    accuracy: float, macro_f1: float | None = None, chance: float | None = None
+) -> Metrics:
+    """What a classification task measures."""
+    guess = None if chance is None else Chance(chance, "always naming the most frequent label")
+    first = Metric("accuracy", accuracy, Unit.PERCENT, Better.HIGHER, primary=True, chance=guess)
+    if macro_f1 is None:
+        return (first,)
+    return first, Metric("macro_f1", macro_f1, Unit.PERCENT, Better.HIGHER, label="macro F1")
+
+
+def generated(
+    perplexity: float | None, rouge: float = 31.25, chance: float | None = None
+) -> Metrics:
+    """What a task may measure that generates text: the primary metric comes last, and lower is better."""
+    guess = None if chance is None else Chance(chance, "always the words' own frequencies")
+    return (
+        Metric("rouge_l", rouge, Unit.POINTS, Better.HIGHER, label="ROUGE-L"),
+        Metric(
+            "perplexity",
+            perplexity,
+            Unit.NUMBER,
+            Better.LOWER,
+            primary=True,
+            meaning="Among how many words the model is as uncertain as if it had to guess.",
+            chance=guess,
+        ),
+    )
+
+
 def make_round(
     number: int,
     sites: Iterable[str] = SITES,
     attempts: int = 2,
-    metrics: Mapping[str, float] | None = None,
+    metrics: Metrics | None = None,
     *,
     bare: bool = False,
 ) -> RoundRecord:
     """A round of one sum."""
-    reached = {"accuracy": 1 - 0.5 ** (number + 1), "macro_f1": 0.4}
+    reached = classified(1 - 0.5 ** (number + 1), 0.4)
     return RoundRecord(
         round=number,
         sites=tuple(sites),

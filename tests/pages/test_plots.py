@@ -115,6 +115,16 @@ def test_a_tick_stands_above_all_that_is_shown_and_no_point_on_an_axis() -> None
     assert re.findall(r">(\d+)</text>", svg(rising)) == ticks * 2, "broad, and for a telephone"
 
 
+def test_values_below_zero_are_within_the_picture() -> None:
+    (axes,) = _figure(Plot("p", "log-likelihood", {"run": ((1, -8.5), (2, -3.0))})).axes
+    below, above = axes.get_ylim()
+    assert below <= -8.5 < -3.0 < 0 <= above
+    (axes,) = _figure(Plot("p", "correlation", {"run": ((1, -0.2), (2, 0.7))})).axes
+    below, above = axes.get_ylim()
+    assert below <= -0.2 < 0.7 <= above
+    assert 0 in axes.get_yticks()
+
+
 def test_shares_are_told_in_per_cent_and_no_raw_markup_is_drawn() -> None:
     curve = tuple((10.0**-power, 10.0**-power) for power in (3, 2, 1, 0))
     element = svg(Plot("roc", "found", {"a": curve}, over="false alarms", logarithmic=1e-3))

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import yaml
 from helpers.html_page import HtmlPage
 from helpers.made_runs import (
     SITES,
+    classified,
+    generated,
     make_consortium,
     make_contract,
     make_plan,
@@ -22,6 +24,7 @@ from helpers.made_runs import (
 
 from hortus.planning.plan_file import load_plan
 from hortus.protocol.plan import Plan
+from hortus.runtime.metric import Metrics
 from hortus.server.run.records import Departure
 from hortus.server.run.store import RunStore
 from hortus.simulation.demo import Alone
@@ -29,7 +32,7 @@ from hortus.simulation.report import report_run
 from hortus.simulation.simulate import SimulatedRun
 
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(1)> $\\frac{$ & \'"'
-METRICS = ({"accuracy": 0.5, "macro_f1": 0.4}, {"accuracy": 0.75, "macro_f1": 0.7})
+METRICS = (classified(0.5, 0.4), classified(0.75, 0.7))
 
 RunMaker = Callable[..., tuple[SimulatedRun, Plan]]
 
@@ -50,7 +53,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[SimulatedRun, str, 
 def _maker(directory: Path) -> RunMaker:
     def make(
         noise: str = "distributed",
-        metrics: tuple[Mapping[str, float], ...] = METRICS,
+        metrics: tuple[Metrics, ...] = METRICS,
         folder: str = "run",
         label: str = "b",
         reason: str = "its budget is spent",
@@ -170,7 +173,7 @@ def test_the_plan_on_the_page_is_the_plan(make_run: RunMaker, tmp_path: Path) ->
 
 def test_hostile_names_stay_text(make_run: RunMaker) -> None:
     run, plan = make_run(folder="a '<b>' $x", label=HOSTILE, reason=HOSTILE)
-    alone = [Alone(HOSTILE, 3, {"accuracy": 0.9}), Alone("ash", 3, {"accuracy": 0.2})]
+    alone = [Alone(HOSTILE, 3, classified(0.9)), Alone("ash", 3, classified(0.2))]
     text, page = _written(run, plan, alone=alone)
     assert not {"script", "img"} & {tag for tag, _ in page.elements}
     assert "<script" not in text
@@ -183,7 +186,7 @@ def test_comparison_has_every_model(make_run: RunMaker) -> None:
     run, plan = make_run()
     bare, _ = make_run("unsafe_none", folder="bare")
     _, page = _written(
-        run, plan, without_privacy=bare.directory, alone=[Alone("ash", 9, {"accuracy": 0.25})]
+        run, plan, without_privacy=bare.directory, alone=[Alone("ash", 9, classified(0.25))]
     )
     assert page.table("At the end")[1:] == [
         ["ash alone, without privacy", "25.0 %", "–"],
@@ -193,6 +196,37 @@ def test_comparison_has_every_model(make_run: RunMaker) -> None:
     label = page.plots[0]
     assert "without privacy: 50 after round 1" in str(label)
     assert "dashed line, best single site alone (ash): 25" in str(label)
+
+
+def test_whatever_was_measured_is_shown_and_compared(make_run: RunMaker) -> None:
+    run, plan = make_run(metrics=(generated(40.0, 20.0), generated(25.5, 31.0)))
+    bare, _ = make_run("unsafe_none", (generated(12.0, 44.0),), folder="bare")
+    alone = [Alone(site, 9, generated(value)) for site, value in (("ash", 90.0), ("birch", 70.0))]
+    text, page = _written(run, plan, without_privacy=bare.directory, alone=alone)
+    assert [row[:3] for row in page.table("As the server saw")] == [
+        ["round", "perplexity", "ROUGE-L"],
+        ["1", "40", "20.0"],
+        ["2", "25.5", "31.0"],
+    ]
+    assert page.table("At the end")[0] == ["model", "perplexity", "ROUGE-L"]
+    assert page.table("At the end")[-1] == ["federated, without privacy", "12", "44.0"]
+    assert str(page.plots[0]).startswith("Plot of perplexity (lower is better), by round.")
+    assert "dashed line, best single site alone (birch): 70" in str(page.plots[0])
+    assert page.table("What the result")[:3] == [
+        ["perplexity reached", "25.5"],
+        ["best site alone, without privacy", "70"],
+        ["the same plan without privacy", "12"],
+    ]
+    assert "Privacy raises perplexity from 12 to 25.5." in page.text
+    assert "accuracy" not in text.lower()
+
+
+def test_a_run_whose_metric_diverged_still_has_a_page(make_run: RunMaker) -> None:
+    run, plan = make_run(metrics=(generated(None), generated(None)))
+    _, page = _written(run, plan, alone=[Alone("ash", 9, generated(None))])
+    assert page.table("As the server saw")[1][1] == "not finite"
+    assert "Perplexity was finite after no round." in page.text
+    assert "training has diverged" in page.text
 
 
 def test_without_noise_there_is_no_bound(make_run: RunMaker) -> None:
@@ -208,9 +242,13 @@ def test_without_noise_there_is_no_bound(make_run: RunMaker) -> None:
 
 
 def test_metrics_and_rounds_may_be_missing(make_run: RunMaker) -> None:
-    run, plan = make_run(metrics=({}, {}))
-    _, page = _written(run, plan, alone=[Alone("ash", 9, {})])
-    assert page.table("As the server saw")[1][1:3] == ["–", "–"]
+    run, plan = make_run(metrics=((), ()))
+    _, page = _written(run, plan, alone=[Alone("ash", 9, ())])
+    assert page.table("As the server saw") == [
+        ["round", "sites", "ε claimed", "attempts for sums"],
+        ["1", "4", "1.000", "2 for 1"],
+        ["2", "4", "2.000", "2 for 1"],
+    ]
     assert "The plan names no evaluation records." in page.text
     unfinished, plan = make_run(metrics=(), folder="unfinished")
     _, page = _written(unfinished, plan)

@@ -19,6 +19,7 @@ from hortus.learning.tasks.classification import TextClassification
 from hortus.learning.tasks.classification_metrics import evaluate
 from hortus.protocol.plan import Adapter, Task
 from hortus.runtime.errors import UsageError
+from hortus.runtime.metric import values
 
 TASK = Task(labels=("warm", "fresh", "cool"))
 RECORDS = Records(("the sky is blue", "grass", "a red red rose is red"), np.array([2, 1, 0]))
@@ -109,10 +110,10 @@ def test_padding_changes_no_record(tiny_model: Path) -> None:
 def test_metrics_are_those_of_the_predictions(tiny_model: Path) -> None:
     base = load_base(tiny_model, TASK)
     task = TextClassification(TASK, load_tokenizer(tiny_model), base, Adapter(kind="head"), 2)
-    metrics = evaluate(base, task, task.encode(RECORDS), 2)  # a zero head predicts label 0
-    assert metrics.accuracy == pytest.approx(1 / 3)
-    assert metrics.macro_f1 == pytest.approx(0.5 / 3)
-    assert metrics.loss == pytest.approx(np.log(3), abs=1e-6)
+    metrics = values(evaluate(base, task, task.encode(RECORDS), 2))  # a zero head predicts label 0
+    assert metrics["accuracy"] == pytest.approx(1 / 3)
+    assert metrics["macro_f1"] == pytest.approx(0.5 / 3)
+    assert metrics["loss"] == pytest.approx(np.log(3), abs=1e-6)
 
 
 def test_the_digest_follows_every_byte_that_matters(tiny_model: Path, tmp_path: Path) -> None:

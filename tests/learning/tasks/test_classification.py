@@ -17,6 +17,7 @@ from hortus.learning.tasks.classification_metrics import evaluate
 from hortus.privacy.gradients.clipping import FlatClipping
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.protocol.plan import Adapter, Precision, Task
+from hortus.runtime.metric import values
 
 TASK = Task(labels=("warm", "fresh", "cool"), max_length=8)
 TEXTS = ("the sky is blue", "grass", "a red rose is a red rose is a red rose", "ice", "sea sea sea")
@@ -215,9 +216,9 @@ def test_evaluation_is_that_of_one_record_at_a_time(tiny_model: Path) -> None:
             losses.append(float(batch.losses(bench.model)))
             predicted.append(int(bench.model(**batch.inputs).argmax()))
     for task in (bench.plain, bench.ahead):
-        metrics = evaluate(bench.model, task, task.encode(RECORDS), 2)
-        assert metrics.accuracy == np.mean(np.array(predicted) == RECORDS.labels)
-        assert metrics.loss == pytest.approx(np.mean(losses), rel=1e-5)
+        metrics = values(evaluate(bench.model, task, task.encode(RECORDS), 2))
+        assert metrics["accuracy"] == np.mean(np.array(predicted) == RECORDS.labels)
+        assert metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_precision_is_that_of_the_frozen_part_alone(tiny_model: Path) -> None:

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hortus.learning.tasks.classification import Batch, Encoded
-from hortus.learning.tasks.classification_metrics import evaluate
+from hortus.learning.tasks.classification_metrics import classified, evaluate
+from hortus.runtime.metric import check_metrics, primary, values
 
 
 class Told(nn.Module):
@@ -43,7 +44,9 @@ def measured(labels: list[int], predicted: list[int]) -> tuple[float, float]:
     data = Encoded(tuple((0,) for _ in labels), torch.tensor(labels), np.arange(len(labels)))
     logits = 9.0 * nn.functional.one_hot(torch.tensor(predicted), 4)
     metrics = evaluate(Told(), Task(logits), data, 2)  # type: ignore[arg-type]
-    return metrics.accuracy, metrics.macro_f1
+    check_metrics(metrics)
+    reached = values(metrics)
+    return reached["accuracy"], reached["macro_f1"]
 
 
 def test_a_worked_example() -> None:
@@ -51,6 +54,14 @@ def test_a_worked_example() -> None:
     accuracy, macro_f1 = measured([0, 0, 0, 1, 2], [0, 0, 1, 1, 3])
     assert accuracy == pytest.approx(3 / 5)
     assert macro_f1 == pytest.approx((4 / 5 + 2 / 3 + 0 + 0) / 4)
+
+
+def test_chance_is_the_share_of_the_most_frequent_label() -> None:
+    accuracy = primary(classified(np.array([0, 2, 2, 1]), np.array([0, 0, 0, 0]), 1.0))
+    assert accuracy is not None
+    assert (accuracy.name, accuracy.value) == ("accuracy", 0.25)
+    assert accuracy.chance is not None
+    assert accuracy.chance.value == 0.5
 
 
 pairs = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30)

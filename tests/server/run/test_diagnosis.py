@@ -1,12 +1,13 @@
 """Each cause of a poor accuracy is named, with what to change, and a sound run is left alone."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.made_runs import classified, generated
 
 from hortus.protocol.plan import Plan
-from hortus.server.run.diagnosis import Compared, chance_level, diagnose
+from hortus.runtime.metric import Better, Metric, Unit
+from hortus.server.run.diagnosis import Compared, diagnose
 from hortus.server.run.records import RoundRecord
 
 PLAN: dict[str, Any] = {
@@ -20,14 +21,13 @@ PLAN: dict[str, Any] = {
 FLAT = [0.8] * 9
 
 
-def plan(folder: Path, **changes: Any) -> Plan:
-    (folder / "test.csv").write_text("text,label\nx,a\ny,a\nz,b\nw,c\n")
-    return Plan.model_validate(PLAN | {"evaluation": folder / "test.csv"} | changes)
+def plan(**changes: Any) -> Plan:
+    return Plan.model_validate(PLAN | changes)
 
 
 def rounds(accuracies: list[float], noise: float | None = 1.0) -> list[RoundRecord]:
     return [
-        RoundRecord(number, ("x", "y"), 1, 1, 1.0, {"accuracy": accuracy}, noise)
+        RoundRecord(number, ("x", "y"), 1, 1, 1.0, classified(accuracy, chance=0.5), noise)
         for number, accuracy in enumerate(accuracies)
     ]
 
@@ -53,37 +53,79 @@ def rounds(accuracies: list[float], noise: float | None = 1.0) -> list[RoundReco
     ],
 )
 def test_what_stands_out_is_said_with_what_to_change(
-    tmp_path: Path,
     accuracies: list[float],
     noise: float,
     compared: Compared,
     words: tuple[str, ...],
 ) -> None:
-    found = diagnose(plan(tmp_path), rounds(accuracies, noise), compared)
+    found = diagnose(plan(), rounds(accuracies, noise), compared)
     assert len(found.advice) == bool(words)
     assert all(word in found.advice[0] for word in words)
 
 
-def test_every_measure_that_is_known_is_shown(tmp_path: Path) -> None:
+def test_every_measure_that_is_known_is_shown() -> None:
     compared = Compared(best_alone=0.6, without_privacy=0.9, cut=0.5)
-    measures = diagnose(plan(tmp_path), rounds(FLAT, 1.25), compared).measures
+    measures = diagnose(plan(), rounds(FLAT, 1.25), compared).measures
     assert list(measures.values()) == ["80.0 %", "50.0 %", "60.0 %", "90.0 %", "50.0 %", "1.2"]
 
 
-def test_a_run_without_evaluation_records_says_so_and_one_whose_file_is_gone_is_told_of_no_chance(
-    tmp_path: Path,
+def test_a_run_without_evaluation_records_says_so() -> None:
+    unmeasured = [RoundRecord(0, ("x", "y"), 1, 1, 1.0, (), 1.0)]
+    found = diagnose(plan(), unmeasured, Compared(without_privacy=0.9))
+    assert "add `evaluation`" in found.advice[0]
+    assert list(found.measures) == ["noise over signal in a sum, last rounds"]
+
+
+SHRINKING = [40.0, 38.0, 30.0, 28.0, 26.0, 22.0, 20.0, 18.0, 16.0]
+
+
+@pytest.mark.parametrize(
+    ("reached", "compared", "words"),
+    [
+        ([16.0] * 9, Compared(), ()),
+        (
+            [99.0] * 9,
+            Compared(),
+            ("no better than always the words' own frequencies", "--baselines"),
+        ),
+        ([120.0] * 9, Compared(), ("nothing was learnt",)),
+        ([16.0] * 9, Compared(without_privacy=12.0), ("Privacy raises perplexity from 12 to 16.",)),
+        ([16.0] * 9, Compared(without_privacy=15.9), ("next to nothing", "limits perplexity")),
+        ([16.0] * 9, Compared(without_privacy=19.0), ("next to nothing",)),
+        (SHRINKING, Compared(), ("Perplexity was still falling at the end",)),
+        (SHRINKING[::-1], Compared(), ()),
+        ([16.0] * 8 + [None], Compared(without_privacy=12.0), ("Perplexity is not finite",)),
+    ],
+)
+def test_where_lower_is_better_all_is_said_the_other_way_round(
+    reached: list[float | None], compared: Compared, words: tuple[str, ...]
 ) -> None:
-    bare = plan(tmp_path, evaluation=None)
-    assert chance_level(bare) is None
-    unmeasured = [RoundRecord(0, ("x", "y"), 1, 1, 1.0, {}, 1.0)]
-    assert "add `evaluation`" in diagnose(bare, unmeasured, Compared()).advice[0]
-    moved = plan(tmp_path)
-    assert chance_level(moved) == 0.5
-    (tmp_path / "test.csv").unlink()
-    assert chance_level(moved) is None
+    measured = [
+        RoundRecord(number, ("x", "y"), 1, 1, 1.0, generated(perplexity, chance=100.0), 1.0)
+        for number, perplexity in enumerate(reached)
+    ]
+    found = diagnose(plan(), measured, compared)
+    assert len(found.advice) == bool(words)
+    assert all(word in found.advice[0] for word in words)
 
 
-def test_a_head_alone_has_no_rank_to_lower(tmp_path: Path) -> None:
-    headed = plan(tmp_path, adapter={"kind": "head"})
+def test_points_are_named_where_a_scale_ends_and_both_values_where_it_does_not() -> None:
+    def told(unit: Unit, better: Better, value: float, without: float) -> str:
+        metrics = (Metric("it", value, unit, better, primary=True),)
+        one = RoundRecord(0, ("x", "y"), 1, 1, 1.0, metrics, 1.0)
+        return " ".join(diagnose(plan(), [one], Compared(without_privacy=without)).advice)
+
+    assert told(Unit.PERCENT, Better.HIGHER, 0.7, 0.8) == "Privacy costs 10.0 points of it."
+    assert told(Unit.PERCENT, Better.LOWER, 0.3, 0.25) == "Privacy adds 5.0 points to it."
+    assert told(Unit.POINTS, Better.HIGHER, 30.0, 41.0) == "Privacy costs 11.0 points of it."
+    assert told(Unit.NATS, Better.LOWER, 1.5, 1.25) == (
+        "Privacy raises it from 1.250 nats to 1.500 nats."
+    )
+    assert told(Unit.NUMBER, Better.HIGHER, -8.0, -6.0) == "Privacy lowers it from -6 to -8."
+    assert told(Unit.COUNT, Better.LOWER, 2000, 1500) == "Privacy raises it from 1,500 to 2,000."
+
+
+def test_a_head_alone_has_no_rank_to_lower() -> None:
+    headed = plan(adapter={"kind": "head"})
     (noise,) = diagnose(headed, rounds(FLAT, 4.0), Compared()).advice
     assert "adapter.rank" not in noise

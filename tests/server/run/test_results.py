@@ -5,7 +5,6 @@ import json
 import shutil
 import sqlite3
 import tracemalloc
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.made_runs import make_contract, make_plan, make_round
+from helpers.made_runs import classified, generated, make_contract, make_plan, make_round
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -22,6 +21,7 @@ from hortus.learning.methods.adapters import save_adapter
 from hortus.learning.warm_model import WarmModel
 from hortus.protocol.plan import Plan
 from hortus.runtime.errors import HortusError, UsageError
+from hortus.runtime.metric import Metrics
 from hortus.server.evaluation import Evaluator
 from hortus.server.run.records import read_contract, read_record
 from hortus.server.run.results import export, is_complete, template_path, write_results
@@ -52,9 +52,9 @@ def _vector(evaluator: Evaluator, number: int) -> np.ndarray:
 
 
 def _finish(
-    store: RunStore, evaluator: Evaluator, number: int, metrics: Mapping[str, float] | None = None
+    store: RunStore, evaluator: Evaluator, number: int, metrics: Metrics | None = None
 ) -> None:
-    reached = {"accuracy": REACHED[number]} if metrics is None else metrics
+    reached = classified(REACHED[number]) if metrics is None else metrics
     state = {"adapter": torch.from_numpy(_vector(evaluator, number))}
     store.commit(make_round(number, metrics=reached), state)
     write_results(store.directory)
@@ -122,6 +122,30 @@ def test_after_each_round_there_are_the_last_and_the_best_adapter(
     assert kept == [f"round-{number:05d}.safetensors" for number in (4, 5, 6)]
 
 
+def test_the_best_round_is_the_one_with_the_lowest_perplexity(
+    store: RunStore, evaluator: Evaluator
+) -> None:
+    reached, best = (30.0, 20.5, None, 20.5, 21.0, 22.0), (0, 1, 1, 3, 3, 3)
+    for number, perplexity in enumerate(reached):
+        _finish(store, evaluator, number, generated(perplexity))
+        assert _is_of(store.directory / "adapter-best", evaluator, best[number])
+    about = json.loads((store.directory / "adapter-best" / "hortus.json").read_text())
+    assert about["metrics"][1] == {
+        "name": "perplexity",
+        "value": 20.5,
+        "unit": "number",
+        "better": "lower",
+        "primary": True,
+        "label": "perplexity",
+        "meaning": "Among how many words the model is as uncertain as if it had to guess.",
+        "chance": None,
+    }
+    done = CliRunner(env={"COLUMNS": "400"}).invoke(
+        app, ["export", str(store.directory), "--round", "best"]
+    )
+    assert done.output.endswith("the adapter after round 4, ε = 4, perplexity 20.5\n")
+
+
 @pytest.mark.parametrize(
     ("which", "number"), [("last", 5), ("best", 3), ("6", 5), ("5", 4), ("4", 3)]
 )
@@ -166,7 +190,7 @@ def test_what_cannot_be_exported_is_explained(
         export(store.directory, "last", None)
     with pytest.raises(UsageError, match="there is no run in this folder"):
         export(tmp_path, "last", None)
-    _finish(store, evaluator, 0, metrics={})
+    _finish(store, evaluator, 0, metrics=())
     assert not (store.directory / "adapter-best").exists()
     with pytest.raises(UsageError, match="the plan names no evaluation records"):
         export(store.directory, "best", None)
@@ -187,7 +211,7 @@ def test_a_crash_between_a_round_and_its_adapter_leaves_nothing_stale(
     _finish(store, evaluator, 0)
     for number in range(1, len(REACHED)):
         state = {"adapter": torch.from_numpy(_vector(evaluator, number))}
-        store.commit(make_round(number, metrics={"accuracy": REACHED[number]}), state)
+        store.commit(make_round(number, metrics=classified(REACHED[number])), state)
     assert not is_complete(store.directory, len(REACHED)), "the adapter is the first round's"
     write_results(store.directory)
     assert _is_of(store.directory / "adapter", evaluator, 5)

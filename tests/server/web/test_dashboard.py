@@ -1,6 +1,7 @@
 """The live view over HTTP: who may look, what may be done, what it says."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 from helpers.made_runs import (
+    generated,
     make_consortium,
     make_contract,
     make_plan,
@@ -71,6 +73,26 @@ def test_the_page_shows_the_run(tmp_path: Path) -> None:
     ):
         assert shown in page
     assert page.count('<svg class="broad"') == 2
+
+
+def test_the_page_shows_whatever_is_measured_also_where_it_was_opened_before_the_first_round(
+    tmp_path: Path,
+) -> None:
+    store = make_store(tmp_path, make_contract(make_plan()), 0)
+    watcher = Watcher(RunSource(tmp_path))
+    assert "perplexity" not in watcher.page()
+    store.commit(make_round(0, metrics=generated(31.5)), {})
+    store.commit(make_round(1, metrics=generated(18.0204)), {})
+    shown = watcher.shown()
+    assert shown.said == "2 of 2 rounds are done. Perplexity 18.02."
+    assert "<dt>Perplexity</dt>" in shown.parts["tiles"]
+    assert "ROUGE-L 31.2" in shown.parts["tiles"]
+    names = re.findall(r"<th[^>]*>([^<]*)", shown.parts["round-columns"])
+    assert names[:3] == ["round", "perplexity", "ROUGE-L"]
+    first = re.findall(r"<t[hd][^>]*>([^<]*)", shown.parts["round-rows"])[: len(names)]
+    assert first[:3] == ["2", "18.02", "31.2"]
+    assert "31.5 after round 1, 18.02 after round 2" in shown.parts["plots"]
+    assert "accuracy" not in watcher.page().lower()
 
 
 def test_nothing_can_be_written(tmp_path: Path) -> None:

@@ -1,0 +1,195 @@
+"""A number that says how good a model is, with all that a reader needs to understand it.
+
+A task returns metrics, a run's store keeps them whole, and whatever shows a run goes by what they say of
+themselves: nothing but the task knows what was measured.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+NOT_FINITE, NOT_MEASURED = "not finite", "–"
+_LONG = 1e4  # from here on a plain number is written without decimals
+_ENDLESS = 1e15  # and from here on with an exponent
+
+
+class Unit(StrEnum):
+    """What a value counts, and so how it is written."""
+
+    PERCENT = "percent"
+    """A share of one: 0.834 is 83.4 %."""
+    POINTS = "points"
+    """On a scale that ends at 100, such as BLEU: 41.3."""
+    NATS = "nats"
+    """An entropy or a mean log-likelihood: 0.693 nats."""
+    COUNT = "count"
+    """How many: 1,024."""
+    NUMBER = "number"
+    """Anything else, such as a perplexity: 18.02."""
+
+    @property
+    def symbol(self) -> str:
+        """What stands after a number; empty for most."""
+        return {Unit.PERCENT: "%", Unit.NATS: "nats"}.get(self, "")
+
+    @property
+    def scale(self) -> float | None:
+        """The most that a value can be; None where it has no such end."""
+        return {Unit.PERCENT: 1.0, Unit.POINTS: 100.0}.get(self)
+
+    def drawn(self, value: float) -> float:
+        """Returns the number that stands before the symbol."""
+        return 100 * value if self is Unit.PERCENT else value
+
+    def text(self, value: float) -> str:
+        """Writes a value."""
+        number = self.drawn(value)
+        written = {
+            Unit.PERCENT: f"{number:.1f}",
+            Unit.POINTS: f"{number:.1f}",
+            Unit.NATS: f"{number:.3f}",
+            Unit.COUNT: f"{number:,.0f}",
+        }.get(self) or (f"{number:,.0f}" if _LONG <= abs(number) < _ENDLESS else f"{number:.4g}")
+        return f"{written} {self.symbol}".rstrip()
+
+
+class Better(StrEnum):
+    """Which of two values is the better one."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """What is reached without having learnt anything.
+
+    Attributes:
+        value: In the metric's unit.
+        by: How, such as "always naming the most frequent label".
+    """
+
+    value: float
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One measured number.
+
+    Attributes:
+        name: For programs, such as "macro_f1".
+        value: What was measured; None where no finite number came out, as after training has diverged.
+        unit: What it counts.
+        better: Which way is better.
+        primary: Whether a run is judged by it; one of the metrics that belong together is.
+        label: For people, within a sentence, such as "macro F1"; the name where it is left out.
+        meaning: A sentence that explains it; may be empty.
+        chance: What it is without having learnt anything; None where the task knows of nothing.
+    """
+
+    name: str
+    value: float | None
+    unit: Unit
+    better: Better
+    primary: bool = False
+    label: str = ""
+    meaning: str = ""
+    chance: Chance | None = None
+
+    def __post_init__(self) -> None:
+        """Makes a plain number of whatever float a library gave."""
+        value = None if self.value is None or not math.isfinite(self.value) else float(self.value)
+        object.__setattr__(self, "value", value)
+        object.__setattr__(self, "label", self.label or self.name)
+
+    @property
+    def text(self) -> str:
+        """The value with its unit."""
+        return NOT_FINITE if self.value is None else self.unit.text(self.value)
+
+    @property
+    def title(self) -> str:
+        """The label where a sentence, or a heading, begins."""
+        return self.label[:1].upper() + self.label[1:]
+
+    @property
+    def axis(self) -> str:
+        """What stands beside an axis of such values."""
+        quantity = f"{self.label}, {self.unit.symbol}" if self.unit.symbol else self.label
+        return f"{quantity} (lower is better)" if self.better is Better.LOWER else quantity
+
+    def gain(self, over: float) -> float:
+        """Returns by how much the value is better than another; negative where it is worse, or not finite."""
+        if self.value is None:
+            return -math.inf
+        return self.value - over if self.better is Better.HIGHER else over - self.value
+
+
+Metrics = tuple[Metric, ...]
+
+
+def check_metrics(metrics: Metrics) -> None:
+    """Refuses metrics that do not belong together.
+
+    Raises:
+        ValueError: Two have one name, or not exactly one of them is primary.
+    """
+    names = [metric.name for metric in metrics]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two metrics have one name: {', '.join(names)}")
+    leading = [metric.name for metric in metrics if metric.primary]
+    if metrics and len(leading) != 1:
+        raise ValueError(
+            f"exactly one metric has to be primary, of {', '.join(names)}: "
+            f"{' and '.join(leading) or 'none'} is"
+        )
+
+
+def primary(metrics: Metrics) -> Metric | None:
+    """Returns the one that a run is judged by; None where nothing was measured."""
+    return next((metric for metric in metrics if metric.primary), None)
+
+
+def best(items: Iterable[_Item], measured: Callable[[_Item], Metrics]) -> _Item | None:
+    """Returns the item whose primary metric is best, the last of several.
+
+    Args:
+        items: What was measured, in order.
+        measured: Returns an item's metrics. Those that have another primary metric than the last item do
+            not compare, and are left out.
+
+    Returns:
+        None where nothing was measured, or no number is finite.
+    """
+    found: tuple[_Item, float] | None = None
+    ranked = [(item, one) for item in items if (one := primary(measured(item))) is not None]
+    for item, one in ranked:
+        if one.value is None or one.name != ranked[-1][1].name:
+            continue
+        if found is None or one.gain(found[1]) >= 0:
+            found = item, one.value
+    return None if found is None else found[0]
+
+
+def columns(rows: Iterable[Metrics]) -> Metrics:
+    """Returns a table's columns: a metric for each name that any row has, the primary one first."""
+    named: dict[str, Metric] = {}
+    for metrics in rows:
+        for metric in metrics:
+            named[metric.name] = metric
+    return tuple(sorted(named.values(), key=lambda metric: not metric.primary))
+
+
+def cells(metrics: Metrics, among: Sequence[Metric]) -> tuple[str, ...]:
+    """Returns a table's row: each column's value as text."""
+    texts = {metric.name: metric.text for metric in metrics}
+    return tuple(texts.get(column.name, NOT_MEASURED) for column in among)
+
+
+def values(metrics: Metrics) -> dict[str, float]:
+    """Returns the values by name, for programs that know what was measured; NaN where one is not finite."""
+    return {one.name: math.nan if one.value is None else one.value for one in metrics}
