@@ -6,47 +6,32 @@ take part in a contract, and: take part in this session. It trusts nothing in ei
 
 import hashlib
 import logging
-import threading
-import time
-import traceback
-from collections.abc import Callable, Hashable, Iterator, Set
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 
-from pydantic import ValidationError
-
-from hortus.client.consent.approval import admission
-from hortus.client.consent.contract import (
-    budget_of,
-    check_ceiling,
-    check_contract,
-    check_descriptor,
-    check_model,
-)
-from hortus.client.consent.terms import Account, LiveTerms, noise_of
-from hortus.client.consent.unread import check_room
+from hortus.client.consent.admission import Admission, Gate, LiveTerms
+from hortus.client.consent.contract import check_descriptor, read_descriptor
+from hortus.client.disclosure import Disclosure, loggable
 from hortus.client.pace import Clock, Pace, Timetable
-from hortus.client.preparation import Preparations, Prepared, Preparing, encoding_key
-from hortus.client.session import FAILED, Session
+from hortus.client.preparation import Materials, Preparations, Preparing
+from hortus.client.running import RunningSessions
+from hortus.client.session import Session
 from hortus.client.site.folder import Site
 from hortus.client.trainer import Stopwatch, Trainer
-from hortus.learning.tasks.classification import Encoded
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.ledger.entries import Added, Approved, Declined
 from hortus.privacy.noise.randomness import RandomSource, SessionRandomness, UnsafeSeededRandomness
-from hortus.privacy.step import StepEncoding
 from hortus.protocol.answer import Answer
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.limits import check_version, checked
 from hortus.protocol.plan import Cohort, Contract
 from hortus.protocol.transport import AggregationChannel
 from hortus.protocol.wire import aggregation_pb2 as wire
-from hortus.runtime.errors import DataError, HortusError, ProtocolError, Refused, in_one_line
-from hortus.runtime.surroundings import out_of_memory
+from hortus.runtime.errors import HortusError, ProtocolError, Refused
 
 logger = logging.getLogger(__name__)
-_ANSWER_SECONDS = 5.0  # for a session to end that has no reason to go on
+_ANSWER_SECONDS = 5.0  # for what is being prepared, when the site stops
 # Of the first slots: below what most work takes, so that the grid adapts to the work.
 _FIRST_STEP_SECONDS = 0.1
 _FIRST_ANSWER_SECONDS = 1.0
@@ -75,52 +60,29 @@ class SiteAgent:
         hides: bool = True,
     ) -> None:
         self._site = site
-        self._hides = hides
-        self._workbench = workbench
         self._connect = connect
         self._stopwatch = stopwatch
         self._clock = clock
-        self._paces: dict[str, Pace] = {}  # of plans' steps: a new session begins no new grid
+        self._disclosure = Disclosure(observed=clock.observed, hides=hides)
+        self._materials = Materials(site, workbench)
+        self._preparations = Preparations(
+            self._materials.prepare, lambda _: site.data_version(), clock
+        )
+        self._gate = Gate(site, self._preparations.of, observed=clock.observed)
+        self._running = RunningSessions()
         self._answers = Timetable(Pace(_FIRST_ANSWER_SECONDS), clock)
-        self._preparations = Preparations(self._prepare, lambda _: site.data_version(), clock)
-        # A step may find changed records while they are prepared for a question.
-        self._follow_lock, self._encode_lock = threading.Lock(), threading.Lock()
-        self._encoded: tuple[Hashable, Encoded] | None = None
+        self._paces: dict[str, Pace] = {}  # of plans' steps: a new session begins no new grid
         self._ahead = ""  # the plan that was last prepared without having been asked for
-        self._keep_lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._left = threading.Condition()
-        self._sessions: dict[Session, Callable[[], None]] = {}
 
     def stop(self, seconds: float) -> None:
         """Leaves all sessions in an orderly way, and hangs up on those that last longer.
 
-        A session that owes nothing is not waited for: its server may have vanished.
-
         Args:
             seconds: Time for the step that is under way.
         """
-        if self._stopping.is_set():
-            return
-        deadline = time.monotonic() + seconds
-        self._stopping.set()
-        with self._left:
-            running = dict(self._sessions)
-        for session, hang_up in running.items():
-            if session.stop() and not self._have_left({session}, _ANSWER_SECONDS):
-                hang_up()
-        if not self._have_left(running.keys(), deadline - time.monotonic()):
-            for hang_up in running.values():
-                hang_up()
-            self._have_left(running.keys(), _ANSWER_SECONDS)  # they may still write to the ledger
-        self._preparations.wait(_ANSWER_SECONDS)
-
-    def _have_left(self, sessions: Set[Session], seconds: float) -> bool:
-        """Waits for sessions to end; returns whether they have."""
-        with self._left:
-            return self._left.wait_for(
-                lambda: sessions.isdisjoint(self._sessions), timeout=max(0.0, seconds)
-            )
+        if not self._running.stopping.is_set():
+            self._running.stop(seconds)
+            self._preparations.wait(_ANSWER_SECONDS)
 
     def look_ahead(self) -> None:
         """Begins to prepare for the plan approved last, before the server asks about it."""
@@ -130,8 +92,7 @@ class SiteAgent:
             return  # a ledger that cannot be read is told of where it is asked
         approved = [entry.body.plan for entry in said if isinstance(entry.body, Approved)]
         plan = approved[-1] if approved else ""
-        with self._left:
-            idle = not self._sessions
+        idle = self._running.none
         contract = self._site.kept_contract(plan) if idle and plan != self._ahead else None
         if contract is None:
             return
@@ -152,7 +113,7 @@ class SiteAgent:
         answer = Answer.sign(
             self._site.identity, request.challenge, request.contract, refusal, again
         )
-        self._answers.keep(begun, self._stopping)
+        self._answers.keep(begun, self._running.stopping)
         return wire.ConsiderReply(
             site=answer.site,
             refusal=answer.refusal,
@@ -163,123 +124,85 @@ class SiteAgent:
     def _decide(self, request: wire.ConsiderRequest) -> tuple[str, int]:
         """Returns why this site would not take part, and when to ask again if it does not know yet."""
         try:
-            check_version(checked(request).protocol)
-            self._check_going_on()
-            self._check_signed("contract", request.contract, request.signature)
+            self._check_asked(checked(request), "contract", request.contract)
             with self._refusals_noted(request.contract):
-                contract, prepared = self._approved(request.contract)
-                self._check_budget(contract, prepared)
+                admission = self._gate.admit(request.contract)
+                admission.check_payable()
         except Preparing as error:
             logger.info("%s", error)
             return str(error), error.seconds
         except Exception as error:
-            known = self._seen(error)
-            if not self._hides and not isinstance(known, Refused | ProtocolError):
+            known = self._disclosure.seen(error)
+            if not self._disclosure.hides and not isinstance(known, Refused | ProtocolError):
                 raise known from error  # a plan that cannot work here ends a simulation
             logger.warning("refused to take part: %s", loggable(known))
-            return self._public(known), 0
+            return self._disclosure.public(known), 0
+        contract = admission.contract
         logger.info("would take part in %s (%s)", contract.name, contract.digest())
         return "", 0
 
     def take_part(self, request: wire.TakePartRequest) -> wire.TakePartReply:
         """Takes part in a session until it ends; where a server watches, it never raises."""
         try:
-            steps, reason = self._take_part(request)
+            self._check_asked(checked(request), "session", request.descriptor)
+            descriptor = read_descriptor(request.descriptor)
+            with self._refusals_noted(request.contract, descriptor.run, descriptor.first_round):
+                admission = self._gate.admit(request.contract, len(descriptor.cohort))
+                check_descriptor(admission.contract, descriptor, admission.step, self._site.name)
+                steps, reason = self._join(admission, descriptor)
         except Exception as error:  # noqa: BLE001 - whatever it is, no text of it leaves the site
-            known = self._seen(error)
+            known = self._disclosure.seen(error)
             logger.warning("left the session: %s", loggable(known))
-            return wire.TakePartReply(reason=self._public(known))
+            return wire.TakePartReply(reason=self._disclosure.public(known))
         logger.info("the session is over after %d steps: %s", steps, reason)
         return wire.TakePartReply(steps=steps, reason=reason)
 
-    def _seen(self, error: Exception) -> Exception:
-        """Returns an error as a log may have it; raises a defect again in a rehearsal."""
-        known = out_of_memory(error) or error
-        if not isinstance(known, HortusError) and not self._clock.observed:
-            raise known
-        return known
-
-    def _public(self, error: BaseException) -> str:
-        """What the server may read: a policy's answer, but no word about a failure, which records may cause."""
-        if isinstance(error, Refused | Preparing) or not self._hides:
-            return in_one_line(str(error) or type(error).__name__)
-        return FAILED
-
-    def _take_part(self, request: wire.TakePartRequest) -> tuple[int, str]:
-        check_version(checked(request).protocol)
-        self._check_going_on()
-        self._check_signed("session", request.descriptor, request.signature)
-        descriptor = _parse_descriptor(request.descriptor)
-        with self._refusals_noted(request.contract, descriptor.run, descriptor.first_round):
-            return self._join(*self._approved(request.contract), descriptor)
-
-    def _join(
-        self, contract: Contract, prepared: Prepared, descriptor: Descriptor
-    ) -> tuple[int, str]:
-        site, workbench = self._site, prepared.workbench
-        encoding = StepEncoding.of(contract, workbench.space.dimension, len(descriptor.cohort))
-        check_descriptor(contract, descriptor, encoding, site.name)
-        check_ceiling(site.mandate, contract, encoding)
-        noise = self._noise()
-        randomness = _randomness(noise, contract, site.name)
-        trainer = Trainer(encoding, workbench, prepared.encoded, randomness, self._stopwatch)
+    def _join(self, admission: Admission, descriptor: Descriptor) -> tuple[int, str]:
+        """Goes through a session; returns the vectors sent, and why it ended."""
+        site, contract, bench = self._site, admission.contract, admission.workbench
+        randomness = _randomness(admission.noise, contract, site.name)
+        trainer = Trainer(
+            admission.step, bench, admission.data.records, randomness, self._stopwatch
+        )
         if self._clock.observed:
             trainer.rehearse()  # before anybody counts on this site, and before anything depends on a record
-        encode = partial(self._encode, contract, workbench)
-        records = (prepared.dataset, prepared.encoded)
-        terms = LiveTerms(site, encoding, records, encode, trainer.compute_on, noise)
-        with self._keep_lock:
-            self._check_room(contract)
-            site.keep_contract(contract)
-            if (mandate := site.mandate).is_unread(contract):
-                site.ledger.admit(admission(contract, mandate.policy.budget.delta))
+        self._gate.keep(admission)
+        renew = partial(self._materials.records, contract, bench)
         with ExitStack() as connection:
-            channel = connection.enter_context(self._connect(contract.cohort))
             session = Session(
                 identity=site.identity,
                 roster=site.roster,
                 descriptor=descriptor,
-                encoding=encoding,
+                encoding=admission.step,
                 trainer=trainer,
-                terms=terms,
+                terms=LiveTerms(admission, renew, trainer.compute_on),
                 ledger=site.ledger,
-                channel=channel,
+                channel=connection.enter_context(self._connect(contract.cohort)),
                 stopwatch=self._stopwatch,
                 timetable=self._steps_of(contract),
-                public=self._public,
+                public=self._disclosure.public,
             )
 
             def hang_up() -> None:
                 session.abandon()
                 connection.close()
 
-            with self._counted(session, hang_up):
+            with self._running.counted(session, hang_up):
                 logger.info("joins session %s of %s", descriptor.session, contract.name)
                 return session.run()
 
     def _steps_of(self, contract: Contract) -> Timetable:
         """Returns when steps of a plan are sent."""
         first = contract.cohort.pace or _FIRST_STEP_SECONDS
-        with self._left:
-            pace = self._paces.setdefault(contract.digest(), Pace(first))
-        return Timetable(pace, self._clock)
+        return Timetable(self._paces.setdefault(contract.digest(), Pace(first)), self._clock)
 
-    def _check_going_on(self) -> None:
-        if self._stopping.is_set():
-            raise Refused("its operator is stopping it")
-
-    @contextmanager
-    def _counted(self, session: Session, hang_up: Callable[[], None]) -> Iterator[None]:
-        """Lets `stop` reach a session while it runs."""
-        with self._left:
-            self._check_going_on()
-            self._sessions[session] = hang_up
-        try:
-            yield
-        finally:
-            with self._left:
-                del self._sessions[session]
-                self._left.notify_all()
+    def _check_asked(
+        self, request: wire.ConsiderRequest | wire.TakePartRequest, purpose: str, message: bytes
+    ) -> None:
+        """Refuses what the pinned server has not signed: others may have reached the SuperLink."""
+        check_version(request.protocol)
+        self._running.check_going_on()
+        self._site.roster.verify_server(purpose, message, request.signature)
 
     @contextmanager
     def _refusals_noted(self, contract: bytes, run: str = "", round_: int = 0) -> Iterator[None]:
@@ -287,96 +210,12 @@ class SiteAgent:
         try:
             yield
         except Refused as error:
-            plan = hashlib.sha256(contract).hexdigest()
-            self._site.ledger.decline(Declined(plan, run, round_, "", self._public(error)))
+            plan, told = hashlib.sha256(contract).hexdigest(), self._disclosure.public(error)
+            self._site.ledger.decline(Declined(plan, run, round_, "", told))
             raise
-
-    def _approved(self, encoded: bytes) -> tuple[Contract, Prepared]:
-        """Reads a contract; the policy decides first, since the contract names a folder to read."""
-        contract, site = _parse_contract(encoded), self._site
-        check_contract(site.mandate, contract)
-        self._check_room(contract)
-        prepared = self._preparations.of(contract)
-        check_model(contract, site.model_digest(contract))
-        return contract, prepared
-
-    def _prepare(self, contract: Contract) -> Prepared:
-        """Computes all that a plan needs; in the background, where somebody watches."""
-        site = self._site
-        logger.info("prepares for %s: checks the base model", contract.name)
-        check_model(contract, site.model_digest(contract))
-        workbench = self._workbench(contract)
-        logger.info("prepares for %s: reads and encodes its records", contract.name)
-        return Prepared(workbench, *self._encode(contract, workbench))
-
-    def _encode(
-        self, contract: Contract, workbench: Workbench, known: tuple[str, Encoded] | None = None
-    ) -> tuple[str, Encoded]:
-        """Returns the records' fingerprint as they are now, and the records, encoded where they changed.
-
-        A session has its own, `known`: what is prepared for another plan meanwhile does not delay its steps.
-        """
-        with self._follow_lock:
-            dataset = self._site.follow(contract)
-        if known is not None and known[0] == dataset.fingerprint:
-            return known
-        with self._encode_lock:
-            key = (dataset.fingerprint, encoding_key(contract))
-            if self._encoded is None or self._encoded[0] != key:
-                self._encoded = (key, workbench.task.encode(dataset.records))
-            return dataset.fingerprint, self._encoded[1]
-
-    def _check_room(self, contract: Contract) -> None:
-        """Refuses an unread plan that would be one too many to keep."""
-        mandate = self._site.mandate
-        if mandate.policy.auto_approve is not None and mandate.is_unread(contract):
-            kept = self._site.kept_contracts() - mandate.approved
-            check_room(mandate.policy.auto_approve, contract, kept)
-
-    def _check_signed(self, purpose: str, message: bytes, signature: bytes) -> None:
-        """Refuses what the pinned server has not signed: others may have reached the SuperLink."""
-        self._site.roster.verify_server(purpose, message, signature)
-
-    def _check_budget(self, contract: Contract, prepared: Prepared) -> None:
-        """Refuses a plan of which not even one step can be paid, before a session counts on it."""
-        dimension = prepared.workbench.space.dimension
-        encoding = StepEncoding.of(contract, dimension, contract.cohort.minimum)
-        mandate = self._site.mandate
-        check_ceiling(mandate, contract, encoding)
-        budget = budget_of(mandate, contract)
-        account = Account(self._site.ledger, prepared.dataset, budget, self._noise())
-        if reason := account.reason_to_refuse(encoding):
-            raise Refused(reason, where="policy.yaml: budget")
-
-    def _noise(self) -> Added:
-        return noise_of(self._site.policy, observed=self._clock.observed)
 
 
 def _randomness(noise: Added, contract: Contract, site: str) -> RandomSource:
     if noise is Added.GAUSSIAN:
         return SessionRandomness()
     return UnsafeSeededRandomness(contract.seed, site)
-
-
-def _parse_contract(encoded: bytes) -> Contract:
-    try:
-        return Contract.model_validate_json(encoded)
-    except ValidationError as error:
-        raise Refused(f"the contract is malformed: {error.errors()[0]['msg']}") from error
-
-
-def _parse_descriptor(encoded: bytes) -> Descriptor:
-    try:
-        return Descriptor.model_validate_json(encoded)
-    except ValidationError as error:
-        raise Refused(f"the session descriptor is malformed: {error.errors()[0]['msg']}") from error
-
-
-def loggable(error: Exception) -> str:
-    """Returns what a log may keep of an error: nothing of one that may quote a record."""
-    if isinstance(error, DataError):
-        return "the records do not fit the plan; `hortus approve SITE_DIR PLAN.yaml` says where"
-    if isinstance(error, HortusError):
-        return str(error)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"a defect: {type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}"

@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 
 import grpc
 
-from hortus.client.agent import SiteAgent, loggable
+from hortus.client.agent import SiteAgent
+from hortus.client.disclosure import loggable
 from hortus.client.flower.relay_user import RelayUser
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc

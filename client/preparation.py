@@ -11,7 +11,9 @@ import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+from hortus.client.consent.contract import check_model
 from hortus.client.pace import Clock, Pace
+from hortus.client.site.folder import Site
 from hortus.learning.tasks.classification import Encoded
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Contract
@@ -38,18 +40,82 @@ class Preparing(HortusError):  # noqa: N818 - an answer, not a fault
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedDataset:
+    """A site's records as a workbench takes them.
+
+    Attributes:
+        fingerprint: The keyed identity of their content: see `client.site.folder.Dataset`.
+        records: The records.
+    """
+
+    fingerprint: str
+    records: Encoded
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """All that a site computes before a session.
 
     Attributes:
         workbench: The warm model of the plan.
-        dataset: Fingerprint of the records.
-        encoded: The records.
+        data: The records.
     """
 
     workbench: Workbench
-    dataset: str
-    encoded: Encoded
+    data: EncodedDataset
+
+
+class Materials:
+    """Reads and encodes what plans need at one site.
+
+    Args:
+        site: The site.
+        workbench: Gives the warm model of a contract.
+    """
+
+    def __init__(self, site: Site, workbench: Callable[[Contract], Workbench]) -> None:
+        self._site = site
+        self._workbench = workbench
+        # A step may find changed records while they are prepared for a question.
+        self._follow_lock, self._encode_lock = threading.Lock(), threading.Lock()
+        self._encoded: tuple[Hashable, Encoded] | None = None
+
+    def prepare(self, contract: Contract) -> Prepared:
+        """Computes all that a plan needs.
+
+        Raises:
+            Refused: The base model is not the contract's.
+            HortusError: Plan, model and records do not fit together.
+        """
+        logger.info("prepares for %s: checks the base model", contract.name)
+        check_model(contract, self._site.model_digest(contract))
+        workbench = self._workbench(contract)
+        logger.info("prepares for %s: reads and encodes its records", contract.name)
+        return Prepared(workbench, self.records(contract, workbench))
+
+    def records(
+        self, contract: Contract, workbench: Workbench, known: EncodedDataset | None = None
+    ) -> EncodedDataset:
+        """Returns the records as they are now, encoded where they changed.
+
+        Args:
+            contract: Says what is read.
+            workbench: Encodes it.
+            known: A session's own: what is prepared for another plan meanwhile does not delay its steps.
+
+        Raises:
+            DataError: They do not fit the plan, or cannot be read.
+            HortusError: The ledger cannot be written.
+        """
+        with self._follow_lock:
+            dataset = self._site.follow(contract)
+        if known is not None and known.fingerprint == dataset.fingerprint:
+            return known
+        with self._encode_lock:
+            key = (dataset.fingerprint, encoding_key(contract))
+            if self._encoded is None or self._encoded[0] != key:
+                self._encoded = (key, workbench.task.encode(dataset.records))
+            return EncodedDataset(dataset.fingerprint, self._encoded[1])
 
 
 class _Work:

@@ -36,8 +36,6 @@ from hortus.runtime.errors import ProtocolError, Refused, in_one_line
 
 logger = logging.getLogger(__name__)
 _STOPPED = "its operator is stopping it; it can join again"
-# All that another party is told of a failure, whatever it is and whatever has caused it.
-FAILED = "it failed; its own log says why"
 
 
 class Session:

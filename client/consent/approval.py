@@ -84,7 +84,7 @@ def approval(contract: Contract, delta: float, operator: str) -> Approved:
     return Approved(contract.digest(), name, operator, unit, cost, delta)
 
 
-def admission(contract: Contract, delta: float) -> Admitted:
+def admitted(contract: Contract, delta: float) -> Admitted:
     """Makes the entry of a plan that policy.yaml allows without anybody having read it."""
     cost = plan_epsilon(contract, delta)
     return Admitted(contract.digest(), contract.name, contract.privacy.unit, cost, delta)

@@ -1,5 +1,7 @@
 """Whether a site takes part: its own policy against a contract, before any data is touched."""
 
+from pydantic import ValidationError
+
 from hortus.client.consent.unread import check_dimension, check_unread
 from hortus.client.site.mandate import Mandate
 from hortus.privacy.accounting.accountant import epsilon
@@ -8,6 +10,30 @@ from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.plan import Contract, Noise
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import Refused
+
+
+def read_contract(encoded: bytes) -> Contract:
+    """Reads a contract as the server sends it.
+
+    Raises:
+        Refused: It is none.
+    """
+    try:
+        return Contract.model_validate_json(encoded)
+    except ValidationError as error:
+        raise Refused(f"the contract is malformed: {error.errors()[0]['msg']}") from error
+
+
+def read_descriptor(encoded: bytes) -> Descriptor:
+    """Reads a session's descriptor as the server sends it.
+
+    Raises:
+        Refused: It is none.
+    """
+    try:
+        return Descriptor.model_validate_json(encoded)
+    except ValidationError as error:
+        raise Refused(f"the session descriptor is malformed: {error.errors()[0]['msg']}") from error
 
 
 def check_contract(mandate: Mandate, contract: Contract) -> None:

@@ -1,12 +1,8 @@
-"""What a site's releases go by: the policy, the budget and the records as they are now."""
+"""What a site's releases go by, and are charged to."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from hortus.client.consent.contract import budget_of, check_ceiling, check_contract
-from hortus.client.site.folder import Site
-from hortus.learning.tasks.classification import Encoded
 from hortus.privacy.ledger.entries import Added, Charge
 from hortus.privacy.ledger.lineages import Placement
 from hortus.privacy.ledger.store import Ledger
@@ -134,48 +130,3 @@ class Terms(Protocol):
             Refused: The policy does not allow the plan any more.
             DataError: The records do not fit the plan any more.
         """
-
-
-class LiveTerms:
-    """The terms of a contract at a site, which follow its files.
-
-    Args:
-        site: The site.
-        encoding: The contract's steps.
-        records: Those that were seen last: their fingerprint, and as the workbench takes them.
-        encode: Makes the records of now ready for the workbench, given those that were seen last.
-        compute_on: Gives them to what computes vectors.
-        noise: What the session's vectors have for noise.
-    """
-
-    def __init__(
-        self,
-        site: Site,
-        encoding: StepEncoding,
-        records: tuple[str, Encoded],
-        encode: Callable[[tuple[str, Encoded]], tuple[str, Encoded]],
-        compute_on: Callable[[Encoded], None],
-        noise: Added,
-    ) -> None:
-        self._noise = noise
-        self._site = site
-        self._encoding = encoding
-        self._encode = encode
-        self._compute_on = compute_on
-        self._records = records
-
-    def now(self) -> Account:
-        """See `Terms`."""
-        mandate, contract = self._site.mandate, self._encoding.contract
-        check_contract(mandate, contract)
-        check_ceiling(mandate, contract, self._encoding)
-        return Account(
-            self._site.ledger, self._records[0], budget_of(mandate, contract), self._noise
-        )
-
-    def renewed(self) -> Account:
-        """See `Terms`."""
-        self.now()  # nothing is read for a plan that the policy has come to forbid
-        self._records = self._encode(self._records)
-        self._compute_on(self._records[1])
-        return self.now()

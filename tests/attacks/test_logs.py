@@ -12,7 +12,7 @@ import pytest
 from attacks.world import SITES, World, run_all, served
 
 from hortus.client.agent_service import listening
-from hortus.client.pace import MachineClock
+from hortus.client.disclosure import Disclosure
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
 from hortus.runtime.logs import Form, configure_logging
 
@@ -71,8 +71,8 @@ def lines_of(
     def quoting(*_: object) -> None:
         raise RuntimeError(f"cannot encode 'secret {rows[0][0]}'")
 
-    patch.setattr(agent, "_check_budget", quoting)
-    patch.setattr(agent, "_clock", MachineClock())
+    patch.setattr(agent._gate, "admit", quoting)
+    patch.setattr(agent, "_disclosure", Disclosure(observed=True, hides=True))
     defect = agent.consider(world.question(world.contract))
     assert defect.refusal == refusal.refusal, "one failure sounds like another"
     patch.setattr(agent, "consider", quoting)

@@ -13,14 +13,14 @@ from attacks.world import SITES, World, issued
 
 from hortus.client.agent import SiteAgent
 from hortus.client.agent_service import listening
-from hortus.client.consent.terms import NO_VIEW, Account
+from hortus.client.consent.admission import Gate
+from hortus.client.consent.terms import NO_VIEW
+from hortus.client.disclosure import FAILED
 from hortus.client.pace import Clock, MachineClock, RehearsalClock
-from hortus.client.session import FAILED
 from hortus.client.trainer import untimed
 from hortus.learning.models.folder import model_digest
 from hortus.parties.folders import SiteConfig, TlsFiles
 from hortus.privacy.ledger.entries import Added
-from hortus.privacy.step import StepEncoding
 from hortus.protocol.certificates import create_authority
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.plan import Cohort, Contract
@@ -309,10 +309,10 @@ def test_noise_that_others_can_subtract_is_charged_as_what_it_is(
 ) -> None:
     world = make_world(policy={"unsafe_seeded_noise": is_seeded})
     site = world.site("ash")
-    account = Account(
-        site.ledger, "d" * 64, site.policy.budget, world.agent(site, 1, clock)._noise()
-    )
-    encoding = StepEncoding.of(world.contract, 10, 4)
+    prepare = world.agent(site, 1, clock)._materials.prepare
+    gate = Gate(site, prepare, observed=clock.observed)
+    admission = gate.admit(world.question(world.contract).contract)
+    account, encoding = admission.account(), admission.step
     charge = account.charge(encoding, None, 0, NO_VIEW, 1.0)
     assert charge.mechanism == noise.value
     assert charge.is_private is (noise is not Added.SEEDED)

@@ -15,8 +15,8 @@ from attacks.world import SITES, World, run_all
 from numpy.typing import NDArray
 
 from hortus.client.consent.approval import approve_unasked
+from hortus.client.disclosure import FAILED
 from hortus.client.pace import Clock, MachineClock
-from hortus.client.session import FAILED
 from hortus.learning.data.records import Records
 from hortus.protocol.wire import aggregation_pb2 as wire
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from hortus.client.pace import RehearsalClock
-from hortus.client.preparation import Preparations, Prepared, Preparing
+from hortus.client.preparation import EncodedDataset, Preparations, Prepared, Preparing
 from hortus.protocol.plan import Contract, Plan
 from hortus.runtime.errors import DataError
 
-DONE = Prepared(None, "d" * 64, None)  # type: ignore[arg-type]
+DONE = Prepared(None, EncodedDataset("d" * 64, None))  # type: ignore[arg-type]
 
 
 class Clock:

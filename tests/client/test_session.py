@@ -14,8 +14,9 @@ from helpers.fixed_terms import FixedTerms
 from scipy.stats import chisquare
 
 from hortus.client.consent.terms import Account
+from hortus.client.disclosure import FAILED
 from hortus.client.pace import Pace, RehearsalClock, Timetable
-from hortus.client.session import FAILED, Session
+from hortus.client.session import Session
 from hortus.privacy.ledger.entries import Charged, Declined
 from hortus.privacy.ledger.store import Ledger
 from hortus.privacy.step import StepEncoding

@@ -16,7 +16,7 @@ from fuzzing.setting import Maker, Setting, without_defects
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from hortus.client.agent import _parse_contract, _parse_descriptor
+from hortus.client.consent.contract import read_contract, read_descriptor
 from hortus.client.site.witness import Witness
 from hortus.privacy.secure_sum.key_exchange import (
     KeyExchange,
@@ -87,7 +87,7 @@ def _is_known(message: Any) -> bool:
 
 def contract(setting: Setting) -> Parser:
     def read(data: bytes) -> None:
-        parsed = _parse_contract(data)
+        parsed = read_contract(data)
         again = Contract.model_validate_json(canonical_json(parsed.model_dump(mode="json")))
         must(again == parsed and again.digest() == parsed.digest(), "another one, read again")
 
@@ -97,7 +97,7 @@ def contract(setting: Setting) -> Parser:
 
 def descriptor(setting: Setting) -> Parser:
     def read(data: bytes) -> None:
-        parsed = _parse_descriptor(data)
+        parsed = read_descriptor(data)
         again = Descriptor.model_validate_json(canonical_json(parsed.model_dump(mode="json")))
         must(again == parsed and again.digest() == parsed.digest(), "another one, read again")
 
@@ -120,7 +120,7 @@ def contract_at_an_agent(setting: Setting) -> Parser:
         )
         if reply.refusal:
             raise Documented(reply.refusal)
-        must(_parse_contract(data).digest() == honest, "a plan that is not approved")
+        must(read_contract(data).digest() == honest, "a plan that is not approved")
 
     seeds = (canonical_json(world.contract.model_dump(mode="json")),)
     return Parser("contract of a hostile server", seeds, of_json, read, 0.1)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from helpers.charges import make_content
 
-from hortus.client.consent.approval import admission, approval, consented, withdraw
+from hortus.client.consent.approval import admitted, approval, consented, withdraw
 from hortus.privacy.audit.evidence import Evidence, read_evidence
 from hortus.privacy.audit.reconcile import AttemptRecord, ServerRecord
 from hortus.privacy.ledger.entries import Charge, Declined, Frozen, Granted, Unfrozen, Withdrawn
@@ -192,7 +192,7 @@ class _Site:
         """The operator approves a plan, again after a withdrawal; or policy.yaml allows it unread."""
         said = self.ledger.consents().get(_HASHES[plan])
         if said is None and not self.draw(4) and PLANS[plan].privacy.noise_multiplier:
-            self.ledger.admit(admission(PLANS[plan], self.budget.delta))
+            self.ledger.admit(admitted(PLANS[plan], self.budget.delta))
         elif said is None or isinstance(said.body, Withdrawn):
             self.ledger.record(approval(PLANS[plan], self.budget.delta, "Ada"))
 

@@ -12,7 +12,7 @@ import pytest
 from helpers.charges import make_charge
 
 from hortus.client.consent.approval import (
-    admission,
+    admitted,
     check_whole,
     consented,
     plan_epsilon,
@@ -249,7 +249,7 @@ def test_only_what_is_taken_part_in_can_be_withdrawn(
     site: Site, plan: Plan, tiny_model: Path, named: str
 ) -> None:
     contract = make_contract(plan, tiny_model)
-    site.ledger.admit(admission(contract, DELTA))
+    site.ledger.admit(admitted(contract, DELTA))
     with pytest.raises(UsageError, match="none of the plans"):
         withdraw(site.ledger, named, "Ada", "a doubt")
     withdraw(site.ledger, contract.name, "Ada", "a doubt")

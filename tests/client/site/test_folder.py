@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from helpers.charges import make_charge
 
+from hortus.client.consent.admission import Admission, LiveTerms
 from hortus.client.consent.approval import approval, approve_unasked, withdraw
-from hortus.client.consent.terms import LiveTerms
 from hortus.client.operate import WarmWorkbench
+from hortus.client.preparation import EncodedDataset
 from hortus.client.site.folder import Site
 from hortus.client.site.reread import Reread
 from hortus.learning.models.folder import model_digest
@@ -137,12 +138,13 @@ class Terms:
         self.given: list[Encoded] = []
         self._site, self._contract = site, contract
         encoding = StepEncoding.of(contract, 100, contract.cohort.minimum)
-        given, before = self.given.append, ("", None)
-        self.live = LiveTerms(site, encoding, before, self._encode, given, Added.GAUSSIAN)  # type: ignore[arg-type]
+        before = EncodedDataset("", None)  # type: ignore[arg-type]
+        admission = Admission(site, contract, None, before, encoding, Added.GAUSSIAN)  # type: ignore[arg-type]
+        self.live = LiveTerms(admission, self._encode, self.given.append)
 
-    def _encode(self, _: object) -> tuple[str, Encoded]:
+    def _encode(self, _: object) -> EncodedDataset:
         dataset = self._site.follow(self._contract)
-        return dataset.fingerprint, dataset.records  # type: ignore[return-value]
+        return EncodedDataset(dataset.fingerprint, dataset.records)  # type: ignore[arg-type]
 
 
 def test_each_step_goes_by_the_records_that_are_on_disk(
