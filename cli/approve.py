@@ -159,7 +159,7 @@ def _budgets_table(site: "Site", what: "Prospect") -> Table:
     contract = what.contract
     _, place = site.foresee(contract)
     charged, noise = charged_steps(site, contract, place), contract.privacy.noise_multiplier
-    per_round = contract.training.steps_per_round
+    per_round = contract.training.releases_per_round
     event = None if noise is None else GaussianEvent(contract.training.sampling_rate, noise)
     left = max(1, -(-(contract.steps - charged) // per_round))
     cost = replace(what.cost, event=event, rounds=left)

@@ -124,6 +124,8 @@ def _check_options(epsilon: float | None, delta: float | None, site: Path | None
 
 
 def _mechanism_table(what: "Prospect") -> Table:
+    from hortus.strategies.kinds import strategy_of
+
     contract, encoding, cost = what.contract, what.encoding, what.cost
     privacy, mechanism = contract.privacy, encoding.mechanism
     table = Table(
@@ -160,8 +162,8 @@ def _mechanism_table(what: "Prospect") -> Table:
         table.add_row("rounding", f"{100 * inflation:.3g} % more sensitivity")
         table.add_row("a failed attempt", _attempt(what))
         table.add_row("spare attempts", _spare(what))
-    bits = privacy.ring_bits
-    table.add_row("ring scale", f"2^{math.log2(encoding.scale):.0f} units for 1.0, of 2^{bits}")
+    bits, scale = privacy.ring_bits, strategy_of(what.contract).codec(encoding).scale
+    table.add_row("ring scale", f"2^{math.log2(scale):.0f} units for 1.0, of 2^{bits}")
     up, down = _bytes(bits // 8 * encoding.words), _bytes(4 * encoding.words)
     table.add_row("on the wire", f"{up} up and {down} down, a secure sum and site")
     table.add_row(

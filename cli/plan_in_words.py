@@ -12,6 +12,7 @@ from hortus.privacy.attacks.detection import true_positive_bound_of
 from hortus.protocol.policy import Policy
 from hortus.runtime.errors import printable
 from hortus.simulation.prospect import doubts_about, refusal_at, site_budgets, units_at
+from hortus.strategies.kinds import strategy_of
 
 if TYPE_CHECKING:
     from hortus.simulation.prospect import Prospect
@@ -55,6 +56,7 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
         contract=what.contract,
         dimension=what.dimension,
         words=what.encoding.words,
+        strategy=strategy_of(what.contract).words,
         sums=what.contract.sums,
         event=what.cost.event,
         epsilon=what.cost.epsilon(delta),

@@ -84,7 +84,7 @@ class Session:
         self._timetable = timetable
         contract = encoding.contract
         rounds_left = contract.training.rounds - descriptor.first_round
-        self._steps = rounds_left * contract.training.sums_per_round
+        self._steps = rounds_left * contract.training.steps_per_round
         self._dataset = ""
         self._start = np.empty(0, np.float32)
         self._start_digest = ""
@@ -292,7 +292,7 @@ class Session:
         return local and self._resend is not None and self._resend[0] == step
 
     def _global_position(self, step: int) -> tuple[int, int]:
-        per_round = self._encoding.contract.training.sums_per_round
+        per_round = self._encoding.contract.training.steps_per_round
         absolute = self._descriptor.first_round * per_round + step
         return absolute // per_round, absolute
 

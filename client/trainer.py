@@ -3,9 +3,9 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from hortus.learning.data.records import Records
@@ -14,12 +14,11 @@ from hortus.privacy.gradients.engine import ClippedSum
 from hortus.privacy.gradients.engines.base import LossBatch
 from hortus.privacy.gradients.sampling import sample_records
 from hortus.privacy.gradients.workbench import Workbench
-from hortus.privacy.noise.mechanism import Mechanism
 from hortus.privacy.noise.randomness import RandomSource
-from hortus.privacy.step import StepEncoding, nominal_batch
-from hortus.protocol.plan import Update
+from hortus.privacy.step import StepEncoding
 from hortus.runtime.errors import HortusError
-from hortus.strategies.server_optimizer import build_optimizer
+from hortus.strategies.kinds import strategy_of
+from hortus.strategies.local_step import LocalStep
 
 Stopwatch = Callable[[str], AbstractContextManager[None]]
 
@@ -50,6 +49,7 @@ class Trainer:
     ) -> None:
         self._encoding = encoding
         self._plan = encoding.contract
+        self._strategy = strategy_of(encoding.contract)
         self._workbench = workbench
         self._records = records
         self._randomness = self._drawn_from = randomness
@@ -94,43 +94,21 @@ class Trainer:
         encoding = self._encoding
         norm, adapter = encoding.clipping_norm(start), start[: encoding.dimension]
         with self._workbench.holding(adapter):
-            if self._plan.training.update is Update.DELTA:
-                return self._delta(adapter, norm, step, attempt)
-            if encoding.mechanism is None:
-                total, _ = self._clipped_sum(norm, step, attempt, 0)
-                return encoding.fixed_point.encode(total / nominal_batch(self._plan))
-            return self._private_sum(encoding.mechanism, norm, step, attempt, 0)
+            return self._strategy.local(
+                LocalStep(
+                    encoding,
+                    adapter,
+                    summed=partial(self._clipped_sum, norm, step, attempt),
+                    noised=partial(self._noised, step, attempt),
+                    load=partial(self._workbench.space.write, self._workbench.model),
+                )
+            )
 
-    def _delta(
-        self, adapter: NDArray[np.float32], norm: float, step: int, attempt: int
+    def _noised(
+        self, step: int, attempt: int, number: int, total: NDArray[np.float64], units: int
     ) -> NDArray[np.int64]:
-        config = self._plan.training.local_optimizer
-        assert config is not None  # noqa: S101 - the schema ties it to update: delta
-        parameter = torch.nn.Parameter(torch.from_numpy(adapter.copy()))
-        optimizer = build_optimizer(config, [parameter])
-        for number in range(self._plan.training.steps_per_round):
-            gradient = self._local_gradient(norm, step, attempt, number)
-            parameter.grad = torch.from_numpy(gradient).to(torch.float32)
-            optimizer.step()
-            self._workbench.space.write(self._workbench.model, parameter.detach().numpy())
-        delta = parameter.detach().numpy().astype(np.float64) - adapter.astype(np.float64)
-        return self._encoding.fixed_point.encode(delta)
-
-    def _local_gradient(
-        self, norm: float, step: int, attempt: int, number: int
-    ) -> NDArray[np.float64]:
         mechanism = self._encoding.mechanism
-        if mechanism is None:
-            total, _ = self._clipped_sum(norm, step, attempt, number)
-        else:
-            ring = self._private_sum(mechanism, norm, step, attempt, number)
-            total = mechanism.decode(ring.astype(np.uint32))
-        return self._encoding.mean_gradient(total, sites=1)
-
-    def _private_sum(
-        self, mechanism: Mechanism, norm: float, step: int, attempt: int, number: int
-    ) -> NDArray[np.int64]:
-        total, units = self._clipped_sum(norm, step, attempt, number)
+        assert mechanism is not None  # noqa: S101 - a step without noise has no release
         noise = self._drawn_from.stream("noise", step, attempt, number)
         with self._stopwatch("noise"):
             return mechanism.release(total, units, noise)

@@ -6,7 +6,7 @@ from hortus.learning.models.folder import model_digest, resolve_model
 from hortus.privacy.accounting.accountant import calibrate_noise_multiplier
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Contract, Noise, Plan
-from hortus.strategies.server_optimizer import check_optimizer
+from hortus.strategies.kinds import strategy_of
 
 _dimensions: dict[str, int] = {}  # of adapters that this process knows to fit their model
 
@@ -33,9 +33,8 @@ def pin(plan: Plan, folder: Path) -> tuple[Contract, Path]:
             ε asked for.
     """
     path = resolve_model(plan.model, folder)
-    check_optimizer(plan.training.server_optimizer, "training.server_optimizer")
-    if plan.training.local_optimizer is not None:
-        check_optimizer(plan.training.local_optimizer, "training.local_optimizer")
+    for name, optimizer in strategy_of(plan).optimizers.items():
+        optimizer.try_out(f"strategy.{name}")
     noise_multiplier = plan.privacy.noise_multiplier
     if plan.privacy.epsilon is not None:
         noise_multiplier = calibrate_noise_multiplier(

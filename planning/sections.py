@@ -8,8 +8,9 @@ from hortus.protocol.section import Kind, Section
 from hortus.runtime.documents import Document
 from hortus.runtime.errors import UsageError
 from hortus.runtime.registry import Registry
+from hortus.strategies.kinds import STRATEGIES
 
-REGISTRIES: tuple[Registry[Any], ...] = ()
+REGISTRIES: tuple[Registry[Any], ...] = (STRATEGIES,)
 """In the order in which their complaints are shown."""
 
 

@@ -21,7 +21,7 @@ from hortus.privacy.gradients.clipping import (
 )
 from hortus.privacy.gradients.engine import FINE_GRID, ClippedSum
 from hortus.privacy.noise.mechanism import FixedPoint, Mechanism
-from hortus.protocol.plan import Agreement, ClippingRule, Contract, Noise, Update
+from hortus.protocol.plan import Agreement, ClippingRule, Contract, Noise
 from hortus.runtime.errors import ProtocolError
 
 # Largest coordinate of an update that carries no noise of its own at upload.
@@ -36,7 +36,8 @@ class StepEncoding:
         contract: The approved plan.
         dimension: d, the number of adapter parameters.
         mechanism: The private step's mechanism; None for `unsafe_none`.
-        fixed_point: For vectors that need no more noise: deltas, and everything of `unsafe_none`.
+        fixed_point: For vectors that need no more noise: what was made of releases, and everything of
+            `unsafe_none`.
     """
 
     contract: Contract
@@ -74,14 +75,9 @@ class StepEncoding:
         return cls(contract, dimension, mechanism, fixed_point)
 
     @property
-    def plain(self) -> bool:
-        """Whether the uploaded vector carries no noise of its own."""
-        return self.mechanism is None or self.contract.training.update is Update.DELTA
-
-    @property
-    def scale(self) -> int:
-        """Ring units for 1.0 in an uploaded vector."""
-        return self.fixed_point.scale if self.plain or not self.mechanism else self.mechanism.scale
+    def codec(self) -> Mechanism | FixedPoint:
+        """What a step's release is a vector of."""
+        return self.mechanism or self.fixed_point
 
     @property
     def adaptive(self) -> AdaptiveClipping | None:
@@ -158,33 +154,30 @@ class StepEncoding:
     def noise_deviation(self, sites: int, clipping_norm: np.float32) -> float:
         """Returns the standard deviation of the noise in each coordinate of a sum's mean gradient.
 
-        0 where the sum carries no noise of its own.
+        0 where a step has no noise.
 
         Args:
-            sites: Sites whose vectors are in the sum.
+            sites: Sites whose releases are in the sum.
             clipping_norm: C of the step.
         """
-        if self.plain or self.mechanism is None:
+        if self.mechanism is None:
             return 0.0
         unit = float(clipping_norm) if self.adaptive else 1.0
         deviation = self.mechanism.share_std / self.mechanism.scale * math.sqrt(sites)
         return unit * deviation / (nominal_batch(self.contract) * sites)
 
-    def server_update(
+    def mean_release(
         self, total: NDArray[np.uint32], sites: int, clipping_norm: np.float32
     ) -> tuple[NDArray[np.float64], np.float32]:
-        """Returns what the server's optimiser steps against, float64[d], and the next clipping norm.
+        """Returns the mean gradient of summed releases, float64[d], and the next clipping norm.
 
         Args:
             total: uint32[words], the ring sum of a step.
-            sites: Sites whose vectors are in it.
+            sites: Sites whose releases are in it.
             clipping_norm: C of the step.
         """
-        codec = self.fixed_point if self.plain or not self.mechanism else self.mechanism
-        decoded = codec.decode(total)
-        if self.contract.training.update is Update.DELTA:
-            return -decoded / sites, clipping_norm
-        if self.plain:
+        decoded = self.codec.decode(total)
+        if self.mechanism is None:
             return decoded / sites, clipping_norm
         if self.adaptive is None:
             return self.mean_gradient(decoded, sites), clipping_norm

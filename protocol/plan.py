@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from hortus.protocol.section import Section
 from hortus.runtime.canonical import digest
 from hortus.runtime.names import SiteName
 from hortus.runtime.schema import Schema
@@ -56,13 +57,6 @@ class Noise(StrEnum):
     DISTRIBUTED = "distributed"
     LOCAL = "local"
     UNSAFE_NONE = "unsafe_none"
-
-
-class Update(StrEnum):
-    """What one secure sum carries."""
-
-    GRADIENT = "gradient"
-    DELTA = "delta"
 
 
 class Precision(StrEnum):
@@ -125,48 +119,22 @@ class Adapter(Schema):
         return self
 
 
-class Optimizer(Schema):
-    """An optimiser of `torch.optim`."""
-
-    name: Literal["SGD", "Adam", "AdamW", "Adagrad", "RMSprop"] = Field(
-        description="Class in `torch.optim`."
-    )
-    learning_rate: Positive = Field(
-        default_factory=lambda fields: 1.0 if fields.get("name") == "SGD" else 0.02,
-        description="Its `lr`. Default: 1 for SGD, else 0.02.",
-    )
-    options: dict[str, Scalar | tuple[Finite, ...]] = Field(
-        default_factory=dict, description="Its other keyword arguments, such as `momentum`."
-    )
-
-
 class Training(Schema):
     """How often, on how much and with which steps."""
 
     rounds: Count = Field(description="Rounds; each ends with an evaluation and a checkpoint.")
-    steps_per_round: Count = Field(1, description="Private steps in a round.")
+    steps_per_round: Count = Field(1, description="Secure sums in a round.")
+    local_steps: Count = Field(
+        1,
+        description="Private steps that a site takes for each sum, all of them charged; more than 1 is for "
+        "strategies in which a site steps alone, such as `fedavg`.",
+    )
     sampling_rate: Fraction = Field(
         description="Probability q with which each unit joins a step, independently (Poisson)."
     )
     nominal_units: Count = Field(
         description="A round public number of units a site is taken to hold. It scales the mean "
         "gradient and bounds the ring; no count is ever computed from data."
-    )
-    update: Update = Field(
-        Update.GRADIENT,
-        description="`gradient`: every step is one secure sum of clipped gradients. `delta`: a "
-        "site takes the round's steps alone and sends how far it moved (noise `local` only).",
-    )
-    server_optimizer: Optimizer = Field(
-        default_factory=lambda fields: Optimizer(
-            name="SGD" if fields.get("update") is Update.DELTA else "Adam"
-        ),
-        description="What the server does with the mean: SGD with rate 1 is FedAvg, with momentum "
-        "FedAvgM, Adam is FedAdam (Reddi et al. 2021). Default: Adam for gradients, whose noise it "
-        "averages out, and SGD for `update: delta`.",
-    )
-    local_optimizer: Optimizer | None = Field(
-        None, description="What a site steps with when `update: delta`."
     )
     precision: Precision = Field(
         Precision.FLOAT32,
@@ -181,14 +149,9 @@ class Training(Schema):
     )
 
     @property
-    def sums_per_round(self) -> int:
-        """Secure sums in a round."""
-        return 1 if self.update is Update.DELTA else self.steps_per_round
-
-    @property
-    def releases_per_sum(self) -> int:
-        """Private steps that one secure sum releases."""
-        return self.steps_per_round // self.sums_per_round
+    def releases_per_round(self) -> int:
+        """Private steps in a round."""
+        return self.steps_per_round * self.local_steps
 
 
 class ClippingRule(StrEnum):
@@ -219,7 +182,7 @@ class Clipping(Schema):
         ClippingRule.FLAT,
         description="`flat`: g·min(1, C/‖g‖). `per-layer`: each of L adapted layers by itself, to "
         "C/√L. `automatic`: g·C/(‖g‖ + γ) (Bu, Wang et al. 2023). `adaptive`: flat, with a C that follows "
-        "a quantile of the units' norms (Andrew et al. 2021; `update: gradient` only).",
+        "a quantile of the units' norms (Andrew et al. 2021; strategy `fedsgd` only).",
     )
     stability: Positive | None = Field(None, description="γ of `automatic`; 0.01 if not given.")
     quantile: Annotated[float, Field(gt=0, lt=1)] | None = Field(
@@ -404,26 +367,14 @@ class Agreement(Schema):
     task: Task
     adapter: Adapter = Field(default_factory=Adapter)
     training: Training
+    strategy: Section = Field(
+        description="What sites compute for a secure sum, and what the server makes of it."
+    )
     privacy: Privacy
     cohort: Cohort = Field(default_factory=Cohort)
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        delta = self.training.update is Update.DELTA
-        if delta and self.privacy.noise is Noise.DISTRIBUTED:
-            raise ValueError(
-                "training.update: delta needs privacy.noise: local, since a site's own steps are "
-                "not protected by the noise of others"
-            )
-        if delta != (self.training.local_optimizer is not None):
-            raise ValueError(
-                "training.local_optimizer belongs to update: delta, and is needed there"
-            )
-        if delta and self.privacy.clipping.rule is ClippingRule.ADAPTIVE:
-            raise ValueError(
-                "privacy.clipping.rule: adaptive needs training.update: gradient, since the server "
-                "sees no count of a site's own steps"
-            )
         if (self.privacy.max_records_per_unit or 0) > self.training.micro_batch:
             raise ValueError(
                 "privacy.max_records_per_unit is more than training.micro_batch, but the records of "
@@ -434,12 +385,12 @@ class Agreement(Schema):
     @property
     def steps(self) -> int:
         """Private steps in the whole plan."""
-        return self.training.rounds * self.training.steps_per_round
+        return self.training.rounds * self.training.releases_per_round
 
     @property
     def sums(self) -> int:
         """Secure sums in the whole plan."""
-        return self.training.rounds * self.training.sums_per_round
+        return self.training.rounds * self.training.steps_per_round
 
     @property
     def spare_attempts(self) -> int:
@@ -453,7 +404,7 @@ class Agreement(Schema):
     @property
     def releases(self) -> int:
         """Private steps that ε pays for: those of the plan and those of its spare attempts."""
-        return self.steps + self.spare_attempts * self.training.releases_per_sum
+        return self.steps + self.spare_attempts * self.training.local_steps
 
 
 class Contract(Agreement):

@@ -16,7 +16,6 @@ from hortus.protocol.plan import (
     Fraction,
     Noise,
     Precision,
-    Update,
 )
 from hortus.runtime.complaints import validation_error
 from hortus.runtime.documents import load_yaml
@@ -95,7 +94,9 @@ class AutoApprove(Schema):
     )
     max_rounds: int = Field(ge=1, description="Most rounds of a plan.")
     min_cohort: int = Field(ge=2, description="Fewest sites that a plan may sum over.")
-    max_steps_per_round: int = Field(100, ge=1, description="Most private steps of a round.")
+    max_steps_per_round: int = Field(
+        100, ge=1, description="Most private steps of a round, all local steps counted."
+    )
     max_sampling_rate: Fraction = Field(
         0.5, description="Largest q: the share of the records that a step computes with."
     )
@@ -104,12 +105,12 @@ class AutoApprove(Schema):
         min_length=1,
         description="Noise modes allowed; a site that trusts nobody allows `local` alone.",
     )
-    updates: tuple[Update, ...] = Field(
-        (Update.GRADIENT,), min_length=1, description="What a secure sum may carry."
+    strategies: tuple[str, ...] = Field(
+        ("fedsgd",), min_length=1, description="Kinds of strategy allowed."
     )
-    local_optimizers: tuple[Literal["SGD", "Adam", "AdamW", "Adagrad", "RMSprop"], ...] = Field(
+    local_optimizers: tuple[str, ...] = Field(
         ("SGD", "Adam"),
-        description="Optimisers that a plan with `update: delta` may step with here.",
+        description="Kinds of optimizer that a strategy may step with at this site, as `fedavg` does.",
     )
     local_options: tuple[str, ...] = Field(
         ("momentum", "weight_decay", "nesterov", "betas", "eps"),

@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError, ValidationInfo
 
 from hortus.runtime.canonical import canonical_json
 from hortus.runtime.complaints import validation_error
@@ -114,15 +114,26 @@ class Registry(Generic[K]):
         name = fields.get("kind", self.default) if isinstance(fields, Mapping) else None
         if not isinstance(fields, Mapping) or not isinstance(name, str):
             raise UsageError(
-                f"it is not a mapping that names a {self.noun} by `kind`",
+                f"it is not a mapping that says which {self.noun} by `kind`",
                 where=self._source(source, place),
                 remedy=f"Write `kind:` and one of: {', '.join(self.names())}.",
             )
         found = self.kind(name, self._source(source, (*place, "kind")))
         try:
-            return found.model_validate(dict(fields) | {"kind": name})
+            return found.model_validate(dict(fields) | {"kind": name}, context=(source, place))
         except ValidationError as error:
             raise validation_error(source or "plan", error, found, place) from error
+
+    def nested(self) -> BeforeValidator:
+        """Returns what reads a field of another kind as a section of this registry."""
+
+        def read(value: object, info: ValidationInfo) -> object:
+            if not isinstance(value, Mapping):
+                return value
+            source, place = info.context or (None, self.place[:-1])
+            return self.complete(value, source, (*place, info.field_name or ""))
+
+        return BeforeValidator(read)
 
     def parse(self, section: BaseModel) -> K:
         """Reads a contract's section: every value explicit, and just as this process's own kind has it.

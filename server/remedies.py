@@ -19,7 +19,7 @@ def charged(store: RunStore, contract: Contract) -> int:
     """
     sums, attempts = store.tried
     distributed = contract.privacy.noise is Noise.DISTRIBUTED
-    return (attempts if distributed else sums) * contract.training.releases_per_sum
+    return (attempts if distributed else sums) * contract.training.local_steps
 
 
 def remedies(
@@ -60,8 +60,8 @@ def _rest(store: RunStore, encoding: StepEncoding) -> float:
     contract = encoding.contract
     assert encoding.event is not None  # noqa: S101 - there is no budget to spend without noise
     training, delta = contract.training, contract.privacy.delta
-    done = store.next_round * training.sums_per_round + store.next_sum
-    ahead = (contract.sums - done + contract.spare_attempts) * training.releases_per_sum
+    done = store.next_round * training.steps_per_round + store.next_sum
+    ahead = (contract.sums - done + contract.spare_attempts) * training.local_steps
     so_far = charged(store, contract)
     before, after = (epsilon({encoding.event: steps}, delta) for steps in (so_far, so_far + ahead))
     unit = 10.0 ** (math.floor(math.log10(max(after - before, 1e-9))) - 1)

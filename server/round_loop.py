@@ -35,6 +35,7 @@ from hortus.server.run.results import template_path, write_results
 from hortus.server.run.store import RunStore
 from hortus.server.sums.aggregator import Aggregator
 from hortus.server.sums.service import Hub
+from hortus.strategies.kinds import strategy_of
 from hortus.strategies.server_state import ServerState
 
 _FAREWELL_SECONDS = 30.0
@@ -114,7 +115,7 @@ class RoundLoop:
             first_round=first,
             dimension=encoding.words,
             ring_bits=self.contract.privacy.ring_bits,
-            scale=encoding.scale,
+            scale=strategy_of(self.contract).codec(encoding).scale,
         )
         session = Aggregator(descriptor, self.contract.cohort, self.roster())
         self.store.note_session(descriptor.session, cohort)
@@ -151,7 +152,7 @@ class RoundLoop:
     def _run_round(
         self, number: int, session: Aggregator, encoding: StepEncoding, trained: ServerState
     ) -> None:
-        sums = self.contract.training.sums_per_round
+        sums = self.contract.training.steps_per_round
         sites: tuple[str, ...] = ()
         for index in range(self.store.next_sum, sums):
             step = (number - session.descriptor.first_round) * sums + index

@@ -146,7 +146,10 @@ def _fields(asked: Asked, task: Task, units: Mapping[str, int]) -> dict[str, Any
             "sampling_rate": min(_LARGEST_RATE, float(f"{_SAMPLED_UNITS / nominal:.1g}")),
             "nominal_units": nominal,
             "micro_batch": 64,
-            "server_optimizer": {"name": "Adam", "learning_rate": 0.02},
+        },
+        "strategy": {
+            "kind": "fedsgd",
+            "server_optimizer": {"kind": "Adam", "learning_rate": 0.02},
         },
         "privacy": {
             "noise": "distributed",

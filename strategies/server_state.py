@@ -10,7 +10,7 @@ from hortus.privacy.gradients.signal_energy import Energy
 from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Contract
 from hortus.runtime.errors import HortusError
-from hortus.strategies.server_optimizer import ServerOptimizer
+from hortus.strategies.kinds import strategy_of
 
 _NORM = "clipping_norm"
 
@@ -24,7 +24,8 @@ class ServerState:
     """
 
     def __init__(self, contract: Contract, adapter: NDArray[np.float32]) -> None:
-        self._optimizer = ServerOptimizer(contract.training.server_optimizer, adapter)
+        self._strategy = strategy_of(contract)
+        self._optimizer = self._strategy.server_optimizer.over(adapter)
         self._clipping_norm = np.float32(contract.privacy.clipping_norm)
         self._energy = Energy()
 
@@ -48,14 +49,18 @@ class ServerState:
         Raises:
             HortusError: The adapter is not finite any more; sites would refuse it.
         """
-        deviation = encoding.noise_deviation(sites, self._clipping_norm)
-        update = encoding.server_update(total, sites, self._clipping_norm)
-        gradient, self._clipping_norm = update
+        deviation, mean = 0.0, np.empty(0)
+        if self._strategy.sums_releases:
+            deviation = encoding.noise_deviation(sites, self._clipping_norm)
+            mean, self._clipping_norm = encoding.mean_release(total, sites, self._clipping_norm)
+        else:
+            mean = encoding.fixed_point.decode(total) / sites
+        gradient = self._strategy.pseudo_gradient(mean)
         self._energy += Energy.of(gradient, deviation)
         if not np.isfinite(self._optimizer.step(gradient)).all():
             raise HortusError(
                 "training has diverged: the adapter is not finite after this step",
-                where="training.server_optimizer",
+                where="strategy.server_optimizer",
                 remedy="Lower its learning_rate. Finished rounds are kept.",
             )
 
@@ -69,7 +74,7 @@ class ServerState:
         return self._optimizer.state() | {_NORM: torch.tensor(self._clipping_norm)}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Goes on from a state that `state` returned."""
+        """Resumes from a state that `state` returned."""
         own = dict(state)
         self._clipping_norm = np.float32(own.pop(_NORM).item())
         self._optimizer.restore(own)

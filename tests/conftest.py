@@ -105,7 +105,10 @@ def write_tiny_plan(directory: Path, model: Path, /, **changes: Any) -> Path:
             "steps_per_round": 2,
             "sampling_rate": 0.5,
             "nominal_units": 60,
-            "server_optimizer": {"name": "Adam", "learning_rate": 0.05},
+        },
+        "strategy": {
+            "kind": "fedsgd",
+            "server_optimizer": {"kind": "Adam", "learning_rate": 0.05},
         },
         "privacy": {"noise": "distributed", "epsilon": 50.0, "delta": 1e-3},
         "cohort": {"minimum": 2, "join_deadline": 150, "step_deadline": 60},

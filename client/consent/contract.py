@@ -4,12 +4,14 @@ from pydantic import ValidationError
 
 from hortus.client.consent.unread import check_dimension, check_unread
 from hortus.client.site.mandate import Mandate
+from hortus.planning import sections
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.step import StepEncoding
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.plan import Contract, Noise
 from hortus.protocol.policy import Budget, Policy
-from hortus.runtime.errors import Refused
+from hortus.runtime.errors import HortusError, Refused
+from hortus.strategies.kinds import strategy_of
 
 
 def read_contract(encoded: bytes) -> Contract:
@@ -47,6 +49,7 @@ def check_contract(mandate: Mandate, contract: Contract) -> None:
         Refused: With the policy's field, its value, and what the contract asks.
     """
     policy = mandate.policy
+    _check_kinds(contract)
     if contract.digest() in mandate.withdrawn:
         raise Refused(
             f"this site has withdrawn from the plan {contract.name!r} ({contract.digest()})",
@@ -75,6 +78,14 @@ def check_contract(mandate: Mandate, contract: Contract) -> None:
             where="policy.yaml: min_honest",
         )
     _check_honest(policy, contract)
+
+
+def _check_kinds(contract: Contract) -> None:
+    """Refuses a section that is no kind's of this site, or that its own kind would complete differently."""
+    try:
+        sections.check(contract)
+    except HortusError as error:
+        raise Refused(error.problem, where=error.where, remedy=error.remedy) from error
 
 
 def _check_honest(policy: Policy, contract: Contract) -> None:
@@ -146,7 +157,7 @@ def check_descriptor(
         "contract": (descriptor.contract, contract.digest()),
         "dimension": (descriptor.dimension, encoding.words),
         "ring_bits": (descriptor.ring_bits, contract.privacy.ring_bits),
-        "scale": (descriptor.scale, encoding.scale),
+        "scale": (descriptor.scale, strategy_of(contract).codec(encoding).scale),
     }
     for name, (told, own) in expected.items():
         if told != own:

@@ -62,7 +62,7 @@ class Account:
             sampling_rate=contract.training.sampling_rate,
             noise_multiplier=event.noise_multiplier if event else 0.0,
             clipping_norm=clipping_norm,
-            releases=contract.training.releases_per_sum,
+            releases=contract.training.local_steps,
             delta=self.budget.delta,
             plan=contract.digest(),
         )
@@ -82,7 +82,7 @@ class Account:
                 a ledger can charge.
         """
         contract = encoding.contract
-        rest = max(steps, contract.training.releases_per_sum)
+        rest = max(steps, contract.training.local_steps)
         noise = contract.privacy.noise_multiplier or 0.0
         try:
             one = self.charge(encoding, None, 0, NO_VIEW, contract.privacy.clipping_norm)

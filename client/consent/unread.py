@@ -1,12 +1,14 @@
 """Plans that nobody at a site has read: a limit on everything that such a plan can choose.
 
 Each field of a contract is in `LIMITS`, by a limit of policy.yaml's `auto_approve`, or in `FREE`, with
-the reason why a stranger may choose it. A test enumerates a contract's fields and finds each in one of them.
+the reason why a stranger may choose it; a kind says so of its own fields in its own file. A test
+enumerates a contract's fields, and every kind's, and finds each.
 """
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from hortus.client.site.mandate import Mandate
 from hortus.protocol.plan import Contract, Noise
@@ -37,9 +39,10 @@ def _longest_deadline(contract: Contract) -> float:
     return max(contract.cohort.join_deadline, contract.cohort.step_deadline)
 
 
-def _local_options(contract: Contract) -> set[str]:
-    optimizer = contract.training.local_optimizer
-    return set(optimizer.options) if optimizer else set()
+def _local_optimizer(contract: Contract) -> Mapping[str, Any]:
+    """Returns what a site would step with alone; empty where it takes no such steps."""
+    section = contract.strategy.fields.get("local_optimizer")
+    return section if isinstance(section, Mapping) else {}
 
 
 LIMITS: tuple[Limit, ...] = (
@@ -75,9 +78,9 @@ LIMITS: tuple[Limit, ...] = (
     ),
     Limit(
         "max_steps_per_round",
-        ("training.steps_per_round",),
-        lambda auto, contract: contract.training.steps_per_round <= auto.max_steps_per_round,
-        lambda contract: f"a round has {contract.training.steps_per_round} steps",
+        ("training.steps_per_round", "training.local_steps"),
+        lambda auto, contract: contract.training.releases_per_round <= auto.max_steps_per_round,
+        lambda contract: f"a round has {contract.training.releases_per_round} private steps",
     ),
     Limit(
         "max_sampling_rate",
@@ -88,25 +91,26 @@ LIMITS: tuple[Limit, ...] = (
         ),
     ),
     Limit(
-        "updates",
-        ("training.update",),
-        lambda auto, contract: contract.training.update in auto.updates,
-        lambda contract: f"its update is {contract.training.update.value}",
+        "strategies",
+        ("strategy.kind",),
+        lambda auto, contract: contract.strategy.kind in auto.strategies,
+        lambda contract: f"its strategy is {contract.strategy.kind}",
     ),
     Limit(
         "local_optimizers",
-        ("training.local_optimizer.name",),
+        ("strategy.local_optimizer",),
         lambda auto, contract: (
-            contract.training.local_optimizer is None
-            or contract.training.local_optimizer.name in auto.local_optimizers
+            not (local := _local_optimizer(contract)) or local.get("kind") in auto.local_optimizers
         ),
-        lambda _: "its local optimiser is not among those allowed",
+        lambda _: "its local optimizer is not among those allowed",
     ),
     Limit(
         "local_options",
-        ("training.local_optimizer.options",),
-        lambda auto, contract: _local_options(contract) <= set(auto.local_options),
-        lambda _: "its local optimiser has options that are not among those allowed",
+        ("strategy.local_optimizer.options",),
+        lambda auto, contract: (
+            set(_local_optimizer(contract).get("options", ())) <= set(auto.local_options)
+        ),
+        lambda _: "its local optimizer has options that are not among those allowed",
     ),
     Limit(
         "max_micro_batch",
@@ -158,10 +162,6 @@ FREE: Mapping[str, str] = MappingProxyType(
         "model": "not looked at: this site takes the folder that site.yaml names",
         "adapter.alpha": _NO_HARM,
         "training.nominal_units": _IN_EPSILON,
-        "training.server_optimizer.name": "the server's own",
-        "training.server_optimizer.learning_rate": "the server's own",
-        "training.server_optimizer.options": "the server's own",
-        "training.local_optimizer.learning_rate": _NO_HARM,
         "privacy.unit": "policy.yaml: budget.unit is the only one taken",
         "privacy.epsilon": "a contract has none: it states its noise",
         "privacy.spare_attempts": _IN_EPSILON,

@@ -82,9 +82,9 @@ class PlanCost:
         training = plan.training
         return cls(
             event,
-            training.steps_per_round,
+            training.releases_per_round,
             training.rounds,
-            training.releases_per_sum,
+            training.local_steps,
             plan.spare_attempts,
         )
 

@@ -176,7 +176,7 @@ class Rules:
                 "A larger δ makes ε smaller: compare the plan's promise at the plan's δ.",
             )
         norm = _agreed_norm(privacy, charge.clipping_norm)
-        rate, releases = contract.training.sampling_rate, contract.training.releases_per_sum
+        rate, releases = contract.training.sampling_rate, contract.training.local_steps
         agreed = (privacy.noise.value, rate, norm, privacy.unit, releases)
         told = (charge.mode, charge.sampling_rate, charge.clipping_norm, charge.unit)
         if (*told, charge.releases) != agreed:
@@ -196,7 +196,7 @@ class Rules:
     def _check_place(self, seq: int, charge: Charge, contract: Contract) -> Iterator[Finding]:
         """Holds round and step against the plan's, and against those of the session before."""
         training = contract.training
-        first_round = charge.round - charge.step // training.sums_per_round
+        first_round = charge.round - charge.step // training.steps_per_round
         if not (first_round >= 0 and charge.round < training.rounds):
             yield broken(
                 seq,

@@ -35,12 +35,14 @@ from hortus.privacy.gradients.engines.base import LossBatch
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.noise.randomness import UnsafeSeededRandomness
 from hortus.privacy.step import StepEncoding, nominal_batch
-from hortus.protocol.plan import Contract, Plan, Update
+from hortus.protocol.plan import Contract, Plan
 from hortus.runtime.canonical import digest
 from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_atomic
 from hortus.server.run.folder import claimed, comparable, input_digests
 from hortus.simulation.simulate import read_site_records
+from hortus.strategies.base import Strategy
+from hortus.strategies.kinds import strategy_of
 from hortus.strategies.server_state import ServerState
 
 _FEWEST_CANARIES = 10
@@ -171,6 +173,7 @@ class _Stage:
     """A plan with its sites' data, ready to be trained again and again."""
 
     contract: Contract
+    strategy: Strategy
     encoding: StepEncoding
     workbench: Workbench
     initial: NDArray[np.float32]
@@ -192,6 +195,7 @@ class _Stage:
     ) -> "_Stage":
         return cls(
             contract,
+            strategy_of(contract),
             StepEncoding.of(contract, workbench.space.dimension, len(others) + 1),
             workbench,
             workbench.initial_adapter,
@@ -235,7 +239,7 @@ class _Stage:
                 total += trainer.vector(start, step, 0).astype(np.uint32)
             rows = self._gradients(start)
             seen = self._released(total)
-            if self.contract.training.update is Update.GRADIENT:
+            if self.strategy.sums_releases:
                 joined = np.flatnonzero(present)[watched.joined[0] - len(self.rest)]
                 seen = seen - watched.total + rows[joined].sum(0)
             guess.add(rows, seen)
@@ -245,12 +249,10 @@ class _Stage:
 
     def _released(self, total: NDArray[np.uint32]) -> NDArray[np.float64]:
         """Returns a ring sum as the sum of clipped gradients, or against the move, float64[words]."""
-        encoding = self.encoding
-        if encoding.mechanism is not None and not encoding.plain:
-            return encoding.mechanism.decode(total)
-        moved = encoding.fixed_point.decode(total)
-        delta = self.contract.training.update is Update.DELTA
-        return -moved if delta else moved * nominal_batch(self.contract)
+        summed = self.strategy.codec(self.encoding).decode(total)
+        if not self.strategy.sums_releases:
+            return self.strategy.pseudo_gradient(summed)
+        return summed if self.encoding.mechanism else summed * nominal_batch(self.contract)
 
     def _with(self, present: NDArray[np.bool_]) -> Encoded:
         """Returns the site's data with the canaries that are there."""

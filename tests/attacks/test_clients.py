@@ -193,9 +193,9 @@ def test_huge_values_are_a_poisoned_sum_but_a_finite_step(world: World, adapter:
     (result,), _ = one_step(world, adapter, misbehave)
     assert np.array_equal(result.total - huge, world.true_sum(HONEST, 0, 0, adapter))
     encoding = StepEncoding.of(world.contract, len(huge), len(SITES))
-    gradient, _ = encoding.server_update(result.total, len(SITES), np.float32(1.0))
+    gradient, _ = encoding.mean_release(result.total, len(SITES), np.float32(1.0))
     assert np.isfinite(gradient).all()
-    assert np.abs(gradient).max() <= 2**31 / encoding.scale
+    assert np.abs(gradient).max() <= 2**31 / encoding.codec.scale
 
 
 class Flood:

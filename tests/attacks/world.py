@@ -109,7 +109,7 @@ class World:
             "cohort": cohort,
             "first_round": 0,
             "dimension": dimension,
-            "scale": StepEncoding.of(self.contract, dimension, len(cohort)).scale,
+            "scale": StepEncoding.of(self.contract, dimension, len(cohort)).codec.scale,
         }
         return Descriptor(**fields | changes)
 

@@ -63,7 +63,7 @@ class World:
             cohort=SITES,
             first_round=0,
             dimension=DIMENSION,
-            scale=self.encoding.scale,
+            scale=self.encoding.codec.scale,
         )
 
     def ledger(self, site: str, clock: Callable[[], float] = lambda: 1.0) -> Ledger:

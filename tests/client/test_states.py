@@ -226,7 +226,7 @@ def test_whatever_the_server_says_a_site_does_what_the_model_does(
         cohort=SITES,
         first_round=0,
         dimension=DIMENSION,
-        scale=encoding.scale,
+        scale=encoding.codec.scale,
     )
     script = turns + then
     with TemporaryDirectory() as directory:

@@ -19,6 +19,7 @@ from hortus.learning.models.folder import model_digest, resolve_model
 from hortus.learning.models.loading import load_base
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Contract, Plan, Privacy, Task, Training
+from hortus.strategies.fedsgd import FedSGD
 
 _TASK = Task(labels=("warm", "cool"), max_length=16)
 _TEXTS = ("apple", "Ä ж 木 \u200b", "\U0001f331" * 40, "the " * 99)
@@ -40,6 +41,7 @@ def _contract(targets: tuple[str, ...]) -> Contract:
         task=_TASK,
         adapter={"rank": 2, "targets": targets},
         training=Training(rounds=1, sampling_rate=0.1, nominal_units=9),
+        strategy=FedSGD(),
         privacy=Privacy(noise_multiplier=1.0),
     )
     return plan.contract(model_digest="0" * 64, noise_multiplier=1.0)

@@ -25,6 +25,10 @@ from hortus.protocol.plan import RECORD, Contract, Noise
 from hortus.protocol.policy import Budget, Every, PeriodBudget
 from hortus.runtime.canonical import canonical_json
 from hortus.runtime.errors import Refused
+from hortus.strategies.base import Strategy
+from hortus.strategies.fedavg import FedAvg
+from hortus.strategies.fedsgd import FedSGD
+from hortus.strategies.optimizers.torch_optim import SGD
 
 SITE, OTHERS = "north", ("east", "south", "west")
 OWN = SiteIdentity.generate(SERVER)
@@ -47,7 +51,9 @@ def pick(draw: Draw, options: Sequence[Option]) -> Option:
     return options[draw(len(options))]
 
 
-def _contract(noise: str, rate: float, sigma: float | None, **more: Any) -> Contract:
+def _contract(
+    noise: str, rate: float, sigma: float | None, strategy: Strategy | None = None, **more: Any
+) -> Contract:
     training = {"rounds": 40, "sampling_rate": rate, "nominal_units": 500} | more.pop(
         "training", {}
     )
@@ -60,6 +66,7 @@ def _contract(noise: str, rate: float, sigma: float | None, **more: Any) -> Cont
             "model": "model",
             "task": {"labels": ["a", "b"]},
             "training": training,
+            "strategy": strategy or FedSGD(),
             "privacy": privacy,
             "cohort": {"minimum": 3, "max_colluding": 1},
             "model_digest": "c" * 64,
@@ -73,7 +80,8 @@ PLANS = (
         "local",
         1.0,
         8.0,
-        training={"steps_per_round": 2, "update": "delta", "local_optimizer": {"name": "SGD"}},
+        training={"local_steps": 2},
+        strategy=FedAvg(local_optimizer=SGD()),
     ),
     _contract("distributed", 0.05, 0.9, training={"steps_per_round": 3}),
     _contract("local", 0.002, 4.0),
@@ -221,7 +229,7 @@ class _Site:
     def step(self, number: int, run: str, session: str, first: int, step: int) -> bool:
         """Attempts at one sum; returns whether the site is still in the session."""
         plan = PLANS[number]
-        sums = plan.training.sums_per_round
+        sums = plan.training.steps_per_round
         paid, others = False, OTHERS
         for attempt in range(3):
             self.true_time += 1 + self.draw(2000)
@@ -275,7 +283,7 @@ class _Site:
             sampling_rate=plan.training.sampling_rate,
             noise_multiplier=_NOISE[number],
             clipping_norm=pick(self.draw, norms),
-            releases=plan.training.releases_per_sum,
+            releases=plan.training.local_steps,
             delta=self.budget.delta,
             plan=_HASHES[number],
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from hortus.parties.folders import Consortium, ServerConfig
 from hortus.parties.joining import create_consortium
+from hortus.planning import plan_file
 from hortus.privacy.ledger.entries import Added, Charge, Charged
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import SiteIdentity
@@ -34,7 +35,7 @@ def make_plan(noise: str = "distributed", rounds: int = 2, **changes: Any) -> Pl
         "privacy": {"noise": noise, "epsilon": None if bare else 50.0, "delta": DELTA},
         "simulation": {"sites": {site: f"/{site}.csv" for site in SITES}},
     }
-    return Plan.model_validate(fields | changes)
+    return plan_file.make_plan(fields | changes)
 
 
 def make_contract(plan: Plan) -> Contract:

@@ -24,6 +24,7 @@ import hortus.planning.prepare
 from hortus.client.trainer import Trainer, untimed
 from hortus.learning.data.records import Records
 from hortus.learning.tasks.classification import Encoded
+from hortus.planning.plan_file import make_plan
 from hortus.planning.prepare import prepare
 from hortus.privacy.accounting.accountant import calibrate_noise_multiplier, epsilon_prv
 from hortus.privacy.accounting.events import GaussianEvent
@@ -64,7 +65,7 @@ class Pipeline:
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_model: Path) -> Pipeline:
-    plan = Plan.model_validate(
+    plan = make_plan(
         {
             "name": "bugs",
             "model": str(tiny_model),

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from hortus.planning.plan_file import make_plan
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.attacks.detection import true_positive_bound_of
 from hortus.privacy.sanity import doubts
-from hortus.protocol.plan import Contract, Plan
+from hortus.protocol.plan import Contract
 from hortus.protocol.policy import Budget
+from hortus.runtime.errors import UsageError
 
 PLAN: dict[str, Any] = {
     "name": "usual",
@@ -30,9 +32,7 @@ def asked(
         key: value | changes.get(key, {}) if isinstance(value, dict) else value
         for key, value in PLAN.items()
     }
-    contract: Contract = Plan.model_validate(fields).contract(
-        model_digest="0" * 64, noise_multiplier=1.0
-    )
+    contract: Contract = make_plan(fields).contract(model_digest="0" * 64, noise_multiplier=1.0)
     history = {} if math.isinf(epsilon) else HISTORY
     return doubts(contract, history, epsilon, invited, units)
 
@@ -72,8 +72,8 @@ def test_an_attackers_success_at_a_large_epsilon_is_the_bound_of_the_noise() -> 
 
 @pytest.mark.parametrize("delta", [0.011, 0.05, 0.999, 1.0, math.inf, math.nan, 0.0, -1e-5])
 def test_no_plan_and_no_budget_may_have_a_delta_that_promises_nothing(delta: float) -> None:
-    with pytest.raises(ValidationError):
-        Plan.model_validate(PLAN | {"privacy": {"epsilon": 8.0, "delta": delta}})
+    with pytest.raises(UsageError, match=r"privacy\.delta"):
+        make_plan(PLAN | {"privacy": {"epsilon": 8.0, "delta": delta}})
     with pytest.raises(ValidationError):
         Budget(epsilon=8, delta=delta)
     assert Budget(epsilon=8, delta=0.01).delta == 0.01

@@ -49,8 +49,8 @@ def value(plan: Plan, dotted: str) -> Any:
         (["privacy.epsilon=", "privacy.noise_multiplier=2"], "privacy.noise_multiplier", 2.0),
         (["simulation.budgets.north=3"], "simulation.budgets.north", 3.0),
         (
-            ["training.server_optimizer={name: SGD}", "training.server_optimizer.learning_rate=2"],
-            "training.server_optimizer.learning_rate",
+            ["strategy.server_optimizer={kind: SGD}", "strategy.server_optimizer.learning_rate=2"],
+            "strategy.server_optimizer.learning_rate",
             2.0,
         ),
         (["model=a=b"], "model", "a=b"),
@@ -89,8 +89,8 @@ def test_paths_are_relative_to_the_plans_folder_as_in_the_file(path: Path) -> No
             "--set trainig.rounds=3: trainig: there is no such key: did you mean training?",
         ),
         (
-            ["training.server_optimizer.learning_rate=1"],
-            ": training.server_optimizer.name: missing",
+            ["strategy.server_optimizer.learning_rate=1"],
+            "strategy.server_optimizer: it is not a mapping that says which optimizer by `kind`",
         ),
         (
             ["task.labels=[no, cake]"],

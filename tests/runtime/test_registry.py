@@ -39,8 +39,8 @@ def test_a_plan_leaves_out_what_has_a_default() -> None:
     [
         ({"kind": "sqare"}, "Did you mean 'square'?"),
         ({"kind": "hexagon"}, "There are: circle, square."),
-        ({"kind": 3}, "names a shape by `kind`"),
-        ("square", "names a shape by `kind`"),
+        ({"kind": 3}, "says which shape by `kind`"),
+        ("square", "says which shape by `kind`"),
         ({"kind": "circle"}, "drawing.shape.radius: missing"),
         ({"kind": "circle", "radios": 1}, "did you mean radius?"),
         ({"kind": "circle", "radius": "wide"}, 'drawing.shape.radius: "wide"'),

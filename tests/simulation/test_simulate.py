@@ -31,13 +31,9 @@ from tests.conftest import write_records
 LOCAL = {"noise": "local", "epsilon": 50.0, "delta": 1e-3}
 ADAPTIVE = {"clipping": {"rule": "adaptive", "rate": 0.5}, "clipping_norm": 0.5}
 PATIENT = {"unit": "patient", "max_records_per_unit": 2}
-DELTA = {
-    "rounds": 2,
-    "steps_per_round": 3,
-    "sampling_rate": 0.5,
-    "nominal_units": 60,
-    "update": "delta",
-    "local_optimizer": {"name": "SGD", "learning_rate": 0.5},
+AVERAGED = {
+    "training": {"steps_per_round": 1, "local_steps": 3},
+    "strategy": {"kind": "fedavg", "local_optimizer": {"kind": "SGD", "learning_rate": 0.5}},
 }
 
 
@@ -54,7 +50,7 @@ def run(path: Path, out: Path, stop_after: int | None = None) -> SimulatedRun:
     [
         {},
         {"privacy": LOCAL},
-        {"privacy": LOCAL, "training": DELTA},
+        {"privacy": LOCAL} | AVERAGED,
         {"privacy": {"noise": "unsafe_none", "epsilon": None}},
         {"adapter": {"kind": "head"}},
         {"privacy": PATIENT},
@@ -62,12 +58,12 @@ def run(path: Path, out: Path, stop_after: int | None = None) -> SimulatedRun:
         {"privacy": ADAPTIVE},
         {"privacy": {"clipping": {"rule": "per-layer"}}},
         {"privacy": {"ring_bits": 24}},
-        {"privacy": {"clipping": {"rule": "automatic"}} | LOCAL, "training": DELTA},
+        {"privacy": {"clipping": {"rule": "automatic"}} | LOCAL} | AVERAGED,
     ],
     ids=[
         "distributed",
         "local",
-        "local deltas",
+        "fedavg",
         "no privacy",
         "head",
         "patients",
@@ -298,9 +294,11 @@ def test_federation_learns_with_a_real_encoder(
         "steps_per_round": 3,
         "sampling_rate": 0.5,
         "nominal_units": 60,
-        "server_optimizer": {"name": "Adam", "learning_rate": 0.1},
     }
-    path = write_plan(model=str(minilm), adapter={"kind": "head"}, training=training)
+    strategy = {"server_optimizer": {"kind": "Adam", "learning_rate": 0.1}}
+    path = write_plan(
+        model=str(minilm), adapter={"kind": "head"}, training=training, strategy=strategy
+    )
     result = run(path, tmp_path / "run")
     assert values(result.store.rounds[-1].metrics)["accuracy"] > 0.9
 

@@ -91,7 +91,7 @@ def refusal_of_agent(site: Site, contract: Contract, steps: int | None = None) -
         cohort=("ash", "birch", "cedar", "elm"),
         first_round=0,
         dimension=100,
-        scale=encoding.scale,
+        scale=encoding.codec.scale,
     )
     try:
         for _ in range(steps):
@@ -103,7 +103,7 @@ def refusal_of_agent(site: Site, contract: Contract, steps: int | None = None) -
             if reason := account.reason_to_refuse(encoding):
                 return reason
             number = next(numbers)
-            round_ = number // contract.training.sums_per_round
+            round_ = number // contract.training.steps_per_round
             norm = contract.privacy.clipping_norm
             charge = account.charge(
                 encoding, descriptor, round_, StepView(number, 0, (), b""), norm

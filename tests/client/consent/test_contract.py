@@ -22,7 +22,13 @@ from hortus.privacy.step import StepEncoding
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import AutoApprove, Budget, Policy
+from hortus.protocol.section import Section
 from hortus.runtime.errors import Refused
+from hortus.runtime.registry import Registry
+from hortus.strategies.fedavg import FedAvg
+from hortus.strategies.kinds import STRATEGIES
+from hortus.strategies.optimizers.kinds import OPTIMIZERS
+from hortus.strategies.optimizers.torch_optim import Adam
 
 MODEL = "a" * 64
 SITES = ("ash", "birch", "cedar")
@@ -120,7 +126,7 @@ def test_a_plan_within_every_limit_needs_no_reading(contract: Contract) -> None:
         ({"max_steps_per_round": 1}, "max_steps_per_round"),
         ({"max_sampling_rate": 0.4}, "max_sampling_rate"),
         ({"noise": ("local",)}, "noise"),
-        ({"updates": ("delta",)}, "updates"),
+        ({"strategies": ("fedavg",)}, "strategies"),
         ({"max_micro_batch": 127}, "max_micro_batch"),
         ({"precisions": ("bfloat16",)}, "precisions"),
         ({"adapters": ("head",)}, "adapters"),
@@ -167,13 +173,14 @@ def test_a_plan_without_privacy_is_never_approved_unread(plan: Plan) -> None:
 def test_the_steps_of_a_site_alone_have_limits_of_their_own(plan: Plan) -> None:
     fields = plan.model_dump()
     fields["privacy"] |= {"noise": "local"}
-    optimizer = {"name": "Adam", "options": {"betas": [0.9, 0.99]}}
-    fields["training"] |= {"update": "delta", "local_optimizer": optimizer}
+    fields["training"] |= {"local_steps": 3}
+    fields["strategy"] = FedAvg(local_optimizer=Adam(options={"betas": (0.9, 0.99)}))
     delta = Plan(**fields).contract(model_digest=MODEL, noise_multiplier=1.0)
-    allowed = {"updates": ("delta",)}
+    allowed = {"strategies": ("fedavg",)}
     check_whole(unread(delta, **allowed), delta)
     for changes, field in (
-        ({}, "updates"),
+        ({}, "strategies"),
+        (allowed | {"max_steps_per_round": 5}, "max_steps_per_round"),
         (allowed | {"local_optimizers": ("SGD",)}, "local_optimizers"),
         (allowed | {"local_options": ("eps",)}, "local_options"),
     ):
@@ -196,14 +203,28 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         section = next((m for m in inner if isinstance(m, type) and issubclass(m, BaseModel)), None)
         if section is None:
             yield prefix + name
+        elif section is Section:
+            yield f"{prefix}{name}.kind"
         else:
             yield from leaves(section, f"{prefix}{name}.")
+
+
+def unstated(registry: Registry[Any], place: str) -> Iterator[str]:
+    """Yields the fields of a registry's kinds of which the kinds themselves do not say what they may do."""
+    for name in registry.names():
+        kind = registry.kind(name)
+        for field in kind.model_fields.keys() - kind.unread.keys() - {"kind"}:
+            yield f"{place}.{field}"
 
 
 def test_everything_that_a_plan_can_choose_has_a_limit_or_a_reason_to_need_none() -> None:
     """A new field of a plan fails here until somebody has decided on it, in client/consent/unread.py."""
     covered = [path for limit in LIMITS for path in limit.covers]
-    assert sorted([*covered, *FREE]) == sorted(leaves(Contract))
+    of_kinds = {
+        *unstated(STRATEGIES, "strategy"),
+        *unstated(OPTIMIZERS, "strategy.local_optimizer"),
+    }
+    assert sorted([*covered, *FREE]) == sorted([*leaves(Contract), *of_kinds])
     own = {limit.name for limit in LIMITS} | {"max_parameters", "max_plans"}
     assert own == set(AutoApprove.model_fields)
 
@@ -299,7 +320,7 @@ def descriptor(agreed: Contract, /, **changes: Any) -> Descriptor:
         "cohort": SITES,
         "first_round": 0,
         "dimension": 10,
-        "scale": StepEncoding.of(agreed, 10, 3).scale,
+        "scale": StepEncoding.of(agreed, 10, 3).codec.scale,
     }
     return Descriptor(**fields | changes)
 

@@ -143,8 +143,8 @@ def test_the_ring_vector_means_the_same_for_every_norm(contract: Contract) -> No
 def test_the_server_undoes_what_a_site_does(contract: Contract) -> None:
     encoding = StepEncoding.of(contract, 20, 3)
     gradient = np.linspace(-0.02, 0.03, 20)
-    total = np.round(np.append(gradient / 0.5, 0.2 * 12) * encoding.scale).astype(np.int64)
-    update, following = encoding.server_update(total.astype(np.uint32), 3, np.float32(0.5))
+    total = np.round(np.append(gradient / 0.5, 0.2 * 12) * encoding.codec.scale).astype(np.int64)
+    update, following = encoding.mean_release(total.astype(np.uint32), 3, np.float32(0.5))
     assert update == pytest.approx(gradient / (0.5 * 60 * 3), rel=1e-3, abs=1e-6)
     assert following == pytest.approx(0.5 * math.exp(-0.2 * 12 / 90), rel=1e-5)
 

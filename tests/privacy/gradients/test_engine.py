@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hortus.learning.data.records import Records
 from hortus.learning.tasks.classification import Encoded
+from hortus.planning.plan_file import make_plan
 from hortus.privacy.gradients.clipping import Clipping, FlatClipping, PerLayerClipping
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Plan
@@ -158,7 +159,7 @@ def test_a_sum_over_any_records_is_bounded_by_their_number(
 
 @pytest.fixture(scope="module")
 def plan_bench(tiny_model: object) -> tuple[Workbench, Encoded]:
-    plan = Plan.model_validate(
+    plan = make_plan(
         {
             "name": "gradients",
             "model": str(tiny_model),

@@ -21,6 +21,7 @@ from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Adapter, Contract, Plan, Privacy, Task, Training
 from hortus.runtime.errors import HortusError, UsageError
 from hortus.runtime.surroundings import out_of_memory
+from hortus.strategies.fedsgd import FedSGD
 
 TEXTS = ("apple", "the sky is blue", "a", "the rose is red", "grass is green the leaf is green")
 
@@ -43,6 +44,7 @@ def contract(adapter: Adapter, length: int = 16, **privacy: Any) -> Contract:
         task=Task(labels=("warm", "cool"), max_length=length),
         adapter=adapter,
         training=Training(rounds=1, sampling_rate=0.1, nominal_units=10),
+        strategy=FedSGD(),
         privacy=Privacy(noise_multiplier=1.0, **privacy),
     )
     return plan.contract(model_digest="0" * 64, noise_multiplier=1.0)

@@ -51,9 +51,12 @@ def found(path: Path, out: Path) -> Verdict:
 
 
 def test_a_plan_without_noise_is_seen_through(write_plan: Any, tmp_path: Path) -> None:
-    optimizer = {"name": "Adam", "learning_rate": 0.02}
-    training = QUICK["training"] | {"rounds": 8, "server_optimizer": optimizer}
-    path = write_plan(training=training, privacy={"noise": "unsafe_none", "epsilon": None})
+    strategy = {"server_optimizer": {"kind": "Adam", "learning_rate": 0.02}}
+    path = write_plan(
+        training=QUICK["training"] | {"rounds": 8},
+        strategy=strategy,
+        privacy={"noise": "unsafe_none", "epsilon": None},
+    )
     setting = Setting(trainings=5, site="birch", canaries=40)
     seen = attack(load_plan(path), path.parent, tmp_path / "out", setting, lambda *_: None)
     verdict = judge(seen, 0.95)

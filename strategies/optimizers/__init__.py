@@ -1,0 +1,1 @@
+"""Optimisers over adapter vectors, one file a kind; either side of a strategy may step with any."""

@@ -1,0 +1,20 @@
+"""The table of optimisers."""
+
+from typing import Annotated
+
+from pydantic import SerializeAsAny
+
+from hortus.runtime.registry import Registry
+from hortus.strategies.optimizers.base import Optimizer
+
+_TORCH = "hortus.strategies.optimizers.torch_optim"
+
+OPTIMIZERS: Registry[Optimizer] = Registry(
+    "optimizer",
+    ("strategy", "server_optimizer"),
+    "hortus.optimizers",
+    {name: f"{_TORCH}:{name}" for name in ("SGD", "Adam", "AdamW", "Adagrad", "RMSprop")},
+)
+
+# The type of a field that holds any of them.
+AnyOptimizer = Annotated[SerializeAsAny[Optimizer], OPTIMIZERS.nested()]
