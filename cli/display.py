@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hortus.server.run.absences import Absence
     from hortus.server.run.records import RoundRecord
 
+_SPENT = "ε spent, per site"
 _ROWS_SHOWN = 12
 _ROWS_SHOWN_UPRIGHT = 2
 _UNBOUNDED = 10_000  # columns
@@ -159,10 +160,8 @@ class RoundsDisplay:
         self._records.append((record, _range(spent.values()) if spent else ""))
         self._progress.update(self._task, completed=record.round + 1)
         if not self._console.is_terminal:
-            measured = columns([record.metrics])
-            shown = zip(_names(measured), _cells(*self._records[-1], measured), strict=True)
-            line = ", ".join(f"{name} {cell}" for name, cell in shown)
-            self._console.print(f"{self._title}, of {self._rounds}: {line}", soft_wrap=True)
+            line = f"{self._title}, of {self._rounds}: {_line(*self._records[-1])}"
+            self._console.print(line, soft_wrap=True)
 
     def say(self, stage: str) -> None:
         """Shows in some words what happens now; another text takes its place."""
@@ -188,13 +187,22 @@ class RoundsDisplay:
 
 
 def _names(measured: Metrics) -> tuple[str, ...]:
-    return ("round", *(metric.label for metric in measured), "ε spent, per site", "sites")
+    return ("round", *(metric.column for metric in measured), _SPENT, "sites")
 
 
 def _cells(record: "RoundRecord", spent: str, measured: Metrics) -> tuple[str, ...]:
-    claimed = "∞" if record.epsilon is None else spent or f"{record.epsilon:.3f}"
     reached = cells(record.metrics, measured)
-    return (str(record.round + 1), *reached, claimed, str(len(record.sites)))
+    return (str(record.round + 1), *reached, _claimed(record, spent), str(len(record.sites)))
+
+
+def _line(record: "RoundRecord", spent: str) -> str:
+    reached = [f"{metric.label} {metric.text}" for metric in columns([record.metrics])]
+    cost = f"{_SPENT} {_claimed(record, spent)}"
+    return ", ".join([f"round {record.round + 1}", *reached, cost, f"sites {len(record.sites)}"])
+
+
+def _claimed(record: "RoundRecord", spent: str) -> str:
+    return "∞" if record.epsilon is None else spent or f"{record.epsilon:.3f}"
 
 
 def absences_table(absences: Sequence["Absence"]) -> Table:

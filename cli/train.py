@@ -232,7 +232,7 @@ def _comparison(
         site, _ = single
         rows.insert(0, (f"best single site alone ({site.site})", site.metrics, "no bound"))
     measured = columns(metrics for _, metrics, _ in rows)
-    names = [metric.label for metric in measured]
+    names = [metric.column for metric in measured]
     table = Table("model", *names, f"bound for one {plan.privacy.unit}", box=None)
     table.caption = "No site alone has records of every class: that is much of what they gain."
     for name, metrics, promise in rows:

@@ -31,9 +31,9 @@ class Unit(StrEnum):
     """Anything else, such as a perplexity: 18.02."""
 
     @property
-    def symbol(self) -> str:
-        """What stands after a number; empty for most."""
-        return {Unit.PERCENT: "%", Unit.NATS: "nats"}.get(self, "")
+    def word(self) -> str:
+        """What is counted, where that is a word: it stands once above a column of numbers."""
+        return "nats" if self is Unit.NATS else ""
 
     @property
     def scale(self) -> float | None:
@@ -41,19 +41,20 @@ class Unit(StrEnum):
         return {Unit.PERCENT: 1.0, Unit.POINTS: 100.0}.get(self)
 
     def drawn(self, value: float) -> float:
-        """Returns the number that stands before the symbol."""
+        """Returns a value as an axis has it."""
         return 100 * value if self is Unit.PERCENT else value
+
+    def figure(self, value: float) -> str:
+        """Writes a value without a word."""
+        if self is Unit.PERCENT:
+            return f"{100 * value:.1f} %"
+        is_long = self is Unit.NUMBER and _LONG <= abs(value) < _ENDLESS
+        how = {Unit.POINTS: ".1f", Unit.NATS: ".3f", Unit.COUNT: ",.0f", Unit.NUMBER: ".4g"}[self]
+        return format(value, ",.0f" if is_long else how)
 
     def text(self, value: float) -> str:
         """Writes a value."""
-        number = self.drawn(value)
-        written = {
-            Unit.PERCENT: f"{number:.1f}",
-            Unit.POINTS: f"{number:.1f}",
-            Unit.NATS: f"{number:.3f}",
-            Unit.COUNT: f"{number:,.0f}",
-        }.get(self) or (f"{number:,.0f}" if _LONG <= abs(number) < _ENDLESS else f"{number:.4g}")
-        return f"{written} {self.symbol}".rstrip()
+        return f"{self.figure(value)} {self.word}".rstrip()
 
 
 class Better(StrEnum):
@@ -117,10 +118,20 @@ class Metric:
         return self.label[:1].upper() + self.label[1:]
 
     @property
+    def column(self) -> str:
+        """What stands above a column of such values."""
+        return f"{self.label}, {self.unit.word}" if self.unit.word else self.label
+
+    @property
     def axis(self) -> str:
         """What stands beside an axis of such values."""
-        quantity = f"{self.label}, {self.unit.symbol}" if self.unit.symbol else self.label
+        quantity = f"{self.label}, %" if self.unit is Unit.PERCENT else self.column
         return f"{quantity} (lower is better)" if self.better is Better.LOWER else quantity
+
+    @property
+    def explained(self) -> str:
+        """What a reader needs to judge a value, in full sentences."""
+        return f"{self.meaning} {self.better.value.capitalize()} is better.".strip()
 
     def gain(self, over: float) -> float:
         """Returns by how much the value is better than another; negative where it is worse, or not finite."""
@@ -185,8 +196,10 @@ def columns(rows: Iterable[Metrics]) -> Metrics:
 
 
 def cells(metrics: Metrics, among: Sequence[Metric]) -> tuple[str, ...]:
-    """Returns a table's row: each column's value as text."""
-    texts = {metric.name: metric.text for metric in metrics}
+    """Returns a table's row: each column's value as text, without the word that stands above it."""
+    texts = {
+        one.name: NOT_FINITE if one.value is None else one.unit.figure(one.value) for one in metrics
+    }
     return tuple(texts.get(column.name, NOT_MEASURED) for column in among)
 
 

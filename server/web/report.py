@@ -11,6 +11,7 @@ from hortus.planning.plan_file import dump_plan
 from hortus.protocol.plan import Plan
 from hortus.runtime.files import write_atomic
 from hortus.server.run.diagnosis import Compared, Diagnosis, diagnose
+from hortus.server.run.records import best_round
 from hortus.server.run.view import RunView, epsilon_plot, metric_plot, read_view
 
 _LIBRARIES = (
@@ -81,6 +82,7 @@ def write_report(
             digest=view.contract.digest(),
             evaluation=(svg(evaluation), describe(evaluation)),
             epsilon=(svg(epsilon), describe(epsilon)),
+            best=best_round(view.rounds),
             diagnosis=diagnosis,
             versions={name: version(name) for name in _LIBRARIES},
             audit=f"hortus audit {shlex.quote(str(view.directory))}",

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hortus.cli.display import RoundsDisplay, terminal
+from hortus.runtime.metric import Better, Metric, Unit
 from hortus.server.run.records import RoundRecord
 
 RECORD = RoundRecord(
@@ -55,6 +56,9 @@ def test_a_log_file_gets_a_line_for_each_round_as_it_ends() -> None:
 def test_a_line_names_whatever_was_measured_the_primary_metric_first() -> None:
     first, _ = shown(is_terminal=False, record=replace(RECORD, metrics=generated(18.0204)))
     assert "round 1, perplexity 18.02, ROUGE-L 31.2, ε spent" in first
+    loss = Metric("loss", 0.6931, Unit.NATS, Better.LOWER, primary=True)
+    first, _ = shown(is_terminal=False, record=replace(RECORD, metrics=(loss,)))
+    assert "round 1, loss 0.693 nats, ε spent" in first
     first, _ = shown(is_terminal=False, record=replace(RECORD, metrics=()))
     assert "round 1, ε spent" in first
 

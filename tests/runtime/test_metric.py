@@ -55,7 +55,9 @@ def test_a_metric_is_named_by_its_label_or_by_its_name() -> None:
     rouge, perplexity = generated(12.5)
     assert (macro.label, macro.title, macro.axis) == ("macro F1", "Macro F1", "macro F1, %")
     assert (rouge.title, rouge.axis) == ("ROUGE-L", "ROUGE-L")
-    assert perplexity.axis == "perplexity (lower is better)"
+    assert (perplexity.column, perplexity.axis) == ("perplexity", "perplexity (lower is better)")
+    assert perplexity.explained.endswith("as if it had to guess. Lower is better.")
+    assert rouge.explained == "Higher is better."
 
 
 @given(st.floats(), st.sampled_from(list(Unit)), st.sampled_from(list(Better)))
@@ -116,6 +118,16 @@ def test_a_table_has_the_primary_metric_first_and_a_dash_where_nothing_was_measu
     assert cells((), found) == ("–", "–")
     assert cells(other[:1], columns([other])) == ("50.0 %", "–")
     assert columns([(), ()]) == ()
+
+
+def test_a_word_stands_above_a_column_and_not_in_each_of_its_cells() -> None:
+    loss = Metric("loss", math.log(2), Unit.NATS, Better.LOWER, primary=True)
+    assert (loss.text, loss.column, cells((loss,), [loss])) == (
+        "0.693 nats",
+        "loss, nats",
+        ("0.693",),
+    )
+    assert loss.axis == "loss, nats (lower is better)"
 
 
 def test_programs_that_know_what_was_measured_find_it_by_name() -> None:

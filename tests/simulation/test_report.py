@@ -199,14 +199,19 @@ def test_comparison_has_every_model(make_run: RunMaker) -> None:
 
 
 def test_whatever_was_measured_is_shown_and_compared(make_run: RunMaker) -> None:
-    run, plan = make_run(metrics=(generated(40.0, 20.0), generated(25.5, 31.0)))
+    run, plan = make_run(metrics=(generated(23.0, 20.0), generated(25.5, 31.0)))
     bare, _ = make_run("unsafe_none", (generated(12.0, 44.0),), folder="bare")
     alone = [Alone(site, 9, generated(value)) for site, value in (("ash", 90.0), ("birch", 70.0))]
     text, page = _written(run, plan, without_privacy=bare.directory, alone=alone)
     assert [row[:3] for row in page.table("As the server saw")] == [
         ["round", "perplexity", "ROUGE-L"],
-        ["1", "40", "20.0"],
+        ["1", "23", "20.0"],
         ["2", "25.5", "31.0"],
+    ]
+    assert page.table("On the public evaluation") == [
+        ["metric", "last round", "round 1, the best", "what it means"],
+        ["perplexity", "25.5", "23", generated(1.0)[1].explained],
+        ["ROUGE-L", "31.0", "20.0", "Higher is better."],
     ]
     assert page.table("At the end")[0] == ["model", "perplexity", "ROUGE-L"]
     assert page.table("At the end")[-1] == ["federated, without privacy", "12", "44.0"]
