@@ -209,7 +209,7 @@ def test_whatever_was_measured_is_shown_and_compared(make_run: RunMaker) -> None
         ["2", "25.5", "31.0"],
     ]
     assert page.table("On the public evaluation") == [
-        ["metric", "last round", "round 1, the best", "what it means"],
+        ["metric", "last\xa0round", "round\xa01, the\xa0best", "what it means"],
         ["perplexity", "25.5", "23", generated(1.0)[1].explained],
         ["ROUGE-L", "31.0", "20.0", "Higher is better."],
     ]
