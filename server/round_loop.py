@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -36,6 +37,7 @@ from hortus.server.run.store import RunStore
 from hortus.server.sums.aggregator import Aggregator
 from hortus.server.sums.service import Hub
 from hortus.strategies.kinds import strategy_of
+from hortus.strategies.loop import steps
 from hortus.strategies.server_state import ServerState
 
 _FAREWELL_SECONDS = 30.0
@@ -154,15 +156,12 @@ class RoundLoop:
     ) -> None:
         sums = self.contract.training.steps_per_round
         sites: tuple[str, ...] = ()
-        for index in range(self.store.next_sum, sums):
-            step = (number - session.descriptor.first_round) * sums + index
-            self.attendance.sum(number + 1, index + 1, sums)
-            result = session.sum(step, trained.start(encoding), self._note_attempt)
-            reach(Fault.LOOP_AFTER_SUM)
-            trained.step(encoding, result.total, len(result.sites))
-            sites = result.sites
-            if index + 1 < sums:
-                self.store.commit_sums(number, index + 1, trained.state())
+        offset = (number - session.descriptor.first_round) * sums
+        missing = range(offset + self.store.next_sum, offset + sums)
+        for step in steps(trained, encoding, missing, partial(self._sum, session)):
+            sites, done = step.sites, step.number - offset + 1
+            if done < sums:
+                self.store.commit_sums(number, done, trained.state())
         self.attendance.begin(Stage.TESTING)
         before = sum(record.attempts for record in self.store.rounds)
         record = RoundRecord(
@@ -177,6 +176,17 @@ class RoundLoop:
         self.store.commit(record, trained.state())
         write_results(self.store.directory)
         self.on_round(record)
+
+    def _sum(
+        self, session: Aggregator, step: int, start: NDArray[np.float32]
+    ) -> tuple[NDArray[np.uint32], tuple[str, ...]]:
+        """Has a session's sites add up: see `strategies.loop.AddUp`."""
+        rounds, index = divmod(step, self.contract.training.steps_per_round)
+        number = session.descriptor.first_round + rounds
+        self.attendance.sum(number + 1, index + 1, self.contract.training.steps_per_round)
+        result = session.sum(step, start, self._note_attempt)
+        reach(Fault.LOOP_AFTER_SUM)
+        return result.total, result.sites
 
     def _note_departures(self, session: Aggregator, number: int, noted: set[str]) -> None:
         """Notes who has left a session, each once, with the round that it was first missed in."""

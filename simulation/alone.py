@@ -1,7 +1,5 @@
 """What a site reaches alone, without privacy: the model that federation has to beat."""
 
-import numpy as np
-
 from hortus.client.trainer import Trainer, untimed
 from hortus.learning.data.records import Records
 from hortus.privacy.gradients.workbench import Workbench
@@ -10,6 +8,8 @@ from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Contract, Plan
 from hortus.runtime.metric import Metrics
 from hortus.server.evaluation import Evaluator
+from hortus.simulation.local_sum import LocalSum
+from hortus.strategies.loop import steps
 from hortus.strategies.server_state import ServerState
 
 
@@ -37,7 +37,7 @@ def train_alone(
     randomness = UnsafeSeededRandomness(contract.seed, name)
     trainer = Trainer(encoding, workbench, workbench.task.encode(records), randomness, untimed)
     trained = ServerState(contract, workbench.initial_adapter)
-    for step in range(contract.sums):
-        vector = trainer.vector(trained.start(encoding), step, attempt=0).astype(np.uint32)
-        trained.step(encoding, vector, sites=1)
+    add_up = LocalSum({name: trainer}, encoding.words)
+    for _ in steps(trained, encoding, range(contract.sums), add_up):
+        pass
     return evaluator.measure(trained.adapter)

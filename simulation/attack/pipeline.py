@@ -40,9 +40,11 @@ from hortus.runtime.canonical import digest
 from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_atomic
 from hortus.server.run.folder import claimed, comparable, input_digests
+from hortus.simulation.local_sum import LocalSum
 from hortus.simulation.simulate import read_site_records
 from hortus.strategies.base import Strategy
 from hortus.strategies.kinds import strategy_of
+from hortus.strategies.loop import steps
 from hortus.strategies.server_state import ServerState
 
 _FEWEST_CANARIES = 10
@@ -218,8 +220,8 @@ class _Stage:
         bench = copy.copy(self.workbench)
         bench.gradients = watched = _Watched(bench.model, self.encoding, len(self.rest))
         watched.workers = self.workbench.workers
-        trainers = [
-            Trainer(
+        trainers = {
+            name: Trainer(
                 self.encoding,
                 bench,
                 records,
@@ -227,23 +229,25 @@ class _Stage:
                 untimed,
             )
             for name, records in {self.site: self._with(present), **self.others}.items()
-        ]
+        }
+        add_up = LocalSum(trainers, self.encoding.words)
+
+        def observed(
+            step: int, start: NDArray[np.float32]
+        ) -> tuple[NDArray[np.uint32], tuple[str, ...]]:
+            on_step(step)
+            watched.begin(self.encoding.clipping_norm(start))
+            return add_up(step, start)
+
         trained = ServerState(self.contract, self.initial)
         guess = _Regression(len(self.canaries), self.contract.training.sampling_rate)
-        for step in range(self.contract.sums):
-            on_step(step)
-            start = trained.start(self.encoding)
-            watched.begin(self.encoding.clipping_norm(start))
-            total = np.zeros(self.encoding.words, np.uint32)
-            for trainer in trainers:
-                total += trainer.vector(start, step, 0).astype(np.uint32)
-            rows = self._gradients(start)
-            seen = self._released(total)
+        for step in steps(trained, self.encoding, range(self.contract.sums), observed):
+            rows = self._gradients(step.start)
+            seen = self._released(step.total)
             if self.strategy.sums_releases:
                 joined = np.flatnonzero(present)[watched.joined[0] - len(self.rest)]
                 seen = seen - watched.total + rows[joined].sum(0)
             guess.add(rows, seen)
-            trained.step(self.encoding, total, len(trainers))
         confidence = logit_confidence(self._losses(trained.adapter))
         return {"present": present, "scores": guess.scores(), "confidence": confidence}
 

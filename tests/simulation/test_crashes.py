@@ -19,7 +19,7 @@ from hortus.planning.plan_file import load_plan
 from hortus.privacy.audit.auditor import audit
 from hortus.privacy.audit.evidence import collect
 from hortus.privacy.audit.reconcile import AttemptRecord
-from hortus.privacy.gradients.engine import PerUnitGradients
+from hortus.privacy.gradients import units
 from hortus.runtime.errors import CohortTooSmall, HortusError, UsageError
 from hortus.runtime.metric import values
 from hortus.server import round_loop as federation
@@ -215,19 +215,19 @@ def test_however_a_run_stops_it_leaves_adapter_and_report(
 def test_an_interrupted_run_does_not_wait_for_long_steps_and_pays_nothing_for_them(
     write_plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    each, begun = PerUnitGradients._each, threading.Event()
+    backward, begun = units.backward, threading.Event()
 
-    def slow(self: PerUnitGradients, batch: Any) -> Any:
+    def slow(batch: Any, model: Any) -> None:
         begun.set()
         time.sleep(0.5)
-        return each(self, batch)
+        backward(batch, model)
 
     def interrupt(stage: str) -> None:
         if stage.startswith("round 1"):
             assert begun.wait(60)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(PerUnitGradients, "_each", slow)
+    monkeypatch.setattr(units, "backward", slow)
     training = {"rounds": 1, "steps_per_round": 1, "sampling_rate": 1.0, "micro_batch": 1}
     path, out = write_plan(training=training), tmp_path / "out"
     started = time.monotonic()
@@ -235,7 +235,7 @@ def test_an_interrupted_run_does_not_wait_for_long_steps_and_pays_nothing_for_th
         run(path, out, on_stage=interrupt)
     assert time.monotonic() - started < 15, "all passes of all sites take 90 s"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("node")]
-    monkeypatch.setattr(PerUnitGradients, "_each", each)
+    monkeypatch.setattr(units, "backward", backward)
     finished = run(path, out)
     for site in SITES:
         evidence = collect(finished.consortium.site(site), site)
