@@ -100,14 +100,7 @@ def _chosen(directory: Path, rounds: Sequence[RoundRecord], which: str) -> Round
     if which == "last":
         return rounds[-1]
     if which == "best":
-        best = best_round(rounds)
-        if best is None:
-            raise UsageError(
-                "no round is known to be the best: the plan names no evaluation records",
-                where="--round best",
-                remedy="Take --round last, or set `evaluation` in the plan of another run.",
-            )
-        return best
+        return _best(rounds)
     for record in kept:
         if which == str(record.round + 1):
             return record
@@ -116,6 +109,23 @@ def _chosen(directory: Path, rounds: Sequence[RoundRecord], which: str) -> Round
         f"{which!r} is no round of which a checkpoint is kept",
         where="--round",
         remedy=f"Kept are rounds {numbers}: the last two and the best. Or name `last` or `best`.",
+    )
+
+
+def _best(rounds: Sequence[RoundRecord]) -> RoundRecord:
+    best, metric = best_round(rounds), rounds[-1].primary
+    if best is not None:
+        return best
+    if metric is not None:
+        raise UsageError(
+            f"no round is known to be the best: {metric.label} was finite after none of them",
+            where="--round best",
+            remedy="Take --round last, or train with a smaller learning rate.",
+        )
+    raise UsageError(
+        "no round is known to be the best: the plan names no evaluation records",
+        where="--round best",
+        remedy="Take --round last, or set `evaluation` in the plan of another run.",
     )
 
 

@@ -2,7 +2,9 @@
 
 import json
 import math
-from dataclasses import asdict, replace
+import re
+from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,3 +136,10 @@ def test_programs_that_know_what_was_measured_find_it_by_name() -> None:
     assert values(classified(0.5, 0.25)) == {"accuracy": 0.5, "macro_f1": 0.25}
     assert math.isnan(values(generated(None))["perplexity"])
     assert primary(()) is None
+
+
+def test_the_documentation_names_every_field_and_unit() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "dashboard.md").read_text(encoding="utf-8")
+    table = text.partition("## What a run measures")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", table))
+    assert {field.name for field in fields(Metric)} | set(Unit) | set(Better) <= named

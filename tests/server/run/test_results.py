@@ -194,10 +194,14 @@ def test_what_cannot_be_exported_is_explained(
     assert not (store.directory / "adapter-best").exists()
     with pytest.raises(UsageError, match="the plan names no evaluation records"):
         export(store.directory, "best", None)
+    _finish(store, evaluator, 1, metrics=generated(float("inf")))
+    assert not (store.directory / "adapter-best").exists()
+    with pytest.raises(UsageError, match="perplexity was finite after none of them"):
+        export(store.directory, "best", None)
     with pytest.raises(UsageError, match="this exists already"):
         export(store.directory, "last", tmp_path)
-    assert export(store.directory, "last", None)[1] == store.directory / "adapter-round-1"
-    (store.directory / "checkpoints" / "round-00001.safetensors").write_bytes(b"another")
+    assert export(store.directory, "last", None)[1] == store.directory / "adapter-round-2"
+    (store.directory / "checkpoints" / "round-00002.safetensors").write_bytes(b"another")
     with pytest.raises(HortusError, match="the checkpoint is damaged"):
         export(store.directory, "last", None)
     shutil.rmtree(template_path(store.directory))
