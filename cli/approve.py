@@ -1,4 +1,4 @@
-"""`hortus approve`: what a site takes part in, who said so, and when."""
+"""`hortus approve`: the plans that a site takes part in, who approved them, and when."""
 
 import getpass
 import time
@@ -28,34 +28,33 @@ def approve(
     site: Annotated[Path, typer.Argument(help="The site's folder.")],
     plan: Annotated[Path | None, typer.Argument(help="The plan file.")] = None,
     by: Annotated[
-        str | None, typer.Option(help="Who decides. Default: the operating system's user.")
+        str | None,
+        typer.Option(help="Name of whoever decides. Default: the operating system's user."),
     ] = None,
     withdraw: Annotated[
         str | None,
         typer.Option(
-            help="Take an approval back: the plan's name, first digits of its hash, or its file.",
+            help="Withdraw an approval: the plan's name, the first digits of its hash, or its file.",
         ),
     ] = None,
     reason: Annotated[
-        str, typer.Option(help="Why it is taken back; it stays in the ledger.")
+        str, typer.Option(help="Reason for the withdrawal; it stays in the ledger.")
     ] = "no reason given",
     list_: Annotated[
         bool,
-        typer.Option("--list", help="Show what was approved and taken back, by whom and when."),
+        typer.Option("--list", help="List approvals and withdrawals, with names and times."),
     ] = False,
 ) -> None:
-    """Approve a plan at a site: a signed entry of its ledger says who did, when, and for how much.
+    """Approve a plan at a site. A signed ledger entry records who approved it, when, and for how much.
 
-    All that the site would check later is checked first: policy, budget, unit, base model, and the records with
-    the plan's columns and labels. A plan that the site would refuse, or could not pay to the end, is not
-    approved: exit code 3.
+    Everything that the site would check later is checked first: policy, budget, unit, base model, and the records
+    with the plan's columns and labels. A plan that the site would refuse, or could not pay for to the end, is not
+    approved (exit code 3).
 
-    The entry, with the name, is part of what an auditor gets. A running agent follows at once.
+    The entry, including the name, is part of the evidence that an auditor receives. A running agent obeys it at once.
     """
     if (plan is not None) + (withdraw is not None) + list_ != 1:
-        raise UsageError(
-            "name a plan file, or --list, or --withdraw PLAN: one of them", where="PLAN"
-        )
+        raise UsageError("name exactly one of: a plan file, --list, --withdraw PLAN", where="PLAN")
     if plan is not None:
         _approve(site, plan, by)
     elif withdraw is not None:
@@ -65,7 +64,7 @@ def approve(
 
 
 def operator_name(by: str | None) -> str:
-    """Returns who decides: the one named, or the operating system's user.
+    """Returns the name of whoever decides: the one given, or the operating system's user.
 
     Raises:
         UsageError: The operating system has no name for the user.
@@ -78,7 +77,7 @@ def operator_name(by: str | None) -> str:
         raise UsageError(
             "the operating system has no name for this user",
             where="--by",
-            remedy="Name who decides.",
+            remedy="Name whoever decides.",
         ) from error
 
 
@@ -108,7 +107,7 @@ def _approve(directory: Path, path: Path, by: str | None) -> None:
         if contract.digest() in site.mandate.approved:
             before = site.ledger.consents()[contract.digest()]
             console.print(
-                f"{site.name} approved it before, by entry {before.seq}: nothing has changed."
+                f"{site.name} already approved it in entry {before.seq}: nothing has changed."
             )
             return
         keep_model(site.files, contract, what.model_path)
@@ -136,7 +135,7 @@ def _terms_table(policy: Policy, contract: Contract, refusal: Refused | None) ->
 
 
 def _counted_on(policy: Policy, contract: Contract) -> str:
-    """Says whose noise a plan's promise counts on, and how many sites the policy takes to be honest."""
+    """Says whose noise a plan's promise relies on, and how many sites the policy assumes to be honest."""
     cohort = contract.cohort
     if contract.privacy.noise is Noise.UNSAFE_NONE:
         return "nothing: it adds no noise, and promises nothing to anybody"
@@ -145,13 +144,13 @@ def _counted_on(policy: Policy, contract: Contract) -> str:
     if contract.privacy.noise is Noise.LOCAL:
         return "this site's own noise alone"
     return (
-        f"the noise of {cohort.min_honest} of {cohort.minimum} sites; policy.yaml takes at most "
+        f"the noise of {cohort.min_honest} of {cohort.minimum} sites; policy.yaml assumes at most "
         f"{policy.most_honest(cohort.minimum)} of them to be honest"
     )
 
 
 def _budgets_table(site: "Site", what: "Prospect") -> Table:
-    """What each budget has spent and would have spent, at the plan's own noise: no sum costs more."""
+    """What each budget has spent and would have spent, at the plan's own noise; no sum costs more."""
     from hortus.client.consent.approval import charged_steps
     from hortus.privacy.accounting.events import GaussianEvent
     from hortus.simulation.prospect import budgets_at
@@ -168,7 +167,7 @@ def _budgets_table(site: "Site", what: "Prospect") -> Table:
     table.caption = f"At δ = {site.policy.budget.delta:g}."
     if charged:
         table.caption += (
-            f" For this plan {charged} releases were charged before; {left} rounds are left."
+            f" {charged} releases were already charged for this plan; {left} rounds are left."
         )
     for one in budgets_at(site, contract):
         forecast = cost.forecast(one)
@@ -191,8 +190,8 @@ def _withdraw(directory: Path, named: str, by: str | None, reason: str) -> None:
     with opened_ledger(directory, time.time) as (ledger, _):
         entry, body = withdraw(ledger, named, operator, reason)
     terminal().print(
-        f"entry {entry.seq}: {body.name} ({body.plan}) is withdrawn by {operator}: {reason}. "
-        "From the next step on the site refuses it."
+        f"entry {entry.seq}: {operator} has withdrawn {body.name} ({body.plan}): {reason}. "
+        "The site refuses it from the next step on."
     )
 
 

@@ -18,24 +18,26 @@ def attack(
     plan: Annotated[Path, typer.Argument(help="A plan file with a `simulation` section.")],
     settings: Settings = None,
     site: Annotated[
-        str | None, typer.Option(help="Where canaries are planted. Default: the first site.")
+        str | None, typer.Option(help="Site at which to plant canaries. Default: the first site.")
     ] = None,
     trainings: Annotated[
-        int, typer.Option(min=3, help="Trainings; each has all others as shadow models.")
+        int,
+        typer.Option(min=3, help="Number of trainings; each uses all the others as shadow models."),
     ] = 9,
     canaries: Annotated[
-        int | None, typer.Option(help="Default: half of the site's records, at most 200.")
+        int | None,
+        typer.Option(help="Number of canaries. Default: half of the site's records, at most 200."),
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Of the lower bound on ε.")] = 0.95,
+    confidence: Annotated[float, typer.Option(help="Confidence of the lower bound on ε.")] = 0.95,
     out: Annotated[
-        Path | None, typer.Option(help="Folder. Default: runs/NAME-attack beside the plan.")
+        Path | None, typer.Option(help="Output folder. Default: runs/NAME-attack beside the plan.")
     ] = None,
 ) -> None:
-    """Attack a plan's own pipeline in simulation, and hold what leaks against what is claimed.
+    """Attack a plan's own pipeline in simulation, and compare what leaks with what the plan claims.
 
-    Made-up records are planted at a site by lot; an attacker who sees every sum, and one who has
-    the finished model, guess which. Trains the plan several times; started again, it goes on after
-    the last finished training. Exit code 1 if more leaks than the plan claims.
+    Plants made-up records at a site by lot. An attacker who sees every sum and another who has
+    the finished model guess which records were used. Trains the plan several times; to resume after an
+    interruption, run the same command again. Exit code 1 if more leaks than the plan claims.
     """
     if not 0 < confidence < 1:
         raise UsageError(f"{confidence:g} is not between 0 and 1", where="--confidence")
@@ -95,7 +97,7 @@ def _table(verdict: "Verdict") -> Table:
         )
     table.caption_justify = "left"
     table.caption = (
-        f"ε claimed {verdict.claim:.3f}, shown by {verdict.bound.correct} right of "
+        f"ε claimed {verdict.claim:.3f}, shown by {verdict.bound.correct} correct of "
         f"{verdict.bound.guesses} guesses: at least {verdict.bound.epsilon:.3f}. Area under the "
         f"curve {verdict.observer.area:.3f} and {verdict.shadow.area:.3f}."
     )

@@ -16,7 +16,7 @@ audit = typer.Typer(
     name="audit",
     cls=FallbackGroup,
     no_args_is_help=True,
-    help="Check what was spent: hortus audit PATH verifies the ledgers in it.",
+    help="Verify what was spent: hortus audit PATH verifies the ledgers in PATH.",
 )
 
 SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
@@ -27,25 +27,28 @@ def ledger(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="A site's folder, evidence bundles, or a run's folder, alone or with its sites'."
+            help="A site's folder, evidence bundles, or a run's folder, alone or with those of its sites."
         ),
     ],
     anchor: Annotated[
-        Path | None, typer.Option(help="A head of this site's ledger that was kept elsewhere.")
+        Path | None, typer.Option(help="An earlier head of this site's ledger, kept elsewhere.")
     ] = None,
     roster: Annotated[
-        Path | None, typer.Option(help="Keys to trust, instead of those in the evidence.")
+        Path | None,
+        typer.Option(help="A roster of keys to trust instead of those in the evidence."),
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page, to read or to print.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write an HTML page to read or to print.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Verify ledgers and recompute every ε with a second accountant.
 
-    A run's folder is compared with its sites' ledgers, and what either side lacks is named. By itself it is no
-    evidence: without any ledger there is nothing to verify.
+    Compares a run's folder with its sites' ledgers and names whatever either side lacks. A run's folder alone is not
+    evidence: without a ledger there is nothing to verify.
 
-    Exit codes: 0 everything holds; 1 something does not; 4 everything holds as far as it reaches, and nothing
-    shows what came later: name the run's folder, or an anchor that was kept elsewhere, as well.
+    Exit codes: 0 everything holds; 1 something does not hold; 4 everything shown holds, and nothing
+    shows what came later: also name the run's folder, or an anchor that was kept elsewhere.
     """
     from hortus.cli.audit_report import make_report
 
@@ -70,11 +73,11 @@ def ledger(
 @audit.command()
 def export(
     site: SiteFolder,
-    file: Annotated[Path, typer.Argument(help="Where the bundle goes.")],
+    file: Annotated[Path, typer.Argument(help="File to write the bundle to.")],
 ) -> None:
-    """Write a site's evidence to one file, for an auditor elsewhere.
+    """Write a site's evidence to one file for an external auditor.
 
-    No record is in it; the names of those who approved plans, and the reasons that they gave, are.
+    It contains no record. It does contain the names of everyone who approved plans, and the reasons that they gave.
     """
     from hortus.cli.audit_report import evidence_of
     from hortus.privacy.audit.evidence import export as write_evidence

@@ -1,4 +1,4 @@
-"""The audit as JSON: times of ISO 8601, rounds from 1, errors and warnings apart, totals."""
+"""The audit as JSON: ISO 8601 times, rounds from 1, errors apart from warnings, totals."""
 
 import math
 from collections.abc import Iterable
@@ -89,7 +89,7 @@ def _times(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_one(value: dict[str, Any]) -> dict[str, Any]:
-    """People count rounds from 1. A refusal before any run is of none."""
+    """Counts rounds from 1, as people do; a refusal before any run has no round."""
     is_of_none = value.get("run") == ""
     return value | {"round": None if is_of_none else value["round"] + 1}
 

@@ -21,7 +21,7 @@ from hortus.privacy.ledger.entries import Added
 from hortus.runtime.moments import moment, period
 
 _FALSE_POSITIVE_RATES = (0.01, 0.001)
-# What others promise: the scale that an ε is put on.
+# Values of ε that others promise: the scale for comparison.
 _SCALE = (1.0, 2.0, 4.0, 8.0, 10.0, 20.0)
 _SCALE_DELTA = 1e-5
 _BADGES = {Outcome.HOLDS: "holds", Outcome.SO_FAR: "open", Outcome.BROKEN: "stopped"}
@@ -29,7 +29,7 @@ _BADGES = {Outcome.HOLDS: "holds", Outcome.SO_FAR: "open", Outcome.BROKEN: "stop
 
 @dataclass(frozen=True, slots=True)
 class _Account:
-    """Where an account of a site stands in the end.
+    """The final state of a site's account.
 
     Attributes:
         site: The site.
@@ -50,7 +50,7 @@ class _Mark:
     Attributes:
         epsilon: ε.
         found: Share of present units found at 1 % false alarms.
-        whose: Of whom it is; empty for a mark of the scale.
+        whose: Whose ε it is; empty for a mark of the scale.
     """
 
     epsilon: float
@@ -110,7 +110,7 @@ def _accounts(audit: Audit) -> Iterator[_Account]:
 
 
 def _detected(audit: Audit, account: str, rate: float) -> float:
-    """Bounds a test by the whole loss of all that was charged: tighter than by one (ε, δ) of it."""
+    """Bounds a test by the whole loss distribution of everything charged: tighter than one (ε, δ)."""
     charges = [c for c in audit.charges if audit.accounts[c.dataset] == account]
     if not all(charge.is_private for charge in charges):
         return 1.0
@@ -121,7 +121,7 @@ def _detected(audit: Audit, account: str, rate: float) -> float:
 
 
 def _scale(accounts: Sequence[_Account]) -> list[_Mark]:
-    """The scale, with the accounts in their places on it."""
+    """The scale, with the accounts at their places."""
     rate = _FALSE_POSITIVE_RATES[0]
     marks = [_Mark(e, gaussian_true_positive(e, _SCALE_DELTA, rate)) for e in _SCALE]
     marks += [
@@ -132,7 +132,7 @@ def _scale(accounts: Sequence[_Account]) -> list[_Mark]:
 
 
 def _plot(audits: Sequence[Audit]) -> Plot:
-    """Sites whose ε went the same way share a curve: it would hide all but one."""
+    """Sites with the same course of ε share a curve; otherwise one would hide the others."""
     curves: dict[Points, list[str]] = {}
     limits: dict[Points, list[str]] = {}
     for audit in audits:
@@ -167,5 +167,5 @@ def _epsilon(value: float) -> str:
 
 
 def percent_up(share: float) -> str:
-    """Writes an upper bound on a share of one: rounded up, it stays one."""
+    """Writes an upper bound on a share, rounded up so that it stays a bound."""
     return f"{math.ceil(1000 * share) / 10:.1f} %"

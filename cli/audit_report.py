@@ -1,4 +1,4 @@
-"""What `hortus audit` has found, in one piece for the terminal, the page and JSON."""
+"""What `hortus audit` has found, for the terminal, the page and JSON alike."""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class SiteReport:
 
     Attributes:
         audit: What was found in it.
-        verdict: What is to be said of it.
+        verdict: The verdict on it.
         source: What was read.
         digest: SHA-256 of the bundle, hexadecimal; empty for a folder.
     """
@@ -37,15 +37,15 @@ class SiteReport:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """All that was shown.
+    """Everything that was shown.
 
     Attributes:
         verdict: On all of it.
         sites: Each ledger, as it was named.
-        lacking: What ledgers and other records do not agree on.
-        departures: Who did not go on, by the server's record.
+        lacking: Where ledgers and other records disagree.
+        departures: Sites that left, according to the server's record.
         runs: Runs whose record the server has shown.
-        roster: The auditor's own keys; empty if those in the evidence were taken.
+        roster: The auditor's own keys; empty if those in the evidence were used.
         made: When, in seconds since the epoch.
     """
 
@@ -60,7 +60,7 @@ class AuditReport:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """A ledger that was named, and where it lies."""
+    """A ledger that was named, and its path."""
 
     evidence: Evidence
     path: Path
@@ -76,14 +76,14 @@ class _Shown:
 def make_report(
     paths: Sequence[Path], anchor: Path | None, roster: Path | None, now: float
 ) -> AuditReport:
-    """Audits all that is named.
+    """Audits everything that is named.
 
     Raises:
-        UsageError: A path is missing, or nothing that can be audited, or there is no ledger.
+        UsageError: A path is missing or cannot be audited, or there is no ledger.
         HortusError: A ledger cannot be read.
     """
     runs = [path for path in paths if is_run(path)]
-    # A site charges before it sends, and the server records after: so read, neither accuses the other.
+    # A site charges before it sends, and the server records afterwards: in this order, neither accuses the other.
     before = [read_record(path) for path in runs]
     shown = [one for path in paths for one in _shown(path)]
     if not shown:
@@ -129,7 +129,7 @@ def evidence_of(path: Path) -> list[Evidence]:
     """Returns what a path holds: a bundle's evidence, a site's, or that of each site of a run.
 
     Raises:
-        UsageError: The path is missing, or nothing that can be audited.
+        UsageError: The path is missing or cannot be audited.
         HortusError: A ledger cannot be read.
     """
     return [one.evidence for one in _shown(path)]
@@ -138,9 +138,9 @@ def evidence_of(path: Path) -> list[Evidence]:
 def _no_ledger(path: Path) -> UsageError:
     run = quote(str(path))
     return UsageError(
-        "there is no site's ledger here, and what a server says of ε is no evidence of it",
+        "there is no site's ledger here, and a server's claims are not evidence of ε",
         where=str(path),
-        remedy="Ask the sites for theirs (hortus audit export SITE_DIR FILE), and name them too: "
+        remedy="Ask the sites for their ledgers (hortus audit export SITE_DIR FILE), and name them too: "
         f"hortus audit {run} FILE…\nWhat the server claims: hortus status {run}",
     )
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Column = tuple[str, "Callable[[RoundRow], str]"]
 
-# Said once above the table where it is the same in all rows, as it mostly is.
+# Shown once above the table if it is the same in all rows, as it mostly is.
 FOLDED: tuple[Column, ...] = (
     ("protects one", lambda row: row.unit),
     ("noise", lambda row: f"{row.mechanism}, {row.mode}"),
@@ -42,7 +42,7 @@ class Group:
 
     Attributes:
         rows: In order.
-        same: What is the same in all rows, by name.
+        same: Values that all rows share, by name.
         varied: Columns that are not.
     """
 
@@ -75,7 +75,7 @@ def round_tables(rows: "Sequence[RoundRow]", names: Mapping[str, str]) -> Iterat
 def _table(columns: Sequence[Column], rows: "Sequence[RoundRow]") -> Table:
     table = Table(box=None, pad_edge=False)
     for name, _ in columns:
-        # A number that does not fit goes on in the next line: cut short it would be another.
+        # A number that does not fit continues on the next line: truncated, it would be another number.
         table.add_column(name, justify="right", overflow="fold")
     for row in rows:
         table.add_row(*(cell(row) for _, cell in columns))

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 _STYLES = {Outcome.HOLDS: "green", Outcome.SO_FAR: "yellow", Outcome.BROKEN: "red"}
 _BACKING = {
     True: "signed in its ledger",
-    False: "the server alone says so",
+    False: "only the server says so",
     None: "its ledger is not here",
 }
 
 
 def show_report(console: Console, report: "AuditReport") -> None:
-    """Prints each ledger with its verdict, then what other records say, then one verdict on all."""
+    """Prints each ledger with its verdict, then what other records say, then the overall verdict."""
     for one in report.sites:
         _show_ledger(console, one.audit)
         if len(report.sites) > 1:
@@ -92,17 +92,17 @@ def _head_line(audit: Audit) -> str:
         seen = f"the server countersigned entry {audit.countersigned}"
         seen += f", {moment(audit.countersigned_time)}"
     else:
-        seen = "the server has countersigned none"
+        seen = "the server has countersigned no entry"
     line = f"ends with entry {seq} ({hash_[:16]}…); {seen}"
     witnessed = max(audit.countersigned, audit.anchored)
     if witnessed >= seq:
         return line
     return (
-        f"{line}; from entry {witnessed + 1} on it rests on the site's word: keep an anchor elsewhere "
+        f"{line}; the part from entry {witnessed + 1} on rests on the site's word: keep an anchor elsewhere "
         "(hortus budget anchor)"
     )
 
 
 def departed_backing(one: Departed) -> str:
-    """Says what there is for a departure beside the server's word."""
+    """Says what confirms a departure besides the server's word."""
     return _BACKING[one.is_signed]

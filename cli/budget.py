@@ -1,4 +1,4 @@
-"""`hortus budget`: what a site has spent and allows, and its operator's signed decisions."""
+"""`hortus budget`: what a site has spent and may spend, and its operator's signed decisions."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ _LEVELS_SHOWN = 4
 budget = typer.Typer(
     name="budget",
     no_args_is_help=True,
-    help="Show and decide what a site's datasets may still release.",
+    help="Show a site's budgets, and decide what its datasets may still release.",
 )
 
 SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
-Reason = Annotated[str, typer.Option(help="Why; it stays in the ledger.")]
+Reason = Annotated[str, typer.Option(help="Reason; it stays in the ledger.")]
 Dataset = Annotated[
     str | None,
     typer.Option(help="First digits of a dataset's fingerprint. Default: every dataset."),
@@ -78,7 +78,7 @@ def show(site: SiteFolder) -> None:
 
 
 def _units_in_words(dataset: str, exposures: "Sequence[Exposure]") -> str:
-    """What single units have spent: the account's ε is that of one that was always there."""
+    """What single units have spent; the account's ε is that of a unit that was always present."""
     start = f"dataset {dataset[:16]}: "
     if not exposures:
         return f"{start}its units were not hashed, so each may have spent all of it."
@@ -95,17 +95,20 @@ def disjoint(
     site: SiteFolder,
     other: Annotated[
         list[str],
-        typer.Option("--from", help="First digits of a dataset; name each that there is."),
+        typer.Option("--from", help="First digits of an existing dataset; name every one of them."),
     ],
     reason: Reason,
     data: Annotated[
-        Path | None, typer.Option(help="The file it is about. Default: the site's records.")
+        Path | None,
+        typer.Option(help="The file that the statement is about. Default: the site's records."),
     ] = None,
-    by: Annotated[str | None, typer.Option(help="Who states it. Default: the user's name.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Name of whoever states it. Default: the user's name.")
+    ] = None,
 ) -> None:
-    """State that a file holds other people than a dataset: its releases get an account of their own.
+    """State that a file holds other people than a dataset; its releases then get their own account.
 
-    Give it before the file is used. It is refused where a unit is in both, and void once one is.
+    Make the statement before the file is used. It is refused if a unit is in both, and void once one is.
     """
     from hortus.client.operator.accounts import state_disjoint
     from hortus.client.site.folder import Site
@@ -123,11 +126,11 @@ def disjoint(
 @budget.command()
 def grant(
     site: SiteFolder,
-    epsilon: Annotated[float, typer.Option(help="By how much the limit grows.")],
+    epsilon: Annotated[float, typer.Option(help="Amount to add to the limit.")],
     reason: Reason,
     dataset: Dataset = None,
 ) -> None:
-    """Allow more: a signed entry of the ledger adds to the lifetime budget."""
+    """Raise the lifetime budget with a signed entry in the ledger."""
     from hortus.privacy.ledger.entries import Granted
 
     _record(site, dataset, lambda name: Granted(name, epsilon, reason))
@@ -135,7 +138,7 @@ def grant(
 
 @budget.command()
 def freeze(site: SiteFolder, reason: Reason, dataset: Dataset = None) -> None:
-    """Forbid every further release, at once, also to an agent that is running."""
+    """Forbid every further release at once; a running agent obeys, too."""
     from hortus.privacy.ledger.entries import Frozen
 
     _record(site, dataset, lambda name: Frozen(name, reason))
@@ -143,7 +146,7 @@ def freeze(site: SiteFolder, reason: Reason, dataset: Dataset = None) -> None:
 
 @budget.command()
 def unfreeze(site: SiteFolder, reason: Reason, dataset: Dataset = None) -> None:
-    """Take a freeze back; name the dataset, or all, as it did."""
+    """Lift a freeze; name the dataset, or all, as the freeze did."""
     from hortus.privacy.ledger.entries import Unfrozen
 
     _record(site, dataset, lambda name: Unfrozen(name, reason))
@@ -152,9 +155,11 @@ def unfreeze(site: SiteFolder, reason: Reason, dataset: Dataset = None) -> None:
 @budget.command()
 def anchor(
     site: SiteFolder,
-    file: Annotated[Path, typer.Argument(help="Where it goes: best on another machine's disk.")],
+    file: Annotated[
+        Path, typer.Argument(help="File to write the head to, preferably on another machine.")
+    ],
 ) -> None:
-    """Write the ledger's head, signed, to a file that shows later whether it was rolled back."""
+    """Write the ledger's signed head to a file, which later shows whether the ledger was rolled back."""
     from hortus.client.operator.accounts import opened_ledger
 
     with opened_ledger(site, time.time) as (ledger, _):

@@ -1,4 +1,4 @@
-"""`hortus check`: what may keep a party from a run, one line each."""
+"""`hortus check`: one line for everything that could keep a party from a run."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -32,15 +32,17 @@ def check(
     directory: Annotated[Path, typer.Argument(help="A site's folder, or the server's.")],
     plan: Annotated[
         Path | None,
-        typer.Argument(help="A plan to hold a site against. Default: those that it has kept."),
+        typer.Argument(
+            help="A plan to check a site against. Default: the plans that the site has kept."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
 ) -> None:
-    """Look for what may keep a site, or the server, from a run: a line for each thing, with a remedy.
+    """Look for anything that could keep a site or the server from a run: one line each, with a remedy.
 
-    Keys, certificates, cards, roster, disk, limits; at a site also the way to the server (name, port, TLS,
-    clock), model, records, policy and budget. It ends with 1 where there is a problem. Nothing of it leaves this
-    machine but the beginnings of connections to the server.
+    Checks keys, certificates, cards, roster, disk and limits; at a site also the path to the server (name, port, TLS,
+    clock), model, records, policy and budget. Exits with 1 if there is a problem. The only traffic from this
+    machine is the beginning of each connection to the server.
     """
     loaded = None if plan is None else load_plan(plan)
     console = terminal()

@@ -16,24 +16,26 @@ if TYPE_CHECKING:
 
 def dashboard(
     directory: Annotated[
-        Path, typer.Argument(help="The folder of a run, deployed or simulated, or a site's.")
+        Path, typer.Argument(help="The folder of a run (deployed or simulated) or of a site.")
     ],
     host: Annotated[
         str,
         typer.Option(
-            help="Address to listen on. Any but loopback asks readers of a run for a token, and is "
+            help="Address to listen on. Other than on loopback, readers of a run need a token; this is "
             "refused for a site."
         ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8300,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 chooses a free one.")
+    ] = 8300,
     certificate: Annotated[
-        Path | None, typer.Option(help="PEM file of a certificate, for HTTPS.")
+        Path | None, typer.Option(help="PEM file of a certificate for HTTPS.")
     ] = None,
-    key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's key.")] = None,
 ) -> None:
-    """Show a run, or a site to its own operator, in the browser. Ctrl-C stops it.
+    """Show a run, or a site to its own operator, in the browser. Stop with Ctrl-C.
 
-    Nothing can be changed through it.
+    The page can change nothing.
     """
     from hortus.pages.live import is_loopback, serve_page
 

@@ -1,7 +1,7 @@
-"""The terminal, and what a person sees on it while rounds go by, and afterwards.
+"""The terminal, and what a person sees on it during and after a run.
 
 Every command prints through `terminal()` or `echo()`: plans, site names, reasons, file names and
-ledgers are other people's words, which are cleaned here, so that no command has to.
+ledgers contain other people's words, which are cleaned here, so that no command has to do it.
 """
 
 import json
@@ -30,19 +30,19 @@ _UNBOUNDED = 10_000  # columns
 
 
 class _Terminal(Console):
-    """A console on which no text is a command: styles come from our code, as objects, alone."""
+    """A console that obeys no text: styles come only from our code, as objects."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - rich's own options
         super().__init__(**options, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - rich's own options
-        """Makes one line of a text; our own code prints several as several."""
+        """Turns a text into one line; our own code prints several lines separately."""
         return super().render_str(printable(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Cleans what reaches the terminal by another way than as a plain text."""
+        """Cleans whatever reaches the terminal other than as plain text."""
         options = options or self.options
         if isinstance(renderable, Table):
             renderable = _fitted(self, options, renderable)
@@ -59,7 +59,7 @@ def _fitted(console: Console, options: ConsoleOptions, table: Table) -> Table:
 
 
 def _is_too_wide(console: Console, options: ConsoleOptions, table: Table) -> bool:
-    """Whether a table does not fit, none of its numbers being broken."""
+    """Whether a table does not fit without breaking a number."""
     for column in table.columns:
         column.overflow = "fold"
         if all(isinstance(cell, str | Text) and " " not in str(cell) for cell in column.cells):
@@ -71,7 +71,7 @@ def _is_too_wide(console: Console, options: ConsoleOptions, table: Table) -> boo
 
 
 def _upright(table: Table) -> Table:
-    """Turns a table for a narrow terminal: a line for each cell, beside its column's name."""
+    """Transposes a table for a narrow terminal: a line per cell, with its column's name."""
     turned = Table(
         box=None,
         show_header=False,
@@ -98,24 +98,24 @@ def terminal(**options: Any) -> Console:  # noqa: ANN401 - rich's own options
 
 
 def echo(document: str) -> None:
-    """Prints a document to standard output as it is, line by line, to be kept in a file."""
+    """Prints a document to standard output unchanged, line by line, so that it can go to a file."""
     for line in document.split("\n"):
         typer.echo(printable(line))
 
 
 def echo_json(value: object) -> None:
-    """Prints JSON, in ASCII, to be read by a program."""
+    """Prints JSON, in ASCII, for programs."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 class RoundsDisplay:
-    """A live progress bar and table of rounds; a line for each round where output is no terminal.
+    """A live progress bar and table of rounds; one line per round if output is not a terminal.
 
     Args:
         console: Where to draw.
         title: What is running.
-        rounds: Rounds that there will be.
-        finished: Rounds of an earlier start.
+        rounds: Number of rounds of the run.
+        finished: Rounds finished by an earlier start.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class RoundsDisplay:
             self._console.print(line, soft_wrap=True)
 
     def say(self, stage: str) -> None:
-        """Shows in some words what happens now; another text takes its place."""
+        """Shows what happens now; the next text replaces it."""
         self._stage = stage
 
     def _render(self) -> Group:
@@ -176,7 +176,7 @@ class RoundsDisplay:
         return Group(table, self._progress, Text(printable(self._stage), style="dim"))
 
     def _table(self, rows: int) -> Table:
-        """Returns the last so many rounds."""
+        """Returns this many of the last rounds."""
         table = Table(box=None, pad_edge=False)
         measured = columns(record.metrics for record, _ in self._records)
         for name in _names(measured):

@@ -25,7 +25,9 @@ class ReportingGroup(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             console.print()
-            console.print("Interrupted. What was finished is kept: the same command resumes.")
+            console.print(
+                "Interrupted. Finished work is kept; run the same command again to resume."
+            )
             ctx.exit(_INTERRUPTED)
         except click.ClickException as error:
             # It quotes the command line, where a pattern may have put other people's file names.

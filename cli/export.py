@@ -1,4 +1,4 @@
-"""`hortus export`, and what a command says of a run that it could not finish."""
+"""`hortus export`, and what a command says about a run that it could not finish."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +17,13 @@ def export(
         str, typer.Option("--round", help="last, best (by the plan's evaluation), or a number.")
     ] = "last",
     out: Annotated[
-        Path | None, typer.Option(help="A new folder. Default: adapter-round-N in the run's.")
+        Path | None,
+        typer.Option(help="A new folder. Default: adapter-round-N in the run's folder."),
     ] = None,
 ) -> None:
-    """Write the adapter of a round in PEFT's format: of any run, however it ended.
+    """Write the adapter of a round in PEFT's format, from any run, however it ended.
 
-    Kept are the last two rounds and the best one.
+    A run keeps its last two rounds and its best one.
     """
     from hortus.server.run.results import export as export_round
 
@@ -35,7 +36,7 @@ def export(
 
 
 def tell_kept(console: Console, run: Path, write_report: Callable[[], object]) -> None:
-    """Writes the report of a run that stops early, and says what it leaves; its error comes after."""
+    """Writes the report of a run that stops early and lists what is kept; the error follows."""
     from hortus.server.run.records import read_run
     from hortus.server.run.results import LAST
 

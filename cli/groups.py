@@ -12,7 +12,7 @@ from typer.models import CommandInfo, TyperInfo
 
 
 class LateCommands(Mapping[str, click.Command]):
-    """Commands by name, each imported when it is asked for.
+    """Commands by name, each imported when it is needed.
 
     Args:
         sources: Where each is, as `module:function`, or `module:group` with a `typer.Typer`.

@@ -1,4 +1,4 @@
-"""`hortus init`, `roster` and `rotate`: how parties come together, renew their keys, and leave."""
+"""`hortus init`, `roster` and `rotate`: how parties join, renew their keys, and leave."""
 
 import time
 from collections.abc import Iterable
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 init = typer.Typer(
     name="init",
     no_args_is_help=True,
-    help="Make a party's folder and keys: each on its own machine, or all on one to try it out.",
+    help="Create a party's folder and keys, each on its own machine, or all on one machine for a trial.",
 )
 roster = typer.Typer(
     name="roster",
@@ -74,20 +74,20 @@ SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
 Epsilon = Annotated[float, typer.Option(help="The budget ε of a dataset, over all plans.")]
 Delta = Annotated[float, typer.Option(help="The δ at which ε is stated.")]
 Unit = Annotated[
-    str, typer.Option(help="Whom it protects: a record, or a column such as patient_id.")
+    str, typer.Option(help="Whom the budget protects: record, or a column such as patient_id.")
 ]
 
 
 @init.command()
 def site(
-    name: Annotated[str, typer.Argument(help="The site's name: lower-case letters, digits, -.")],
-    data: Annotated[Path, typer.Option(help="Its records: a file, or a `datasets` folder.")],
+    name: Annotated[str, typer.Argument(help="The site's name: lower-case letters, digits and -.")],
+    data: Annotated[Path, typer.Option(help="The site's records: a file, or a `datasets` folder.")],
     epsilon: Epsilon = 8.0,
     delta: Delta = 1e-5,
     unit: Unit = RECORD,
     out: Annotated[Path | None, typer.Option(help="The new folder. Default: NAME.")] = None,
 ) -> None:
-    """Make a site: keys that never leave this machine, a policy, and a public card."""
+    """Create a site: keys that never leave this machine, a policy, and a public card."""
     check_site_name(name)
     files = SiteFiles(out or Path(name))
     policy = Policy(budget=_option(Budget, epsilon=epsilon, delta=delta, unit=unit))
@@ -101,13 +101,13 @@ def site(
 
 @init.command(name="server")
 def server_(
-    host: Annotated[str, typer.Argument(help="Name or IP address at which sites dial it.")],
+    host: Annotated[str, typer.Argument(help="Name or IP address at which sites dial the server.")],
     aggregation_port: Annotated[int, typer.Option(help="Port of the aggregation service.")] = 9443,
     superlink_port: Annotated[int, typer.Option(help="Port of Flower's SuperLink.")] = 9092,
     listen: Annotated[str, typer.Option(help="Address of this machine to listen on.")] = "0.0.0.0",  # noqa: S104 - a server
     out: Annotated[Path, typer.Option(help="The new folder.")] = Path("server"),
 ) -> None:
-    """Make the server: its keys, an authority for TLS certificates, and a public card."""
+    """Create the server: its keys, an authority for TLS certificates, and a public card."""
     files = ServerFiles(out)
     within = f"[{listen}]" if ":" in listen else listen
     config = _option(
@@ -128,23 +128,23 @@ def trial(
     directory: Annotated[Path, typer.Argument(help="A new folder.")],
     site: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=DATA, for each site. Without any: three sites with made-up data."),
+        typer.Option(help="NAME=DATA for each site. Default: three sites with made-up data."),
     ] = None,
     epsilon: Epsilon = 8.0,
     delta: Delta = 1e-5,
     unit: Unit = RECORD,
     text: Annotated[
-        str | None, typer.Option(help="Column of the text, if the files do not tell.")
+        str | None, typer.Option(help="Column of the text, if the files leave it open.")
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="Column of the label, if the files do not tell.")
+        str | None, typer.Option(help="Column of the label, if the files leave it open.")
     ] = None,
     test: Annotated[
         Path | None, typer.Option(help="Public records that the server tests the model on.")
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Base model: a folder. Default: the one of the demo, a small encoder."),
+        typer.Option(help="Folder of the base model. Default: the demo's model, a small encoder."),
     ] = None,
     aggregation: Annotated[
         str, typer.Option(help="Host and port of the aggregation service.")
@@ -153,15 +153,15 @@ def trial(
         str, typer.Option(help="Host and port of Flower's SuperLink.")
     ] = "127.0.0.1:9092",
 ) -> None:
-    """Make a whole consortium on one machine, and a plan for it, to try it out.
+    """Create a whole consortium on one machine, with a plan, for a trial.
 
-    The plan is for the sites' own files: columns, labels and sizes are taken from them, as only a trial
-    may do. Whoever makes it has every site's private keys: a real site makes its own (`hortus init site`).
+    The plan fits the sites' own files: columns, labels and sizes are read from them, which only a trial
+    may do. Whoever creates it has every site's private keys; a real site creates its own (`hortus init site`).
     """
     data = _parse_sites(site or ())
     policy = Policy(budget=_option(Budget, epsilon=epsilon, delta=delta, unit=unit))
     addresses = _option(ServerConfig, aggregation=aggregation, superlink=superlink)
-    require_new(directory)  # before files are read, which may take a while
+    require_new(directory)  # before reading files, which may take a while
     console = terminal()
     if data:
         from hortus.simulation.own_data import PACKAGED_MODEL, Asked, plan_for
@@ -194,10 +194,10 @@ def add(
     directory: Folder,
     cards: Annotated[list[Path], typer.Argument(help="Cards of other parties.")],
 ) -> None:
-    """Pin the keys on some cards; at the server also let the sites in and issue certificates.
+    """Pin the keys on some cards; at the server, also admit the sites and issue their certificates.
 
-    Compare the fingerprints shown with their owners, by telephone or in person: the cards prove
-    nothing about who made them.
+    Compare the fingerprints with their owners, by telephone or in person: the cards do not prove
+    who made them.
     """
     files, console, now = open_party(directory), terminal(), datetime.now(UTC)
     loaded = [load_card(path) for path in cards]
@@ -205,28 +205,30 @@ def add(
     servers = [card for card in loaded if isinstance(card, ServerCard)]
     if isinstance(files, ServerFiles):
         if servers:
-            raise UsageError("the server takes up sites' cards, not its own", where=SERVER)
+            raise UsageError("the server adds sites' cards, not its own", where=SERVER)
         admit(files, sites, now)
     else:
         if len(servers) > 1:
-            raise UsageError("a consortium has one server, and here are two cards", where=SERVER)
+            raise UsageError(
+                "a consortium has one server, but two server cards were given", where=SERVER
+            )
         pin(files, servers[0] if servers else None, sites, now)
     _show_roster(console, files)
     if isinstance(files, ServerFiles):
-        console.print(f"Give {files.card}, as it is now, to every site: it has the certificates.")
+        console.print(f"Give the new {files.card} to every site: it contains the certificates.")
     elif not files.tls.certificate.exists():
         console.print(
-            "The server has not issued this site's certificate yet: it adds "
-            f"{files.card(SiteConfig.load(files.config).site)} and gives you its card again."
+            "The server has not issued this site's certificate yet. It must add "
+            f"{files.card(SiteConfig.load(files.config).site)} and give you its card again."
         )
 
 
 @roster.command(name="remove")
 def remove_(
     directory: Folder,
-    name: Annotated[str, typer.Argument(help="The site to take out.")],
+    name: Annotated[str, typer.Argument(help="The site to remove.")],
 ) -> None:
-    """Take a site out: its key is refused here from the next session on."""
+    """Remove a site: its key is refused here from the next session on."""
     files, console = open_party(directory), terminal()
     remove(files, name)
     if isinstance(files, ServerFiles):
@@ -236,41 +238,41 @@ def remove_(
 
 @roster.command()
 def show(directory: Folder) -> None:
-    """Show all pinned parties' fingerprints, and the whole roster's, to compare by telephone."""
+    """Show the fingerprints of all pinned parties and of the whole roster, to compare by telephone."""
     _show_roster(terminal(), open_party(directory))
 
 
 @roster.command()
 def card(directory: Folder) -> None:
-    """Write this party's card anew, when the last one has expired or was lost."""
+    """Write this party's card again, after it has expired or was lost."""
     files, now = open_party(directory), datetime.now(UTC)
     if isinstance(files, ServerFiles):
         write_server_card(files, now)
         path = files.card
     else:
         path = files.card(write_site_card(files, now).site)
-    terminal().print(f"{path} is good for 90 days.")
+    terminal().print(f"{path} is valid for 90 days.")
 
 
 @rotate.command()
 def tls(directory: Folder) -> None:
-    """Make a new TLS key: the server certifies its own, a site asks the server for a certificate.
+    """Create a new TLS key: the server certifies its own, a site asks the server for a certificate.
 
-    A site's present certificate stays in use until it has pinned the server's card with the new one.
+    A site uses its present certificate until it has pinned the server's card with the new one.
     """
     files, now = open_party(directory), datetime.now(UTC)
     if isinstance(files, ServerFiles):
         renew_server_certificate(files, now)
-        terminal().print(f"{files.tls.certificate} is used from the next start on.")
+        terminal().print(f"The server uses {files.tls.certificate} after its next start.")
     else:
         _tell_renewal(files, rotate_tls(files, now).site)
 
 
 @rotate.command()
 def flower(directory: SiteFolder) -> None:
-    """Make a new key for the site's SuperNode.
+    """Create a new key for the site's SuperNode.
 
-    The present one stays in use until the site has pinned a server's card that knows the new one.
+    The site uses the present one until it has pinned a server's card that has the new one.
     """
     files = _site_files(directory)
     _tell_renewal(files, rotate_flower(files, datetime.now(UTC)).site)
@@ -278,9 +280,9 @@ def flower(directory: SiteFolder) -> None:
 
 @rotate.command()
 def identity(directory: Folder) -> None:
-    """Make a new identity key: the old one hands over to it, and ledgers go on.
+    """Create a new identity key. The old one signs the new one, and the ledger continues.
 
-    Stop the site's agent, or the server, first. Every other party adds the new card.
+    First stop the site's agent, or the server. Every other party then adds the new card.
     """
     files, now, console = open_party(directory), datetime.now(UTC), terminal()
     if isinstance(files, ServerFiles):
@@ -301,26 +303,29 @@ def identity(directory: Folder) -> None:
 def authority(
     directory: Folder,
     finish: Annotated[
-        bool, typer.Option("--finish", help="Trust the new one alone: all sites have the card.")
+        bool,
+        typer.Option(
+            "--finish", help="Trust only the new authority: all sites have added the card."
+        ),
     ] = False,
 ) -> None:
-    """Make a new TLS authority, at the server: sites' certificates follow, and none is locked out.
+    """Create a new TLS authority at the server and new certificates for sites, locking no site out.
 
-    Both authorities are trusted until it is finished.
+    Both authorities are trusted until you run it with --finish.
     """
     files, now, console = open_party(directory), datetime.now(UTC), terminal()
     if not isinstance(files, ServerFiles):
         raise UsageError("this is a site's folder, not the server's", where=str(directory))
     if finish:
         finish_change(files, now)
-        console.print("The former authority is gone. Start the server again, if it runs.")
+        console.print("The former authority is removed. If the server runs, restart it.")
         console.print(f"Then give {files.card} to every site.")
     else:
         begin_change(files, now)
         console.print(
-            "Start the server again, if it runs: it takes certificates of either authority."
+            "If the server runs, restart it: it then accepts certificates of either authority."
         )
-        console.print(f"Then give {files.card} to every site; when all have added it:")
+        console.print(f"Then give {files.card} to every site. When all have added it, run:")
         console.print(f"  hortus rotate authority {directory} --finish")
 
 
@@ -349,7 +354,7 @@ def _show_roster(console: Console, files: SiteFiles | ServerFiles) -> None:
 
 
 def _option(model: type[Model], **fields: object) -> Model:
-    """Makes a model of the options that are its fields.
+    """Builds a model from the options that are its fields.
 
     Raises:
         UsageError: It names the field that is wrong.
@@ -382,11 +387,11 @@ def _parse_sites(items: Iterable[str]) -> dict[str, Path]:
 
 
 def _need_files(**options: object) -> None:
-    """Refuses options that say something of the sites' own files where there are none."""
+    """Refuses options about the sites' own files if no such files are given."""
     for option, given in options.items():
         if given is not None:
             raise UsageError(
-                "it is about the sites' own files, and none is given",
+                "it is about the sites' own files, but no file is given",
                 where=f"--{option}",
                 remedy="Name a file for each site: --site NAME=DATA.",
             )
@@ -395,14 +400,14 @@ def _need_files(**options: object) -> None:
 def _tell_plan(console: Console, made: "OwnPlan", unit: str) -> None:
     columns = made.columns
     console.print(
-        f"Its plan reads the text from column {columns.text!r} and tells {made.labels} labels of column "
+        f"Its plan reads the text from column {columns.text!r} and {made.labels} labels from column "
         f"{columns.label!r}."
     )
     counted = "records" if unit == RECORD else f"different {unit}"
     sizes = ", ".join(f"{site} {number}" for site, number in made.units.items())
     console.print(
-        f"Labels and sizes ({counted}: {sizes}) were read from the files, as one person may who tries it "
-        "out on one machine. A real consortium agrees on them before anybody looks."
+        f"Labels and sizes ({counted}: {sizes}) were read from the files, which only a trial on one machine "
+        "may do. A real consortium agrees on them before anybody looks at data."
     )
 
 
@@ -419,12 +424,12 @@ def _tell_next(console: Console, consortium: Consortium) -> None:
     _tell_commands(console, "Each site approves the plan:", *approvals)
     agents = [f"hortus client {folder}" for folder in folders]
     _tell_commands(
-        console, "and then, each in a terminal of its own:", f"hortus server {plan}", *agents
+        console, "Then run each of these in its own terminal:", f"hortus server {plan}", *agents
     )
 
 
 def _tell_commands(console: Console, said: str, *commands: str) -> None:
-    """Prints commands as they are to be typed: none is broken in two."""
+    """Prints commands as the reader types them, without breaking lines."""
     console.print(said)
     for command in commands:
         console.print(f"  {command}", soft_wrap=True)

@@ -57,7 +57,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Privacy-preserving federated fine-tuning: many sites train one language model, and "
-    "nobody sees anybody's records, gradients or adapters.",
+    "no one sees another site's records, gradients or adapters.",
 )
 
 
@@ -72,18 +72,18 @@ def options(
     *,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version."),
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version."),
     ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show tracebacks. They may quote records.")
     ] = False,
 ) -> None:
-    """Options that go before the command."""
+    """Options that precede the command."""
 
 
 def main() -> None:
     """Entry point of the `hortus` script."""
-    # Nothing of Hortus talks to a hub or reports home, nor may the libraries it uses.
+    # Hortus contacts no hub and sends no telemetry, and the libraries that it uses may not either.
     os.environ.update(
         HF_HUB_OFFLINE="1", FLWR_TELEMETRY_ENABLED="0", TOKENIZERS_PARALLELISM="false"
     )
@@ -100,6 +100,6 @@ def main() -> None:
         warnings.filterwarnings("ignore", message=message)
     write_in_any_encoding()
     clean_early_logging()
-    # Stopped by a service manager as by Ctrl-C: what it started is ended, what was finished is kept.
+    # A service manager stops it like Ctrl-C: child processes end, finished work is kept.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

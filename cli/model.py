@@ -1,4 +1,4 @@
-"""`hortus model`: what a base model needs before a plan can name it."""
+"""`hortus model`: prepares a base model so that a plan can name it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,9 +23,9 @@ def convert(
         Path, typer.Argument(help="The model's folder, with pytorch_model.bin in it.")
     ],
 ) -> None:
-    """Write pickled weights as safetensors, the form that plans take.
+    """Write pickled weights as safetensors, the format that plans require.
 
-    Nothing that a pickle may hold besides weights is run. The old file stays.
+    Runs nothing that the pickle may hold besides weights. The old file stays.
     """
     from hortus.learning.models.conversion import convert as converted
 
@@ -33,4 +33,4 @@ def convert(
     with console.status("reading weights…"):
         written = converted(folder)
     console.print(f"written  {written}", highlight=False, markup=False)
-    console.print("Plans may name the folder now; pytorch_model*.bin may be deleted.")
+    console.print("Plans can name the folder now. You may delete pytorch_model*.bin.")

@@ -11,7 +11,7 @@ from hortus.cli.display import terminal
 from hortus.cli.settings import read_plan
 from hortus.runtime.logs import Form, configure_logging
 
-LogFormat = Annotated[Form, typer.Option(help="How log lines are written.")]
+LogFormat = Annotated[Form, typer.Option(help="Format of log lines.")]
 PlanFile = Annotated[Path, typer.Argument(help="The plan file.")]
 SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
 
@@ -27,12 +27,12 @@ def server(
     log_format: LogFormat = Form.TEXT,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Start over where the folder holds a run: remove that one."),
+        typer.Option("--force", help="Start over: remove the run that the folder holds."),
     ] = False,
 ) -> None:
-    """Serve a plan: wait for the sites, and train until all rounds are done.
+    """Serve a plan: wait for the sites and train until all rounds are done.
 
-    Started again, it resumes after the last secure sum.
+    To resume after the last secure sum, run the same command again.
     """
     loaded = read_plan(plan, needs=("evaluation",))
 
@@ -65,10 +65,10 @@ def server(
 
 
 def client(site: SiteFolder, log_format: LogFormat = Form.TEXT) -> None:
-    """Run a site: it answers the server until it is told to stop (Ctrl-C or SIGTERM).
+    """Run a site, which answers the server until you stop it (Ctrl-C or SIGTERM).
 
-    It then leaves in an orderly way: a step under way is finished, and the server is told. Its log is
-    on standard error and in SITE_DIR/logs/agent.log; neither holds anything that depends on a record.
+    It then finishes the step in progress and tells the server that it leaves. It logs to standard
+    error and to SITE_DIR/logs/agent.log; nothing in either depends on a record.
     """
     from hortus.client.operate import run_site
     from hortus.parties.folders import SiteConfig, SiteFiles

@@ -1,4 +1,4 @@
-"""`hortus plan`: what a plan costs, and what it means, before anything runs."""
+"""`hortus plan`: what a plan costs and what it means, before anything runs."""
 
 import math
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ plan = typer.Typer(
     name="plan",
     cls=FallbackGroup,
     no_args_is_help=True,
-    help="Read a plan before anything runs: hortus plan PLAN.yaml says what it costs each site.",
+    help="Examine a plan before anything runs: hortus plan PLAN.yaml shows what it costs each site.",
 )
 
 PlanFile = Annotated[Path, typer.Argument(help="The plan file.")]
 SiteFolder = Annotated[
     Path | None,
-    typer.Option(help="A site's folder: its policy, and what its ledger says was spent."),
+    typer.Option(help="A site's folder: use its policy and what its ledger has spent."),
 ]
 
 
@@ -38,20 +38,25 @@ SiteFolder = Annotated[
 def budget(
     plan_file: PlanFile,
     settings: Settings = None,
-    epsilon: Annotated[float | None, typer.Option(help="A site's budget ε, to compare.")] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="A site's budget ε to compare with.")
+    ] = None,
     delta: Annotated[float | None, typer.Option(help="δ of that budget.")] = None,
     site: SiteFolder = None,
     sites: Annotated[
-        int | None, typer.Option(min=2, help="Sites in a sum. Default: all that the plan names.")
+        int | None,
+        typer.Option(
+            min=2, help="Number of sites in a sum. Default: all sites that the plan names."
+        ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="ε against rounds: a .svg, .png or .html file.")
+        Path | None, typer.Option(help="Draw ε against rounds in a .svg, .png or .html file.")
     ] = None,
 ) -> None:
     """Print what a plan costs each site, before anything runs.
 
-    A plan with `privacy.epsilon` gets the noise that keeps it; one with `privacy.noise_multiplier`
-    gets the ε that follows.
+    For a plan with `privacy.epsilon`, chooses the noise that keeps it; for one with
+    `privacy.noise_multiplier`, computes the resulting ε.
     """
     loaded = read_plan(plan_file, settings)
     _check_options(epsilon, delta, site)
@@ -94,7 +99,7 @@ def budget(
 
 @plan.command()
 def show(plan_file: PlanFile, site: SiteFolder = None) -> None:
-    """Explain a plan to who has to approve it at a site. Sent to a file, it is Markdown."""
+    """Explain a plan to the person who must approve it. Redirected to a file, the output is Markdown."""
     loaded = read_plan(plan_file)
 
     from rich.markdown import Markdown
@@ -115,9 +120,9 @@ def show(plan_file: PlanFile, site: SiteFolder = None) -> None:
 def _check_options(epsilon: float | None, delta: float | None, site: Path | None) -> None:
     if site is not None and (epsilon is not None or delta is not None):
         raise UsageError(
-            "--site has a budget of its own: its policy's",
+            "--site already determines the budget: the one in its policy",
             where="--epsilon and --delta",
-            remedy="Leave them away, or leave --site away.",
+            remedy="Omit them, or omit --site.",
         )
     if epsilon is not None and not 0 < epsilon < math.inf:
         raise UsageError(f"a budget is a positive number, not {epsilon:g}", where="--epsilon")
@@ -144,7 +149,7 @@ def _mechanism_table(what: "Prospect") -> Table:
         where = (
             "at each site"
             if privacy.noise is Noise.LOCAL
-            else (f"in the sum, where {contract.cohort.min_honest} honest sites are counted on")
+            else (f"in the sum, relying on {contract.cohort.min_honest} honest sites")
         )
         table.add_row("mechanism", f"discrete Gaussian, {privacy.noise.value}: {where}")
         source = (
@@ -186,7 +191,7 @@ def _clipping(what: "Prospect") -> str:
 
 def _attempt(what: "Prospect") -> str:
     if what.contract.privacy.noise is Noise.LOCAL:
-        return "costs nothing: the same noisy vector is sent again"
+        return "costs nothing: the site sends the same noisy vector again"
     first, last = what.cost.attempt(what.contract.privacy.delta)
     return f"ε + {last:.3g} after the last round; {first:.3g} if nothing else is released"
 
@@ -194,7 +199,7 @@ def _attempt(what: "Prospect") -> str:
 def _spare(what: "Prospect") -> str:
     cost, delta = what.cost, what.contract.privacy.delta
     if not cost.spare:
-        return "0: one failed attempt, and the last round may not be paid for"
+        return "0: after one failed attempt the budget may not cover the last round"
     all_used, none_used = cost.epsilon(delta), cost.epsilon_unspared(delta)
     told = f"{cost.spare}: ε = {none_used:.4g} if none is used, {all_used:.4g} if all are"
     without, noise = what.unspared_noise, what.contract.privacy.noise_multiplier

@@ -1,4 +1,4 @@
-"""A plan in plain words, for who has to approve it."""
+"""A plan in plain words, for the person who must approve it."""
 
 import math
 import shlex
@@ -32,7 +32,7 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
         UsageError: The site's folder cannot be used.
         HortusError: Its ledger was altered.
     """
-    # Words of the plan are another party's: they stay what they are, and cannot pass for ours.
+    # The plan's words come from another party: they are shown as they are and cannot pass for ours.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hortus.cli", "."),
         autoescape=False,  # noqa: S701 - Markdown, and every word of the plan goes through `_code`
@@ -76,7 +76,7 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
 
 
 def _most_honest(what: "Prospect", site: Path | None) -> int:
-    """How many of the smallest sum's sites the site's policy takes to be honest; 0 without a site."""
+    """How many of the smallest sum's sites the site's policy assumes to be honest; 0 without a site."""
     if site is None:
         return 0
     return Policy.load(SiteFiles(site).policy).most_honest(what.contract.cohort.minimum)
@@ -87,7 +87,7 @@ def _code(text: str) -> str:
 
 
 def _up(value: float, digits: int) -> str:
-    """Writes a bound with so many digits, and never a smaller one."""
+    """Writes a bound with this many digits, rounded up."""
     unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1) if value > 0 else 1.0
     return f"{math.ceil(value / unit - 1e-9) * unit:.{digits}g}"
 
@@ -97,7 +97,7 @@ def _percent(share: float) -> str:
 
 
 def _bound(share: float) -> str:
-    """Writes a bound on a share; near all of it, with the digits that tell it from all."""
+    """Writes a bound on a share; close to 100 %, with enough digits to differ from it."""
     return f"{_up(100 * share, 2 if share < 0.95 else 4)} %"
 
 

@@ -1,4 +1,4 @@
-"""`--set`: values instead of a plan file's, for a run of one's own; and a plan read with them."""
+"""`--set`: replaces values of a plan file for one's own run, and reads the plan with them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Use a value instead of the plan's, such as training.rounds=3. May be repeated.",
+        help="Replace one of the plan's values, such as training.rounds=3. Can be repeated.",
     ),
 ]
 
@@ -23,15 +23,15 @@ Settings = Annotated[
 def read_plan(
     path: Path, settings: Sequence[str] | None = None, *, needs: Sequence[str] = ()
 ) -> Plan:
-    """Reads a plan before anything loads that takes seconds: a slip is answered at once.
+    """Reads a plan before anything loads that takes seconds, so that a slip is reported at once.
 
     Args:
         path: The plan file.
         settings: What `--set` was given.
-        needs: The fields whose files have to be there, or their sections: `evaluation`, `simulation`.
+        needs: The fields, or their sections, whose files must exist: `evaluation`, `simulation`.
 
     Raises:
-        UsageError: The plan cannot be used, or its base model or a file that is needed is not there.
+        UsageError: The plan cannot be used, or its base model or a file that it needs is missing.
     """
     from hortus.learning.models.folder import resolve_model
 

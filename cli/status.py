@@ -15,10 +15,12 @@ from hortus.parties.folders import ServerFiles, open_party
 
 
 def status(
-    directory: Annotated[Path, typer.Argument(help="A site's folder, the server's, or a run's.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    directory: Annotated[
+        Path, typer.Argument(help="The folder of a site, of the server or of a run.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show certificates' ends, the roster, budgets, approvals, the last rounds, and who left and why."""
+    """Show certificates, roster, budgets, approvals, the last rounds, and which sites left and why."""
     told = _gather(directory)
     console = terminal()
     if as_json:
@@ -59,7 +61,7 @@ def _show_party(console: Console, told: dict[str, Any]) -> None:
     console.print(f"fingerprint  {told['fingerprint']}", soft_wrap=True)
     roster = told["roster"]
     if roster is None:
-        console.print("roster       nobody is pinned yet")
+        console.print("roster       no party is pinned yet")
     else:
         console.print(f"roster       {', '.join(roster['sites']) or 'no sites yet'}")
         console.print(f"             {roster['fingerprint']}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Output in any encoding: a log of cron's, an old container's, a file name that is not UTF-8."""
+"""Output in any encoding: cron's log, an old container, a file name that is not UTF-8."""
 
 import codecs
 import io
@@ -40,10 +40,10 @@ _IN_ASCII = {
 
 
 def write_in_any_encoding() -> None:
-    """Lets standard output and error say in words what their encoding has no character for.
+    """Lets standard output and error spell out characters that their encoding lacks.
 
-    A number's name is no reason to end a run: ε is "eps" in a log in Latin-1, and what has no such
-    name is a question mark, as is half a surrogate pair, which stands for a byte of a file's name.
+    A symbol must not end a run: in a Latin-1 log ε becomes "eps". Characters without a name become a
+    question mark, and so does half a surrogate pair, which stands for a byte of a file's name.
     """
     codecs.register_error(_POLICY, _in_words)
     for stream in (sys.stdout, sys.stderr):

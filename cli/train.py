@@ -25,13 +25,13 @@ PlanFile = Annotated[Path, typer.Argument(help="A plan file with a `simulation` 
 Out = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of the run. Default: runs/NAME beside the plan, or runs/NAME-2 and so on where "
-        "those before hold runs of another plan.",
+        help="Folder of the run. Default: runs/NAME beside the plan, or runs/NAME-2 and so on if "
+        "the earlier ones hold runs of another plan.",
     ),
 ]
 _DIFFERENCES_SHOWN = 3
 Force = Annotated[
-    bool, typer.Option("--force", help="Start over where the folder holds a run: remove that one.")
+    bool, typer.Option("--force", help="Start over: remove the run that the folder holds.")
 ]
 
 
@@ -42,7 +42,7 @@ def demo(
 ) -> None:
     """Fine-tune a real transformer at six hospitals and banks, privately, and compare.
 
-    Uses a synthetic corpus made here. Takes a few minutes; started again, it resumes where it was.
+    Uses a synthetic corpus made here. Takes a few minutes; to resume, run the same command again.
     """
     from hortus.server.run.folder import claimed
     from hortus.simulation.demo import write_demo_folder
@@ -69,14 +69,14 @@ def simulate(
         bool,
         typer.Option(
             "--baselines",
-            help="Also train without privacy, and each site alone, to tell what limits the result.",
+            help="Also train without privacy, and each site alone, to find out what limits the result.",
         ),
     ] = False,
     force: Force = False,
 ) -> None:
-    """Run a plan with virtual sites on this machine, by the deployment's own code.
+    """Run a plan with virtual sites on this machine, with the deployment's own code.
 
-    Started again with the same plan, settings and files, it resumes after the last secure sum.
+    Run it again with the same plan, settings and files to resume after the last secure sum.
     """
     needs = ("evaluation",) if _has_run(plan, out) else ("evaluation", "simulation")
     loaded = read_plan(plan, settings, needs=needs)
@@ -96,7 +96,7 @@ def simulate(
 
 
 def _has_run(plan: Path, out: Path | None) -> bool:
-    """Whether there may be a run to resume, whose folder has copies of the sites' records."""
+    """Whether there may be a run to resume; its folder has copies of the sites' records."""
     folders = (plan.parent / "runs").glob("*") if out is None else [out]
     return any((folder / "consortium").is_dir() for folder in folders)
 
@@ -180,7 +180,7 @@ def _place_in_words(place: "Place") -> str:
 
 
 def baselines_folder(run: Path) -> Path:
-    """Returns the folder beside a run's that holds what it is compared with."""
+    """Returns the folder, beside a run's, of the runs that it is compared with."""
     if not run.name or run.name == "..":
         run = run.resolve()
     return run.with_name(f"{run.name}-baselines")
@@ -194,7 +194,7 @@ def _conclude(
     open_run: "SimulatedRun | None",
     alone: "list[Alone]",
 ) -> None:
-    """Writes the report, and says what limits its result, and where everything lies."""
+    """Writes the report, and says what limits the result and where everything is."""
     from hortus.simulation.report import report_run
 
     folder = None if open_run is None else open_run.directory
@@ -234,7 +234,7 @@ def _comparison(
     measured = columns(metrics for _, metrics, _ in rows)
     names = [metric.column for metric in measured]
     table = Table("model", *names, f"bound for one {plan.privacy.unit}", box=None)
-    table.caption = "No site alone has records of every class: that is much of what they gain."
+    table.caption = "No site alone has records of every class, which explains much of the gain."
     for name, metrics, promise in rows:
         table.add_row(name, *cells(metrics, measured), promise)
     return table

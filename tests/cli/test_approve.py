@@ -70,7 +70,7 @@ def test_an_approval_says_who_and_for_how_much_and_is_listed_and_taken_back(
 
     again = hortus("approve", site, plan, "--by", "Bob")
     assert again.exit_code == 0
-    assert "approved it before, by entry 1" in words(again)
+    assert "already approved it in entry 1" in words(again)
     assert len(bodies(site)) == 1
 
     listed = words(hortus("approve", site, "--list"))
@@ -135,9 +135,9 @@ def test_what_was_spent_before_counts_and_a_grant_helps(site: Path, write_plan: 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((), "name a plan file, or --list, or --withdraw"),
-        (("PLAN", "--list"), "one of them"),
-        (("--list", "--withdraw", "tiny"), "one of them"),
+        ((), "name exactly one of: a plan file, --list, --withdraw"),
+        (("PLAN", "--list"), "name exactly one of"),
+        (("--list", "--withdraw", "tiny"), "name exactly one of"),
         (("--withdraw", "other"), "none of the plans"),
         (("--withdraw", ""), "none of the plans"),
         (("PLAN", "--by", ""), "an operator's name has 1 to 100 characters"),

@@ -269,7 +269,7 @@ def test_a_servers_claims_alone_are_no_evidence(tmp_path: Path, options: tuple[s
     result = hortus("audit", folder, *(page if one == page.name else one for one in options))
     assert result.exit_code == 2
     told = " ".join(result.output.split())
-    assert "what a server says of ε is no evidence" in told
+    assert "a server's claims are not evidence" in told
     assert f"hortus audit '{folder}' FILE…" in told
     assert not page.exists()
     claims = hortus("status", folder)

@@ -291,7 +291,7 @@ def test_an_interrupt_is_told_and_the_same_command_resumes(
         patch.setattr(RoundsDisplay, "add", interrupted)
         result = hortus("simulate", plan, "--out", str(tmp_path / "run"))
     assert result.exit_code == 130
-    assert "resumes" in result.output
+    assert "to resume" in result.output
     assert hortus("simulate", plan, "--out", str(tmp_path / "run")).exit_code == 0
 
 

@@ -64,7 +64,7 @@ def test_what_spare_attempts_cost_is_shown(write_plan: Any, given: int | None, s
     assert less is not None
     assert more is not None
     if not spare:
-        assert "spare attempts 0: one failed attempt, and the last round may not be paid" in output
+        assert "spare attempts 0: after one failed attempt the budget may not cover" in output
         assert "spare attempts at a sum" not in text
         return
     unused = report({GaussianEvent(0.5, more): 4}, 1e-3).epsilon
@@ -103,7 +103,7 @@ def test_a_real_sites_ledger_and_policy_count(write_plan: Any, tmp_path: Path) -
     assert (site / "ledger.sqlite").read_bytes() == before
     result = hortus("plan", path, "--site", site, "--epsilon", 3)
     assert result.exit_code == 2
-    assert "--site has a budget of its own" in result.output
+    assert "--site already determines the budget" in result.output
 
 
 def test_a_sites_grants_limits_and_freezes_count(write_plan: Any, tmp_path: Path) -> None:
@@ -277,7 +277,9 @@ def test_a_site_is_told_how_many_it_takes_to_be_honest(write_plan: Any, tmp_path
     assert hortus("simulate", path, "--out", run).exit_code == 0
     site = run / "consortium" / "sites" / "ash"
     told = shown(hortus("plan", "show", path, "--site", site))
-    assert "counts on the noise of 2 of 3 sites. This site's policy takes at most 3 of them" in told
+    assert (
+        "counts on the noise of 2 of 3 sites. This site's policy assumes at most 3 of them" in told
+    )
     assert (
         "counts on the noise of"
         not in shown(hortus("plan", "show", path)).split("## To approve")[1]

@@ -115,7 +115,7 @@ def test_a_site_that_has_pinned_nobody_says_so(tmp_path: Path) -> None:
     told = status(tmp_path / "elm")
     assert told["roster"] is None
     assert told["certificates"] == []
-    assert "nobody is pinned yet" in hortus("status", out).output
+    assert "no party is pinned yet" in hortus("status", out).output
 
 
 def test_a_folder_of_nobody_is_refused(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_the_page_shows_the_run(tmp_path: Path) -> None:
         "75.0 %",
         contract.digest(),
         "dogwood",
-        "Nobody has refused or been away.",
+        "No site has refused or been away.",
     ):
         assert shown in page
     assert page.count('<svg class="broad"') == 2
