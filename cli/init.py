@@ -8,7 +8,6 @@ from shlex import quote
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -42,10 +41,10 @@ from hortus.parties.joining import (
 from hortus.protocol.identity import Roster
 from hortus.protocol.plan import RECORD
 from hortus.protocol.policy import Budget, Policy
-from hortus.runtime.complaints import validation_error
 from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_atomic
 from hortus.runtime.names import SERVER, check_site_name
+from hortus.runtime.schema import Schema
 
 if TYPE_CHECKING:
     from hortus.simulation.own_data import OwnPlan
@@ -67,7 +66,7 @@ rotate = typer.Typer(
     help="Renew a party's keys and certificates.",
 )
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound=Schema)
 
 Folder = Annotated[Path, typer.Argument(help="A site's folder, or the server's.")]
 SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
@@ -359,10 +358,7 @@ def _option(model: type[Model], **fields: object) -> Model:
     Raises:
         UsageError: It names the field that is wrong.
     """
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        raise validation_error(Path("options"), error, model) from error
+    return model.parse(fields, "options")
 
 
 def _existing(path: Path, option: str) -> Path:

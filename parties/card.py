@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from hortus.parties.folders import Address
 from hortus.protocol.certificates import check_request
@@ -23,7 +23,6 @@ from hortus.protocol.identity import (
     is_signed,
 )
 from hortus.runtime.canonical import canonical_json
-from hortus.runtime.complaints import validation_error
 from hortus.runtime.documents import load_yaml
 from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_atomic
@@ -181,7 +180,4 @@ def load_card(path: Path) -> SiteCard | ServerCard:
             f"this is no card: its kind is {str(fields.get('kind'))[:60]!r}, not site or server",
             where=str(path),
         )
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        raise validation_error(path, error, model) from error
+    return model.parse(fields, path)

@@ -8,17 +8,13 @@ A site:       site.yaml, policy.yaml, roster.yaml, SITE.card.yaml, server.card.y
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
-import yaml
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field
 
-from hortus.runtime.complaints import validation_error
-from hortus.runtime.documents import load_yaml
 from hortus.runtime.errors import UsageError
-from hortus.runtime.files import write_atomic
 from hortus.runtime.names import SERVER
-from hortus.runtime.schema import Schema
+from hortus.runtime.schema import SchemaFile
 
 
 def host_and_port(address: str) -> tuple[str, int]:
@@ -215,26 +211,7 @@ class ServerFiles:
         return self.directory / "issued" / f"{site}.crt"
 
 
-class _ConfigFile(Schema):
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Reads the file.
-
-        Raises:
-            UsageError: It names the field that is wrong.
-        """
-        try:
-            return cls.model_validate(load_yaml(path))
-        except ValidationError as error:
-            raise validation_error(path, error, cls) from error
-
-    def save(self, path: Path) -> None:
-        """Writes the file that `load` reads."""
-        fields = self.model_dump(mode="json", exclude_none=True)
-        write_atomic(path, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).encode())
-
-
-class SiteConfig(_ConfigFile):
+class SiteConfig(SchemaFile):
     """site.yaml."""
 
     site: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="This site's name.")
@@ -263,7 +240,7 @@ class SiteConfig(_ConfigFile):
     )
 
 
-class ServerConfig(_ConfigFile):
+class ServerConfig(SchemaFile):
     """server.yaml."""
 
     aggregation: Address = Field(

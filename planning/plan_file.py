@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from hortus.planning import sections
 from hortus.protocol.plan import Plan
-from hortus.runtime.complaints import validation_error
 from hortus.runtime.documents import Document
 from hortus.runtime.errors import UsageError
 
@@ -48,9 +46,9 @@ def make_plan(fields: Mapping[str, Any], document: Document | None = None) -> Pl
     """
     completed, wrong = sections.complete(fields, document)
     try:
-        plan = Plan.model_validate(completed)
-    except ValidationError as error:
-        wrong.append(validation_error(document or "plan", error, Plan))
+        plan = Plan.parse(completed, document or "plan")
+    except UsageError as error:
+        wrong.append(error)
     if wrong:
         raise UsageError("\n".join(map(str, wrong)))
     sections.check(plan)

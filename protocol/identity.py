@@ -22,16 +22,15 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from hortus.protocol.certificates import UNREADABLE
 from hortus.runtime.canonical import canonical_json
-from hortus.runtime.complaints import validation_error
 from hortus.runtime.documents import load_yaml
 from hortus.runtime.errors import ProtocolError, UsageError
 from hortus.runtime.files import write_atomic, write_private
 from hortus.runtime.names import SERVER, check_site_name
-from hortus.runtime.schema import Schema
+from hortus.runtime.schema import Schema, SchemaFile
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -203,17 +202,12 @@ def load_handovers(path: Path) -> tuple[Handover, ...]:
     """
     if not path.exists():
         return ()
-    content = load_yaml(path)
-    try:
-        return _HandoverFile.model_validate(content).handovers
-    except ValidationError as error:
-        raise validation_error(path, error, _HandoverFile) from error
+    return _HandoverFile.load(path).handovers
 
 
 def save_handovers(path: Path, handovers: tuple[Handover, ...]) -> None:
     """Writes the file that `load_handovers` reads."""
-    fields = _HandoverFile(handovers=handovers).model_dump(mode="json")
-    write_atomic(path, yaml.safe_dump(fields, sort_keys=False).encode())
+    _HandoverFile(handovers=handovers).save(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +356,7 @@ def _parse_key(path: Path, field: str, value: object) -> bytes:
     )
 
 
-class _HandoverFile(Schema):
+class _HandoverFile(SchemaFile):
     handovers: tuple[Handover, ...]
 
 
@@ -371,7 +365,4 @@ class _Handovers(Schema):
 
 
 def _parse_handovers(path: Path, value: dict[str, object]) -> dict[str, tuple[Handover, ...]]:
-    try:
-        return _Handovers.model_validate({"handovers": value}).handovers
-    except ValidationError as error:
-        raise validation_error(path, error, _Handovers) from error
+    return _Handovers.parse({"handovers": value}, path).handovers

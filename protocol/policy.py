@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from hortus.protocol.plan import (
     RECORD,
@@ -17,10 +17,8 @@ from hortus.protocol.plan import (
     Noise,
     Precision,
 )
-from hortus.runtime.complaints import validation_error
-from hortus.runtime.documents import load_yaml
 from hortus.runtime.files import write_atomic
-from hortus.runtime.schema import Schema
+from hortus.runtime.schema import Schema, SchemaFile
 
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 PlanHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -145,7 +143,7 @@ class AutoApprove(Schema):
     )
 
 
-class Policy(Schema):
+class Policy(SchemaFile):
     """policy.yaml, which only the site's operator writes."""
 
     budget: Budget
@@ -189,19 +187,7 @@ class Policy(Schema):
         share = math.floor(self.max_honest_share * sites + 1e-9)
         return max(1, min(share, self.max_honest or sites))
 
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Reads policy.yaml.
-
-        Raises:
-            UsageError: The file is wrong; it names each field.
-        """
-        try:
-            return cls.model_validate(load_yaml(path))
-        except ValidationError as error:
-            raise validation_error(path, error, cls) from error
-
     def save(self, path: Path) -> None:
-        """Writes the file that `load` reads."""
+        """Writes the file that `load` reads, with every field, so that it shows what there is to set."""
         content = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
         write_atomic(path, content.encode())

@@ -13,14 +13,14 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ValidationError, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, ValidationInfo
 
 from hortus.runtime.canonical import canonical_json
-from hortus.runtime.complaints import validation_error
 from hortus.runtime.documents import Document, Place
 from hortus.runtime.errors import HortusError, UsageError, in_one_line
+from hortus.runtime.schema import Schema
 
-K = TypeVar("K", bound=BaseModel)
+K = TypeVar("K", bound=Schema)
 
 _allowed: frozenset[str] | None = frozenset()  # closed until somebody opens it
 
@@ -119,10 +119,8 @@ class Registry(Generic[K]):
                 remedy=f"Write `kind:` and one of: {', '.join(self.names())}.",
             )
         found = self.kind(name, self._source(source, (*place, "kind")))
-        try:
-            return found.model_validate(dict(fields) | {"kind": name}, context=(source, place))
-        except ValidationError as error:
-            raise validation_error(source or "plan", error, found, place) from error
+        named = dict(fields) | {"kind": name}
+        return found.parse(named, source or "plan", place, context=(source, place))
 
     def nested(self) -> BeforeValidator:
         """Returns what reads a field of another kind as a section of this registry."""
