@@ -6,7 +6,7 @@ themselves: nothing but the task knows what was measured.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
@@ -76,6 +76,48 @@ class Chance:
     value: float
     by: str
 
+    def __post_init__(self) -> None:
+        """Refuses what nothing can be compared with."""
+        if not math.isfinite(self.value):
+            raise ValueError(f"the value of {self.by} has to be finite")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A metric of some of the records.
+
+    Attributes:
+        label: Which, such as a class.
+        count: How many there are of what is counted.
+        value: In the metric's unit; None where it is not finite.
+    """
+
+    label: str
+    count: int
+    value: float | None
+
+    def __post_init__(self) -> None:
+        """Makes plain numbers of whatever a library gave."""
+        object.__setattr__(self, "count", int(self.count))
+        object.__setattr__(self, "value", _finite(self.value))
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """What a metric is for each part of the records.
+
+    Attributes:
+        of: What the parts' values are, such as "F1".
+        by: What tells the parts apart, such as "label".
+        counted: What is counted in a part, such as "records".
+        parts: In the task's order.
+    """
+
+    of: str
+    by: str
+    counted: str
+    parts: tuple[Part, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -90,6 +132,8 @@ class Metric:
         label: For people, within a sentence, such as "macro F1"; the name where it is left out.
         meaning: A sentence that explains it; may be empty.
         chance: What it is without having learnt anything; None where the task knows of nothing.
+        breakdown: What it is for each part of the records; None where there is nothing to break down. A run
+            keeps it for its last rounds and its best one.
     """
 
     name: str
@@ -100,17 +144,21 @@ class Metric:
     label: str = ""
     meaning: str = ""
     chance: Chance | None = None
+    breakdown: Breakdown | None = None
 
     def __post_init__(self) -> None:
         """Makes a plain number of whatever float a library gave."""
-        value = None if self.value is None or not math.isfinite(self.value) else float(self.value)
-        object.__setattr__(self, "value", value)
+        object.__setattr__(self, "value", _finite(self.value))
         object.__setattr__(self, "label", self.label or self.name)
 
     @property
     def text(self) -> str:
         """The value with its unit."""
         return NOT_FINITE if self.value is None else self.unit.text(self.value)
+
+    def cell(self, value: float | None) -> str:
+        """Writes a value of this metric into a column that `column` stands above."""
+        return NOT_FINITE if value is None else self.unit.figure(value)
 
     @property
     def title(self) -> str:
@@ -132,6 +180,11 @@ class Metric:
     def explained(self) -> str:
         """What a reader needs to judge a value, in full sentences."""
         return f"{self.meaning} {self.better.value.capitalize()} is better.".strip()
+
+    def worst_first(self) -> tuple[Part, ...]:
+        """Returns the parts of the breakdown, the worst first; none without one."""
+        parts = () if self.breakdown is None else self.breakdown.parts
+        return tuple(sorted(parts, key=lambda part: replace(self, value=part.value).gain(0.0)))
 
     def gain(self, over: float) -> float:
         """Returns by how much the value is better than another; negative where it is worse, or not finite."""
@@ -197,12 +250,19 @@ def columns(rows: Iterable[Metrics]) -> Metrics:
 
 def cells(metrics: Metrics, among: Sequence[Metric]) -> tuple[str, ...]:
     """Returns a table's row: each column's value as text, without the word that stands above it."""
-    texts = {
-        one.name: NOT_FINITE if one.value is None else one.unit.figure(one.value) for one in metrics
-    }
+    texts = {metric.name: metric.cell(metric.value) for metric in metrics}
     return tuple(texts.get(column.name, NOT_MEASURED) for column in among)
+
+
+def without_breakdowns(metrics: Metrics) -> Metrics:
+    """Returns metrics of the whole alone."""
+    return tuple(replace(metric, breakdown=None) for metric in metrics)
 
 
 def values(metrics: Metrics) -> dict[str, float]:
     """Returns the values by name, for programs that know what was measured; NaN where one is not finite."""
     return {one.name: math.nan if one.value is None else one.value for one in metrics}
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)

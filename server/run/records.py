@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -13,7 +13,7 @@ from hortus.privacy.audit.reconcile import AttemptRecord, ServerRecord
 from hortus.protocol.plan import Contract
 from hortus.runtime.databases import DAMAGED, read_snapshot
 from hortus.runtime.errors import HortusError, UsageError
-from hortus.runtime.metric import Metric, Metrics, best, check_metrics, primary
+from hortus.runtime.metric import Metric, Metrics, best, check_metrics, primary, without_breakdowns
 
 _Value = TypeVar("_Value")
 Count = Annotated[int, Field(ge=0)]
@@ -52,6 +52,15 @@ class RoundRecord:
     def primary(self) -> Metric | None:
         """What the run is judged by; None without any metrics."""
         return primary(self.metrics)
+
+    @property
+    def has_breakdowns(self) -> bool:
+        """Whether a metric says what it is for each part of the records."""
+        return any(metric.breakdown for metric in self.metrics)
+
+    def without_breakdowns(self) -> "RoundRecord":
+        """Returns the round with what was measured of all records together alone."""
+        return replace(self, metrics=without_breakdowns(self.metrics))
 
 
 @dataclass(frozen=True, slots=True)

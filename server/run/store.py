@@ -15,9 +15,9 @@ import hashlib
 import json
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -132,10 +132,16 @@ class RunStore:
         """Makes a round durable: checkpoint first, then the row that names it."""
         path = checkpoints.of_round(self.directory, record.round)
         digest = self._save(path, state)
+        rounds = [*self.rounds, record]
+        kept = _kept(rounds)
+        outdated = [old for old in rounds if old.round not in kept and old.has_breakdowns]
         with self._writing(f"round {record.round + 1}") as connection:
-            row = (record.round, json.dumps(asdict(record)), digest)
+            row = (record.round, _as_json(record), digest)
             connection.execute("INSERT INTO rounds VALUES (?, ?, ?)", row)
             connection.execute("DELETE FROM unfinished")
+            for old in outdated:
+                shorter = (_as_json(old.without_breakdowns()), old.round)
+                connection.execute("UPDATE rounds SET record = ? WHERE round = ?", shorter)
             reach(Fault.ROUND_BEFORE_COMMIT)
         reach(Fault.ROUND_DURABLE)
         self._export()
@@ -222,8 +228,8 @@ class RunStore:
         return None if row is None else (row[0], row[1], row[2])
 
     def _export(self) -> None:
-        told = (asdict(record) | {"round": record.round + 1} for record in self.rounds)
-        lines = "".join(json.dumps(one) + "\n" for one in told)
+        records = (record.without_breakdowns() for record in self.rounds)
+        lines = "".join(_as_json(replace(one, round=one.round + 1)) + "\n" for one in records)
         write_atomic(self.directory / "metrics.jsonl", lines.encode())
 
     @contextmanager
@@ -252,11 +258,17 @@ class RunStore:
             ) from error
 
     def _forget_checkpoints(self) -> None:
-        rounds = self.rounds
-        kept = {record.round for record in rounds[-2:]}
-        if (best := best_round(rounds)) is not None:
-            kept.add(best.round)
-        paths = {checkpoints.of_round(self.directory, number) for number in kept}
+        paths = {checkpoints.of_round(self.directory, number) for number in _kept(self.rounds)}
         if (point := self._unfinished()) is not None:
             paths.add(checkpoints.of_sums(self.directory, *point[:2]))
         checkpoints.forget_others(self.directory, paths)
+
+
+def _kept(rounds: Sequence[RoundRecord]) -> set[int]:
+    """Returns the rounds of which all is kept: the last two and the best."""
+    best = best_round(rounds)
+    return {record.round for record in (*rounds[-2:], *([] if best is None else [best]))}
+
+
+def _as_json(record: RoundRecord) -> str:
+    return json.dumps(asdict(record))

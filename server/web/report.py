@@ -1,6 +1,7 @@
 """A run as one self-contained HTML page: plots, tables, and what was run exactly."""
 
 import shlex
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from hortus.pages.templates import templates
 from hortus.planning.plan_file import dump_plan
 from hortus.protocol.plan import Plan
 from hortus.runtime.files import write_atomic
+from hortus.runtime.metric import NOT_MEASURED, Metric
 from hortus.server.run.diagnosis import Compared, Diagnosis, diagnose
-from hortus.server.run.records import best_round
+from hortus.server.run.records import RoundRecord, best_round
 from hortus.server.run.view import RunView, epsilon_plot, metric_plot, read_view
 
 _LIBRARIES = (
@@ -71,7 +73,7 @@ def write_report(
         What it says of the result.
     """
     diagnosis = diagnose(plan, view.rounds, compared)
-    epsilon = epsilon_plot(view)
+    best, epsilon = best_round(view.rounds), epsilon_plot(view)
     page = (
         templates(package, "hortus.server.web")
         .get_template(template)
@@ -82,7 +84,8 @@ def write_report(
             digest=view.contract.digest(),
             evaluation=(svg(evaluation), describe(evaluation)),
             epsilon=(svg(epsilon), describe(epsilon)),
-            best=best_round(view.rounds),
+            best=best,
+            breakdowns=_breakdowns(view.last, best),
             diagnosis=diagnosis,
             versions={name: version(name) for name in _LIBRARIES},
             audit=f"hortus audit {shlex.quote(str(view.directory))}",
@@ -91,3 +94,34 @@ def write_report(
     )
     write_atomic(path, page.encode())
     return diagnosis
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A part of the records: its metric after the last round and after the best one, as text."""
+
+    label: str
+    count: int
+    last: str
+    best: str
+
+
+def _breakdowns(
+    last: RoundRecord | None, best: RoundRecord | None
+) -> list[tuple[Metric, list[_Row]]]:
+    """Returns each metric that was broken down, and its parts, the worst first."""
+    tables = []
+    for metric in last.metrics if last else ():
+        others = {
+            part.label: metric.cell(part.value)
+            for other in (best.metrics if best else ())
+            if other.name == metric.name
+            for part in other.worst_first()
+        }
+        rows = [
+            _Row(p.label, p.count, metric.cell(p.value), others.get(p.label, NOT_MEASURED))
+            for p in metric.worst_first()
+        ]
+        if rows:
+            tables.append((metric, rows))
+    return tables

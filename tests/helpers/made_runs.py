@@ -1,8 +1,9 @@
 """Runs that nobody trained: real stores, folders, keys and ledgers, with made-up rounds."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget, Policy
-from hortus.runtime.metric import Better, Chance, Metric, Metrics, Unit
+from hortus.runtime.metric import Better, Breakdown, Chance, Metric, Metrics, Part, Unit
 from hortus.server.run.records import RoundRecord
 from hortus.server.run.store import RunStore
 
@@ -53,6 +54,13 @@ def classified(
     if macro_f1 is None:
         return (first,)
     return first, Metric("macro_f1", macro_f1, Unit.PERCENT, Better.HIGHER, label="macro F1")
+
+
+def by_label(accuracy: float, scores: Mapping[str, float | None]) -> Metrics:
+    """The same with the F1 of each label."""
+    first, macro = classified(accuracy, 0.4)
+    parts = tuple(Part(label, 20, score) for label, score in scores.items())
+    return first, replace(macro, breakdown=Breakdown("F1", "label", "records", parts))
 
 
 def generated(

@@ -15,9 +15,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from hortus.runtime.metric import (
     Better,
+    Breakdown,
     Chance,
     Metric,
     Metrics,
+    Part,
     Unit,
     best,
     cells,
@@ -25,6 +27,7 @@ from hortus.runtime.metric import (
     columns,
     primary,
     values,
+    without_breakdowns,
 )
 
 
@@ -143,3 +146,22 @@ def test_the_documentation_names_every_field_and_unit() -> None:
     table = text.partition("## What a run measures")[2].partition("\n## ")[0]
     named = set(re.findall(r"`(\w+)`", table))
     assert {field.name for field in fields(Metric)} | set(Unit) | set(Better) <= named
+
+
+def test_the_worst_part_comes_first_whichever_way_is_better() -> None:
+    (one,) = classified(0.5)
+    parts = tuple(Part(str(value), np.int64(3), value) for value in (0.5, math.nan, 0.25, 0.75))
+    whole = replace(one, breakdown=Breakdown("F1", "label", "records", parts))
+    assert [part.label for part in whole.worst_first()] == ["nan", "0.25", "0.5", "0.75"]
+    turned = replace(whole, better=Better.LOWER)
+    assert [part.label for part in turned.worst_first()] == ["nan", "0.75", "0.5", "0.25"]
+    assert one.worst_first() == ()
+    assert without_breakdowns((whole,)) == (one,)
+    text = json.dumps(asdict(whole), allow_nan=False)
+    assert TypeAdapter(Metric).validate_json(text, strict=True) == whole
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_chance_that_is_no_number_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="guessing has to be finite"):
+        Chance(value, "guessing")

@@ -12,6 +12,7 @@ import yaml
 from helpers.html_page import HtmlPage
 from helpers.made_runs import (
     SITES,
+    by_label,
     classified,
     generated,
     make_consortium,
@@ -224,6 +225,21 @@ def test_whatever_was_measured_is_shown_and_compared(make_run: RunMaker) -> None
     ]
     assert "Privacy raises perplexity from 12 to 25.5." in page.text
     assert "accuracy" not in text.lower()
+
+
+def test_a_metric_is_broken_down_with_the_worst_label_first(make_run: RunMaker) -> None:
+    scores = {"a": 0.9, HOSTILE: 0.25, "lost": None}
+    run, plan = make_run(metrics=(by_label(0.8, {"a": 0.7}), by_label(0.6, scores)))
+    text, page = _written(run, plan)
+    assert page.table("F1 by label") == [
+        ["label", "records", "last\xa0round", "round\xa01, the\xa0best"],
+        ["lost", "20", "not finite", "–"],
+        [HOSTILE, "20", "25.0 %", "–"],
+        ["a", "20", "90.0 %", "70.0 %"],
+    ]
+    assert "<script" not in text
+    tables = _written(*make_run(folder="whole"))[1].tables
+    assert not [caption for caption in tables if " by label" in caption]
 
 
 def test_a_run_whose_metric_diverged_still_has_a_page(make_run: RunMaker) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from helpers.made_runs import classified, generated
 
+from hortus.planning.plan_file import make_plan
 from hortus.protocol.plan import Plan
 from hortus.runtime.metric import Better, Metric, Unit
 from hortus.server.run.diagnosis import Compared, diagnose
@@ -22,7 +23,7 @@ FLAT = [0.8] * 9
 
 
 def plan(**changes: Any) -> Plan:
-    return Plan.model_validate(PLAN | changes)
+    return make_plan(PLAN | changes)
 
 
 def rounds(accuracies: list[float], noise: float | None = 1.0) -> list[RoundRecord]:

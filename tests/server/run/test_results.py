@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.made_runs import classified, generated, make_contract, make_plan, make_round
+from helpers.made_runs import by_label, classified, generated, make_contract, make_plan, make_round
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -139,11 +139,28 @@ def test_the_best_round_is_the_one_with_the_lowest_perplexity(
         "label": "perplexity",
         "meaning": "Among how many words the model is as uncertain as if it had to guess.",
         "chance": None,
+        "breakdown": None,
     }
     done = CliRunner(env={"COLUMNS": "400"}).invoke(
         app, ["export", str(store.directory), "--round", "best"]
     )
     assert done.output.endswith("the adapter after round 4, ε = 4, perplexity 20.5\n")
+
+
+def test_breakdowns_are_kept_for_the_last_two_rounds_and_the_best(
+    store: RunStore, evaluator: Evaluator
+) -> None:
+    for number, reached in enumerate(REACHED):
+        _finish(store, evaluator, number, by_label(reached, {"a": reached, "b": 0.1}))
+    kept = {record.round for record in store.rounds if record.has_breakdowns}
+    assert kept == {3, 4, 5}
+    for folder, value in (("adapter", 0.7), ("adapter-best", 0.8)):
+        about = json.loads((store.directory / folder / "hortus.json").read_text())
+        parts = about["metrics"][1]["breakdown"]["parts"]
+        assert parts[0] == {"label": "a", "count": 20, "value": value}
+    lines = (store.directory / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == len(REACHED)
+    assert all(one["breakdown"] is None for line in lines for one in json.loads(line)["metrics"])
 
 
 @pytest.mark.parametrize(
