@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from hortus.cli.display import percent, terminal
+from hortus.cli.options import SimulatedPlan
 from hortus.cli.settings import Settings, read_plan
 from hortus.runtime.errors import UsageError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def attack(
-    plan: Annotated[Path, typer.Argument(help="A plan file with a `simulation` section.")],
+    plan: SimulatedPlan,
     settings: Settings = None,
     site: Annotated[
         str | None, typer.Option(help="Site at which to plant canaries. Default: the first site.")

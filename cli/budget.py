@@ -10,6 +10,7 @@ from rich.table import Table
 
 from hortus.cli.approve import operator_name
 from hortus.cli.display import terminal
+from hortus.cli.options import SiteFolder
 from hortus.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ budget = typer.Typer(
     help="Show a site's budgets, and decide what its datasets may still release.",
 )
 
-SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
 Reason = Annotated[str, typer.Option(help="Reason; it stays in the ledger.")]
 Dataset = Annotated[
     str | None,

@@ -1,6 +1,5 @@
-"""`hortus init`, `roster` and `rotate`: how parties join, renew their keys, and leave."""
+"""`hortus init`: a party's folder and keys, or a whole consortium's for a trial."""
 
-import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,36 +8,22 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from hortus.cli.display import terminal
-from hortus.parties.authority import begin_change, finish_change
-from hortus.parties.card import ServerCard, SiteCard, load_card
-from hortus.parties.fingerprint import key_words, roster_words
+from hortus.parties.fingerprint import key_words
 from hortus.parties.folders import (
     Consortium,
     ServerConfig,
     ServerFiles,
     SiteConfig,
     SiteFiles,
-    open_party,
 )
-from hortus.parties.identity_change import rotate_server_identity
 from hortus.parties.joining import (
-    admit,
     create_consortium,
     create_server,
     create_site,
-    pin,
-    remove,
-    renew_server_certificate,
     require_new,
-    rotate_flower,
-    rotate_tls,
-    write_server_card,
-    write_site_card,
 )
-from hortus.protocol.identity import Roster
 from hortus.protocol.plan import RECORD
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import UsageError
@@ -54,22 +39,10 @@ init = typer.Typer(
     no_args_is_help=True,
     help="Create a party's folder and keys, each on its own machine, or all on one machine for a trial.",
 )
-roster = typer.Typer(
-    name="roster",
-    no_args_is_help=True,
-    help="Pin other parties' keys in a site's or the server's folder, and compare fingerprints.",
-)
 
-rotate = typer.Typer(
-    name="rotate",
-    no_args_is_help=True,
-    help="Renew a party's keys and certificates.",
-)
 
 Model = TypeVar("Model", bound=Schema)
 
-Folder = Annotated[Path, typer.Argument(help="A site's folder, or the server's.")]
-SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
 Epsilon = Annotated[float, typer.Option(help="The budget ε of a dataset, over all plans.")]
 Delta = Annotated[float, typer.Option(help="The δ at which ε is stated.")]
 Unit = Annotated[
@@ -186,170 +159,6 @@ def trial(
     if made is not None:
         _tell_plan(console, made, unit)
     _tell_next(console, consortium)
-
-
-@roster.command()
-def add(
-    directory: Folder,
-    cards: Annotated[list[Path], typer.Argument(help="Cards of other parties.")],
-) -> None:
-    """Pin the keys on some cards; at the server, also admit the sites and issue their certificates.
-
-    Compare the fingerprints with their owners, by telephone or in person: the cards do not prove
-    who made them.
-    """
-    files, console, now = open_party(directory), terminal(), datetime.now(UTC)
-    loaded = [load_card(path) for path in cards]
-    sites = [card for card in loaded if isinstance(card, SiteCard)]
-    servers = [card for card in loaded if isinstance(card, ServerCard)]
-    if isinstance(files, ServerFiles):
-        if servers:
-            raise UsageError("the server adds sites' cards, not its own", where=SERVER)
-        admit(files, sites, now)
-    else:
-        if len(servers) > 1:
-            raise UsageError(
-                "a consortium has one server, but two server cards were given", where=SERVER
-            )
-        pin(files, servers[0] if servers else None, sites, now)
-    _show_roster(console, files)
-    if isinstance(files, ServerFiles):
-        console.print(f"Give the new {files.card} to every site: it contains the certificates.")
-    elif not files.tls.certificate.exists():
-        console.print(
-            "The server has not issued this site's certificate yet. It must add "
-            f"{files.card(SiteConfig.load(files.config).site)} and give you its card again."
-        )
-
-
-@roster.command(name="remove")
-def remove_(
-    directory: Folder,
-    name: Annotated[str, typer.Argument(help="The site to remove.")],
-) -> None:
-    """Remove a site: its key is refused here from the next session on."""
-    files, console = open_party(directory), terminal()
-    remove(files, name)
-    if isinstance(files, ServerFiles):
-        write_server_card(files, datetime.now(UTC))
-    _show_roster(console, files)
-
-
-@roster.command()
-def show(directory: Folder) -> None:
-    """Show the fingerprints of all pinned parties and of the whole roster, to compare by telephone."""
-    _show_roster(terminal(), open_party(directory))
-
-
-@roster.command()
-def card(directory: Folder) -> None:
-    """Write this party's card again, after it has expired or was lost."""
-    files, now = open_party(directory), datetime.now(UTC)
-    if isinstance(files, ServerFiles):
-        write_server_card(files, now)
-        path = files.card
-    else:
-        path = files.card(write_site_card(files, now).site)
-    terminal().print(f"{path} is valid for 90 days.")
-
-
-@rotate.command()
-def tls(directory: Folder) -> None:
-    """Create a new TLS key: the server certifies its own, a site asks the server for a certificate.
-
-    A site uses its present certificate until it has pinned the server's card with the new one.
-    """
-    files, now = open_party(directory), datetime.now(UTC)
-    if isinstance(files, ServerFiles):
-        renew_server_certificate(files, now)
-        terminal().print(f"The server uses {files.tls.certificate} after its next start.")
-    else:
-        _tell_renewal(files, rotate_tls(files, now).site)
-
-
-@rotate.command()
-def flower(directory: SiteFolder) -> None:
-    """Create a new key for the site's SuperNode.
-
-    The site uses the present one until it has pinned a server's card that has the new one.
-    """
-    files = _site_files(directory)
-    _tell_renewal(files, rotate_flower(files, datetime.now(UTC)).site)
-
-
-@rotate.command()
-def identity(directory: Folder) -> None:
-    """Create a new identity key. The old one signs the new one, and the ledger continues.
-
-    First stop the site's agent, or the server. Every other party then adds the new card.
-    """
-    files, now, console = open_party(directory), datetime.now(UTC), terminal()
-    if isinstance(files, ServerFiles):
-        name, key = SERVER, rotate_server_identity(files, now).key
-        then = f"Give {files.card} to every site, which refuses the server until it has added it."
-    else:
-        from hortus.client.operator.rotation import rotate_identity
-
-        card = rotate_identity(files, time.time)
-        name, key = card.site, card.key
-        then = f"Give {files.card(name)} to the server and to every other site."
-    console.print("The new fingerprint:")
-    console.print(f"  {key_words(name, key)}", soft_wrap=True)
-    console.print(then)
-
-
-@rotate.command()
-def authority(
-    directory: Folder,
-    finish: Annotated[
-        bool,
-        typer.Option(
-            "--finish", help="Trust only the new authority: all sites have added the card."
-        ),
-    ] = False,
-) -> None:
-    """Create a new TLS authority at the server and new certificates for sites, locking no site out.
-
-    Both authorities are trusted until you run it with --finish.
-    """
-    files, now, console = open_party(directory), datetime.now(UTC), terminal()
-    if not isinstance(files, ServerFiles):
-        raise UsageError("this is a site's folder, not the server's", where=str(directory))
-    if finish:
-        finish_change(files, now)
-        console.print("The former authority is removed. If the server runs, restart it.")
-        console.print(f"Then give {files.card} to every site.")
-    else:
-        begin_change(files, now)
-        console.print(
-            "If the server runs, restart it: it then accepts certificates of either authority."
-        )
-        console.print(f"Then give {files.card} to every site. When all have added it, run:")
-        console.print(f"  hortus rotate authority {directory} --finish")
-
-
-def _site_files(directory: Path) -> SiteFiles:
-    files = open_party(directory)
-    if isinstance(files, ServerFiles):
-        raise UsageError("this is the server's folder, not a site's", where=str(directory))
-    return files
-
-
-def _tell_renewal(files: SiteFiles, name: str) -> None:
-    console = terminal()
-    console.print(f"Give {files.card(name)} to the server, which adds it and gives you its card:")
-    console.print(f"  at the server   hortus roster add SERVER_DIR {name}.card.yaml")
-    console.print(f"  then here       hortus roster add {files.directory} {SERVER}.card.yaml")
-
-
-def _show_roster(console: Console, files: SiteFiles | ServerFiles) -> None:
-    pinned = Roster.load(files.roster)
-    table = Table("party", "fingerprint", box=None, pad_edge=False)
-    for name, key in {SERVER: pinned.server, **pinned.sites}.items():
-        table.add_row(name, key_words(name, key))
-    console.print(table)
-    console.print("whole roster, the same at every party that has pinned the same keys:")
-    console.print(f"  {roster_words(pinned)}", style="bold", soft_wrap=True)
 
 
 def _option(model: type[Model], **fields: object) -> Model:

@@ -18,16 +18,16 @@ from hortus.runtime.proxies import direct_hosts
 from hortus.runtime.surroundings import raise_open_files
 
 _COMMANDS = {
-    "demo": "hortus.cli.train:demo",
-    "simulate": "hortus.cli.train:simulate",
+    "demo": "hortus.cli.demo:demo",
+    "simulate": "hortus.cli.simulate:simulate",
     "plan": "hortus.cli.plan:plan",
     "model": "hortus.cli.model:model",
     "init": "hortus.cli.init:init",
-    "roster": "hortus.cli.init:roster",
-    "rotate": "hortus.cli.init:rotate",
+    "roster": "hortus.cli.roster:roster",
+    "rotate": "hortus.cli.rotate:rotate",
     "approve": "hortus.cli.approve:approve",
-    "server": "hortus.cli.operate:server",
-    "client": "hortus.cli.operate:client",
+    "server": "hortus.cli.server:server",
+    "client": "hortus.cli.client:client",
     "status": "hortus.cli.status:status",
     "check": "hortus.cli.check:check",
     "export": "hortus.cli.export:export",

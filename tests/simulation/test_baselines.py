@@ -10,7 +10,7 @@ from conftest import PlanWriter
 from typer.testing import CliRunner
 
 from hortus.cli.main import app
-from hortus.cli.train import baselines_folder
+from hortus.cli.rehearsal import baselines_folder
 from hortus.learning import warm_model
 from hortus.learning.models.encoder import EncoderClassifier
 from hortus.learning.models.loading import load_base

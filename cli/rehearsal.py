@@ -1,19 +1,16 @@
-"""`hortus demo` and `hortus simulate`."""
+"""What `hortus demo` and `hortus simulate` share: trainings on this machine, and what they conclude."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from shlex import quote
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from hortus.cli.display import RoundsDisplay, absences_table, terminal
+from hortus.cli.display import RoundsDisplay
 from hortus.cli.export import tell_kept
-from hortus.cli.settings import Settings, read_plan
 from hortus.protocol.plan import Plan
-from hortus.runtime.metric import cells, columns, primary
+from hortus.runtime.metric import primary
 
 if TYPE_CHECKING:
     from hortus.server.run.names import Place
@@ -21,87 +18,10 @@ if TYPE_CHECKING:
     from hortus.simulation.demo import Alone
     from hortus.simulation.simulate import SimulatedRun
 
-PlanFile = Annotated[Path, typer.Argument(help="A plan file with a `simulation` section.")]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of the run. Default: runs/NAME beside the plan, or runs/NAME-2 and so on if "
-        "the earlier ones hold runs of another plan.",
-    ),
-]
 _DIFFERENCES_SHOWN = 3
-Force = Annotated[
-    bool, typer.Option("--force", help="Start over: remove the run that the folder holds.")
-]
 
 
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("runs/demo"),
-    settings: Settings = None,
-    force: Force = False,
-) -> None:
-    """Fine-tune a real transformer at six hospitals and banks, privately, and compare.
-
-    Uses a synthetic corpus made here. Takes a few minutes; to resume, run the same command again.
-    """
-    from hortus.server.run.folder import claimed
-    from hortus.simulation.demo import write_demo_folder
-
-    console = terminal()
-    with claimed(out):
-        plan_path = write_demo_folder(out)
-        plan = read_plan(plan_path, settings)
-        training = _Training(console, plan_path, force=force)
-        private = training.simulate(plan, out / "private", title="with privacy")
-        open_run, alone = training.baselines(plan, out)
-        console.print(_comparison(plan, private, open_run, alone))
-        _conclude(console, plan, private, out / "report.html", open_run, alone)
-    console.print(
-        f"Next, with another number of {plan_path}: hortus simulate {quote(str(plan_path))} --set privacy.epsilon=2"
-    )
-
-
-def simulate(
-    plan: PlanFile,
-    settings: Settings = None,
-    out: Out = None,
-    baselines: Annotated[
-        bool,
-        typer.Option(
-            "--baselines",
-            help="Also train without privacy, and each site alone, to find out what limits the result.",
-        ),
-    ] = False,
-    force: Force = False,
-) -> None:
-    """Run a plan with virtual sites on this machine, with the deployment's own code.
-
-    Run it again with the same plan, settings and files to resume after the last secure sum.
-    """
-    needs = ("evaluation",) if _has_run(plan, out) else ("evaluation", "simulation")
-    loaded = read_plan(plan, settings, needs=needs)
-
-    from hortus.server.run.absences import absences
-
-    console = terminal()
-    training = _Training(console, plan, force=force)
-    run = training.simulate(loaded, out, title=loaded.name)
-    if away := absences(run.store.departures, run.store.rounds):
-        console.print(absences_table(away))
-    open_run, alone = None, list["Alone"]()
-    if baselines:
-        beside = baselines_folder(run.directory)
-        open_run, alone = training.baselines(loaded, beside)
-    _conclude(console, loaded, run, run.directory / "report.html", open_run, alone)
-
-
-def _has_run(plan: Path, out: Path | None) -> bool:
-    """Whether there may be a run to resume; its folder has copies of the sites' records."""
-    folders = (plan.parent / "runs").glob("*") if out is None else [out]
-    return any((folder / "consortium").is_dir() for folder in folders)
-
-
-class _Training:
+class Training:
     """What a command trains, on one base model in memory.
 
     Args:
@@ -186,7 +106,7 @@ def baselines_folder(run: Path) -> Path:
     return run.with_name(f"{run.name}-baselines")
 
 
-def _conclude(
+def conclude(
     console: Console,
     plan: Plan,
     run: "SimulatedRun",
@@ -215,26 +135,3 @@ def _line(alone: "Alone") -> str:
     metric = primary(alone.metrics)
     reached = "not measured" if metric is None else f"{metric.label} {metric.text}"
     return f"  {alone.site} alone: {reached}"
-
-
-def _comparison(
-    plan: Plan, private: "SimulatedRun", open_run: "SimulatedRun", alone: "list[Alone]"
-) -> Table:
-    from hortus.simulation.demo import best_alone
-
-    claim = private.store.rounds[-1].epsilon
-    bound = "no bound" if claim is None else f"ε = {claim:.2f}, δ = {plan.privacy.delta:g}"
-    rows = [
-        ("federated, private", private.store.rounds[-1].metrics, bound),
-        ("federated, without privacy", open_run.store.rounds[-1].metrics, "no bound"),
-    ]
-    if (single := best_alone(alone)) is not None:
-        site, _ = single
-        rows.insert(0, (f"best single site alone ({site.site})", site.metrics, "no bound"))
-    measured = columns(metrics for _, metrics, _ in rows)
-    names = [metric.column for metric in measured]
-    table = Table("model", *names, f"bound for one {plan.privacy.unit}", box=None)
-    table.caption = "No site alone has records of every class, which explains much of the gain."
-    for name, metrics, promise in rows:
-        table.add_row(name, *cells(metrics, measured), promise)
-    return table

@@ -1,19 +1,14 @@
-"""`hortus server` and `client`: what operators run."""
+"""`hortus server`."""
 
-import signal
-import threading
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hortus.cli.display import terminal
+from hortus.cli.options import Force, LogFormat, PlanFile
 from hortus.cli.settings import read_plan
 from hortus.runtime.logs import Form, configure_logging
-
-LogFormat = Annotated[Form, typer.Option(help="Format of log lines.")]
-PlanFile = Annotated[Path, typer.Argument(help="The plan file.")]
-SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
 
 
 def server(
@@ -25,10 +20,7 @@ def server(
         Path | None, typer.Option(help="The run's folder. Default: runs/NAME beside the plan.")
     ] = None,
     log_format: LogFormat = Form.TEXT,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Start over: remove the run that the folder holds."),
-    ] = False,
+    force: Force = False,
 ) -> None:
     """Serve a plan: wait for the sites and train until all rounds are done.
 
@@ -62,21 +54,3 @@ def server(
         console.print(absences_table(away))
     console.print(f"adapter (PEFT)  {folder / 'adapter'}")
     console.print(f"report          {report_run(folder, loaded)}")
-
-
-def client(site: SiteFolder, log_format: LogFormat = Form.TEXT) -> None:
-    """Run a site, which answers the server until you stop it (Ctrl-C or SIGTERM).
-
-    It then finishes the step in progress and tells the server that it leaves. It logs to standard
-    error and to SITE_DIR/logs/agent.log; nothing in either depends on a record.
-    """
-    from hortus.client.operate import run_site
-    from hortus.parties.folders import SiteConfig, SiteFiles
-
-    files = SiteFiles(site)
-    SiteConfig.load(files.config)  # before a folder that is no site's gets a log
-    configure_logging(files.log, log_format)
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
-    run_site(site, stopped.is_set)

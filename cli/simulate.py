@@ -1,0 +1,62 @@
+"""`hortus simulate`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hortus.cli.display import absences_table, terminal
+from hortus.cli.options import Force, SimulatedPlan
+from hortus.cli.rehearsal import Training, baselines_folder, conclude
+from hortus.cli.settings import Settings, read_plan
+
+if TYPE_CHECKING:
+    from hortus.simulation.demo import Alone
+
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the run. Default: runs/NAME beside the plan, or runs/NAME-2 and so on if "
+        "the earlier ones hold runs of another plan.",
+    ),
+]
+
+
+def simulate(
+    plan: SimulatedPlan,
+    settings: Settings = None,
+    out: Out = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines",
+            help="Also train without privacy, and each site alone, to find out what limits the result.",
+        ),
+    ] = False,
+    force: Force = False,
+) -> None:
+    """Run a plan with virtual sites on this machine, with the deployment's own code.
+
+    Run it again with the same plan, settings and files to resume after the last secure sum.
+    """
+    needs = ("evaluation",) if _has_run(plan, out) else ("evaluation", "simulation")
+    loaded = read_plan(plan, settings, needs=needs)
+
+    from hortus.server.run.absences import absences
+
+    console = terminal()
+    training = Training(console, plan, force=force)
+    run = training.simulate(loaded, out, title=loaded.name)
+    if away := absences(run.store.departures, run.store.rounds):
+        console.print(absences_table(away))
+    open_run, alone = None, list["Alone"]()
+    if baselines:
+        beside = baselines_folder(run.directory)
+        open_run, alone = training.baselines(loaded, beside)
+    conclude(console, loaded, run, run.directory / "report.html", open_run, alone)
+
+
+def _has_run(plan: Path, out: Path | None) -> bool:
+    """Whether there may be a run to resume; its folder has copies of the sites' records."""
+    folders = (plan.parent / "runs").glob("*") if out is None else [out]
+    return any((folder / "consortium").is_dir() for folder in folders)
