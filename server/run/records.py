@@ -125,7 +125,7 @@ def read_run(directory: Path) -> RunRows:
     Raises:
         HortusError: There is no run here, or it cannot be read.
     """
-    return _read(directory, _read_rows)
+    return _read(directory, rows_of)
 
 
 def read_record(directory: Path) -> ServerRecord:
@@ -145,7 +145,12 @@ def _read(directory: Path, read: Callable[[sqlite3.Connection], _Value]) -> _Val
         raise HortusError(f"the run cannot be read: {error}", where=str(database)) from error
 
 
-def _read_rows(connection: sqlite3.Connection) -> RunRows:
+def rows_of(connection: sqlite3.Connection) -> RunRows:
+    """Reads a run from its open database.
+
+    Raises:
+        HortusError: A row is not as `RunStore` writes it.
+    """
     (run,) = connection.execute("SELECT id FROM run").fetchone()
     rounds = connection.execute(
         "SELECT record, round, checkpoint FROM rounds ORDER BY round"
@@ -153,7 +158,7 @@ def _read_rows(connection: sqlite3.Connection) -> RunRows:
     left = connection.execute("SELECT round, site, reason FROM departures ORDER BY id").fetchall()
     return RunRows(
         run,
-        tuple(decode_round(text) for text, _, _ in rounds),
+        tuple(_decode(_ROUND, text) for text, _, _ in rounds),
         dict(_checked(_CHECKPOINT, row) for _, *row in rounds),
         tuple(Departure(*_checked(_DEPARTURE, row)) for row in left),
     )
@@ -179,15 +184,6 @@ def _read_attempts(connection: sqlite3.Connection) -> ServerRecord:
             for *place, sites, heard, complete in attempts
         ),
     )
-
-
-def decode_round(text: str) -> RoundRecord:
-    """Reads a record as `RunStore` wrote it.
-
-    Raises:
-        HortusError: It is none.
-    """
-    return _decode(_ROUND, text)
 
 
 _ROUND = TypeAdapter(RoundRecord)

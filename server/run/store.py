@@ -30,7 +30,7 @@ from hortus.runtime.errors import HortusError, UsageError
 from hortus.runtime.faults import Fault, reach
 from hortus.runtime.files import write_atomic
 from hortus.server.run import checkpoints
-from hortus.server.run.records import Departure, RoundRecord, best_round, decode_round
+from hortus.server.run.records import Departure, RoundRecord, RunRows, best_round, rows_of
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (
@@ -91,9 +91,8 @@ class RunStore:
     @property
     def next_round(self) -> int:
         """The first round that has not been finished."""
-        with self._reading() as connection:
-            (last,) = connection.execute("SELECT MAX(round) FROM rounds").fetchone()
-        return 0 if last is None else int(last) + 1
+        rounds = self._rows.rounds
+        return rounds[-1].round + 1 if rounds else 0
 
     @property
     def next_sum(self) -> int:
@@ -104,9 +103,7 @@ class RunStore:
     @property
     def rounds(self) -> list[RoundRecord]:
         """All finished rounds, in order."""
-        with self._reading() as connection:
-            rows = connection.execute("SELECT record FROM rounds ORDER BY round").fetchall()
-        return [decode_round(text) for (text,) in rows]
+        return list(self._rows.rounds)
 
     @property
     def tried(self) -> tuple[int, int]:
@@ -124,9 +121,12 @@ class RunStore:
     @property
     def departures(self) -> list[Departure]:
         """Who left or refused, when and why."""
+        return list(self._rows.departures)
+
+    @property
+    def _rows(self) -> RunRows:
         with self._reading() as connection:
-            rows = connection.execute("SELECT round, site, reason FROM departures ORDER BY id")
-            return [Departure(*row) for row in rows]
+            return rows_of(connection)
 
     def commit(self, record: RoundRecord, state: Mapping[str, torch.Tensor]) -> None:
         """Makes a round durable: checkpoint first, then the row that names it."""
@@ -212,14 +212,11 @@ class RunStore:
             number, sums, digest = point
             path = checkpoints.of_sums(self.directory, number, sums)
             return safetensors.torch.load(checkpoints.read(path, digest))
-        with self._reading() as connection:
-            row = connection.execute(
-                "SELECT round, checkpoint FROM rounds ORDER BY round DESC LIMIT 1"
-            ).fetchone()
-        if row is None:
+        if not (saved := self._rows.checkpoints):
             return None
-        path = checkpoints.of_round(self.directory, row[0])
-        return safetensors.torch.load(checkpoints.read(path, row[1]))
+        last = max(saved)
+        path = checkpoints.of_round(self.directory, last)
+        return safetensors.torch.load(checkpoints.read(path, saved[last]))
 
     def _unfinished(self) -> tuple[int, int, str] | None:
         """The round that is under way, how many of its sums are durable, and their checkpoint's hash."""
