@@ -13,7 +13,13 @@ OPTIMIZERS: Registry[Optimizer] = Registry(
     "optimizer",
     ("strategy", "server_optimizer"),
     "hortus.optimizers",
-    {name: f"{_TORCH}:{name}" for name in ("SGD", "Adam", "AdamW", "Adagrad", "RMSprop")},
+    {
+        "SGD": f"{_TORCH}:SGD",
+        "Adam": f"{_TORCH}:Adam",
+        "AdamW": f"{_TORCH}:AdamW",
+        "Adagrad": f"{_TORCH}:Adagrad",
+        "RMSprop": f"{_TORCH}:RMSprop",
+    },
 )
 
 # The type of a field that holds any of them.
