@@ -19,6 +19,7 @@ OPTIMIZERS: Registry[Optimizer] = Registry(
         "AdamW": f"{_TORCH}:AdamW",
         "Adagrad": f"{_TORCH}:Adagrad",
         "RMSprop": f"{_TORCH}:RMSprop",
+        "Yogi": "hortus.strategies.optimizers.yogi:Yogi",
     },
 )
 
