@@ -6,13 +6,13 @@ them than that; the server's half gets the decoded mean. Whatever a strategy com
 post-processing, and ε follows from the plan's plain numbers alone.
 """
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from hortus.protocol.plan import Agreement, Noise
@@ -23,6 +23,9 @@ from hortus.strategies.optimizers.kinds import AnyOptimizer
 from hortus.strategies.optimizers.torch_optim import Adam
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from hortus.privacy.noise.mechanism import FixedPoint, Mechanism
     from hortus.privacy.step import StepEncoding
     from hortus.strategies.local_step import LocalStep
@@ -47,7 +50,7 @@ class Strategy(Kind):
     )
 
     @abstractmethod
-    def local(self, step: "LocalStep") -> NDArray[np.int64]:
+    def local(self, step: LocalStep) -> NDArray[np.int64]:
         """Returns what a site adds to one secure sum, int64[words]."""
 
     def pseudo_gradient(self, mean: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -58,7 +61,7 @@ class Strategy(Kind):
         """
         return mean
 
-    def codec(self, encoding: "StepEncoding") -> "Mechanism | FixedPoint":
+    def codec(self, encoding: StepEncoding) -> Mechanism | FixedPoint:
         """Returns what a sum is decoded with; its scale is in the session's descriptor."""
         return encoding.codec if self.sums_releases else encoding.fixed_point
 

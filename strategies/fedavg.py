@@ -5,10 +5,10 @@ noise of its own. The server steps against minus the mean move (Reddi et al. 202
 rate 1 is FedAvg, with momentum FedAvgM (Hsu et al. 2019), Adagrad FedAdagrad, Adam FedAdam.
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from hortus.strategies.base import Strategy
@@ -16,6 +16,9 @@ from hortus.strategies.optimizers.kinds import AnyOptimizer
 from hortus.strategies.optimizers.torch_optim import SGD
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from hortus.strategies.local_step import LocalStep
 
 
@@ -33,13 +36,13 @@ class FedAvg(Strategy):
         description="What a site steps with; it starts afresh for each sum."
     )
 
-    def local(self, step: "LocalStep") -> NDArray[np.int64]:
+    def local(self, step: LocalStep) -> NDArray[np.int64]:
         """Returns the move of `training.local_steps` steps."""
         optimizer = self.local_optimizer.over(step.start)
         adapter = step.start
         for _ in range(step.steps):
             adapter = optimizer.step(self.gradient(step.gradient(adapter), adapter, step.start))
-        return step.encode(adapter.astype(np.float64) - step.start.astype(np.float64))
+        return step.encode(adapter.astype("float64") - step.start)
 
     def gradient(
         self,

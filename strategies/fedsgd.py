@@ -1,13 +1,15 @@
 """Distributed DP-SGD (FedSGD, McMahan et al. 2017): each secure sum is one private gradient."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hortus.strategies.base import Strategy
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from hortus.strategies.local_step import LocalStep
 
 
@@ -17,7 +19,7 @@ class FedSGD(Strategy):
     kind: Literal["fedsgd"] = "fedsgd"
     sums_releases: ClassVar[bool] = True
 
-    def local(self, step: "LocalStep") -> NDArray[np.int64]:
+    def local(self, step: LocalStep) -> NDArray[np.int64]:
         """Returns the step as it is."""
         return step.release()
 

@@ -1,12 +1,12 @@
 """What an optimiser is: a section of a strategy that builds a `torch.optim.Optimizer`."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from hortus.protocol.plan import Positive
@@ -14,7 +14,9 @@ from hortus.protocol.section import Kind
 from hortus.runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from hortus.strategies.flat_optimizer import FlatOptimizer
 
@@ -29,7 +31,7 @@ class Optimizer(Kind):
     learning_rate: Positive = Field(0.02, description="Step size.")
 
     @abstractmethod
-    def build(self, parameters: "list[torch.nn.Parameter]") -> "torch.optim.Optimizer":
+    def build(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """Makes the optimiser.
 
         Raises:
@@ -37,7 +39,7 @@ class Optimizer(Kind):
             ValueError: It does not take a value.
         """
 
-    def over(self, adapter: NDArray[np.float32]) -> "FlatOptimizer":
+    def over(self, adapter: NDArray[np.float32]) -> FlatOptimizer:
         """Starts the optimiser at an adapter, float32[d]."""
         from hortus.strategies.flat_optimizer import FlatOptimizer
 
@@ -52,6 +54,8 @@ class Optimizer(Kind):
         Raises:
             UsageError: It does not take an option, or not that value.
         """
+        import numpy as np
+
         remedy = "See the optimizer's documentation."
         try:
             optimizer = self.over(np.zeros(1, np.float32))

@@ -1,5 +1,7 @@
 """Optimisers of `torch.optim`, under their names there, with all their options."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -19,7 +21,7 @@ class TorchOptimizer(Optimizer):
         default_factory=dict, description="Its other keyword arguments, such as `betas`."
     )
 
-    def build(self, parameters: "list[torch.nn.Parameter]") -> "torch.optim.Optimizer":
+    def build(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """Makes it: see `Optimizer`."""
         import torch
 
