@@ -11,6 +11,7 @@ STRATEGIES: Registry[Strategy] = Registry(
     {
         "fedsgd": "hortus.strategies.fedsgd:FedSGD",
         "fedavg": "hortus.strategies.fedavg:FedAvg",
+        "fedprox": "hortus.strategies.fedprox:FedProx",
     },
     default="fedsgd",
 )

@@ -24,16 +24,16 @@ from hortus.strategies.kinds import STRATEGIES, strategy_of
 from hortus.strategies.optimizers.base import Optimizer
 from hortus.strategies.optimizers.kinds import OPTIMIZERS
 
-RATE, LOCAL_RATE, MOMENTUM = 0.4, 0.125, 0.5
-VALUES: dict[
-    str, dict[str, Any]
-] = {}  # other fields than optimisers, where the default would hide something
+RATE, LOCAL_RATE, MOMENTUM, MU = 0.4, 0.125, 0.5, 0.75
+# Values of fields other than optimisers, where the default would hide something.
+VALUES: dict[str, dict[str, Any]] = {"fedprox": {"mu": MU}}
 Vector = NDArray[np.float64]
 
 # What a site makes of its own loss at a start, in plain numbers: the direction that the server steps in.
 DIRECTIONS: dict[str, Callable[[Vector, Vector, int], Vector]] = {
     "fedsgd": lambda start, centre, _: start - centre,
     "fedavg": lambda start, centre, steps: start - moved(start, centre, steps),
+    "fedprox": lambda start, centre, steps: start - moved(start, centre, steps, MU),
 }
 
 
