@@ -165,3 +165,12 @@ def test_the_worst_part_comes_first_whichever_way_is_better() -> None:
 def test_a_chance_that_is_no_number_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="guessing has to be finite"):
         Chance(value, "guessing")
+
+
+@pytest.mark.parametrize("folder", ["cli", "client", "pages", "planning", "server", "simulation"])
+def test_whatever_shows_a_run_knows_no_metric_by_name(folder: str) -> None:
+    root = Path(__file__).parents[2] / folder
+    named = re.compile(r"accurac|macro[_ ]f1|perplexity|rouge|\bbleu\b", re.IGNORECASE)
+    files = [path for path in root.rglob("*") if path.suffix in {".py", ".html", ".js"}]
+    assert files
+    assert not [path for path in files if named.search(path.read_text(encoding="utf-8"))]
