@@ -50,7 +50,7 @@ def ledger(
     Exit codes: 0 everything holds; 1 something does not hold; 4 everything shown holds, and nothing
     shows what came later: also name the run's folder, or an anchor that was kept elsewhere.
     """
-    from hortus.cli.audit_report import make_report
+    from hortus.server.audit_report import make_report
 
     console = terminal()
     report = make_report(paths, anchor, roster, time.time())
@@ -79,8 +79,8 @@ def export(
 
     It contains no record. It does contain the names of everyone who approved plans, and the reasons that they gave.
     """
-    from hortus.cli.audit_report import evidence_of
     from hortus.privacy.audit.evidence import export as write_evidence
+    from hortus.server.audit_report import evidence_of
 
     found = evidence_of(site)
     if len(found) != 1:

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from hortus.cli.audit_report import AuditReport, SiteReport
 from hortus.privacy.audit.auditor import Audit
 from hortus.privacy.audit.findings import Finding, Severity
 from hortus.privacy.audit.totals import account_totals, plan_totals
 from hortus.privacy.audit.verdict import Verdict
 from hortus.runtime.moments import iso_time
+from hortus.server.audit_report import AuditReport, SiteReport
 
 _TIMES = ("time", "began", "ended")
 

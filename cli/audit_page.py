@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hortus import __version__
-from hortus.cli.audit_report import AuditReport
 from hortus.cli.audit_table import OF_A_ROUND, grouped_rounds
 from hortus.cli.audit_text import departed_backing
 from hortus.pages.plots import Plot, Points, describe, svg
@@ -19,6 +18,7 @@ from hortus.privacy.audit.totals import AccountTotal, account_rows, account_tota
 from hortus.privacy.audit.verdict import Outcome, in_words
 from hortus.privacy.ledger.entries import Added
 from hortus.runtime.moments import moment, period
+from hortus.server.audit_report import AuditReport
 
 _FALSE_POSITIVE_RATES = (0.01, 0.001)
 # Values of ε that others promise: the scale for comparison.

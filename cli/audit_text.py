@@ -13,7 +13,7 @@ from hortus.privacy.audit.verdict import Outcome, counts, in_words
 from hortus.runtime.moments import moment
 
 if TYPE_CHECKING:
-    from hortus.cli.audit_report import AuditReport
+    from hortus.server.audit_report import AuditReport
 
 _STYLES = {Outcome.HOLDS: "green", Outcome.SO_FAR: "yellow", Outcome.BROKEN: "red"}
 _BACKING = {

@@ -16,7 +16,6 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from hortus.cli.audit_page import audit_page, percent_up
-from hortus.cli.audit_report import make_report
 from hortus.cli.audit_table import round_tables
 from hortus.cli.main import app
 from hortus.client.site.folder import Site
@@ -29,6 +28,7 @@ from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.runtime.errors import Refused
 from hortus.runtime.names import SERVER
+from hortus.server.audit_report import make_report
 
 
 def hortus(*arguments: str | Path, columns: int = 400) -> Result:

@@ -10,13 +10,13 @@ from helpers.charges import approve, make_charge, make_content
 from helpers.chromium import EXECUTABLE, Page, chromium
 
 from hortus.cli.audit_page import audit_page
-from hortus.cli.audit_report import make_report
 from hortus.privacy.audit.evidence import export, read_evidence
 from hortus.privacy.ledger.entries import Declined, Granted
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.policy import Budget
 from hortus.runtime.names import SERVER
+from hortus.server.audit_report import make_report
 
 pytestmark = pytest.mark.skipif(
     EXECUTABLE is None, reason="needs Chromium: apt-get install chromium"

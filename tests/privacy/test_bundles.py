@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from hortus.cli.audit_json import as_json
 from hortus.cli.audit_page import audit_page
-from hortus.cli.audit_report import AuditReport, SiteReport
 from hortus.privacy.audit import evidence as evidence_module
 from hortus.privacy.audit.auditor import audit
 from hortus.privacy.audit.evidence import Evidence, export, load, read_evidence
@@ -34,6 +33,7 @@ from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import SERVER, Roster, SiteIdentity
 from hortus.runtime.errors import UsageError
+from hortus.server.audit_report import AuditReport, SiteReport
 
 SITE, OWN = SiteIdentity.generate("north"), SiteIdentity.generate(SERVER)
 ROSTER = Roster({"north": SITE.public_key_bytes}, OWN.public_key_bytes)
