@@ -8,7 +8,6 @@ What this package exports is the public API, documented in `hortus.api`; every o
     print(hortus.cost(plan).epsilon)
     run = hortus.simulate(plan, on_round=print)
     assert hortus.audit(run).holds
-    print(hortus.load(run).predict(["…"]))
 """
 
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
         audit,
         cost,
         kinds,
-        load,
         simulate,
     )
 
@@ -39,7 +37,6 @@ __all__ = [
     "audit",
     "cost",
     "kinds",
-    "load",
     "simulate",
 ]
 __version__: str

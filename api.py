@@ -10,18 +10,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hortus.planning.plan_file import dump_plan, load_plan, plan_of
-from hortus.planning.sections import KINDS as kinds
+from hortus.planning.sections import REGISTRIES
 from hortus.protocol.section import Kind
 from hortus.runtime.errors import HortusError
 from hortus.runtime.files import write_atomic
 from hortus.runtime.metric import Metrics, best
+from hortus.runtime.registry import Registry
+from hortus.strategies.optimizers.kinds import OPTIMIZERS
 
 if TYPE_CHECKING:
-    from hortus.learning.predictor import Model
-    from hortus.protocol.plan import Plan as PlanFile
     from hortus.server.run.records import RoundRecord
 
 __all__ = [
@@ -34,9 +35,13 @@ __all__ = [
     "audit",
     "cost",
     "kinds",
-    "load",
     "simulate",
 ]
+
+kinds: Mapping[str, Registry[Any]] = MappingProxyType(
+    {registry.noun: registry for registry in (*REGISTRIES, OPTIMIZERS)}
+)
+"""The kinds that plans can name, by what they are: `kinds["task"].names()`."""
 
 PathLike = str | os.PathLike[str]
 Section = Mapping[str, Any] | Kind
@@ -232,7 +237,7 @@ class Run:
     """A run in its folder.
 
     Attributes:
-        directory: The folder, for `audit`, `load` and the commands of `hortus`.
+        directory: The folder, for `audit` and the commands of `hortus`.
         rounds: The finished rounds.
     """
 
@@ -303,23 +308,6 @@ def simulate(
     return Run.open(done.directory)
 
 
-def load(trained: Run | PathLike, *, model: PathLike | None = None) -> Model:
-    """Loads a trained model: base model and adapter.
-
-    Args:
-        trained: A run, its folder, or the folder of an adapter. Of a run it is the adapter after the last round.
-        model: Folder of the base model, if it is not where the plan says. Its hash must be the contract's.
-
-    Raises:
-        HortusError: There is no adapter, or its base model is missing or another one.
-    """
-    from hortus.learning.predictor import load_model
-
-    folder = trained.directory if isinstance(trained, Run) else Path(trained)
-    inner = folder / "adapter"
-    return load_model(inner if inner.is_dir() else folder, None if model is None else Path(model))
-
-
 @dataclass(frozen=True, slots=True)
 class Audit:
     """What an audit has found.
@@ -365,7 +353,10 @@ def audit(
 
     places = [path.directory if isinstance(path, Run) else Path(path) for path in paths]
     report = make_report(
-        places, None if anchor is None else Path(anchor), roster and Path(roster), time.time()
+        places,
+        None if anchor is None else Path(anchor),
+        None if roster is None else Path(roster),
+        time.time(),
     )
     found = [
         (finding.severity, f"{one.audit.site}: {finding.problem}. {finding.meaning}")

@@ -24,14 +24,28 @@ def load_plan(path: Path, settings: Sequence[str] = ()) -> Plan:
         UsageError: It cannot be read; names the file or setting, the line or field, the value and a remedy.
     """
     document = Document.read(path, settings)
-    fields = document.fields()
-    folder = path.resolve().parent
-    task = fields.get("task")
+    return plan_of(document.fields(), path.resolve().parent, document)
+
+
+def plan_of(fields: Mapping[str, Any], folder: Path, document: Document | None = None) -> Plan:
+    """Makes a plan of fields as in a plan file, relative paths in them and defaults filled in.
+
+    Args:
+        fields: The plan's.
+        folder: What relative paths are relative to.
+        document: The file that they come from, if any.
+
+    Raises:
+        UsageError: They are wrong; names each.
+    """
+    located = dict(fields)
+    task = located.get("task")
     if isinstance(task, dict) and isinstance(task.get("labels"), str):
-        where = f"{document.source(('task', 'labels'))}: task.labels"
-        fields["task"] = task | {"labels": _read_labels(folder / task["labels"], where)}
-    _make_absolute(fields, folder)
-    return make_plan(fields, document)
+        place = ("task", "labels")
+        where = f"{document.source(place)}: task.labels" if document else "task.labels"
+        located["task"] = task | {"labels": _read_labels(folder / task["labels"], where)}
+    _make_absolute(located, folder)
+    return make_plan(located, document)
 
 
 def make_plan(fields: Mapping[str, Any], document: Document | None = None) -> Plan:
