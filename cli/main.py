@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import click
 import typer
+from typer.core import TyperCommand
 
 import hortus
 from hortus.cli.display import echo
@@ -17,36 +18,88 @@ from hortus.runtime.logs import clean_early_logging
 from hortus.runtime.proxies import direct_hosts
 from hortus.runtime.surroundings import raise_open_files
 
+# Where each is, and the first sentence of its help, so that help imports none of them.
 _COMMANDS = {
-    "demo": "hortus.cli.demo:demo",
-    "simulate": "hortus.cli.simulate:simulate",
-    "plan": "hortus.cli.plan:plan",
-    "model": "hortus.cli.model:model",
-    "init": "hortus.cli.init:init",
-    "roster": "hortus.cli.roster:roster",
-    "rotate": "hortus.cli.rotate:rotate",
-    "approve": "hortus.cli.approve:approve",
-    "server": "hortus.cli.server:server",
-    "client": "hortus.cli.client:client",
-    "status": "hortus.cli.status:status",
-    "check": "hortus.cli.check:check",
-    "export": "hortus.cli.export:export",
-    "dashboard": "hortus.cli.dashboard:dashboard",
-    "audit": "hortus.cli.audit:audit",
-    "budget": "hortus.cli.budget:budget",
+    "demo": (
+        "hortus.cli.demo:demo",
+        "Fine-tune a real transformer at six hospitals and banks, privately, and compare.",
+    ),
+    "simulate": (
+        "hortus.cli.simulate:simulate",
+        "Run a plan with virtual sites on this machine, with the deployment's own code.",
+    ),
+    "plan": (
+        "hortus.cli.plan:plan",
+        "Examine a plan before anything runs: hortus plan PLAN.yaml shows what it costs each site.",
+    ),
+    "model": ("hortus.cli.model:model", "Prepare the folder of a base model for plans."),
+    "init": (
+        "hortus.cli.init:init",
+        "Create a party's folder and keys, each on its own machine, or all on one machine for a trial.",
+    ),
+    "roster": (
+        "hortus.cli.roster:roster",
+        "Pin other parties' keys in a site's or the server's folder, and compare fingerprints.",
+    ),
+    "rotate": ("hortus.cli.rotate:rotate", "Renew a party's keys and certificates."),
+    "approve": (
+        "hortus.cli.approve:approve",
+        "Approve a plan at a site. A signed ledger entry records who approved it, when, and for how much.",
+    ),
+    "server": (
+        "hortus.cli.server:server",
+        "Serve a plan: wait for the sites and train until all rounds are done.",
+    ),
+    "client": (
+        "hortus.cli.client:client",
+        "Run a site, which answers the server until you stop it (Ctrl-C or SIGTERM).",
+    ),
+    "status": (
+        "hortus.cli.status:status",
+        "Show certificates, roster, budgets, approvals, the last rounds, and which sites left and why.",
+    ),
+    "check": (
+        "hortus.cli.check:check",
+        "Look for anything that could keep a site or the server from a run: one line each, with a remedy.",
+    ),
+    "export": (
+        "hortus.cli.export:export",
+        "Write the adapter of a round in PEFT's format, from any run, however it ended.",
+    ),
+    "dashboard": (
+        "hortus.cli.dashboard:dashboard",
+        "Show a run, or a site to its own operator, in the browser. Stop with Ctrl-C.",
+    ),
+    "audit": (
+        "hortus.cli.audit:audit",
+        "Verify what was spent: hortus audit PATH verifies the ledgers in PATH.",
+    ),
+    "budget": (
+        "hortus.cli.budget:budget",
+        "Show a site's budgets, and decide what its datasets may still release.",
+    ),
 }
 
 
 class _Hortus(ReportingGroup):
-    """All commands; only the one that is named is imported, and all for help."""
+    """All commands; only the one that is named is imported, and none for help."""
 
     def __init__(self, **attributes: Any) -> None:  # noqa: ANN401 - click's own
         super().__init__(**attributes)
-        self.commands = LateCommands(_COMMANDS).as_commands()
+        self._late = LateCommands({name: target for name, (target, _) in _COMMANDS.items()})
+        self.commands = self._late.as_commands()
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's own
         """Returns the commands' names, in the order of a first day."""
         return list(self.commands)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands by their summaries."""
+        self.commands = {
+            name: TyperCommand(name, help=summary) for name, (_, summary) in _COMMANDS.items()
+        }
+        super().format_help(ctx, formatter)
+        self.commands = self._late.as_commands()
 
 
 app = typer.Typer(

@@ -9,7 +9,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from hortus import __version__
-from hortus.cli.main import app
+from hortus.cli.main import _COMMANDS, app
 
 
 def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -60,3 +60,9 @@ def test_settings_are_for_runs_of_ones_own() -> None:
 def test_the_version_is_told() -> None:
     done = CliRunner().invoke(app, ["--version"])
     assert (done.exit_code, done.output) == (0, f"hortus {__version__}\n")
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_a_command_is_listed_with_the_first_sentence_of_its_page(name: str) -> None:
+    first = (found((name,)).help or "").strip().split("\n\n")[0]
+    assert _COMMANDS[name][1] == " ".join(first.split())

@@ -94,6 +94,12 @@ def test_help_loads_no_heavy_library(command: list[str]) -> None:
     assert start(*command) == "[0, []]"
 
 
+def test_the_list_of_commands_imports_none_of_them() -> None:
+    loaded = json.loads(run("--help")[0])
+    assert "pydantic" not in loaded
+    assert not {name for name in loaded if name.startswith("hortus.protocol")}
+
+
 @pytest.mark.parametrize("command", READ_A_PLAN, ids=" ".join)
 def test_a_slip_in_a_plan_is_told_before_anything_loads_that_takes_long(
     tmp_path: Path, command: list[str]
