@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from engine import Texts, build
 
-from hortus.privacy.gradients.clipping import FlatClipping
+from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.privacy.gradients.engines.base import LossBatch
 from hortus.privacy.noise import discrete_gaussian
@@ -31,7 +31,7 @@ from hortus.privacy.secure_sum.masks import MaskedVector
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "client_step.csv"
 SITES, TURNS = 8, 5
-CLIPPING = FlatClipping(1.0)
+CLIPPING = FlatClipping().at(1.0)
 
 
 class Stopwatch:

@@ -43,7 +43,7 @@ def variant(demo: Plan, rule: str, norm: float, seed: int) -> Plan:
     fields["adapter"] = {"kind": "head"}
     # The same steps in one round, since each round is evaluated.
     fields["training"] |= {"rounds": 1, "steps_per_round": demo.steps}
-    clipping = {"rule": rule} | ({"rate": RATE} if rule == "adaptive" else {})
+    clipping = {"kind": rule} | ({"rate": RATE} if rule == "adaptive" else {})
     fields["privacy"] |= {"epsilon": EPSILON, "clipping_norm": norm, "clipping": clipping}
     return Plan(**fields)
 

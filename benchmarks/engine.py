@@ -42,7 +42,7 @@ from transformers import AutoModel, BertConfig, GPT2Config, LlamaConfig
 from hortus.learning.models.encoder import EncoderClassifier
 from hortus.learning.models.folder import resolve_model
 from hortus.learning.passes.division import Passes
-from hortus.privacy.gradients.clipping import FlatClipping
+from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.engine import PerUnitGradients
 
 HERE = Path(__file__).parent
@@ -205,7 +205,7 @@ def plain(model: nn.Module, texts: Texts) -> Step:
 
 
 def hortus(model: nn.Module, texts: Texts) -> Step:
-    engine, clipping = PerUnitGradients(model), FlatClipping(CLIPPING)
+    engine, clipping = PerUnitGradients(model), FlatClipping().at(CLIPPING)
     passes = Passes(texts.ids.shape[1])
     parts = texts.split(passes.most(passes.shape(passes.longest), len(texts.ids)))
     return lambda: engine.clipped_sum(parts, clipping)

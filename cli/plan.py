@@ -179,14 +179,7 @@ def _mechanism_table(what: "Prospect") -> Table:
 
 
 def _clipping(what: "Prospect") -> str:
-    privacy, adaptive = what.contract.privacy, what.encoding.adaptive
-    rule = f"{privacy.clipping.rule.value}, C = {privacy.clipping_norm:g}"
-    if adaptive is None:
-        return rule
-    return (
-        f"{rule} at first, then so that {adaptive.quantile:.0%} of the units are not cut; counting "
-        f"them takes {adaptive.unit_norm - 1:.2%} more noise"
-    )
+    return what.encoding.rule.words(what.contract.privacy.clipping_norm)
 
 
 def _attempt(what: "Prospect") -> str:

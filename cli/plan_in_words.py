@@ -57,6 +57,7 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
         dimension=what.dimension,
         words=what.encoding.words,
         strategy=strategy_of(what.contract).words,
+        moves=what.encoding.rule.moves,
         sums=what.contract.sums,
         event=what.cost.event,
         epsilon=what.cost.epsilon(delta),

@@ -70,7 +70,8 @@ def _open_section(name: str) -> tuple[str, str]:
     """Returns where a section's kinds are, and which is the default."""
     (registry,) = (registry for registry in REGISTRIES if registry.place[-1] == name)
     default = f"`{registry.default}`" if registry.default else "**required**"
-    return f"[{registry.noun}](#kinds-of-{registry.noun})", default
+    anchor = registry.noun.replace(" ", "-")
+    return f"[{registry.noun}](#kinds-of-{anchor})", default
 
 
 def _summary(model: type[BaseModel] | None) -> str:

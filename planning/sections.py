@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hortus.privacy.gradients.clipping.kinds import CLIPPINGS
 from hortus.protocol.plan import Agreement
 from hortus.protocol.section import Kind, Section
 from hortus.runtime.documents import Document
@@ -10,7 +11,7 @@ from hortus.runtime.errors import UsageError
 from hortus.runtime.registry import Registry
 from hortus.strategies.kinds import STRATEGIES
 
-REGISTRIES: tuple[Registry[Any], ...] = (STRATEGIES,)
+REGISTRIES: tuple[Registry[Any], ...] = (STRATEGIES, CLIPPINGS)
 """In the order in which their complaints are shown."""
 
 

@@ -11,17 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hortus.privacy.accounting.events import GaussianEvent
-from hortus.privacy.gradients.adaptive_clipping import AdaptiveClipping
-from hortus.privacy.gradients.clipping import (
-    AutomaticClipping,
-    Clipping,
-    FlatClipping,
-    PerLayerClipping,
-    UnitClipping,
-)
+from hortus.privacy.gradients.clipping.base import Clipping, ClippingAt
+from hortus.privacy.gradients.clipping.flat import FlatClipping
+from hortus.privacy.gradients.clipping.kinds import CLIPPINGS
 from hortus.privacy.gradients.engine import FINE_GRID, ClippedSum
 from hortus.privacy.noise.mechanism import FixedPoint, Mechanism
-from hortus.protocol.plan import Agreement, ClippingRule, Contract, Noise
+from hortus.protocol.plan import Agreement, Contract, Noise
 from hortus.runtime.errors import ProtocolError
 
 # Largest coordinate of an update that carries no noise of its own at upload.
@@ -60,12 +55,12 @@ class StepEncoding:
         mechanism = None
         privacy = contract.privacy
         if privacy.noise_multiplier is not None:
-            adaptive = _adaptive(contract)
+            rule = CLIPPINGS.parse(privacy.clipping)
             distributed = privacy.noise is Noise.DISTRIBUTED
             mechanism = Mechanism.design(
-                clipping_norm=adaptive.unit_norm if adaptive else privacy.clipping_norm,
+                clipping_norm=rule.limit(privacy.clipping_norm),
                 noise_multiplier=privacy.noise_multiplier,
-                dimension=dimension + (1 if adaptive else 0),
+                dimension=dimension + rule.moves,
                 shares=contract.cohort.min_honest if distributed else 1,
                 cohort=cohort,
                 max_batch=largest_batch(contract),
@@ -80,18 +75,18 @@ class StepEncoding:
         return self.mechanism or self.fixed_point
 
     @property
-    def adaptive(self) -> AdaptiveClipping | None:
-        """How the clipping norm moves; None where it does not."""
-        return _adaptive(self.contract) if self.mechanism else None
+    def rule(self) -> Clipping:
+        """How units' gradients are clipped; not at all without a mechanism."""
+        return CLIPPINGS.parse(self.contract.privacy.clipping) if self.mechanism else FlatClipping()
 
     @property
     def words(self) -> int:
         """Words of a vector, up and down: d, and one more where the clipping norm moves."""
-        return self.dimension + (1 if self.adaptive else 0)
+        return self.dimension + self.rule.moves
 
     def start(self, adapter: NDArray[np.float32], clipping_norm: np.float32) -> NDArray[np.float32]:
         """Returns what a step starts from, as it is sent to sites, float32[words]."""
-        return np.append(adapter, clipping_norm) if self.adaptive else adapter
+        return np.append(adapter, clipping_norm) if self.rule.moves else adapter
 
     def clipping_norm(self, start: NDArray[np.float32]) -> float:
         """Returns C of a step.
@@ -99,39 +94,26 @@ class StepEncoding:
         Raises:
             ProtocolError: It is not within the plan's bounds.
         """
-        adaptive = self.adaptive
-        if adaptive is None:
-            return self.contract.privacy.clipping_norm
-        norm = float(start[-1])
+        privacy = self.contract.privacy
+        if not self.rule.moves:
+            return privacy.clipping_norm
+        norm, (smallest, largest) = float(start[-1]), privacy.norm_bounds
         # A float32 of a bound may lie beside it by its rounding.
-        if not adaptive.smallest * (1 - 1e-6) <= norm <= adaptive.largest * (1 + 1e-6):
+        if not smallest * (1 - 1e-6) <= norm <= largest * (1 + 1e-6):
             raise ProtocolError(
-                f"the clipping norm received is {norm:g}, not from {adaptive.smallest:g} to "
-                f"{adaptive.largest:g}"
+                f"the clipping norm received is {norm:g}, not from {smallest:g} to {largest:g}"
             )
         return norm
 
-    def clipping(self, clipping_norm: float) -> Clipping:
+    def clipping(self, clipping_norm: float) -> ClippingAt:
         """Returns the rule that units' gradients are clipped with."""
-        privacy = self.contract.privacy
-        if self.mechanism is None:
-            return FlatClipping(math.inf)
-        match privacy.clipping.rule:
-            case ClippingRule.FLAT:
-                return FlatClipping(clipping_norm)
-            case ClippingRule.PER_LAYER:
-                return PerLayerClipping(clipping_norm)
-            case ClippingRule.AUTOMATIC:
-                return AutomaticClipping(clipping_norm, privacy.clipping.stability or 0.0)
-            case ClippingRule.ADAPTIVE:
-                return UnitClipping(clipping_norm)
+        return self.rule.at(clipping_norm if self.mechanism else math.inf)
 
     def addend(self, clipped: ClippedSum, clipping_norm: float) -> NDArray[np.float64]:
         """Returns the clipped sum as the mechanism takes it, float64[words]."""
-        if self.adaptive is None:
+        if not self.rule.moves:
             return clipped.total
-        count = self.adaptive.count(clipped.norms[0], clipping_norm, self.grid)
-        return np.append(clipped.total, count)
+        return np.append(clipped.total, self.rule.tally(clipped.norms, clipping_norm, self.grid))
 
     @property
     def grid(self) -> float:
@@ -162,7 +144,7 @@ class StepEncoding:
         """
         if self.mechanism is None:
             return 0.0
-        unit = float(clipping_norm) if self.adaptive else 1.0
+        unit = self.rule.scale(float(clipping_norm))
         deviation = self.mechanism.share_std / self.mechanism.scale * math.sqrt(sites)
         return unit * deviation / (nominal_batch(self.contract) * sites)
 
@@ -179,16 +161,12 @@ class StepEncoding:
         decoded = self.codec.decode(total)
         if self.mechanism is None:
             return decoded / sites, clipping_norm
-        if self.adaptive is None:
-            return self.mean_gradient(decoded, sites), clipping_norm
-        gradient = float(clipping_norm) * self.mean_gradient(decoded[:-1], sites)
+        rule, norm = self.rule, float(clipping_norm)
+        gradient = rule.scale(norm) * self.mean_gradient(decoded[: self.dimension], sites)
+        if not rule.moves:
+            return gradient, clipping_norm
         nominal = nominal_batch(self.contract) * sites
-        return gradient, self.adaptive.next_norm(float(clipping_norm), decoded[-1], nominal)
-
-
-def _adaptive(contract: Contract) -> AdaptiveClipping | None:
-    clipping = contract.privacy.clipping
-    return AdaptiveClipping.of(clipping) if clipping.rule is ClippingRule.ADAPTIVE else None
+        return gradient, rule.next_bound(norm, decoded[-1], nominal)
 
 
 def nominal_batch(plan: Agreement) -> float:

@@ -1,11 +1,10 @@
 """The plan: what a consortium trains and how privately; a site approves its contract's hash."""
 
-import math
 import unicodedata
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -154,75 +153,6 @@ class Training(Schema):
         return self.steps_per_round * self.local_steps
 
 
-class ClippingRule(StrEnum):
-    """How a unit's gradient is cut to the clipping norm."""
-
-    FLAT = "flat"
-    PER_LAYER = "per-layer"
-    AUTOMATIC = "automatic"
-    ADAPTIVE = "adaptive"
-
-
-_RULE_DEFAULTS: dict[str, dict[str, float]] = {
-    ClippingRule.AUTOMATIC: {"stability": 0.01},
-    ClippingRule.ADAPTIVE: {
-        "quantile": 0.5,
-        "rate": 0.2,
-        "count_weight": 0.2,
-        "smallest": 1e-3,
-        "largest": 1e3,
-    },
-}
-
-
-class Clipping(Schema):
-    """How a unit's gradient is cut to the clipping norm C (not with `noise: unsafe_none`)."""
-
-    rule: ClippingRule = Field(
-        ClippingRule.FLAT,
-        description="`flat`: g·min(1, C/‖g‖). `per-layer`: each of L adapted layers by itself, to "
-        "C/√L. `automatic`: g·C/(‖g‖ + γ) (Bu, Wang et al. 2023). `adaptive`: flat, with a C that follows "
-        "a quantile of the units' norms (Andrew et al. 2021; strategy `fedsgd` only).",
-    )
-    stability: Positive | None = Field(None, description="γ of `automatic`; 0.01 if not given.")
-    quantile: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="Share of units that `adaptive` leaves uncut; 0.5 if not given."
-    )
-    rate: Annotated[float, Field(gt=0, le=10)] | None = Field(
-        None, description="η of `adaptive`: each step, C ← C·exp(η·excess); 0.2 if not given."
-    )
-    count_weight: Annotated[float, Field(gt=0, le=2)] | None = Field(
-        None,
-        description="Weight w of the noisy count beside the gradient in `adaptive`, charged with it; "
-        "noise grows by √(1 + w²·max(quantile, 1 − quantile)²). 0.2 if not given.",
-    )
-    smallest: Positive | None = Field(
-        None, description="Least C that `adaptive` may come to; 0.001 if not given."
-    )
-    largest: Positive | None = Field(
-        None, description="Largest C that `adaptive` may come to; 1000 if not given."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, fields: Any) -> Any:  # noqa: ANN401 - whatever a file holds
-        """Gives the rule's numbers where there are none, so that a contract states them all."""
-        if not isinstance(fields, dict):
-            return fields
-        given = {name: value for name, value in fields.items() if value is not None}
-        return _RULE_DEFAULTS.get(str(fields.get("rule")), {}) | given
-
-    @model_validator(mode="after")
-    def _numbers_of_rule(self) -> Self:
-        own = _RULE_DEFAULTS.get(self.rule, {})
-        for name in set().union(*_RULE_DEFAULTS.values()) - set(own):
-            if getattr(self, name) is not None:
-                raise ValueError(f"{name} does not belong to rule: {self.rule.value}")
-        if self.smallest and self.largest and self.smallest > self.largest:
-            raise ValueError("smallest is more than largest")
-        return self
-
-
 class Privacy(Schema):
     """The mechanism of every step and the budget of the whole plan, for each site."""
 
@@ -261,7 +191,10 @@ class Privacy(Schema):
         description="C: the L2 norm a unit's gradient is cut to; the first one, where it adapts. Nothing is "
         "cut with `noise: unsafe_none`.",
     )
-    clipping: Clipping = Field(default_factory=Clipping)
+    clipping: Section = Field(
+        Section(kind="flat"),
+        description="How a unit's gradient is cut to C (not with `noise: unsafe_none`): see the clipping rules below.",
+    )
     ring_bits: RingBits = Field(
         32,
         description="Bits of a word of an upload. 24 saves a quarter of the bytes up, and costs noise: "
@@ -292,10 +225,21 @@ class Privacy(Schema):
             )
         return self
 
+    @property
+    def unit_norm(self) -> float:
+        """What one unit adds to a sum at most, in L2 norm: C, unless the clipping rule states another."""
+        return _stated(self.clipping, "unit_norm", self.clipping_norm)
+
+    @property
+    def norm_bounds(self) -> tuple[float, float]:
+        """The least and the largest C of a step: C itself, unless the clipping rule states others."""
+        norm = self.clipping_norm
+        return _stated(self.clipping, "smallest", norm), _stated(self.clipping, "largest", norm)
+
     @model_validator(mode="after")
     def _norm_within_bounds(self) -> Self:
-        smallest, largest = self.clipping.smallest or 0, self.clipping.largest or math.inf
-        if not smallest <= self.clipping_norm <= largest:
+        smallest, largest = self.norm_bounds
+        if not (smallest <= self.clipping_norm <= largest and self.unit_norm > 0):
             raise ValueError("clipping_norm is not between clipping.smallest and clipping.largest")
         return self
 
@@ -309,6 +253,18 @@ class Privacy(Schema):
         if self.noise is not Noise.UNSAFE_NONE and given != 1:
             raise ValueError("give exactly one of epsilon and noise_multiplier")
         return self
+
+
+def _stated(section: Section, name: str, default: float) -> float:
+    """Returns a number that a section states of itself, whatever its kind.
+
+    Raises:
+        ValueError: It is no number.
+    """
+    value = (section.model_extra or {}).get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} is no number")  # noqa: TRY004 - of a plan's text
+    return float(value)
 
 
 class Cohort(Schema):

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hortus.learning.data.records import Records
-from hortus.privacy.gradients.clipping import FlatClipping
+from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.workbench import Workbench
-from hortus.protocol.plan import ClippingRule, Contract, Noise
+from hortus.protocol.plan import Contract, Noise
 
 _MOST_UNITS = 256  # of all sites together
 
@@ -28,9 +28,10 @@ def share_cut(
         adapter: float32[d], where gradients are taken.
     """
     privacy = contract.privacy
-    if privacy.clipping.rule is not ClippingRule.FLAT or privacy.noise is Noise.UNSAFE_NONE:
+    if privacy.clipping.kind != "flat" or privacy.noise is Noise.UNSAFE_NONE:
         return None
-    clipping, size, norms = FlatClipping(privacy.clipping_norm), contract.training.micro_batch, []
+    clipping = FlatClipping().at(privacy.clipping_norm)
+    size, norms = contract.training.micro_batch, []
     with workbench.holding(adapter):
         for records in sites:
             some = _some(records, max(1, _MOST_UNITS // len(sites)), privacy.max_records_per_unit)

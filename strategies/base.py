@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from hortus.privacy.gradients.clipping.kinds import CLIPPINGS
 from hortus.protocol.plan import Agreement, Noise
 from hortus.protocol.section import Kind
 from hortus.runtime.errors import UsageError
@@ -93,9 +94,10 @@ class Strategy(Kind):
                 where="privacy.noise",
                 remedy="Set it to local, or use strategy.kind: fedsgd.",
             )
-        if plan.privacy.clipping.rule == "adaptive":
+        if CLIPPINGS.parse(plan.privacy.clipping).moves:
             raise UsageError(
-                f"the adaptive rule is not for {self.kind}: the server sees no count of a site's local steps",
-                where="privacy.clipping.rule",
+                f"a clipping norm that moves is not for {self.kind}: the server sees no count of a site's local "
+                "steps",
+                where="privacy.clipping.kind",
                 remedy="Use another rule, or strategy.kind: fedsgd.",
             )

@@ -66,7 +66,7 @@ class LocalStep:
                 a step private.
         """
         encoding = self._encoding
-        if encoding.contract.privacy.noise is Noise.DISTRIBUTED or encoding.adaptive:
+        if encoding.contract.privacy.noise is Noise.DISTRIBUTED or encoding.rule.moves:
             raise HortusError(
                 "a site may not look at its own step: only the sum of the sites' noise makes it private",
                 where="privacy.noise",

@@ -13,7 +13,7 @@ largest cohort, and no plan is accepted whose rounding is a tenth of the sensiti
 import math
 
 from hortus.protocol.limits import MAX_SITES
-from hortus.protocol.plan import ClippingRule, Contract, Noise
+from hortus.protocol.plan import Contract, Noise
 
 _SMOOTHING = 9
 _TAIL = 12
@@ -34,13 +34,8 @@ def noise_range(contract: Contract) -> tuple[float, float]:
 
 
 def _coarsest_unit(contract: Contract, sigma: float, shares: int) -> float:
-    """Returns the clipping norm in ring units where the largest cohort shares the ring."""
-    privacy, training = contract.privacy, contract.training
-    norm = privacy.clipping_norm
-    if privacy.clipping.rule is ClippingRule.ADAPTIVE:
-        # The count beside the gradient; C itself is a unit of the vector.
-        quantile, weight = privacy.clipping.quantile or 0.0, privacy.clipping.count_weight or 0.0
-        norm = math.hypot(1, weight * max(quantile, 1 - quantile))
+    """Returns the norm of a unit in ring units where the largest cohort shares the ring."""
+    privacy, training, norm = contract.privacy, contract.training, contract.privacy.unit_norm
     most = 4 * training.sampling_rate * training.nominal_units
     most_units = math.ceil(most + _TAIL * math.sqrt(most))
     room = 2 ** (privacy.ring_bits - 1) - _TAIL * MAX_SITES * (_SMOOTHING + 2)

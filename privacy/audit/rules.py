@@ -20,7 +20,7 @@ from hortus.privacy.ledger.entries import (
     Scope,
     Unfrozen,
 )
-from hortus.protocol.plan import ClippingRule, Contract, Noise, Privacy
+from hortus.protocol.plan import Contract, Noise, Privacy
 from hortus.protocol.policy import Every, period_of
 
 
@@ -248,10 +248,7 @@ def check_sent(evidence: Evidence, charges: Iterable[Charge]) -> Iterator[Findin
 
 def _agreed_norm(privacy: Privacy, charged: float) -> float:
     """Returns the plan's clipping norm; where it adapts, the one charged, if the plan allows it."""
-    clipping = privacy.clipping
-    if clipping.rule is not ClippingRule.ADAPTIVE:
-        return privacy.clipping_norm
-    smallest, largest = clipping.smallest or 0.0, clipping.largest or math.inf
+    smallest, largest = privacy.norm_bounds
     # A float32 of a bound may lie beside it by its rounding.
     within = smallest * (1 - 1e-6) <= charged <= largest * (1 + 1e-6)
     return charged if within else privacy.clipping_norm

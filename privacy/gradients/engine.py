@@ -1,7 +1,8 @@
 """Clipped sums of per-unit gradients: what one unit adds has the same bits whoever else is there.
 
 DP-SGD (Abadi et al. 2016, Algorithm 1): each unit's gradient g over all trainable parameters
-together is scaled by min(1, C / ‖g‖₂) before the sum; other rules are other `Clipping`s. Records go
+together is scaled by min(1, C / ‖g‖₂) before the sum; for other rules see
+`privacy.gradients.clipping`. Records go
 through the model in passes. A pass holds one unit, or several that are kept apart to the last bit
 (`learning.passes.isolation`); an engine gives the gradients of its units (`privacy.gradients.engines`).
 Each unit is then clipped by itself, in float64, cut to a multiple of a public grid, and added as
@@ -20,15 +21,16 @@ from torch import nn
 
 from hortus.learning.passes.isolation import keep_apart
 from hortus.learning.passes.workers import passes_at_once, side_by_side
-from hortus.privacy.gradients.clipping import Clipping
+from hortus.privacy.gradients.clipping.base import ClippingAt
 from hortus.privacy.gradients.engines.base import GradientEngine, LossBatch
 from hortus.privacy.gradients.engines.hortus import HortusEngine
-from hortus.runtime.errors import UsageError
+from hortus.runtime.errors import HortusError, UsageError
 
 # What a sum is a multiple of where no mechanism asks for another grid.
 FINE_GRID = 2.0**-40
 # Grid points of one unit's coordinate at most: 2,048 units cannot overflow an int64.
 _LARGEST = 2.0**52
+_SLACK = 1 + 1e-9  # a norm that is computed from norms
 _HORTUS = HortusEngine()
 
 Result = TypeVar("Result")
@@ -85,7 +87,7 @@ class PerUnitGradients:
         self.dimension = sum(parameter.numel() for parameter in self._parameters.values())
 
     def clipped_sum(
-        self, batches: Iterable[LossBatch], clipping: Clipping, grid: float = FINE_GRID
+        self, batches: Iterable[LossBatch], clipping: ClippingAt, grid: float = FINE_GRID
     ) -> ClippedSum:
         """Returns Σ gᵤ·factorᵤ over all units, each cut to the grid; zeros for no units.
 
@@ -119,7 +121,7 @@ class PerUnitGradients:
         )
 
     def clipped_each(
-        self, batch: LossBatch, clipping: Clipping, grid: float = FINE_GRID
+        self, batch: LossBatch, clipping: ClippingAt, grid: float = FINE_GRID
     ) -> list[ClippedSum]:
         """Returns what each unit of a pass would add to a sum by itself: for audits.
 
@@ -158,7 +160,7 @@ class PerUnitGradients:
     def _device(self) -> torch.device:
         return next(iter(self._parameters.values())).device
 
-    def _clipper(self, clipping: Clipping, grid: float) -> "_Clipper":
+    def _clipper(self, clipping: ClippingAt, grid: float) -> "_Clipper":
         sizes = [parameter.numel() for parameter in self._parameters.values()]
         return _Clipper(clipping, clipping.groups(list(self._parameters)), sizes, grid)
 
@@ -174,7 +176,7 @@ class _Clipper:
     """
 
     def __init__(
-        self, clipping: Clipping, groups: Iterable[int], sizes: list[int], grid: float
+        self, clipping: ClippingAt, groups: Iterable[int], sizes: list[int], grid: float
     ) -> None:
         self._clipping = clipping
         self._grid = grid
@@ -203,12 +205,25 @@ class _Clipper:
         norm = squared.sqrt_().mul_(self._rounding).unsqueeze(1)
         if not bool(torch.isfinite(norm).all()):
             return np.full((self.groups, 1), np.inf), torch.zeros_like(gradient, dtype=torch.int64)
-        factors = self._clipping.factors(norm).squeeze(1) / self._grid
+        factors = self._clipping.factors(norm).squeeze(1)
+        self._check(factors * norm.squeeze(1))
+        factors = factors / self._grid
         for group, part in self._parts:
             values[part] *= factors[group]
         # Cutting towards zero lengthens no vector.
         addend = values.clamp_(-_LARGEST, _LARGEST).to(torch.int64)
         return norm.cpu().numpy(), addend
+
+    def _check(self, norms: torch.Tensor) -> None:
+        """Refuses what a unit would add, by groups, where it is more than the rule says of itself."""
+        reached = float(norms.square().sum().sqrt())
+        if not reached <= self._clipping.limit * _SLACK:
+            raise HortusError(
+                f"{self._clipping.rule.kind} lets a unit add {reached:g}, and may let it add "
+                f"{self._clipping.limit:g}",
+                where="privacy.clipping",
+                remedy="Nothing was sent. This is a defect of the clipping rule: please report it.",
+            )
 
 
 def _squared_norm(values: torch.Tensor) -> torch.Tensor:

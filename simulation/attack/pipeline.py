@@ -29,7 +29,7 @@ from hortus.learning.tasks.classification import Batch, Encoded
 from hortus.planning.prepare import pin
 from hortus.privacy.accounting.forecast import PlanCost
 from hortus.privacy.attacks.membership_inference import logit_confidence
-from hortus.privacy.gradients.clipping import Clipping
+from hortus.privacy.gradients.clipping.base import ClippingAt
 from hortus.privacy.gradients.engine import FINE_GRID, ClippedSum, PerUnitGradients
 from hortus.privacy.gradients.engines.base import LossBatch
 from hortus.privacy.gradients.workbench import Workbench
@@ -318,7 +318,7 @@ class _Watched(PerUnitGradients):
         self.joined: list[NDArray[np.int64]] = []
 
     def clipped_sum(
-        self, batches: Iterable[LossBatch], clipping: Clipping, grid: float = FINE_GRID
+        self, batches: Iterable[LossBatch], clipping: ClippingAt, grid: float = FINE_GRID
     ) -> ClippedSum:
         """See `PerUnitGradients`."""
         kept = list(batches)

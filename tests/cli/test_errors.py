@@ -47,9 +47,9 @@ def fails(result: Result, code: int, *words: str) -> None:
         ("epsilon: 50.0", "epsilon: -1", ("privacy.epsilon", "-1")),
         ("privacy:", "privacy:\n  unit: patient", ("privacy", "max_records_per_unit")),
         ("privacy:", "privacy:\n  max_records_per_unit: 3", ("privacy", "max_records_per_unit")),
-        ("privacy:", "privacy:\n  clipping: {rule: flt}", ("privacy.clipping.rule", "flat")),
+        ("privacy:", "privacy:\n  clipping: {kind: flt}", ("privacy.clipping.kind", "flat")),
         ("privacy:", "privacy:\n  clipping: {quantile: 0.5}", ("privacy.clipping", "quantile")),
-        ("privacy:", "privacy:\n  clipping: {rule: adaptive, largest: 0.5}", ("clipping.largest",)),
+        ("privacy:", "privacy:\n  clipping: {kind: adaptive, largest: 0.5}", ("clipping.largest",)),
         (
             "privacy:",
             "privacy:\n  unit: patient\n  max_records_per_unit: 999",

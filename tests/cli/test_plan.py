@@ -218,7 +218,7 @@ def test_a_patient_an_adaptive_and_a_local_plan_and_one_without_noise_are_explai
     assert "same value in the column `patient_id`" in text
     assert "at most 3 records" in text
     assert "counts, with noise" not in text
-    text = explained(write_plan(privacy=CHEAP | {"clipping": {"rule": "adaptive"}}))
+    text = explained(write_plan(privacy=CHEAP | {"clipping": {"kind": "adaptive"}}))
     assert "One of the numbers counts, with noise of its own" in text
     text = explained(write_plan(privacy=CHEAP | {"noise": "local"}))
     assert "Nobody. Each site adds the whole noise" in text

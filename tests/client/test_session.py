@@ -17,13 +17,14 @@ from hortus.client.consent.terms import Account
 from hortus.client.disclosure import FAILED
 from hortus.client.pace import Pace, RehearsalClock, Timetable
 from hortus.client.session import Session
+from hortus.privacy.gradients.clipping.adaptive import AdaptiveClipping
 from hortus.privacy.ledger.entries import Charged, Declined
 from hortus.privacy.ledger.store import Ledger
 from hortus.privacy.step import StepEncoding
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import Roster, SiteIdentity
-from hortus.protocol.plan import ClippingRule, Contract, Plan
+from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget
 from hortus.protocol.vectors import split, vector_digest
 from hortus.protocol.wire import aggregation_pb2 as wire
@@ -54,7 +55,7 @@ class World:
         self.server = SiteIdentity.generate(SERVER)
         keys = {site: identity.public_key_bytes for site, identity in self.identities.items()}
         self.roster = Roster(keys, self.server.public_key_bytes)
-        adapts = contract.privacy.clipping.rule is ClippingRule.ADAPTIVE
+        adapts = contract.privacy.clipping.kind == "adaptive"
         self.encoding = StepEncoding.of(contract, DIMENSION - adapts, len(SITES))
         self.descriptor = Descriptor(
             run="1" * 32,
@@ -250,7 +251,7 @@ def test_a_clipping_norm_outside_of_the_contract_is_refused_before_anything_is_c
     plan: Plan, tmp_path: Path
 ) -> None:
     fields = plan.model_dump()
-    fields["privacy"] |= {"clipping": {"rule": "adaptive", "largest": 2.0}}
+    fields["privacy"] |= {"clipping": AdaptiveClipping(largest=2.0).section}
     contract = Plan(**fields).contract(model_digest="a" * 64, noise_multiplier=5.0)
     world = World(contract, tmp_path)
     for norm, taken in ((2.5, False), (1.5, True)):

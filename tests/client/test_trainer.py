@@ -15,8 +15,8 @@ from hortus.client.trainer import Trainer, untimed
 from hortus.learning.data.records import Records
 from hortus.learning.tasks.classification import Batch
 from hortus.planning.plan_file import load_plan
-from hortus.privacy import step as encoding
-from hortus.privacy.gradients.clipping import Clipping, FlatClipping
+from hortus.privacy.gradients.clipping.base import ClippingAt
+from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.engine import ClippedSum
 from hortus.privacy.gradients.sampling import sample_records
 from hortus.privacy.gradients.workbench import Workbench
@@ -44,7 +44,7 @@ class Bench:
         self.one_by_one = False
         summed = self.workbench.gradients.clipped_sum
 
-        def watched(batches: Iterable[Batch], clipping: Clipping, grid: float) -> ClippedSum:
+        def watched(batches: Iterable[Batch], clipping: ClippingAt, grid: float) -> ClippedSum:
             own = list(batches)
             self.batches = own
             if self.one_by_one:
@@ -126,7 +126,7 @@ def test_a_unit_with_all_its_records_moves_the_sum_by_no_more_than_the_clipping_
 def test_a_step_that_clips_nothing_is_not_released(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "FlatClipping", lambda _: FlatClipping(np.inf))
+    monkeypatch.setattr(StepEncoding, "clipping", lambda *_: FlatClipping().at(np.inf))
     with pytest.raises(HortusError, match="not clipped"):
         bench.step(RECORDS)
 

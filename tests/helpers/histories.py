@@ -15,6 +15,7 @@ from helpers.charges import make_content
 from hortus.client.consent.approval import admitted, approval, consented, withdraw
 from hortus.privacy.audit.evidence import Evidence, read_evidence
 from hortus.privacy.audit.reconcile import AttemptRecord, ServerRecord
+from hortus.privacy.gradients.clipping.adaptive import AdaptiveClipping
 from hortus.privacy.ledger.entries import Charge, Declined, Frozen, Granted, Unfrozen, Withdrawn
 from hortus.privacy.ledger.marks import Content
 from hortus.privacy.ledger.store import Ledger
@@ -85,7 +86,7 @@ PLANS = (
     ),
     _contract("distributed", 0.05, 0.9, training={"steps_per_round": 3}),
     _contract("local", 0.002, 4.0),
-    _contract("local", 0.25, 3.0, clipping_norm=0.5, clipping={"rule": "adaptive"}),
+    _contract("local", 0.25, 3.0, clipping_norm=0.5, clipping=AdaptiveClipping()),
     _contract("unsafe_none", 0.1, None),
     _contract("distributed", 0.1, 2.0, unit="patient", max_records_per_unit=4, ring_bits=24),
 )
@@ -268,7 +269,7 @@ class _Site:
         plan, privacy = PLANS[number], PLANS[number].privacy
         bare = privacy.noise is Noise.UNSAFE_NONE
         norms = (
-            (0.25, 0.5, 1.0) if privacy.clipping.rule == "adaptive" else (privacy.clipping_norm,)
+            (0.25, 0.5, 1.0) if privacy.clipping.kind == "adaptive" else (privacy.clipping_norm,)
         )
         return Charge(
             run=run,

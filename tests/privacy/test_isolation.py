@@ -24,7 +24,7 @@ from hortus.learning.passes.division import Passes, Shape
 from hortus.learning.passes.isolation import keep_apart
 from hortus.learning.tasks.classification import Encoded
 from hortus.planning.plan_file import load_plan
-from hortus.privacy.gradients.clipping import FlatClipping
+from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.privacy.gradients.workbench import Workbench
 
@@ -63,7 +63,7 @@ class Stage:
 
     def added(self, members: NDArray[np.int64], together: int) -> NDArray[np.float64]:
         batches = self.bench.task.batches(self.data, members, together)
-        return self.bench.gradients.clipped_sum(batches, FlatClipping(C)).total
+        return self.bench.gradients.clipped_sum(batches, FlatClipping().at(C)).total
 
     def records_of(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
         parts = [np.flatnonzero(self.data.units == unit) for unit in units]

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
 from hortus.learning.models.encoder import EncoderClassifier
-from hortus.privacy.gradients.clipping import FlatClipping
+from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.privacy.gradients.engines.opacus import OpacusEngine
 
@@ -232,7 +232,7 @@ def test_the_clipped_sum_is_that_of_the_oracle(
     model = build(architecture, kind, rank, seed)
     texts = Texts.draw(lengths, units, seed)
     found = PerUnitGradients(model).clipped_sum(
-        texts.in_batches(units_at_once), FlatClipping(clipping)
+        texts.in_batches(units_at_once), FlatClipping().at(clipping)
     )
     rows = one_by_one(model, texts)
     expected = clipped(rows, texts.units, clipping)
@@ -249,13 +249,13 @@ def test_every_kind_of_adapter_in_every_architecture(architecture: str, kind: st
     """One example of each, since the property test may miss a pair."""
     model = build(architecture, kind, 2, 1)
     texts = Texts.draw([5, 2, 7, 3], [0, 1, 0, 2], 1)
-    found = PerUnitGradients(model).clipped_sum(texts.in_batches(2), FlatClipping(0.3)).total
+    found = PerUnitGradients(model).clipped_sum(texts.in_batches(2), FlatClipping().at(0.3)).total
     rows = one_by_one(model, texts)
     assert np.abs(rows).max() > 0
     assert np.allclose(found, clipped(rows, texts.units, 0.3), rtol=TOLERANCE, atol=1e-11)
     if kind in KNOWN_TO_OPACUS:
         theirs = PerUnitGradients(model, OpacusEngine())
-        again = theirs.clipped_sum(texts.in_batches(2), FlatClipping(0.3)).total
+        again = theirs.clipped_sum(texts.in_batches(2), FlatClipping().at(0.3)).total
         assert np.allclose(again, found, rtol=TOLERANCE, atol=1e-11)
 
 
@@ -266,7 +266,7 @@ def test_checkpointed_transformers_give_the_same_sum(
 ) -> None:
     model = build(architecture, "lora", 2, 1)
     texts = Texts.draw([5, 2, 7, 3], [0, 1, 0, 2], 1)
-    engine, clipping = PerUnitGradients(model), FlatClipping(0.3)
+    engine, clipping = PerUnitGradients(model), FlatClipping().at(0.3)
     expected = engine.clipped_sum([texts], clipping).total
     inner = model.base_model.model.encoder  # type: ignore[union-attr]
     inner.activation_checkpointing_enable({"use_reentrant": use_reentrant})  # type: ignore[operator, union-attr]

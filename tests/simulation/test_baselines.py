@@ -101,7 +101,7 @@ def test_the_share_that_is_cut_follows_the_clipping_norm(
 
 
 def test_no_share_is_told_where_no_fixed_norm_cuts(write_plan: PlanWriter) -> None:
-    path = write_plan(privacy={"clipping": {"rule": "automatic"}})
+    path = write_plan(privacy={"clipping": {"kind": "automatic"}})
     plan = load_plan(path)
     contract, model = prepare(plan, path.parent)
     bench = Workbench(contract, model)

@@ -119,7 +119,7 @@ def test_a_resumed_round_has_the_bits_of_a_whole_one(
     killed: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = write_plan(privacy={"clipping": {"rule": "adaptive", "rate": 0.5}})
+    path = write_plan(privacy={"clipping": {"kind": "adaptive", "rate": 0.5}})
     whole = run(path, tmp_path / "whole")
     for call in (0, 1):
         killed(RunStore, "commit_sums", call, after=True)

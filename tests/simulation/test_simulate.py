@@ -29,7 +29,7 @@ from hortus.simulation.simulate import SimulatedRun, _policies, simulate
 from tests.conftest import write_records
 
 LOCAL = {"noise": "local", "epsilon": 50.0, "delta": 1e-3}
-ADAPTIVE = {"clipping": {"rule": "adaptive", "rate": 0.5}, "clipping_norm": 0.5}
+ADAPTIVE = {"clipping": {"kind": "adaptive", "rate": 0.5}, "clipping_norm": 0.5}
 PATIENT = {"unit": "patient", "max_records_per_unit": 2}
 AVERAGED = {
     "training": {"steps_per_round": 1, "local_steps": 3},
@@ -56,9 +56,9 @@ def run(path: Path, out: Path, stop_after: int | None = None) -> SimulatedRun:
         {"privacy": PATIENT},
         {"training": {"precision": "bfloat16"}},
         {"privacy": ADAPTIVE},
-        {"privacy": {"clipping": {"rule": "per-layer"}}},
+        {"privacy": {"clipping": {"kind": "per-layer"}}},
         {"privacy": {"ring_bits": 24}},
-        {"privacy": {"clipping": {"rule": "automatic"}} | LOCAL} | AVERAGED,
+        {"privacy": {"clipping": {"kind": "automatic"}} | LOCAL} | AVERAGED,
     ],
     ids=[
         "distributed",

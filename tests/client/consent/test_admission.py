@@ -132,10 +132,10 @@ def test_nothing_is_read_or_computed_for_another_contract_than_the_approved_one(
 def test_the_step_is_that_of_the_sites_in_the_session(doorway: Doorway, contract: Contract) -> None:
     asked, taken = (doorway.gate.admit(encoded(contract), sites) for sites in (None, 40))
     assert (
-        asked.step.scale
-        == doorway.gate.admit(encoded(contract), contract.cohort.minimum).step.scale
+        asked.step.codec.scale
+        == doorway.gate.admit(encoded(contract), contract.cohort.minimum).step.codec.scale
     )
-    assert taken.step.scale < asked.step.scale
+    assert taken.step.codec.scale < asked.step.codec.scale
     assert taken.data == asked.data
 
 

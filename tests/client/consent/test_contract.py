@@ -18,6 +18,7 @@ from hortus.client.consent.contract import (
 from hortus.client.consent.unread import FREE, LIMITS, check_room
 from hortus.client.site.mandate import Mandate
 from hortus.privacy.accounting.accountant import epsilon
+from hortus.privacy.gradients.clipping.kinds import CLIPPINGS
 from hortus.privacy.step import StepEncoding
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.plan import Contract, Plan
@@ -222,6 +223,7 @@ def test_everything_that_a_plan_can_choose_has_a_limit_or_a_reason_to_need_none(
     covered = [path for limit in LIMITS for path in limit.covers]
     of_kinds = {
         *unstated(STRATEGIES, "strategy"),
+        *unstated(CLIPPINGS, "privacy.clipping"),
         *unstated(OPTIMIZERS, "strategy.local_optimizer"),
     }
     assert sorted([*covered, *FREE]) == sorted([*leaves(Contract), *of_kinds])

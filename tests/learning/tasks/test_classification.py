@@ -14,7 +14,7 @@ from hortus.learning.models.tokens import load_tokenizer
 from hortus.learning.tasks import classification as tasks
 from hortus.learning.tasks.classification import Encoded, TextClassification
 from hortus.learning.tasks.classification_metrics import evaluate
-from hortus.privacy.gradients.clipping import FlatClipping
+from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.protocol.plan import Adapter, Precision, Task
 from hortus.runtime.metric import values
@@ -111,7 +111,9 @@ def test_an_encoder_of_another_form_is_trained_without_running_ahead(
         bench = Bench(tmp_path, adapter)
         engine = PerUnitGradients(bench.model)
         plain, ahead = (
-            engine.clipped_sum(task.batches(task.encode(RECORDS), ALL, 5), FlatClipping(0.1)).total
+            engine.clipped_sum(
+                task.batches(task.encode(RECORDS), ALL, 5), FlatClipping().at(0.1)
+            ).total
             for task in (bench.plain, bench.ahead)
         )
         assert np.array_equal(plain, ahead)
@@ -128,7 +130,7 @@ def test_running_ahead_changes_no_bit_of_the_same_batch(tiny_model: Path, adapte
         losses.append(batch.losses(bench.model).detach())
     engine = PerUnitGradients(bench.model)
     gradients = [
-        engine.clipped_sum(task.batches(task.encode(RECORDS), ALL, 5), FlatClipping(0.1)).total
+        engine.clipped_sum(task.batches(task.encode(RECORDS), ALL, 5), FlatClipping().at(0.1)).total
         for task in (bench.plain, bench.ahead)
     ]
     assert losses[0].shape == (5,)
@@ -141,9 +143,11 @@ def test_running_ahead_agrees_in_other_batches(tiny_model: Path) -> None:
     bench = Bench(tiny_model, LAST)
     engine = PerUnitGradients(bench.model)
     plain, ahead = bench.plain.encode(RECORDS), bench.ahead.encode(RECORDS)
-    reference = engine.clipped_sum(bench.plain.batches(plain, ALL, 1), FlatClipping(0.1)).total
+    reference = engine.clipped_sum(bench.plain.batches(plain, ALL, 1), FlatClipping().at(0.1)).total
     for size in (1, 2, 3):
-        other = engine.clipped_sum(bench.ahead.batches(ahead, ALL, size), FlatClipping(0.1)).total
+        other = engine.clipped_sum(
+            bench.ahead.batches(ahead, ALL, size), FlatClipping().at(0.1)
+        ).total
         assert np.allclose(other, reference, rtol=1e-4, atol=1e-6)
 
 
@@ -162,7 +166,7 @@ def test_with_a_micro_batch_of_one_no_two_records_meet(tiny_model: Path, adapter
 
     def contributions(records: Records, wanted: np.ndarray) -> list[np.ndarray]:
         batches = list(task.batches(task.encode(records), wanted, 1))
-        return [engine.clipped_sum([batch], FlatClipping(0.1)).total for batch in batches]
+        return [engine.clipped_sum([batch], FlatClipping().at(0.1)).total for batch in batches]
 
     with_, without = contributions(RECORDS, kept), contributions(RECORDS.take(kept), kept - 1)
     assert len(with_) == len(kept)
@@ -234,7 +238,9 @@ def test_precision_is_that_of_the_frozen_part_alone(tiny_model: Path) -> None:
         assert data.states[0].dtype == getattr(torch, precision)
         for task in (bench.plain, bench.ahead):
             batches = task.batches(task.encode(RECORDS), ALL, 5)
-            sums.append(PerUnitGradients(bench.model).clipped_sum(batches, FlatClipping(0.1)).total)
+            sums.append(
+                PerUnitGradients(bench.model).clipped_sum(batches, FlatClipping().at(0.1)).total
+            )
     assert np.array_equal(sums[0], sums[1])
     assert np.array_equal(sums[2], sums[3])
     assert 0 < np.linalg.norm(sums[2] - sums[0]) < 0.1 * np.linalg.norm(sums[0])
@@ -249,5 +255,7 @@ def test_a_gpu_computes_the_same_sum(tiny_model: Path, adapter: Adapter) -> None
         bench.model.to(device)
         batches = bench.ahead.batches(bench.ahead.encode(RECORDS), ALL, 5)
         assert default_device().type == "cuda"
-        sums.append(PerUnitGradients(bench.model).clipped_sum(batches, FlatClipping(0.1)).total)
+        sums.append(
+            PerUnitGradients(bench.model).clipped_sum(batches, FlatClipping().at(0.1)).total
+        )
     assert np.allclose(sums[0], sums[1], rtol=1e-3, atol=1e-6)

@@ -22,7 +22,7 @@ from hortus.privacy.attacks.one_run import (
     epsilon_lower_bound,
     p_value,
 )
-from hortus.privacy.gradients.clipping import FlatClipping
+from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.privacy.gradients.sampling import sample_records
 from hortus.privacy.noise import discrete_gaussian
@@ -133,7 +133,7 @@ def engine_scores(
         chosen = members[sample_records(np.arange(len(members)), RATE, None, stream)]
         rows = torch.zeros(len(chosen), CANARIES)
         rows[torch.arange(len(chosen)), torch.from_numpy(chosen)] = 50.0
-        clipping = FlatClipping(this.clipping_norm)
+        clipping = FlatClipping().at(this.clipping_norm)
         total = engine.clipped_sum([Rows(rows)], clipping, this.grid).total
         released = this.release(total, len(chosen), randomness.stream("noise", step, 0, 0))
         scores += this.decode(released.astype(np.uint32))

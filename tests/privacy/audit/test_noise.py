@@ -4,6 +4,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hortus.privacy.audit.noise import noise_range
+from hortus.privacy.gradients.clipping.kinds import CLIPPINGS
 from hortus.privacy.step import StepEncoding
 from hortus.protocol.limits import MAX_SITES
 from hortus.protocol.plan import Contract
@@ -33,7 +34,7 @@ def test_whatever_the_cohort_and_the_adapter_the_programs_noise_is_within(
                 "noise_multiplier": data.draw(st.floats(0.05, 100.0)),
                 "spare_attempts": 2,
                 "clipping_norm": data.draw(st.sampled_from((0.01, 1.0, 100.0))),
-                "clipping": {"rule": rule},
+                "clipping": CLIPPINGS.complete({"kind": rule}),
                 "ring_bits": data.draw(st.sampled_from((24, 32))),
             },
             "cohort": {"minimum": minimum, "max_colluding": data.draw(st.integers(0, minimum - 1))},

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from hortus.learning.data.records import Records
 from hortus.learning.tasks.classification import Encoded
 from hortus.planning.plan_file import make_plan
-from hortus.privacy.gradients.clipping import Clipping, FlatClipping, PerLayerClipping
+from hortus.privacy.gradients.clipping.base import ClippingAt
+from hortus.privacy.gradients.clipping.flat import FlatClipping
+from hortus.privacy.gradients.clipping.per_layer import PerLayerClipping
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Plan
 
@@ -62,7 +64,7 @@ def test_the_sum_is_that_of_single_records(
     workbench: Workbench, encoded: Encoded, micro_batch: int, bound: float
 ) -> None:
     batches = workbench.task.batches(encoded, np.arange(len(encoded)), micro_batch)
-    total = workbench.gradients.clipped_sum(batches, FlatClipping(bound)).total
+    total = workbench.gradients.clipped_sum(batches, FlatClipping().at(bound)).total
     reference = clipped(one_by_one(workbench, encoded), bound)
     assert total.dtype == np.float64
     assert np.allclose(total, reference, rtol=2e-4, atol=1e-6)
@@ -73,7 +75,7 @@ def test_every_record_is_within_the_bound_in_exact_arithmetic(
 ) -> None:
     for index in range(len(encoded)):
         batch = workbench.task.batches(encoded, np.array([index]), 1)
-        alone = workbench.gradients.clipped_sum(batch, FlatClipping(C)).total
+        alone = workbench.gradients.clipped_sum(batch, FlatClipping().at(C)).total
         # Fractions, not floats: the bound is on the real vector that the floats stand for.
         squared = sum(Fraction(float(x)) ** 2 for x in alone)
         assert squared <= Fraction(C) ** 2
@@ -88,11 +90,11 @@ def test_the_head_counts_in_the_norm(workbench: Workbench, encoded: Encoded) -> 
     without = rows * np.minimum(1, C / np.linalg.norm(rows[:, ~head], axis=1, keepdims=True))
     assert np.linalg.norm(without, axis=1).max() > C * 1.01
     batch = workbench.task.batches(encoded, np.array([0]), 1)
-    assert np.linalg.norm(workbench.gradients.clipped_sum(batch, FlatClipping(C)).total) <= C
+    assert np.linalg.norm(workbench.gradients.clipped_sum(batch, FlatClipping().at(C)).total) <= C
 
 
 def test_no_records_give_zeros(workbench: Workbench) -> None:
-    total = workbench.gradients.clipped_sum([], FlatClipping(C)).total
+    total = workbench.gradients.clipped_sum([], FlatClipping().at(C)).total
     assert total.shape == (workbench.space.dimension,)
     assert not total.any()
 
@@ -110,7 +112,7 @@ def test_a_record_with_an_overflowing_gradient_adds_nothing(
             return losses * torch.tensor([float("inf")] + [1.0] * (len(losses) - 1))
 
     batch = workbench.task.batch(encoded, np.arange(3), np.arange(3))
-    total = workbench.gradients.clipped_sum([Overflowing(batch)], FlatClipping(C)).total
+    total = workbench.gradients.clipped_sum([Overflowing(batch)], FlatClipping().at(C)).total
     assert np.isfinite(total).all()
     assert np.linalg.norm(total) <= 2 * C
 
@@ -133,7 +135,7 @@ def test_a_units_records_give_one_gradient_clipped_once(
     workbench: Workbench, encoded: Encoded, micro_batch: int, bound: float
 ) -> None:
     batches = workbench.task.batches(in_units(encoded), np.arange(len(encoded)), micro_batch)
-    total = workbench.gradients.clipped_sum(batches, FlatClipping(bound)).total
+    total = workbench.gradients.clipped_sum(batches, FlatClipping().at(bound)).total
     rows = one_by_one(workbench, encoded)
     assert np.allclose(total, clipped(unit_means(rows), bound), rtol=2e-4, atol=1e-6)
 
@@ -141,9 +143,12 @@ def test_a_units_records_give_one_gradient_clipped_once(
 def test_clipping_records_one_by_one_would_be_seen(workbench: Workbench, encoded: Encoded) -> None:
     """Planted: each record is a unit to the engine, so a unit's two records may add up to 2C."""
     (batch,) = workbench.task.batches(in_units(encoded), np.array([0, 0]), 5)
-    assert np.linalg.norm(workbench.gradients.clipped_sum([batch], FlatClipping(C)).total) <= C
+    assert np.linalg.norm(workbench.gradients.clipped_sum([batch], FlatClipping().at(C)).total) <= C
     apart = replace(batch, units=torch.arange(2))
-    assert np.linalg.norm(workbench.gradients.clipped_sum([apart], FlatClipping(C)).total) > 1.9 * C
+    assert (
+        np.linalg.norm(workbench.gradients.clipped_sum([apart], FlatClipping().at(C)).total)
+        > 1.9 * C
+    )
 
 
 @settings(max_examples=15, deadline=None)
@@ -153,7 +158,7 @@ def test_a_sum_over_any_records_is_bounded_by_their_number(
 ) -> None:
     workbench, encoded = plan_bench
     batches = workbench.task.batches(encoded, np.array(indices), 3)
-    total = workbench.gradients.clipped_sum(batches, FlatClipping(bound)).total
+    total = workbench.gradients.clipped_sum(batches, FlatClipping().at(bound)).total
     assert np.linalg.norm(total) <= len(indices) * bound * (1 + 1e-12)
 
 
@@ -172,9 +177,11 @@ def plan_bench(tiny_model: object) -> tuple[Workbench, Encoded]:
     return bench, bench.task.encode(Records(TEXTS, np.arange(len(TEXTS)) % 3))
 
 
-@pytest.mark.parametrize("clipping", [FlatClipping(C), PerLayerClipping(C), FlatClipping(np.inf)])
+@pytest.mark.parametrize(
+    "clipping", [FlatClipping().at(C), PerLayerClipping().at(C), FlatClipping().at(np.inf)]
+)
 def test_each_units_own_clipped_gradient_is_its_part_of_the_sum(
-    workbench: Workbench, encoded: Encoded, clipping: Clipping
+    workbench: Workbench, encoded: Encoded, clipping: ClippingAt
 ) -> None:
     everybody = np.arange(len(encoded))
     batch = workbench.task.batch(encoded, everybody, everybody)

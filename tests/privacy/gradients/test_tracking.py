@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
-from hortus.privacy.gradients.clipping import FlatClipping
+from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.engine import FINE_GRID, PerUnitGradients
 from hortus.runtime.errors import UsageError
 
@@ -40,7 +40,7 @@ class Inputs:
 
 
 def summed(model: nn.Module, bound: float = 0.5) -> NDArray[np.float64]:
-    return PerUnitGradients(model).clipped_sum([Inputs.draw()], FlatClipping(bound)).total
+    return PerUnitGradients(model).clipped_sum([Inputs.draw()], FlatClipping().at(bound)).total
 
 
 def one_by_one(model: nn.Module, bound: float = 0.5) -> NDArray[np.float64]:
@@ -148,7 +148,7 @@ def test_rounding_never_lifts_a_clipped_gradient_above_the_bound() -> None:
     x = torch.randn(40, TOKENS, WIDTH, generator=torch.Generator().manual_seed(6)).double()
     for record in range(len(x)):
         alone = Inputs(x[record : record + 1], torch.tensor([0]))
-        total = engine.clipped_sum([alone], FlatClipping(0.3)).total
+        total = engine.clipped_sum([alone], FlatClipping().at(0.3)).total
         exact = sum(Fraction(float(value)) ** 2 for value in total)
         assert Fraction(0.29) ** 2 < exact <= Fraction(0.3) ** 2
 
@@ -298,8 +298,8 @@ def test_half_precision_activations_give_float32_gradients() -> None:
                 return super().losses(model)
 
     in_half = Half(inputs.x, inputs.units)
-    half = PerUnitGradients(model).clipped_sum([in_half], FlatClipping(0.5))
-    full = PerUnitGradients(model).clipped_sum([inputs], FlatClipping(0.5))
+    half = PerUnitGradients(model).clipped_sum([in_half], FlatClipping().at(0.5))
+    full = PerUnitGradients(model).clipped_sum([inputs], FlatClipping().at(0.5))
     assert half.total.dtype == np.float64
     assert np.linalg.norm(half.total) <= 0.5 * RECORDS
     assert 0 < np.linalg.norm(half.total - full.total) < 0.05 * np.linalg.norm(full.total)
@@ -310,11 +310,11 @@ def test_norms_are_told_unit_by_unit_in_the_order_of_the_batches() -> None:
     inputs = Inputs.draw()
     halves = [Inputs(inputs.x[k : k + 2], torch.tensor([1, 0])) for k in (0, 2)]
     engine = PerUnitGradients(model)
-    found = engine.clipped_sum(halves, FlatClipping(0.5)).norms
+    found = engine.clipped_sum(halves, FlatClipping().at(0.5)).norms
     alone = [
         np.linalg.norm(
             engine.clipped_sum(
-                [Inputs(inputs.x[k : k + 1], torch.tensor([0]))], FlatClipping(np.inf)
+                [Inputs(inputs.x[k : k + 1], torch.tensor([0]))], FlatClipping().at(np.inf)
             ).total
         )
         for k in (1, 0, 3, 2)
@@ -328,7 +328,7 @@ def test_a_batch_of_no_records_adds_nothing() -> None:
     model = Using(lambda x, v: x * v, VECTOR)
     inputs = Inputs.draw()
     none = Inputs(inputs.x[:0], inputs.units[:0])
-    engine, clipping = PerUnitGradients(model), FlatClipping(0.5)
+    engine, clipping = PerUnitGradients(model), FlatClipping().at(0.5)
     alone = engine.clipped_sum([inputs], clipping)
     assert np.array_equal(engine.clipped_sum([none, inputs, none], clipping).total, alone.total)
     assert engine.clipped_sum([none], clipping).norms.shape == (1, 0)
@@ -338,4 +338,6 @@ def test_units_with_a_gap_are_not_taken_for_single_records() -> None:
     """Three records and a highest unit of 2 look like three units."""
     inputs = Inputs(Inputs.draw().x[:3], torch.tensor([0, 0, 2]))
     with pytest.raises(ValueError, match="without gaps"):
-        PerUnitGradients(Using(lambda x, v: x * v, VECTOR)).clipped_sum([inputs], FlatClipping(0.5))
+        PerUnitGradients(Using(lambda x, v: x * v, VECTOR)).clipped_sum(
+            [inputs], FlatClipping().at(0.5)
+        )

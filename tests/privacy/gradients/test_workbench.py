@@ -16,7 +16,7 @@ from hortus.learning.data.records import Records
 from hortus.learning.models.encoder import EncoderClassifier
 from hortus.learning.models.memory import _of_container, available, kept_for_backward
 from hortus.privacy.gradients import workbench
-from hortus.privacy.gradients.clipping import FlatClipping
+from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Adapter, Contract, Plan, Privacy, Task, Training
 from hortus.runtime.errors import HortusError, UsageError
@@ -57,7 +57,7 @@ def lora(name: str) -> Adapter:
 def added(bench: Workbench, members: NDArray[np.int64], together: int) -> NDArray[np.float64]:
     records = Records(tuple(TEXTS[i % len(TEXTS)] for i in range(20)), np.arange(20) % 2)
     batches = bench.task.batches(bench.task.encode(records), members, together)
-    return bench.gradients.clipped_sum(batches, FlatClipping(1.0)).total
+    return bench.gradients.clipped_sum(batches, FlatClipping().at(1.0)).total
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "mixtral", "distilbert"])

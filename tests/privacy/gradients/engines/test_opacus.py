@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from hortus.privacy.gradients.clipping import FlatClipping
+from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.privacy.gradients.engines.hortus import HortusEngine
 from hortus.privacy.gradients.engines.opacus import OpacusEngine
@@ -115,8 +115,8 @@ def test_it_finds_what_our_engine_finds(hooked: str) -> None:
     ours, theirs = both(build)
     assert torch.allclose(theirs.each([inputs()])[0], ours.each([inputs()])[0], rtol=1e-10)
     for bound in (0.1, np.inf):
-        own = ours.clipped_sum([inputs()], FlatClipping(bound))
-        found = theirs.clipped_sum([inputs()], FlatClipping(bound))
+        own = ours.clipped_sum([inputs()], FlatClipping().at(bound))
+        found = theirs.clipped_sum([inputs()], FlatClipping().at(bound))
         assert np.allclose(found.total, own.total, rtol=1e-9, atol=RECORDS * 2.0**-40)
         assert np.allclose(found.norms, own.norms, rtol=1e-12)
 
@@ -124,8 +124,8 @@ def test_it_finds_what_our_engine_finds(hooked: str) -> None:
 @pytest.mark.parametrize("units", [[0, 0, 1, 1, 1, 2], [1, 0, 1, 0, 2, 1], [0] * RECORDS])
 def test_a_unit_of_several_records_is_clipped_as_one(units: list[int]) -> None:
     ours, theirs = both(lambda: of_layers(nn.Linear(WIDTH, 5), nn.LayerNorm(5)))
-    own = ours.clipped_sum([activations(units)], FlatClipping(0.1))
-    found = theirs.clipped_sum([activations(units)], FlatClipping(0.1))
+    own = ours.clipped_sum([activations(units)], FlatClipping().at(0.1))
+    found = theirs.clipped_sum([activations(units)], FlatClipping().at(0.1))
     assert found.norms.shape == (1, len(set(units)))
     assert np.allclose(found.norms, own.norms, rtol=1e-12)
     assert np.allclose(found.total, own.total, rtol=1e-9, atol=RECORDS * 2.0**-40)
@@ -135,7 +135,7 @@ def test_a_unit_of_several_records_is_clipped_as_one(units: list[int]) -> None:
 def added(engine: PerUnitGradients, records: list[int]) -> NDArray[np.float64]:
     x = activations(dtype=torch.float32).x[records]
     inputs = [Inputs(one.unsqueeze(0), [0]) for one in x]
-    return engine.clipped_sum(inputs, FlatClipping(0.1)).total
+    return engine.clipped_sum(inputs, FlatClipping().at(0.1)).total
 
 
 def test_what_a_unit_adds_keeps_its_bits_whoever_else_is_there() -> None:

@@ -1,85 +1,30 @@
-"""Whatever the rule, one unit adds no more than what the mechanism is told."""
+"""The adaptive rule: gradient and count together have the norm that is charged, and C comes to its quantile."""
 
 import math
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hortus.planning.plan_file import load_plan
-from hortus.privacy.gradients.adaptive_clipping import AdaptiveClipping
-from hortus.privacy.gradients.clipping import (
-    AutomaticClipping,
-    Clipping,
-    FlatClipping,
-    PerLayerClipping,
-    UnitClipping,
-)
+from hortus.privacy.gradients.clipping.adaptive import AdaptiveClipping
+from hortus.privacy.gradients.clipping.kinds import CLIPPINGS
 from hortus.privacy.gradients.engine import ClippedSum
 from hortus.privacy.step import StepEncoding
-from hortus.protocol.plan import Clipping as ClippingSection
 from hortus.protocol.plan import Contract
-from hortus.runtime.errors import ProtocolError
-
-NAMES = ("a.lora_A.w", "a.lora_B.w", "b.modules_to_save.bias", "b.modules_to_save.weight", "c.bias")
-SIZE = 8  # parameters of each name
+from hortus.runtime.errors import ProtocolError, UsageError
 
 gradients = st.builds(
-    lambda seed, power: np.random.default_rng(seed).normal(size=(len(NAMES), SIZE)) * 10.0**power,
+    lambda seed, power: np.random.default_rng(seed).normal(size=(5, 8)) * 10.0**power,
     st.integers(0, 2**32 - 1),
     st.integers(-12, 8),
 )
 norms = st.floats(1e-3, 1e3)
-
-
-def clipped(rule: Clipping, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Applies a rule to one unit's gradient, (names, SIZE), as the engine does."""
-    group = np.array(rule.groups(list(NAMES)))
-    squares = np.bincount(group, weights=(gradient**2).sum(1))
-    above = np.sqrt(squares) * (1 + (gradient.size + 64) * 2.0**-52)
-    factors = rule.factors(torch.from_numpy(above[:, None])).numpy()[:, 0]
-    return gradient * factors[group][:, None]
-
-
-def squared(vector: NDArray[np.float64]) -> Fraction:
-    return sum((Fraction(float(x)) ** 2 for x in vector.ravel()), Fraction(0))
-
-
-@settings(deadline=None)
-@given(gradients, norms)
-def test_no_rule_lets_more_than_its_norm_through(gradient: NDArray[np.float64], c: float) -> None:
-    """In exact arithmetic. Planted: per-layer with C for each layer exceeds it."""
-    rules: tuple[Clipping, ...] = (FlatClipping(c), PerLayerClipping(c), AutomaticClipping(c, 0.01))
-    for rule in rules:
-        assert squared(clipped(rule, gradient)) <= Fraction(c) ** 2
-    assert squared(clipped(UnitClipping(c), gradient)) <= 1
-    if np.sqrt((gradient**2).sum(1)).min() > 2 * c:
-        assert squared(clipped(PerLayerClipping(c * math.sqrt(3)), gradient)) > Fraction(c) ** 2
-
-
-@settings(deadline=None)
-@given(gradients, norms)
-def test_short_gradients_are_left_alone_and_long_ones_reach_the_norm(
-    gradient: NDArray[np.float64], c: float
-) -> None:
-    length = float(np.linalg.norm(gradient))
-    flat, unit = clipped(FlatClipping(c), gradient), clipped(UnitClipping(c), gradient)
-    assert np.linalg.norm(flat) == pytest.approx(min(c, length), rel=1e-9)
-    assert np.allclose(unit * c, flat, rtol=1e-9, atol=0)
-    automatic = np.linalg.norm(clipped(AutomaticClipping(c, 0.01), gradient))
-    assert automatic == pytest.approx(c * length / (length + 0.01), rel=1e-9)
-
-
-def test_a_layer_is_what_the_adapter_adapts() -> None:
-    assert PerLayerClipping(1.0).groups(NAMES) == [0, 0, 1, 1, 2]
-
-
-ADAPTIVE = AdaptiveClipping(quantile=0.5, rate=0.2, count_weight=0.2, smallest=1e-3, largest=1e3)
+ADAPTIVE = AdaptiveClipping()
 quantiles, weights = st.floats(0.01, 0.99), st.floats(1e-3, 2)
 GRID = 2.0**-40
 
@@ -89,9 +34,10 @@ def test_gradient_and_count_together_have_the_norm_that_is_charged(
     gradient: NDArray[np.float64], c: float, quantile: float, weight: float
 ) -> None:
     """Planted: a norm of 1, for the gradient alone, is exceeded by every unit that is cut."""
-    rule = AdaptiveClipping(quantile, 0.2, weight, 1e-3, 1e3)
-    length = np.array([np.linalg.norm(gradient)])
-    added = np.append(clipped(UnitClipping(c), gradient), rule.count(length, c, GRID))
+    rule = AdaptiveClipping(quantile=quantile, count_weight=weight)
+    length = np.array([[np.linalg.norm(gradient)]])
+    factor = float(rule.at(c).factors(torch.from_numpy(length * (1 + 1e-14))))
+    added = np.append(gradient * factor, rule.tally(length, c, GRID))
     assert np.linalg.norm(added) <= rule.unit_norm * (1 + 1e-12)
     if length > c:
         assert np.linalg.norm(added) > 1
@@ -100,12 +46,12 @@ def test_gradient_and_count_together_have_the_norm_that_is_charged(
 @pytest.mark.parametrize(("quantile", "start"), [(0.5, 30.0), (0.5, 0.01), (0.8, 1.0)])
 def test_the_norm_comes_to_the_quantile(quantile: float, start: float) -> None:
     """With the noise of a real step, and three times the units that the plan was told of."""
-    rule = AdaptiveClipping(quantile, 0.2, 0.2, 1e-3, 1e3)
+    rule = AdaptiveClipping(quantile=quantile)
     generator, c, late = np.random.default_rng(4), start, []
     for step in range(300):
-        lengths = generator.lognormal(mean=1.0, sigma=0.7, size=300)
+        lengths = generator.lognormal(mean=1.0, sigma=0.7, size=(1, 300))
         noise = generator.normal(0, 1.1 * rule.unit_norm)
-        c = float(rule.next_norm(c, rule.count(lengths, c, GRID) + noise, nominal=100))
+        c = float(rule.next_bound(c, rule.tally(lengths, c, GRID) + noise, nominal=100))
         if step >= 200:
             late.append((lengths <= c).mean())
     assert np.mean(late) == pytest.approx(quantile, abs=0.03)
@@ -113,7 +59,7 @@ def test_the_norm_comes_to_the_quantile(quantile: float, start: float) -> None:
 
 @given(norms, st.floats(-1e12, 1e12))
 def test_the_norm_stays_within_its_bounds_whatever_the_noise(c: float, count: float) -> None:
-    following = float(ADAPTIVE.next_norm(c, count, 10.0))
+    following = float(ADAPTIVE.next_bound(c, count, 10.0))
     assert 0.999e-3 <= following <= 1.001e3
     assert c * math.exp(-0.2001) <= following <= c * math.exp(0.2001) or following in (
         float(np.float32(1e-3)),
@@ -123,7 +69,7 @@ def test_the_norm_stays_within_its_bounds_whatever_the_noise(c: float, count: fl
 
 @pytest.fixture
 def contract(write_plan: Any) -> Contract:
-    plan = load_plan(write_plan(privacy={"clipping": {"rule": "adaptive"}, "clipping_norm": 0.5}))
+    plan = load_plan(write_plan(privacy={"clipping": {"kind": "adaptive"}, "clipping_norm": 0.5}))
     return plan.contract(model_digest="a" * 64, noise_multiplier=1.5)
 
 
@@ -169,14 +115,33 @@ def test_a_norm_outside_of_the_plans_bounds_is_not_taken(contract: Contract, nor
 
 
 def test_a_contract_states_every_number_of_its_rule() -> None:
-    section = ClippingSection.model_validate({"rule": "adaptive", "quantile": 0.7})
-    assert section.model_dump(exclude_none=True, mode="json") == {
-        "rule": "adaptive",
+    assert AdaptiveClipping(quantile=0.7).section.fields == {
+        "kind": "adaptive",
         "quantile": 0.7,
         "rate": 0.2,
         "count_weight": 0.2,
         "smallest": 1e-3,
         "largest": 1e3,
+        "unit_norm": 1.009753,
     }
-    assert ClippingSection.model_validate(section.model_dump(mode="json")) == section
-    assert ClippingSection().model_dump(exclude_none=True, mode="json") == {"rule": "flat"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"smallest": 2.0, "largest": 1.0}, "smallest is more than largest"),
+        ({"unit_norm": 1.0}, "unit_norm does not follow"),
+        ({"quantile": 1.0}, "quantile"),
+        ({"stability": 0.1}, "stability"),
+    ],
+)
+def test_numbers_that_contradict_each_other_are_refused(fields: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        CLIPPINGS.complete({"kind": "adaptive"} | fields)
+
+
+@given(quantiles, weights)
+def test_the_unit_norm_is_rounded_up_and_hardly(quantile: float, weight: float) -> None:
+    found = AdaptiveClipping(quantile=quantile, count_weight=weight).unit_norm
+    exact = math.hypot(1, weight * max(quantile, 1 - quantile))
+    assert exact <= found <= exact + 1.01e-6
