@@ -51,7 +51,7 @@ def show(site: SiteFolder) -> None:
             line.unit,
             f"{line.spent:.4f}",
             f"{line.limit:g}",
-            f"{max(0.0, line.limit - line.spent):.4f}",
+            f"{line.left:.4f}",
             str(line.held),
             "" if line.frozen is None else f"frozen: {line.frozen}",
         )

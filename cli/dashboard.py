@@ -37,7 +37,8 @@ def dashboard(
 
     The page can change nothing.
     """
-    from hortus.pages.live import is_loopback, serve_page
+    from hortus.pages.live import serve_page
+    from hortus.runtime.proxies import is_this_machine
 
     if (certificate is None) != (key is None):
         raise UsageError("--certificate and --key belong together")
@@ -45,7 +46,7 @@ def dashboard(
         if file is not None and not file.is_file():
             raise UsageError("there is no such file", where=str(file))
     is_site = SiteFiles(directory).config.exists()
-    if is_site and not is_loopback(host):
+    if is_site and not is_this_machine(host):
         raise UsageError(
             "a site's page is for its own operators: it is served on loopback alone",
             where=f"--host {host}",

@@ -8,7 +8,6 @@ asked for.
 
 import asyncio
 import hmac
-import ipaddress
 import secrets
 import socket
 import threading
@@ -29,6 +28,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hortus.runtime.errors import HortusError, printable
+from hortus.runtime.proxies import is_this_machine
 
 PROBLEM = "problem"  # the part that says what cannot be read
 _POLL_SECONDS = 1.0
@@ -210,7 +210,7 @@ def serve_page(
         HortusError: The source cannot be read, or the address cannot be listened on.
     """
     watcher = Watcher(source)
-    is_open = is_loopback(host) and not is_private
+    is_open = is_this_machine(host) and not is_private
     token = None if is_open else secrets.token_urlsafe(32)
     names = _OWN_NAMES | {f"[{host}]" if ":" in host else host}
     config = uvicorn.Config(
@@ -258,16 +258,6 @@ def _listening(host: str, port: int) -> socket.socket:
             where=host,
             remedy="Choose another with --port, or 0 for a free one.",
         ) from error
-
-
-def is_loopback(host: str) -> bool:
-    """Returns whether only this machine can reach what listens on a name or address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _Guard:

@@ -1,6 +1,9 @@
-"""What a process finds around it: its limit of open files, and its memory."""
+"""What a process finds around it: its processors, its limit of open files, and its memory."""
 
+import math
+import os
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 from hortus.runtime.errors import HortusError
@@ -9,6 +12,14 @@ _ENOUGH_FILES = 2**16
 _SPARE_FILES = 8
 _NO_MEMORY_TYPES = {"OutOfMemoryError", "ArrowMemoryError"}  # PyTorch's and Arrow's own
 _NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "can't start new thread")
+
+
+def processors() -> int:
+    """Returns how many processors this process may use at once, by its affinity and its container's quota."""
+    # Only Linux has affinities; elsewhere audits run, too.
+    affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+    present = len(affinity(0))
+    return min(present, _quota() or present)
 
 
 def raise_open_files() -> None:
@@ -48,3 +59,11 @@ def out_of_memory(error: BaseException) -> HortusError | None:
         "privacy.max_records_per_unit; training.precision: bfloat16 halves the model's part. Lower them, or "
         "give the process more memory (ulimit -v, MemoryMax= of a service, the container's limit).",
     )
+
+
+def _quota(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Of a control group (version 2), in whole processors; None without one."""
+    with suppress(OSError, ValueError):
+        quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+        return max(1, math.ceil(int(quota) / int(period)))  # "max" is no number
+    return None

@@ -20,16 +20,14 @@ if TYPE_CHECKING:  # it brings the models' libraries along
 
 @dataclass(frozen=True, slots=True)
 class AccountLine:
-    """One dataset, with all that it was before: a lineage.
+    """What one dataset, with all that it was before, has spent and may spend.
 
     Attributes:
         dataset: The fingerprint of its first content.
         unit: The privacy unit of its releases.
-        spent: ε of everything released from it, at the policy's δ; infinite without privacy.
+        spent: ε of everything released from it, at the policy's δ; infinite without noise.
         limit: The policy's lifetime ε and the grants.
-        held: Releases that are being computed.
-        frozen: Why nothing may be released; None if it may.
-        contents: How many contents of it anything was released from.
+        frozen: Why nothing may be released from it; None if it may.
         statement: Why it has an account of its own; None where nothing was stated.
     """
 
@@ -37,10 +35,31 @@ class AccountLine:
     unit: str
     spent: float
     limit: float
-    held: int
     frozen: str | None
-    contents: int
     statement: Disjoint | None
+
+    @property
+    def left(self) -> float:
+        """What the lifetime limit still allows."""
+        return max(0.0, self.limit - self.spent)
+
+    @property
+    def share(self) -> float:
+        """Spent over limit, 1 at most."""
+        return min(1.0, self.spent / self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAccountLine(AccountLine):
+    """The same of a ledger that is open, with what its entries alone do not say.
+
+    Attributes:
+        held: Releases that are being computed.
+        contents: How many contents of the dataset anything was released from.
+    """
+
+    held: int
+    contents: int
 
 
 @contextmanager
@@ -59,7 +78,7 @@ def opened_ledger(directory: Path, clock: Callable[[], float]) -> Iterator[tuple
         yield ledger, policy
 
 
-def account_lines(ledger: Ledger, budget: Budget) -> list[AccountLine]:
+def account_lines(ledger: Ledger, budget: Budget) -> list[OpenAccountLine]:
     """Returns a line for each dataset that anything was ever released from, or is about to be."""
     held = [(ledger.account_of(charge.dataset), charge) for charge in ledger.held()]
     units = {account: charge.unit for account, charge in held}
@@ -67,7 +86,7 @@ def account_lines(ledger: Ledger, budget: Budget) -> list[AccountLine]:
     contents, bodies = ledger.contents(), (entry.body for entry in ledger.entries())
     statements = {body.dataset: body for body in bodies if isinstance(body, Disjoint)}
     return [
-        AccountLine(
+        OpenAccountLine(
             dataset=dataset,
             unit=unit,
             spent=ledger.spent(dataset, budget.delta),

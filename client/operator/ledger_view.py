@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hortus.client.consent.approval import Consented
+from hortus.client.operator.accounts import AccountLine
 from hortus.pages.plots import Plot, Points
 from hortus.privacy.ledger.books import Account, Books
 from hortus.privacy.ledger.entries import (
@@ -33,36 +34,14 @@ _POINTS_SHOWN = 500
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetLine:
-    """What one dataset, with all that it was before, has spent and may.
+class DatasetLine(AccountLine):
+    """A dataset's account at the moment of the view.
 
     Attributes:
-        dataset: Its fingerprint.
-        unit: Whom its releases protect.
-        spent: ε of everything released from it, at the policy's δ; infinite without noise.
-        limit: The policy's lifetime ε and the grants.
         period: Label, ε and limit of the present calendar period; None where the policy sets none.
-        frozen: Why nothing may be released from it; None if it may.
-        statement: Why it has an account of its own; None where nothing was stated.
     """
 
-    dataset: str
-    unit: str
-    spent: float
-    limit: float
     period: tuple[str, float, float] | None
-    frozen: str | None
-    statement: Disjoint | None
-
-    @property
-    def left(self) -> float:
-        """What the lifetime limit still allows."""
-        return max(0.0, self.limit - self.spent)
-
-    @property
-    def share(self) -> float:
-        """Spent over limit, 1 at most."""
-        return min(1.0, self.spent / self.limit)
 
 
 @dataclass(frozen=True, slots=True)

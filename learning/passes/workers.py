@@ -5,28 +5,20 @@ runs on one thread has the bits of its shape, on any machine with the same kerne
 other cores take other passes meanwhile.
 """
 
-import math
-import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 
+from hortus.runtime.surroundings import processors
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_UNLIMITED = 2**31
 # What PyTorch would use for one operation, or OMP_NUM_THREADS; in a worker's thread it would say 1.
 _THREADS = torch.get_num_threads()
-
-
-def processors() -> int:
-    """Returns how many processors this process may use at once, by its affinity and its container's quota."""
-    return min(len(os.sched_getaffinity(0)), _quota() or _UNLIMITED)
 
 
 def passes_at_once(sites: int = 1) -> int:
@@ -75,11 +67,3 @@ def side_by_side(
         for ended in [pool.submit(one_after_another) for _ in range(workers)]:
             ended.result()
     return [results[number] for number in range(len(results))]
-
-
-def _quota(group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Of a control group (version 2), in whole processors; None without one."""
-    with suppress(OSError, ValueError):
-        quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
-        return max(1, math.ceil(int(quota) / int(period)))  # "max" is no number
-    return None

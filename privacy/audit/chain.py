@@ -2,7 +2,6 @@
 
 import math
 import multiprocessing
-import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from hortus.privacy.ledger.entries import GENESIS, SIGNATURE_CONTEXT, Entry, con
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import Roster, is_signed
 from hortus.runtime.moments import moment
+from hortus.runtime.surroundings import processors
 
 # Fewer signatures than this are checked sooner than another process starts.
 _MANY = 5_000
@@ -37,7 +37,7 @@ def checked_signatures(evidence: Evidence, roster: Roster) -> Iterator[Iterator[
         (roster.key_at(site, number) if known else b"", hash_, signature)
         for number, _, hash_, signature in evidence.rows
     ]
-    helpers = min(_MOST_HELPERS, (os.cpu_count() or 1) - 1)
+    helpers = min(_MOST_HELPERS, processors() - 1)
     if len(signed) < _MANY or not helpers:
         yield map(_is_signed, signed)
         return

@@ -6,7 +6,6 @@ vector is ever whole in memory.
 """
 
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from hortus.privacy.secure_sum.transcript import derive, frame, hash_of, number
 from hortus.protocol.limits import CHUNK_WORDS
 from hortus.protocol.vectors import chunk_count, chunk_slice, pack24, word_type
 from hortus.runtime.errors import ProtocolError, Refused
+from hortus.runtime.surroundings import processors
 
 DIGEST_BYTES = 32
 
@@ -183,7 +183,7 @@ class MaskedVector:
         """
         length = len(self._values)
         blocks = -(-min(length, CHUNK_WORDS) // _BLOCK_WORDS)
-        shares = min(os.cpu_count() or 1, _MOST_LANES, blocks)
+        shares = min(processors(), _MOST_LANES, blocks)
         word = word_type(self._ring_bits)
         lanes = [_Lane(self._seeds, word) for _ in range(shares)]
         buffer = io.BytesIO(bytes(word.itemsize * min(length, CHUNK_WORDS)))

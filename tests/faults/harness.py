@@ -9,7 +9,6 @@ import hashlib
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -110,12 +109,6 @@ class Deployment:
     def reached(self) -> list[str]:
         """The points reached so far, in order."""
         return [line.split()[0] for line in self.journal.read_text().splitlines()[1:]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def run(deployment: Deployment, order: str, blast: Blast, seconds: float) -> int:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from attacks.world import World
-from faults.harness import Blast, Deployment, free_port, run
+from faults.harness import Blast, Deployment, run
 from helpers.approvals import approve_everywhere
+from helpers.ports import free_port
 from safetensors.numpy import load_file
 
 from hortus.learning.models.folder import model_digest

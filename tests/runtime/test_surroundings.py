@@ -1,5 +1,6 @@
-"""The limit of open files is raised or named."""
+"""The limit of open files is raised or named, and processors are counted as a container has them."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -7,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hortus.runtime.surroundings import out_of_files, raise_open_files
+import pytest
+
+from hortus.runtime.surroundings import _quota, out_of_files, processors, raise_open_files
 
 
 @contextmanager
@@ -70,3 +73,28 @@ except Exception as error:
     )
     assert "60 files open" in done.stdout
     assert "disk" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "quota"),
+    [
+        ("200000 100000\n", 2),
+        ("150000 100000\n", 2),
+        ("5000 100000\n", 1),
+        ("max 100000\n", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_container_s_quota_counts(tmp_path: Path, content: str | None, quota: int | None) -> None:
+    if content is not None:
+        (tmp_path / "cpu.max").write_text(content)
+    assert _quota(tmp_path) == quota
+    assert 1 <= processors() <= (os.cpu_count() or 1)
+
+
+def test_where_there_are_no_affinities_all_processors_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert 1 <= processors() <= (os.cpu_count() or 1)

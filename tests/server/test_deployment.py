@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 import yaml
+from helpers.ports import free_port
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.numpy import load_file
 
@@ -30,12 +31,6 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 HORTUS = str(Path(sys.executable).with_name("hortus"))
 SITES = ("ash", "birch", "cedar")
 GRACE_SECONDS = 90  # what systemd gives
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start(log: Path, *arguments: str) -> subprocess.Popen[bytes]:

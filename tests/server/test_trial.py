@@ -4,10 +4,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from helpers.ports import free_port
 
 from tests.conftest import write_records
 from tests.docs.test_commands import SCRIPTS, run_commands
-from tests.server.flower.test_superlink import free_port
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 

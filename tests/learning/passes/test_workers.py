@@ -3,13 +3,12 @@
 import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 
 from hortus.learning.passes import workers
-from hortus.learning.passes.workers import _quota, passes_at_once, processors, side_by_side
+from hortus.learning.passes.workers import passes_at_once, side_by_side
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -37,24 +36,6 @@ def test_passes_are_as_many_as_sites_threads_and_processors_allow(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert passes_at_once(sites) == at_once
-
-
-@pytest.mark.parametrize(
-    ("content", "quota"),
-    [
-        ("200000 100000\n", 2),
-        ("150000 100000\n", 2),
-        ("5000 100000\n", 1),
-        ("max 100000\n", None),
-        ("", None),
-        (None, None),
-    ],
-)
-def test_a_container_s_quota_counts(tmp_path: Path, content: str | None, quota: int | None) -> None:
-    if content is not None:
-        (tmp_path / "cpu.max").write_text(content)
-    assert _quota(tmp_path) == quota
-    assert 1 <= processors() <= (os.cpu_count() or 1)
 
 
 def test_each_item_is_worked_on_by_one_thread_alone_and_by_several_at_once() -> None:

@@ -3,7 +3,6 @@
 import gzip
 import json
 import math
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -569,7 +568,7 @@ def test_signatures_that_other_processes_check_are_as_good(
     assert [finding.entry for finding in found] == [5, 9]
     monkeypatch.setattr(audit_chain, "_MANY", 1)
     monkeypatch.setattr(audit_chain, "_CHUNK", 3)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(audit_chain, "processors", lambda: 8)
     assert audit(broken, ROSTER) == alone
     assert _first_entry(evidence) is None
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import httpx
 import pytest
+from helpers.ports import free_port
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
@@ -73,12 +74,6 @@ def main(grid, context):
     told = sorted(r.error.reason for r in replies if r.has_error())
     Path(context.run_config["report"]).write_text(json.dumps(told))
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:
