@@ -166,7 +166,7 @@ class StepEncoding:
         if not rule.moves:
             return gradient, clipping_norm
         nominal = nominal_batch(self.contract) * sites
-        return gradient, rule.next_bound(norm, decoded[-1], nominal)
+        return gradient, np.float32(rule.next_bound(norm, float(decoded[-1]), nominal))
 
 
 def nominal_batch(plan: Agreement) -> float:

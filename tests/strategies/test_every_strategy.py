@@ -137,7 +137,7 @@ def test_it_fits_only_plans_that_it_is_sound_for(
     """A site that looks at its own steps needs its own noise; a sum of releases is of one step."""
     sums_releases = STRATEGIES.kind(name).sums_releases
     wrong = steps > 1 if sums_releases else noise == "distributed" or rule == "adaptive"
-    privacy = {"noise": noise, "noise_multiplier": 1.0, "clipping": {"rule": rule}}
+    privacy = {"noise": noise, "noise_multiplier": 1.0, "clipping": {"kind": rule}}
     if not wrong:
         strategy_of(plan_with(written(name), steps, **privacy))
         return

@@ -16,15 +16,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from hortus.privacy.gradients.clipping.base import Clipping
 from hortus.protocol.plan import Positive
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 _IN_EPSILON = "a number of the mechanism: what it costs is in the ε that max_epsilon limits"
 _PARTS = 1e6  # of C that a unit norm is a whole number of, rounded up: the same on every machine
@@ -94,11 +94,11 @@ class AdaptiveClipping(Clipping):
         long = int(-self.count_weight * self.quantile / grid)
         return float((below * short + (units - below) * long) * grid)
 
-    def next_bound(self, bound: float, tally: float, nominal: float) -> np.float32:
+    def next_bound(self, bound: float, tally: float, nominal: float) -> float:
         """Returns C·exp(−η·Σ(b − γ)/m) within the bounds, m the nominal number of units."""
         excess = min(1.0, max(-1.0, tally / (self.count_weight * nominal)))
         moved = bound * math.exp(-self.rate * excess)
-        return np.float32(min(self.largest, max(self.smallest, moved)))
+        return min(self.largest, max(self.smallest, moved))
 
     def words(self, bound: float) -> str:
         """Describes it: see `Clipping`."""

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hortus.protocol.section import Kind
 from hortus.runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from hortus.protocol.plan import Agreement
 
@@ -73,8 +72,8 @@ class Clipping(Kind):
         """
         raise NotImplementedError
 
-    def next_bound(self, bound: float, tally: float, nominal: float) -> np.float32:
-        """Returns the next C, as the number that sites are sent, where it moves.
+    def next_bound(self, bound: float, tally: float, nominal: float) -> float:
+        """Returns the next C, where it moves.
 
         Args:
             bound: C.
