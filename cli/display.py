@@ -62,12 +62,17 @@ def _is_too_wide(console: Console, options: ConsoleOptions, table: Table) -> boo
     """Whether a table does not fit without breaking a number."""
     for column in table.columns:
         column.overflow = "fold"
-        if all(isinstance(cell, str | Text) and " " not in str(cell) for cell in column.cells):
+        if all(isinstance(cell, str | Text) and _is_whole(str(cell)) for cell in column.cells):
             column.no_wrap = True
     if not table.show_header or not table.row_count:
         return False
     needed = Measurement.get(console, options.update(width=_UNBOUNDED), table).minimum
     return needed > options.max_width
+
+
+def _is_whole(cell: str) -> bool:
+    """Whether a cell is a word, or a number and its sign, which are not to be parted."""
+    return " " not in cell.removesuffix(" %")
 
 
 def _upright(table: Table) -> Table:

@@ -91,7 +91,7 @@ def test_a_terminal_is_left_with_the_table_and_the_bar() -> None:
     assert "2/2" in text
 
 
-NUMBERS = ("0.0000", "7.9990", "12,345,678", "1.25e-05", "1,234 of 1,234 rounds")
+NUMBERS = ("0.0000", "7.9990", "83.4 %", "12,345,678", "1.25e-05", "1,234 of 1,234 rounds")
 
 
 def printed(table: Table, width: int) -> str:
@@ -104,7 +104,7 @@ def printed(table: Table, width: int) -> str:
 @pytest.mark.parametrize("width", [24, 30, 40, 60, 80, 200])
 @pytest.mark.parametrize("box", [None, SQUARE])
 def test_no_number_loses_a_digit_on_a_narrow_terminal(width: int, box: Box | None) -> None:
-    table = Table("site", "ε before", "after: PLD", "units", "δ", "covers", box=box)
+    table = Table("site", "ε before", "after: PLD", "macro F1", "units", "δ", "covers", box=box)
     table.add_row("north", *NUMBERS)
     table.add_row("a-site-with-a-long-name", *reversed(NUMBERS[:-1]), Text(NUMBERS[-1]))
     text = printed(table, width)
@@ -155,3 +155,12 @@ def test_what_happens_now_is_named_and_is_gone_at_the_end() -> None:
     with RoundsDisplay(terminal(file=quiet), "demo", 2) as display:
         display.say("round 1: step 2 of 4")
     assert quiet.getvalue() == ""
+
+
+@pytest.mark.parametrize("width", range(18, 25))
+def test_a_share_is_never_parted_from_its_sign(width: int) -> None:
+    table = Table("a", "b c", "why", box=None)
+    table.add_row("83.4 %", "12.5 %", "words that wrap " * 3)
+    text = printed(table, width)
+    assert "83.4 %" in text
+    assert "12.5 %" in text
