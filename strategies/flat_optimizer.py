@@ -37,10 +37,11 @@ class FlatOptimizer:
         return self.adapter
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Returns the adapter and the optimiser's own tensors, by name."""
+        """Returns copies of the adapter and of the optimiser's own tensors, by name."""
         own = self._optimizer.state.get(self._parameter, {})
-        tensors = {name: torch.as_tensor(value) for name, value in own.items() if value is not None}
-        return {"adapter": self._parameter.detach().clone(), **tensors}
+        moments = {name: torch.as_tensor(value) for name, value in own.items() if value is not None}
+        tensors = {"adapter": self._parameter.detach()} | moments
+        return {name: tensor.clone() for name, tensor in tensors.items()}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Resumes from a state that `state` returned."""

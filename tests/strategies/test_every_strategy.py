@@ -184,19 +184,6 @@ def test_no_site_looks_at_a_step_that_the_noise_of_others_protects(name: str) ->
     assert site.taken == []
 
 
-@pytest.mark.parametrize("paid", [1, 2, 5])
-def test_a_strategy_that_asks_for_more_steps_than_a_sum_is_charged_for_gets_none(paid: int) -> None:
-    """Planted: without the count, a strategy of somebody else would release what nobody has paid for."""
-    site = Site(contract_with(written("fedavg"), paid), CENTRES[0])
-    steps = site.steps(START)
-    for _ in range(paid):
-        steps.gradient(START)
-    for more in (steps.release, lambda: steps.gradient(START)):
-        with pytest.raises(HortusError, match=f"more than the {paid} private steps"):
-            more()
-    assert site.taken == list(range(paid))
-
-
 @every_strategy
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
 def test_a_server_that_starts_again_resumes_with_the_same_bits(name: str, optimizer: str) -> None:
