@@ -17,7 +17,7 @@ def client(site: SiteFolder, log_format: LogFormat = Form.TEXT) -> None:
     from hortus.parties.folders import SiteConfig, SiteFiles
 
     files = SiteFiles(site)
-    SiteConfig.load(files.config)  # before a folder that is no site's gets a log
+    SiteConfig.load(files.config)  # before a folder that is not a site's gets a log
     configure_logging(files.log, log_format)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -91,7 +91,7 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
                     else:
                         relay.explain_end()
                 _pause(_RETRY_SECONDS, stopped)
-            agent.stop(_GRACE_SECONDS)  # a session goes on when its relay has died
+            agent.stop(_GRACE_SECONDS)  # a session continues when its relay has died
 
 
 class _Relay:
@@ -135,7 +135,7 @@ class _Relay:
         self._connection.note(link, found)
 
     def explain_end(self) -> None:
-        """Notes why the SuperNode has ended by itself."""
+        """Records why the SuperNode has exited."""
         _, found = self._said()
         tried = self._tried()
         if tried.problem:

@@ -78,7 +78,7 @@ class Clock(Protocol):
         ...
 
     def wait(self, seconds: float, unless: threading.Event) -> None:
-        """Returns after so many seconds, or when the event is set."""
+        """Returns after this many seconds, or when the event is set."""
         ...
 
 

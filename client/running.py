@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from hortus.client.session import Session
 from hortus.runtime.errors import Refused
 
-_ANSWER_SECONDS = 5.0  # for a session to end that has no reason to go on
+_ANSWER_SECONDS = 5.0  # for a session to end that has no reason to continue
 
 
 class RunningSessions:

@@ -287,7 +287,7 @@ class Session:
         return 0, frame(number(view.step), view.adapter_digest)
 
     def _resend_is_for(self, step: int) -> bool:
-        """Whether the vector at hand may be sent again: it is private on its own, so not anew."""
+        """Whether this vector may be sent again: if it is private alone, it need not be charged again."""
         local = self._encoding.contract.privacy.noise is not Noise.DISTRIBUTED
         return local and self._resend is not None and self._resend[0] == step
 
@@ -303,7 +303,7 @@ class Session:
         try:
             upload(self._channel, header, masked, self._states)
         except ProtocolError as error:
-            # Refused as late: the others go on without this site, or the session is over.
+            # Refused as late: the others continue without this site, or the session is over.
             logger.warning("step %d attempt %d was not taken: %s", view.step, view.attempt, error)
             self._states.enter(ClientState.FORGONE)
         else:

@@ -38,7 +38,7 @@ def download(
             breaks += 1
             if breaks > MAX_RESUMPTIONS:
                 raise
-            logger.warning("the adapter goes on from chunk %d: %s", due, error)
+            logger.warning("the adapter's download resumes at chunk %d: %s", due, error)
         else:
             return adapter
 
@@ -49,7 +49,7 @@ def upload(
     masked: MaskedVector,
     states: ClientStates,
 ) -> None:
-    """Sends a masked vector; after a break it goes on with the chunk that the server asks for.
+    """Sends a masked vector; after a break it resumes at the chunk that the server asks for.
 
     Whatever the server asks for, it is the same vector under the same masks.
 

@@ -55,7 +55,7 @@ class Shown:
 
     Attributes:
         title: The document's.
-        said: The last news in one sentence, for who listens.
+        said: The latest news in one sentence, for screen readers.
         parts: HTML by the id of the element that holds it.
     """
 

@@ -125,7 +125,7 @@ def _element(plot: Plot, name: str, size: tuple[float, float]) -> Markup:
 
 
 def describe(plot: Plot) -> str:
-    """Puts the plot into words, for who cannot see it."""
+    """Describes the plot in words, for readers who cannot see it."""
     parts = [
         f"{label}: {points[0][1]:.4g} {_at(plot, points[0][0])}, "
         f"{points[-1][1]:.4g} {_at(plot, points[-1][0])}"

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from hortus.runtime.errors import printable
 from hortus.runtime.metric import cells
 
-# From here on an ε promises little by itself.
+# An ε above this promises little.
 LITTLE = 10.0
 
 

@@ -28,7 +28,7 @@ def begin_change(files: ServerFiles, now: datetime) -> ServerCard:
         The server's card, for every site to pin.
     """
     if not files.is_changing_authority:
-        shutil.rmtree(files.next_authority, ignore_errors=True)  # one that was cut short
+        shutil.rmtree(files.next_authority, ignore_errors=True)  # one that was interrupted
         create_authority(files.next_authority, now)
     write_atomic(files.tls.authority, trusted(files))
     for site in Roster.load(files.roster).sites:

@@ -177,7 +177,7 @@ def load_card(path: Path) -> SiteCard | ServerCard:
     model = kinds.get(str(fields.get("kind")))
     if model is None:
         raise UsageError(
-            f"this is no card: its kind is {str(fields.get('kind'))[:60]!r}, not site or server",
+            f"this is not a card: its kind is {str(fields.get('kind'))[:60]!r}, not site or server",
             where=str(path),
         )
     return model.parse(fields, path)

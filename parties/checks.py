@@ -29,7 +29,7 @@ _FEW_FILES = 1024
 
 
 class Verdict(StrEnum):
-    """What came of a check."""
+    """The outcome of a check."""
 
     OK = "ok"
     WARNING = "warning"
@@ -42,10 +42,10 @@ class Check:
     """One line.
 
     Attributes:
-        what: What was looked at.
-        verdict: What came of it.
+        what: What was checked.
+        verdict: The outcome.
         said: One sentence.
-        remedy: What to do about it; empty where nothing is to be done.
+        remedy: What to do about it; empty if there is nothing to do.
     """
 
     what: str
@@ -74,7 +74,7 @@ def guarded(what: str, look: Callable[[], Check]) -> Check:
 
 
 def check_keys(modes: Mapping[Path, int]) -> Check:
-    """Keys are for their owner's eyes alone.
+    """Only their owner can read the keys.
 
     Args:
         modes: Permission bits of each key's file, and of the folders that they lie in.
@@ -129,7 +129,7 @@ def check_certificate(files: SiteFiles | ServerFiles) -> Check:
         return Check(
             what,
             Verdict.PROBLEM,
-            "it is not for the key beside it: a renewal was cut short",
+            "it is not for the key beside it: a renewal was interrupted",
             "Do it again: hortus roster add (at a site), hortus rotate tls (at the server).",
         )
     return Check(what, Verdict.OK, "it is for the key beside it")
@@ -145,7 +145,9 @@ def check_roster(path: Path) -> Check:
             "hortus roster add DIR with the others' cards.",
         )
     words = roster_words(Roster.load(path))
-    return Check("roster", Verdict.OK, f"the same words at every party that agrees: {words}")
+    return Check(
+        "roster", Verdict.OK, f"the same words at every party with the same roster: {words}"
+    )
 
 
 def check_cards(roster: Roster, keys: Mapping[str, bytes]) -> Check:
@@ -222,12 +224,12 @@ def open_files_limit() -> int:
 
 
 def needed_files(sites: int) -> int:
-    """Returns how many files a party of a consortium of so many sites may have open."""
+    """Returns how many files a party of a consortium of this many sites may have open."""
     return _FEW_FILES + 8 * sites
 
 
 def check_listening(what: str, address: str, *, runs: bool) -> Check:
-    """A port of the server's can be listened on, or is by itself."""
+    """The server can listen on its port, or already does."""
     if runs:
         return Check(what, Verdict.OK, f"{address}, where the server runs")
     host, port = host_and_port(address)

@@ -116,7 +116,7 @@ def warn_of_expiry(files: SiteFiles | ServerFiles, now: datetime, logger: loggin
         )
     if not is_certificate_of(files.tls.certificate.read_bytes(), files.tls.key):
         raise UsageError(
-            "the TLS certificate is not for the key beside it: a renewal was cut short",
+            "the TLS certificate is not for the key beside it: a renewal was interrupted",
             where=str(files.tls.certificate),
             remedy="Do it again: hortus roster add (at a site), hortus rotate tls (at the server).",
         )

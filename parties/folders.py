@@ -25,7 +25,7 @@ def host_and_port(address: str) -> tuple[str, int]:
     """
     host, _, port = address.rpartition(":")
     if not host or not (port.isascii() and port.isdecimal() and int(port) < 2**16):
-        raise ValueError("it is no host and port, such as 127.0.0.1:9443")
+        raise ValueError("it is not a host and port, such as 127.0.0.1:9443")
     return host.strip("[]"), int(port)
 
 
@@ -299,7 +299,7 @@ def open_party(directory: Path) -> SiteFiles | ServerFiles:
     if ServerFiles(directory).config.exists():
         return ServerFiles(directory)
     raise UsageError(
-        "this is no site's folder (with site.yaml), nor the server's (with server.yaml)",
+        "this is not a site's folder (with site.yaml), nor the server's (with server.yaml)",
         where=str(directory),
         remedy="hortus init site NAME, or hortus init server HOST, makes one.",
     )

@@ -40,9 +40,9 @@ def sole(files: SiteFiles | ServerFiles) -> Iterator[None]:
 def replace_identity(
     files: SiteFiles | ServerFiles, name: str, head: Callable[[SiteIdentity], tuple[int, str]]
 ) -> SiteIdentity:
-    """Gives a party a new identity key, or completes a change that was cut short.
+    """Gives a party a new identity key, or completes a change that was interrupted.
 
-    The old key signs which key follows it, then it is deleted. Others go on with the old key until
+    The old key signs which key follows it, then it is deleted. Others use the old key until
     they have pinned the new card.
 
     Args:
@@ -80,7 +80,7 @@ def _is_begun(files: SiteFiles | ServerFiles, name: str) -> bool:
 
 
 def rotate_server_identity(files: ServerFiles, now: datetime) -> ServerCard:
-    """Gives the server a new identity key, or completes a change that was cut short.
+    """Gives the server a new identity key, or completes a change that was interrupted.
 
     What the old key has countersigned stays good: each site's roster keeps the hand-over.
 

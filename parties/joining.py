@@ -131,7 +131,7 @@ def create_consortium(
 
 
 def write_site_card(files: SiteFiles, now: datetime) -> SiteCard:
-    """Writes a site's card anew, for the keys that it has now, and returns it."""
+    """Writes a site's card again, for the keys that it has now, and returns it."""
     name = SiteConfig.load(files.config).site
     key = files.tls.next_key if files.tls.next_key.exists() else files.tls.key
     flower = files.next_flower_key if files.next_flower_key.exists() else files.flower_key
@@ -148,7 +148,7 @@ def write_site_card(files: SiteFiles, now: datetime) -> SiteCard:
 
 
 def write_server_card(files: ServerFiles, now: datetime) -> ServerCard:
-    """Writes the server's card anew, with what it has for all members, and returns it."""
+    """Writes the server's card again, with what it has for all members, and returns it."""
     config = ServerConfig.load(files.config)
     card = ServerCard.make(
         SiteIdentity.load(files.identity, SERVER),
@@ -240,7 +240,7 @@ def take_up(roster: Roster, cards: Iterable[SiteCard]) -> Roster:
 
 
 def admit(files: ServerFiles, cards: Sequence[SiteCard], now: datetime) -> ServerCard:
-    """Takes sites into the server's roster, with TLS certificates; or nobody, if a card is wrong.
+    """Adds sites to the server's roster and issues TLS certificates; adds none of them if a card is wrong.
 
     Args:
         files: The server's folder.
@@ -407,7 +407,7 @@ def _ssh_bytes(text: bytes, site: str) -> bytes:
     except UNREADABLE as error:
         raise UsageError("its Flower key is no OpenSSH public key", where=site) from error
     if not isinstance(key, EllipticCurvePublicKey):
-        raise UsageError("its Flower key is no elliptic curve key", where=site)
+        raise UsageError("its Flower key is not an elliptic curve key", where=site)
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -422,7 +422,7 @@ def _is_issued(issued: Path, card: SiteCard) -> bool:
 def _replace_certificate(tls: TlsFiles, certificate: bytes, authority: bytes) -> None:
     """Puts a certificate in place, with its key if that is the next one.
 
-    Cut short, it leaves the next key where it is, so that doing it again completes it.
+    If it is interrupted, the next key stays where it is, so that running it again completes it.
     """
     renews = is_certificate_of(certificate, tls.next_key)
     if renews:

@@ -1,7 +1,7 @@
-"""Health, readiness and metrics of a process over HTTP, for who watches over it.
+"""Health, readiness and metrics of a process over HTTP, for monitoring.
 
 Only public quantities may be counted: what an honest server sees anyway, and nothing that a record
-has touched. So the registry is an own one: prometheus_client's default tells the memory and the CPU
+influences. Hortus therefore uses its own registry: prometheus_client's default also reports the memory and CPU
 time of the process, both of which grow with the units that were sampled.
 """
 
@@ -27,14 +27,14 @@ from hortus.runtime.errors import HortusError
 
 _CONNECTIONS = 20
 _FAREWELL_SECONDS = 1
-# A process whose loop has stood still for so long hangs; starting a child of Flower takes seconds.
+# A process whose loop has not moved for this long hangs; starting one of Flower's programs takes seconds.
 _SILENCE_SECONDS = 120.0
 
 Reason = Callable[[], str | None]
 
 
 class Heartbeat:
-    """Whether a loop still turns.
+    """Whether a loop is still running.
 
     Args:
         clock: Monotonic seconds.
@@ -45,11 +45,11 @@ class Heartbeat:
         self._last = clock()
 
     def beat(self) -> None:
-        """Says that it does."""
+        """Records that it is."""
         self._last = self._clock()
 
     def reason(self) -> str | None:
-        """Returns None, or for how long it has not."""
+        """Returns None, or for how long it has not been."""
         silence = self._clock() - self._last
         return None if silence < _SILENCE_SECONDS else f"no sign of life for {silence:.0f} seconds"
 
@@ -81,7 +81,7 @@ def make_app(registry: CollectorRegistry, alive: Reason, ready: Reason) -> FastA
 
     Args:
         registry: What is counted.
-        alive: Why the process should be started anew; None if it should not.
+        alive: Why the process should be restarted; None if it should not.
         ready: Why it cannot do its work at the moment; None if it can.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -158,5 +158,5 @@ def _listening(address: str) -> socket.socket:
     except OSError as error:
         raise HortusError(
             f"health and metrics cannot be served on {address}: {error}",
-            remedy="Choose another address for `monitoring`, or leave it out.",
+            remedy="Choose another address for `monitoring`, or omit it.",
         ) from error

@@ -1,4 +1,4 @@
-"""What `hortus status` tells of a site and of the server alike, from its folder, beside what runs there."""
+"""What `hortus status` shows for both a site and the server, read from its folder while it runs."""
 
 from collections.abc import Mapping
 from datetime import datetime

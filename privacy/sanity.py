@@ -37,7 +37,7 @@ def doubts(
     if invited is not None and invited == minimum:
         found.append(
             f"cohort.minimum: {minimum} is every site: the run waits whenever one of them is down. A smaller "
-            "minimum goes on without it, for a little more noise from each."
+            "minimum lets the run continue without it, for a little more noise from each site."
         )
     return tuple(found)
 

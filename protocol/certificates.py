@@ -91,7 +91,7 @@ def renew_request(common_name: str, key: Path) -> str:
     try:
         private = load_pem_private_key(key.read_bytes(), password=None)
     except (OSError, *UNREADABLE) as error:
-        raise UsageError("this is no private key in PEM", where=str(key)) from error
+        raise UsageError("this is not a private key in PEM", where=str(key)) from error
     if not isinstance(private, ec.EllipticCurvePrivateKey):
         raise UsageError("this is a private key, but no elliptic curve one", where=str(key))
     builder = x509.CertificateSigningRequestBuilder().subject_name(_name(common_name))
@@ -133,7 +133,7 @@ def certify(
 
     Raises:
         UsageError: There is no usable authority in `authority_dir`, the request is not what it
-            should be, or a host is no host name.
+            should be, or a host is not a valid host name.
     """
     return _issue(authority_dir, _requested_key(request, common_name), common_name, now, hosts)
 
@@ -144,7 +144,7 @@ def certify_again(
     """Issues a site's certificate, PEM, for the key in one that it has; see `certify`.
 
     Raises:
-        UsageError: There is no usable authority in `authority_dir`, or this is no certificate.
+        UsageError: There is no usable authority in `authority_dir`, or this is not a certificate.
     """
     key = _key_in(certificate, common_name)
     if not isinstance(key, ec.EllipticCurvePublicKey):
@@ -195,7 +195,7 @@ def load_certificate(certificate: bytes, where: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(certificate)
     except UNREADABLE as error:
-        raise UsageError("this is no certificate in PEM", where=where) from error
+        raise UsageError("this is not a certificate in PEM", where=where) from error
 
 
 def certified_key(certificate: bytes, where: str) -> bytes:
@@ -245,7 +245,7 @@ def _requested_key(request: str, common_name: str) -> ec.EllipticCurvePublicKey:
         is_signed = loaded.is_signature_valid
     except UNREADABLE as error:
         raise UsageError(
-            "this is no certificate signing request in PEM", where=common_name
+            "this is not a certificate signing request in PEM", where=common_name
         ) from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not is_signed:
         raise UsageError(

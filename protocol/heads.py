@@ -60,7 +60,7 @@ class Head:
         except OSError as error:
             raise UsageError(f"it cannot be read: {error.strerror}", where=str(path)) from error
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise UsageError("this is no anchor of a ledger", where=str(path)) from error
+            raise UsageError("this is not an anchor of a ledger", where=str(path)) from error
 
     def save(self, path: Path) -> None:
         """Writes an anchor, to be kept elsewhere than the ledger."""

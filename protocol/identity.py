@@ -95,13 +95,13 @@ class SiteIdentity:
         except OSError as error:
             raise UsageError(f"it cannot be read: {error.strerror}", where=str(path)) from error
         except UNREADABLE as error:
-            raise UsageError("this is no private key in PEM", where=str(path)) from error
+            raise UsageError("this is not a private key in PEM", where=str(path)) from error
         if not isinstance(key, Ed25519PrivateKey):
             raise UsageError("this is a private key, but not an Ed25519 one", where=str(path))
         try:
             return cls(site, key, load_handovers(path.with_name(HANDOVERS)))
         except UsageError as error:
-            remedy = "If a change of the key was cut short: hortus rotate identity DIR"
+            remedy = "If a change of the key was interrupted: hortus rotate identity DIR"
             raise UsageError(error.problem, where=str(path), remedy=remedy) from error
 
     @property
@@ -296,7 +296,7 @@ class Roster:
         return content
 
     def key_of(self, name: str) -> bytes:
-        """Returns the present key of a site, or of the server; empty for who is not there."""
+        """Returns the present key of a site, or of the server; empty if the party is not in the roster."""
         return self.server if name == SERVER else self.sites.get(name, b"")
 
     def with_key(self, name: str, key: bytes, handovers: tuple[Handover, ...]) -> Self:

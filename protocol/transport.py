@@ -11,7 +11,7 @@ from hortus.protocol.wire import aggregation_pb2 as wire
 KEEPALIVE_SECONDS = 30.0
 KEEPALIVE_TIMEOUT_SECONDS = 20.0
 
-# What may be on its way in a stream: two chunks. gRPC by itself would try out up to 16 MiB, for each.
+# What may be in flight in a stream: two chunks. By default, gRPC would use up to 16 MiB for each.
 STREAM_BYTES = 2 * 4 * CHUNK_WORDS
 
 
@@ -65,5 +65,5 @@ class AggregationChannel(Protocol):
         ...
 
     def progress(self, request: wire.UploadHeader) -> wire.UploadProgress:
-        """Asks, when the server can be reached again, where a broken upload goes on."""
+        """Asks where a broken upload resumes, once the server can be reached again."""
         ...

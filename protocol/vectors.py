@@ -33,12 +33,12 @@ def vector_digest(vector: NDArray[np.float32]) -> str:
 
 
 def chunk_count(length: int) -> int:
-    """Returns how many chunks a vector of so many words is."""
+    """Returns how many chunks a vector of this many words is."""
     return -(-length // CHUNK_WORDS)
 
 
 def chunk_slice(sequence: int, length: int) -> slice:
-    """Returns where a chunk belongs in a vector of so many words."""
+    """Returns where a chunk belongs in a vector of this many words."""
     start = sequence * CHUNK_WORDS
     return slice(start, min(start + CHUNK_WORDS, length))
 

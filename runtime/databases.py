@@ -1,4 +1,4 @@
-"""SQLite files: written durably, or read beside who writes them without leaving a trace."""
+"""SQLite files: written durably, or read beside a writer without leaving a trace."""
 
 import shutil
 import sqlite3
@@ -17,11 +17,11 @@ Content = TypeVar("Content")
 
 
 def read_snapshot(path: Path, read: Callable[[sqlite3.Connection], Content]) -> Content:
-    """Reads a database that somebody else may be writing as it was at one moment.
+    """Reads a database as it was at one moment, while somebody else may be writing it.
 
     Args:
         path: The database.
-        read: Everything that is wanted of it, in one go.
+        read: Reads everything that is wanted, in one go.
 
     Raises:
         sqlite3.Error: It cannot be read, or never holds still.
@@ -70,7 +70,7 @@ def remedy_for(error: Exception, path: Path) -> str:
     known = None if code is None else _REMEDIES.get(code & 0xFF)
     # A write-ahead log that cannot grow is an input/output error to SQLite.
     if code == sqlite3.SQLITE_FULL or (known is None and _is_full(path)):
-        return "The disk is full: make room. What was finished is kept; the same command resumes."
+        return "The disk is full: make room. Finished work is kept; run the same command again to resume."
     return known or "If the file is damaged, restore it from a backup."
 
 
@@ -81,7 +81,7 @@ _REMEDIES = {
     sqlite3.SQLITE_BUSY: "Another process holds it: stop that one first.",
     sqlite3.SQLITE_LOCKED: "Another process holds it: stop that one first.",
     sqlite3.SQLITE_CONSTRAINT: "Another process has written to it meanwhile: run only one in a folder.",
-    sqlite3.SQLITE_NOTADB: "The file is damaged, or none of Hortus: restore it from a backup.",
+    sqlite3.SQLITE_NOTADB: "The file is damaged, or not Hortus's: restore it from a backup.",
     sqlite3.SQLITE_CORRUPT: "The file is damaged: restore it from a backup.",
 }
 _ROOM = 2**16  # bytes that any commit needs
@@ -111,11 +111,11 @@ def write_sqlite(path: Path) -> sqlite3.Connection:
 
 
 def read_sqlite(path: Path) -> sqlite3.Connection:
-    """Opens a database that somebody else may be writing, for reading alone.
+    """Opens a database read-only, while somebody else may be writing it.
 
-    Without a write-ahead log nobody has it open, and it is read as a file: SQLite would else make a
-    log for this user, which the writer might not be allowed to use. Who may meanwhile have opened,
-    changed and closed it makes an error or a mixture of before and after; read again on a change.
+    If there is no write-ahead log, no process has the database open, so it is read as an immutable file; otherwise
+    SQLite would create a log that the writer might not be allowed to use. If somebody writes meanwhile, the read
+    fails or mixes old and new rows; read again on a change.
 
     Raises:
         sqlite3.Error: It cannot be opened.

@@ -78,7 +78,7 @@ class Setting:
         name = in_one_line(_OPTION + option, _SETTING_CHARACTERS)
         if not sign or not all(keys):
             raise UsageError(
-                "this is no key and value",
+                "this is not a key and value",
                 where=name,
                 remedy="Write a key as it is in the file, its sections joined by dots: "
                 "--set training.rounds=3",

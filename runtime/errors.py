@@ -4,10 +4,10 @@ _LINE_CHARACTERS = 500
 
 
 def printable(text: str) -> str:
-    """Takes out of a text what a terminal or a log would obey.
+    """Removes from a text whatever a terminal or a log would obey.
 
-    Line ends and other white space become a space; escape sequences, marks that turn the direction of
-    writing round, invisible characters and halves of a surrogate pair become "�".
+    Line ends and other white space become a space; escape sequences, marks that change the direction of
+    writing, invisible characters and halves of a surrogate pair become "�".
     """
     if text.isprintable():
         return text
@@ -15,7 +15,7 @@ def printable(text: str) -> str:
 
 
 def in_one_line(text: str, most: int = _LINE_CHARACTERS) -> str:
-    """Returns `printable` text of so many characters at most, for the wire, a ledger or a log."""
+    """Returns `printable` text of this many characters at most, for the wire, a ledger or a log."""
     return printable(text if len(text) <= most else text[: most - 1] + "…")
 
 
@@ -66,7 +66,7 @@ class ProtocolError(HortusError):
 
 
 class ConnectionLost(ProtocolError):  # noqa: N818
-    """A connection broke; what was under way may go on over a new one."""
+    """A connection broke; the transfer may resume over a new one."""
 
 
 class CohortTooSmall(HortusError):  # noqa: N818

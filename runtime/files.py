@@ -20,9 +20,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_passing(path: Path, data: bytes) -> None:
-    """Writes a file that tells how things stand just now: all of it or nothing, but not durably.
+    """Writes a status file: all of it or nothing, but not durably.
 
-    A full disk is not worth a run: nothing is raised, and what was told before stays.
+    A full disk must not end a run: nothing is raised, and the previous file stays.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:

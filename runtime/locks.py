@@ -15,7 +15,7 @@ _WAIT_SECONDS = 0.05
 
 @contextmanager
 def held(lock: Path, taken: HortusError) -> Iterator[None]:
-    """Holds a lock file; it stays there, and says nothing by itself.
+    """Holds a lock file; the file stays, and its existence means nothing.
 
     Args:
         lock: The file; its folder is made.

@@ -27,7 +27,7 @@ _TAIL_BYTES = 2**16
 _LOG_BYTES = 10 * 2**20
 _MARK = "HORTUS_STARTED_BY"
 
-# Flower reports home, looks for updates and installs what an app asks for, unless told not to.
+# Flower sends telemetry, looks for updates and installs what an app asks for, unless told not to.
 _QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -84,7 +84,7 @@ def write_programs(directory: Path, programs: Mapping[str, Sequence[str]]) -> Pa
 
 
 class ProgramEnded(HortusError):  # noqa: N818
-    """A program that was to go on has ended by itself."""
+    """A program that should still be running has exited."""
 
 
 class ChildProcess:
@@ -137,7 +137,7 @@ class ChildProcess:
         self.stop()
 
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Waits for a condition while the program runs.
+        """Waits for a condition while the program is running.
 
         Raises:
             ProgramEnded: The program ended; with the end of its log.
@@ -156,11 +156,11 @@ class ChildProcess:
 
     @property
     def is_running(self) -> bool:
-        """Whether the program has not ended."""
+        """Whether the program is still running."""
         return self._process.poll() is None
 
     def check(self) -> None:
-        """Makes sure that the program still runs.
+        """Makes sure that the program is still running.
 
         Raises:
             ProgramEnded: It has ended; with the end of its log.
@@ -177,10 +177,10 @@ class ChildProcess:
         if self._log.stat().st_size > _LOG_BYTES:
             aside = self._log.with_name(f"{self._log.name}.1")
             aside.write_bytes(_last_bytes(self._log, _LOG_BYTES))
-            os.truncate(self._log, 0)  # the program appends, and goes on from here
+            os.truncate(self._log, 0)  # the program appends, and continues from here
 
     def stop(self) -> None:
-        """Ends the program and all that it started: politely first, then for certain."""
+        """Ends the program and everything that it started, first with SIGTERM, then with SIGKILL."""
         for signal_number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(self._process.pid, signal_number)

@@ -118,14 +118,14 @@ def _first(names: tuple[str, ...], environment: Mapping[str, str]) -> tuple[str,
 def _split(value: str) -> SplitResult | None:
     try:
         url = urlsplit(value if "://" in value else f"http://{value}")
-        _ = url.port  # raises where it is no number
+        _ = url.port  # raises if it is not a number
     except ValueError:
         return None
     return url if url.scheme == "http" else None
 
 
 def _is_direct(host: str, entries: list[str]) -> bool:
-    # As gRPC matches them: it applies the environment's list by itself as well.
+    # As gRPC matches them: it also applies the environment's list itself.
     return any(
         entry == "*" or host.lower().endswith(entry.lower()) or _is_within(host, entry)
         for entry in entries

@@ -1,4 +1,4 @@
-"""What a process finds around it: its processors, its limit of open files, and its memory."""
+"""A process's surroundings: its processors, its limit of open files, and its memory."""
 
 import math
 import os
@@ -46,7 +46,7 @@ def out_of_files() -> str | None:
 
 
 def out_of_memory(error: BaseException) -> HortusError | None:
-    """Returns the explanation of an error that says that memory was too little; None of another one."""
+    """Returns an explanation if an error means that memory ran out; None for any other error."""
     kind, told = type(error).__name__, str(error).lower()
     is_of_memory = isinstance(error, MemoryError) or kind in _NO_MEMORY_TYPES
     if not is_of_memory and not (

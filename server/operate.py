@@ -28,7 +28,7 @@ from hortus.server.run.results import is_complete
 from hortus.server.run.store import RunStore
 
 _POLL_SECONDS = 1.0
-# A question to Flower starts its command line anew: seconds of a processor that sites may share.
+# A question to Flower starts its command line each time: seconds of a processor that sites may share.
 _ASK_FLOWER_SECONDS = 20.0
 logger = logging.getLogger(__name__)
 

@@ -78,7 +78,7 @@ class RoundLoop:
         """Trains all rounds that are still missing; returns the final adapter, float32[d].
 
         Raises:
-            CohortTooSmall: Too few sites would go on; rounds finished so far are kept.
+            CohortTooSmall: Too few sites remain; rounds finished so far are kept.
         """
         initial = self.evaluator.initial_adapter
         self.evaluator.write_template(template_path(self.store.directory))
@@ -210,7 +210,7 @@ class RoundLoop:
     def _volunteers(self, number: int, absent: Mapping[str, str]) -> tuple[str, ...]:
         """Asks every site; returns the sorted names of those that would take part.
 
-        Who is being started again just now, or has lost its relay, gives no valid answer. While too
+        A site that is restarting, or whose relay is down, gives no valid answer. While too
         few sites would take part without it, it is asked again, until the deadline. A site that has not
         decided is waited for in any case: nobody can join a session later.
         """

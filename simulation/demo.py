@@ -104,7 +104,7 @@ def _read_alone(path: Path) -> list[Alone]:
         return _RESULTS.validate_json(path.read_bytes()) if path.exists() else []
     except ValidationError as error:
         raise HortusError(
-            f"this is no list of results: {error.errors()[0]['msg']}",
+            f"this is not a list of results: {error.errors()[0]['msg']}",
             where=str(path),
             remedy="Remove it: every site is then trained alone again.",
         ) from error

@@ -28,7 +28,7 @@ class Prospect:
         contract: Its binding part, with noise and model pinned.
         dimension: Adapter parameters.
         sites: Sites that are taken to be in a sum.
-        encoding: A step's numbers with so many sites.
+        encoding: A step's numbers with this many sites.
         cost: The releases.
         model_path: Folder of the base model, as the plan names it.
     """

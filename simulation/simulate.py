@@ -109,7 +109,7 @@ def simulate(
 
     Raises:
         UsageError: Plan or data cannot be used, or `out` holds a run of something else.
-        CohortTooSmall: Too few virtual sites would go on; finished rounds are kept.
+        CohortTooSmall: Too few virtual sites remain; finished rounds are kept.
         InUse: Another process runs in the folder.
     """
     on_stage("choosing the noise")

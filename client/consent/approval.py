@@ -42,7 +42,7 @@ class Consented:
     def line(self) -> dict[str, object]:
         """Returns all of it as JSON has it: an ε that is infinite is None, as is whoever need not decide.
 
-        A withdrawal has a reason; an approval the unit, ε and δ of the whole plan by itself.
+        A withdrawal has a reason; an approval has the unit, ε and δ of the whole plan alone.
         """
         said = self.said
         told: dict[str, object] = {"kind": said.kind, "name": said.name, "plan": said.plan}
@@ -60,7 +60,7 @@ class Consented:
 
 
 def plan_epsilon(contract: Contract, delta: float) -> float:
-    """Returns what a plan costs by itself at δ, at most; infinite without noise.
+    """Returns the most that a plan alone can cost at δ; infinite without noise.
 
     All its spare attempts count as used, and the noise is the plan's own, to which rounding in a sum of
     whatever size only adds.
@@ -181,7 +181,7 @@ def withdraw(ledger: Ledger, named: str, operator: str, reason: str) -> tuple[En
     Args:
         ledger: The site's.
         named: The plan's name, or the first digits of its hash.
-        operator: Who withdraws it.
+        operator: Name of whoever withdraws it.
         reason: Why.
 
     Raises:

@@ -81,7 +81,7 @@ def check_contract(mandate: Mandate, contract: Contract) -> None:
 
 
 def _check_kinds(contract: Contract) -> None:
-    """Refuses a section that is no kind's of this site, or that its own kind would complete differently."""
+    """Refuses a section of a kind that this site lacks, or that its own kind would complete differently."""
     try:
         sections.check(contract)
     except HortusError as error:
@@ -111,7 +111,7 @@ def check_ceiling(mandate: Mandate, contract: Contract, encoding: StepEncoding) 
     if policy.auto_approve is None or not mandate.is_unread(contract):
         return
     check_dimension(policy.auto_approve, contract, encoding.words)
-    assert encoding.event is not None  # noqa: S101 - without privacy nothing is approved by itself
+    assert encoding.event is not None  # noqa: S101 - without privacy nothing is approved unread
     cost = epsilon({encoding.event: contract.releases}, policy.budget.delta)
     if cost > policy.auto_approve.max_epsilon:
         raise Refused(

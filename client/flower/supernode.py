@@ -120,7 +120,7 @@ def _records(path: Path) -> list[Path]:
     """The records; where they are a folder, nobody enters it, and links may lead elsewhere."""
     if not path.exists():
         raise UsageError(
-            "there are no records, so nothing can be said of who reads them", where=str(path)
+            "there are no records, so it is unknown who could read them", where=str(path)
         )
     whole = path.resolve()
     inside = (one.resolve() for one in _below(whole) if one.exists())

@@ -123,7 +123,7 @@ def state_disjoint(
         site: The opened site.
         data: The file; None for the site's present records.
         others: First digits of the datasets' fingerprints.
-        operator: Who states it.
+        operator: Name of whoever states it.
         reason: Why it is so.
 
     Returns:

@@ -85,7 +85,7 @@ def _check_port(
 ) -> Iterator[Check]:
     port = of_reaching(f"port of {what}", knock(address), f"{address} can be reached")
     if port.verdict is Verdict.PROBLEM and not speaks_http:
-        # It is open only while a run goes on.
+        # It is open only during a run.
         port = Check(
             port.what,
             Verdict.WARNING,

@@ -49,7 +49,7 @@ class PlanLine(Consented):
     """What was last decided on a plan, and what it has taken since.
 
     Attributes:
-        spent: ε of its releases by themselves, at the policy's δ; of several datasets the largest.
+        spent: ε of its releases alone, at the policy's δ; of several datasets the largest.
         rounds: Rounds that anything was charged in.
     """
 

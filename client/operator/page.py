@@ -160,7 +160,7 @@ class SiteSource:
         files, now = self._files, self._clock()
         card = load_card(files.card(self._name))
         if not isinstance(card, SiteCard):
-            raise UsageError("this is no site's card", where=str(files.card(self._name)))
+            raise UsageError("this is not a site's card", where=str(files.card(self._name)))
         budget = Policy.load(files.policy).budget
         self._reader.look(partial(key_at, card.key, card.handovers))
         roster = Roster.load(files.roster) if files.roster.exists() else None
@@ -232,7 +232,7 @@ def _server(files: SiteFiles, roster: Roster) -> Server:
     config, path = SiteConfig.load(files.config), files.card(SERVER)
     card = load_card(path)
     if not isinstance(card, ServerCard):
-        raise UsageError("this is no server's card", where=str(path))
+        raise UsageError("this is not a server's card", where=str(path))
     return Server(
         superlink=config.superlink or card.superlink,
         aggregation=config.aggregation or card.aggregation,

@@ -1,4 +1,4 @@
-"""A site changes its identity key, and its ledger goes on: the old key hands over to the new one."""
+"""A site changes its identity key: the old key signs the new one, and the ledger continues."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -14,7 +14,7 @@ from hortus.runtime.errors import UsageError
 
 
 def rotate_identity(files: SiteFiles, clock: Callable[[], float]) -> SiteCard:
-    """Gives a site a new identity key, or completes a change that was cut short.
+    """Gives a site a new identity key, or completes a change that was interrupted.
 
     The old key signs after which ledger entry the new one follows it.
 

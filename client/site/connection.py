@@ -88,7 +88,7 @@ def said_by_supernode(log: str, server: str, now: datetime) -> tuple[Link, Reach
     if losses:
         return Link.TRYING, Reached(
             f"the connection to {server} {'was lost' if ups else 'fails'}",
-            "It is tried again by itself; hortus check SITE_DIR looks for the reason.",
+            "The agent keeps trying; hortus check SITE_DIR looks for the reason.",
         )
     return Link.TRYING, Reached()
 

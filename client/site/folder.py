@@ -116,7 +116,7 @@ class Site:
         """The server's card, as pinned; it says where the server is dialled."""
         card = load_card(self.files.card(SERVER))
         if not isinstance(card, ServerCard):
-            raise UsageError("this is no server's card", where=str(self.files.card(SERVER)))
+            raise UsageError("this is not a server's card", where=str(self.files.card(SERVER)))
         return card
 
     def _check_pinned(self) -> None:
@@ -130,11 +130,11 @@ class Site:
             raise UsageError(
                 "the roster has another key for this site than keys/identity.pem",
                 where=str(self.files.roster),
-                remedy="If a change of the key was cut short: hortus rotate identity SITE_DIR",
+                remedy="If a change of the key was interrupted: hortus rotate identity SITE_DIR",
             )
 
     def keep_contract(self, contract: Contract) -> None:
-        """Stores a plan that the site takes part in, for who audits it later."""
+        """Stores a plan that the site takes part in, for whoever audits it later."""
         keep_contract(self.files, contract)
 
     def kept_contract(self, plan: str) -> Contract | None:

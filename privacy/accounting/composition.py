@@ -41,7 +41,7 @@ _MOST_REFINED = 32
 _ULPS, _ULPS_OF_TRANSFORM = 2, 4
 _MOST_ROUNDING = 1e-5
 _TINY = 1e-300
-# Lower tilts are tried, so many steps of `ORDERS` apart, where a window is too wide for fine cells.
+# Lower tilts are tried, this many steps of `ORDERS` apart, where a window is too wide for fine cells.
 _LOWER_TILTS = range(0, 25, 6)
 # Orders over the tilt at which the ends of the window are sought.
 _LOWER = np.array([-31.0, -7.0, -3.0, -1.0, -0.25, 0.0, 0.25, 0.5, 0.75, 0.9])

@@ -99,11 +99,11 @@ class PlanCost:
         return self.steps + self.spare * self.per_attempt
 
     def epsilon(self, delta: float) -> float:
-        """Returns ε of the whole plan by itself, all spare attempts used; infinite without noise."""
+        """Returns ε of the whole plan alone, all spare attempts used; infinite without noise."""
         return self._alone(self.releases, delta)
 
     def epsilon_unspared(self, delta: float) -> float:
-        """Returns ε of the whole plan by itself if no attempt fails; infinite without noise."""
+        """Returns ε of the whole plan alone if no attempt fails; infinite without noise."""
         return self._alone(self.steps, delta)
 
     def forecast(self, budget: SiteBudget) -> SiteForecast:
@@ -124,7 +124,7 @@ class PlanCost:
         return SiteForecast(budget, before, after, rounds, spare if rounds == self.rounds else 0)
 
     def curve(self, budget: SiteBudget, rounds: Sequence[int]) -> tuple[tuple[int, float], ...]:
-        """Returns (rounds done, ε) of a budget at so many rounds; empty without a bound."""
+        """Returns (rounds done, ε) of a budget at this many rounds; empty without a bound."""
         if self.event is None or budget.unbounded:
             return ()
         return tuple(
@@ -151,6 +151,6 @@ class PlanCost:
 
 
 def shown_rounds(rounds: int, most: int = 12) -> tuple[int, ...]:
-    """Returns at most so many rounds, evenly spread, the last among them."""
+    """Returns at most this many rounds, evenly spread, the last among them."""
     count = min(rounds, most)
     return tuple(sorted({math.ceil(rounds * part / count) for part in range(1, count + 1)}))

@@ -52,7 +52,7 @@ class Cumulants:
     magnitude: Array
 
     def times(self, count: int) -> "Cumulants":
-        """Returns those of so many releases together."""
+        """Returns those of this many releases together."""
         return Cumulants(*(count * values for values in astuple(self)))
 
     def __add__(self, other: "Cumulants") -> "Cumulants":

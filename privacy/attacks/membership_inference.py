@@ -99,7 +99,7 @@ class Roc:
         )
 
     def at(self, false_positive_rate: float) -> float:
-        """Returns the true positive rate of the best threshold with at most so many false ones."""
+        """Returns the true positive rate of the best threshold with at most this many false ones."""
         allowed = self.false_positive <= false_positive_rate + 1e-12
         return float(self.true_positive[allowed].max())
 

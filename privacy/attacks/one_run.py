@@ -44,7 +44,7 @@ class LowerBound:
 
 
 def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
-    """Bounds the probability of so many right guesses under (ε, δ)-differential privacy.
+    """Bounds the probability of this many right guesses under (ε, δ)-differential privacy.
 
     Steinke et al. (2023), Theorem 5.2 with Corollary 5.4. With W ~ Binomial(r, e^ε/(1 + e^ε)), at
     least v of r guesses are right with probability at most
@@ -75,7 +75,7 @@ def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: fl
 def epsilon_lower_bound(
     canaries: int, guesses: int, correct: int, delta: float, confidence: float
 ) -> LowerBound:
-    """Returns the largest ε that so many right guesses refute; 0 if they refute none.
+    """Returns the largest ε that this many right guesses refute; 0 if they refute none.
 
     Args:
         canaries: m.

@@ -1,7 +1,7 @@
 """An audit of a site's evidence by other means than those that wrote it.
 
 Numbers, chain, hashes, signatures and countersignatures are checked for every entry (`audit_chain`),
-limits, freezes and periods are followed anew (`audit_rules`), and ε is recomputed with an accountant
+limits, freezes and periods are replayed (`audit_rules`), and ε is recomputed with an accountant
 that shares nothing with the ledger's (`audit_costs`).
 """
 
@@ -75,9 +75,9 @@ class PlanDecision:
         kind: `approval`, `admission` or `withdrawal`.
         plan: Hash of the contract.
         name: Its name.
-        operator: Who decided; empty where policy.yaml did.
+        operator: Name of whoever decided; empty where policy.yaml did.
         unit: The privacy unit; empty for a withdrawal.
-        epsilon: What the whole plan costs by itself, at most; 0 for a withdrawal.
+        epsilon: The most that the whole plan alone can cost; 0 for a withdrawal.
         delta: The δ of that ε.
         reason: Of a withdrawal.
     """

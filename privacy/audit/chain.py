@@ -69,7 +69,7 @@ class Chain:
         self._time = -math.inf
 
     def read(self, row: Row) -> Entry | Finding:
-        """Returns the entry in a row; or that it cannot be read, and goes on after it."""
+        """Returns the entry in a row; if it cannot be read, says so and continues after it."""
         number, content, hash_, signature = row
         try:
             return Entry.parse(content, hash_, signature)
@@ -81,7 +81,7 @@ class Chain:
             return broken(number, f"it cannot be read: {error}", "A value in it was changed.")
 
     def check(self, number: int, entry: Entry, *, is_signed: bool) -> Finding | None:
-        """Returns the first thing that does not fit, and goes on from this entry."""
+        """Returns the first discrepancy, and continues from this entry."""
         (before, previous), self.head = self.head, (number, entry.hash)
         if number != before + 1:
             return broken(before + 1, "it is missing", "An entry was deleted or renumbered.")
@@ -221,7 +221,7 @@ def _gone(head: Head, hashes: Mapping[int, str], who: str) -> Finding:
         return broken(
             head.seq,
             f"it is not the entry that {who}",
-            "The ledger was rolled back to an older copy and went on from there, or it was written again "
+            "The ledger was rolled back to an older copy and used from there on, or it was written again "
             "from here on, with the site's key.",
         )
     return broken(

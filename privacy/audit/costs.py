@@ -39,7 +39,7 @@ Scoped = tuple[Scope, str]  # a scope and, within it, the plan or the period
 # Most rounds of a run cost the same.
 @lru_cache(maxsize=1024)
 def epsilon_alone(event: GaussianEvent, releases: int, delta: float) -> float:
-    """Returns ε(δ) of so many releases by themselves."""
+    """Returns ε(δ) of this many releases alone."""
     history = {_with_some_noise(event): releases}
     return min(renyi_epsilon(history, delta), recount(history, delta))
 

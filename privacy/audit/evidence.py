@@ -146,10 +146,10 @@ def load(path: Path) -> Evidence:
         with path.open("rb") as file, gzip.GzipFile(fileobj=file) as unpacked:
             return _parse(_bounded_lines(unpacked))
     except UsageError as error:
-        problem = f"this is no evidence bundle: {error.problem}"
+        problem = f"this is not an evidence bundle: {error.problem}"
         raise UsageError(problem, where=str(path), remedy=error.remedy) from error
     except _UNREADABLE as error:
-        raise UsageError(f"this is no evidence bundle: {error}", where=str(path)) from error
+        raise UsageError(f"this is not an evidence bundle: {error}", where=str(path)) from error
 
 
 def _bounded_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[dict[str, Any]]:
@@ -176,19 +176,19 @@ def _parse(lines: Iterator[dict[str, Any]]) -> Evidence:
     site = _text(head["site"])
     check_site_name(site)
     if not isinstance(head["roster"], dict):
-        raise TypeError("its roster is no mapping")
+        raise TypeError("its roster is not a mapping")
     roster = Roster.parse(head["roster"], Path("roster"))
     found: dict[str, list[Any]] = {name: [] for name in (*_READERS, "end")}
     count = 0
     for count, line in enumerate(lines):
         ((name, value),) = line.items()
         if name not in found or found["end"]:
-            raise ValueError(f"line {count + 2} is none of a bundle")
+            raise ValueError(f"line {count + 2} does not belong to a bundle")
         found[name].append(value if name == "end" else _READERS[name](site, value))
         if len(found["contract"]) > _MOST_CONTRACTS:
             raise ValueError("it has more plans than any site")
     if found["end"] != [count]:
-        raise ValueError("it is cut short")
+        raise ValueError("it is truncated")
     return Evidence(
         site,
         roster,
@@ -201,7 +201,7 @@ def _parse(lines: Iterator[dict[str, Any]]) -> Evidence:
 
 def _row(seq: object, content: object, hash_: object, signature: object) -> Row:
     if not isinstance(signature, bytes):
-        raise TypeError("a signature is no bytes")
+        raise TypeError("a signature is not a byte string")
     # Of an entry that was tampered with the audit says more than that it cannot be read.
     return _whole(seq), _text(content), _text(hash_), signature
 
@@ -246,7 +246,7 @@ def _timed(values: list[Any]) -> list[Any]:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"a {type(value).__name__} stands where a text is due")
-    value.encode()  # half of a surrogate pair is no text that could be shown
+    value.encode()  # half of a surrogate pair cannot be shown
     return value
 
 

@@ -53,7 +53,7 @@ class Accounts:
         if strange := set(charged.joins) - set(known):
             yield broken(
                 seq,
-                f"it joins {', '.join(sorted(one[:16] for one in strange))}, which is no account",
+                f"it joins {', '.join(sorted(one[:16] for one in strange))}, which is not an account",
                 "A faulty program wrote it, or entries are missing.",
             )
 

@@ -1,4 +1,4 @@
-"""The noise multipliers that a plan can come to, derived anew: rounding up adds a little, and no more.
+"""The noise multipliers that a plan can have, derived independently: rounding up adds only a little.
 
 A site adds discrete Gaussian noise of a whole number s of ring units, the least with
 m·(s² − 9) ≥ (σΔ)², where m sites' noise is counted on and Δ = scale·C + √d is the sensitivity. So

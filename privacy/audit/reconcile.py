@@ -70,8 +70,8 @@ def forks(shown: Sequence[Evidence]) -> list[Omission]:
         for mine, theirs in zip(one.rows, other.rows, strict=False):
             if mine[2] != theirs[2]:
                 problem = (
-                    f"two ledgers of it differ from entry {mine[0]} on: a copy of its folder has gone "
-                    "on by itself, and ε of neither is of everything that was released"
+                    f"two ledgers of it differ from entry {mine[0]} on: a copy of its folder was used "
+                    "separately, and neither ε covers everything that was released"
                 )
                 found.append(Omission(one.site, problem))
                 break
@@ -80,13 +80,13 @@ def forks(shown: Sequence[Evidence]) -> list[Omission]:
 
 @dataclass(frozen=True, slots=True)
 class Departed:
-    """A site that did not go on, as the server recorded it.
+    """A site that left, according to the server's record.
 
     Attributes:
         site: The site.
         round: From which round on.
         reason: As the server heard it.
-        is_signed: Whether the site's ledger has that refusal; None where no ledger is at hand.
+        is_signed: Whether the site's ledger has that refusal; None where no ledger is available.
     """
 
     site: str
@@ -105,7 +105,7 @@ def departed(
     Args:
         run: The run.
         departures: Round, site and reason of each.
-        audits: One for each site whose ledger is at hand.
+        audits: One for each site whose ledger is available.
     """
     signed = {
         audit.site: {one.reason for one in audit.refusals if one.run in ("", run)}
@@ -124,7 +124,7 @@ def omissions(
 
     Args:
         before: The server's record, read before the ledgers: what it has by then must be charged.
-        audits: One for each site whose ledger is at hand.
+        audits: One for each site whose ledger is available.
         after: The same, read after them: what they have by then must be in it. None if nobody writes to
             them meanwhile.
     """

@@ -165,7 +165,7 @@ class _Sums:
         return sum(n * _log_moment(*one, order, **way) for one, way, n in self.of_one)
 
     def solve(self, bottom: float, size: int, expected: float) -> float:
-        """Returns ε from a window of so many cells; infinite where δ does not cover what is cut off."""
+        """Returns ε from a window of this many cells; infinite where δ does not cover what is cut off."""
         found, rounding = self._solve(bottom, size, expected, exact=False)
         if rounding <= _MOST_ROUNDING:
             return found

@@ -29,10 +29,10 @@ class RoundRow:
         releases: Compositions, those of repeated attempts included.
         unsent: Charges whose vector the server is not known to have taken: they stay charged.
         delta: δ of both ε.
-        epsilon_alone: ε of this row by itself, recomputed.
+        epsilon_alone: ε of this row alone, recomputed.
         epsilon_so_far: ε of the dataset after this round, as the ledger has it.
         limit: The lifetime limit then; infinite if none is recorded.
-        refusals: How often the site refused to go on in it.
+        refusals: How often the site refused during the round.
     """
 
     run: str

@@ -1,4 +1,4 @@
-"""Limits, grants, freezes, periods, attempts and contracts, followed anew over a ledger's entries."""
+"""Limits, grants, freezes, periods, attempts and contracts, replayed over a ledger's entries."""
 
 import math
 from collections import defaultdict
@@ -25,7 +25,7 @@ from hortus.protocol.policy import Every, period_of
 
 
 class Rules:
-    """Limits, grants, freezes, periods, attempts and contracts, followed anew."""
+    """Replays limits, grants, freezes, periods, attempts and contracts."""
 
     def __init__(self, contracts: Mapping[str, str], accounts: Accounts) -> None:
         self._contracts = contracts

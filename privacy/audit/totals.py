@@ -60,7 +60,7 @@ class PlanTotal:
         runs: Runs of it.
         rounds: Rounds that anything was charged in.
         releases: Compositions.
-        epsilon: ε of its releases by themselves, recomputed.
+        epsilon: ε of its releases alone, recomputed.
         delta: δ of that ε.
         began: Time of the first entry.
         ended: Time of the last.

@@ -162,7 +162,9 @@ class Level:
             raise ValueError("ε is not negative, a limit is positive")
         is_period = self.scope is Scope.PERIOD
         if not (_PERIOD.fullmatch(self.period) if is_period else self.period == ""):
-            raise ValueError(f"period: {self.period[:70]!r} is none of a {self.scope.value}")
+            raise ValueError(
+                f"period: {self.period[:70]!r} does not belong to the scope {self.scope.value}"
+            )
 
     @property
     def name(self) -> str:
@@ -265,7 +267,7 @@ class Disjoint:
     Attributes:
         dataset: Fingerprint of the content.
         others: The accounts.
-        operator: Who states it.
+        operator: Name of whoever states it.
         reason: Why it is so, in the operator's words.
     """
 
@@ -290,10 +292,10 @@ class Approved:
 
     Attributes:
         plan: Hash of the contract.
-        name: Its name, for who reads the ledger without the contract.
-        operator: Who approves it.
+        name: Its name, for whoever reads the ledger without the contract.
+        operator: Name of whoever approves it.
         unit: The privacy unit.
-        epsilon: What all its releases cost by themselves, spare attempts included; infinite without noise.
+        epsilon: What all its releases alone cost, spare attempts included; infinite without noise.
         delta: The δ of that ε: the site's.
     """
 
@@ -340,7 +342,7 @@ class Withdrawn:
     Attributes:
         plan: Hash of the contract.
         name: Its name.
-        operator: Who withdraws it.
+        operator: Name of whoever withdraws it.
         reason: Why, in the operator's words.
     """
 
@@ -448,7 +450,7 @@ class Entry:
                 signature=bytes(signature),
             )
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise ValueError(f"the content is no entry: {error}") from error
+            raise ValueError(f"the content is not an entry: {error}") from error
 
     def is_signed_by(self, public_key: bytes) -> bool:
         """Returns whether the raw Ed25519 key signed the entry's hash."""

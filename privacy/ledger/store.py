@@ -313,7 +313,7 @@ class Ledger:
         Args:
             content: What it is about; it is followed from then on.
             others: The accounts.
-            operator: Who states it.
+            operator: Name of whoever states it.
             reason: Why it is so.
 
         Raises:
@@ -700,14 +700,14 @@ def _check_apart(content: Content, account: str, shared: int) -> None:
             "the units that it was released from were not hashed with this site's present key: "
             "nobody can tell whether they are others",
             where=where,
-            remedy="Leave the records in that dataset's account: they inherit it by themselves.",
+            remedy="Leave the records in that dataset's account, which they inherit automatically.",
         )
     if shared:
         raise UsageError(
             f"{shared} of {content.units} units are in both",
             where=where,
             remedy="Take them out of the file, or leave it in that dataset's account, which it "
-            "inherits by itself.",
+            "inherits on its own.",
         )
 
 

@@ -48,7 +48,7 @@ class DiscreteGaussian:
         return ratio
 
     def exactly(self, n: int, bits: int) -> mpmath.mpf:
-        """Returns ρ(n) to so many bits."""
+        """Returns ρ(n) to this many bits."""
         with mpmath.workprec(bits + 32):
             return mpmath.exp(-mpmath.mpf(n**2) / (2 * self.sigma**2))
 

@@ -60,7 +60,7 @@ class Law(Protocol):
         ...
 
     def exactly(self, n: int, bits: int) -> mpmath.mpf:
-        """Returns ρ(n) for any n ≥ 0, to so many bits and some more."""
+        """Returns ρ(n) for any n ≥ 0, to this many bits and some more."""
         ...
 
     def reach(self, nats: float) -> int:
@@ -122,12 +122,12 @@ class _Bins:
         return 63 - _GUIDE_BITS - self.width_bits
 
     def cumulative_exactly(self, k: int, bits: int) -> mpmath.mpf:
-        """Probability of the bins up to k, to so many bits."""
+        """Probability of the bins up to k, to this many bits."""
         cumulative = _cumulative(self.law, self.width_bits, bits)
         return cumulative[min(k, len(cumulative) - 1)]
 
     def acceptance_exactly(self, magnitude: int, bits: int) -> mpmath.mpf:
-        """ρ(kw + j)/ρ(kw), to so many bits."""
+        """ρ(kw + j)/ρ(kw), to this many bits."""
         edge = magnitude >> self.width_bits << self.width_bits
         return self.law.exactly(magnitude, bits) / self.law.exactly(edge, bits)
 
@@ -225,7 +225,7 @@ def is_below(uniform: float, value: Callable[[int], mpmath.mpf], stream: Stream)
 
     Args:
         uniform: A multiple of 2⁻⁵³.
-        value: Gives the number to so many bits, within mpmath's working precision.
+        value: Gives the number to this many bits, within mpmath's working precision.
         stream: Further bits of the uniform number.
     """
     return _LazyUniform(uniform, stream).is_below(value)

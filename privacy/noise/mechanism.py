@@ -52,7 +52,7 @@ class FixedPoint:
 
     @classmethod
     def for_magnitude(cls, bound: float, cohort: int, ring_bits: int = 32) -> "FixedPoint":
-        """Chooses the largest power of two with which so many vectors cannot wrap the ring.
+        """Chooses the largest power of two with which this many vectors cannot wrap the ring.
 
         Raises:
             UsageError: They wrap it, or are rounded more coarsely than to 1/4096.
@@ -187,7 +187,7 @@ class Mechanism:
         Raises:
             ValueError: Wrong shape or dtype, not finite, not multiples of the grid, or so large
                 that float64 would round them.
-            HortusError: So many units cannot have made these integers: one was not clipped.
+            HortusError: This many units cannot have produced these integers: one was not clipped.
         """
         if clipped_sum.shape != (self.dimension,) or clipped_sum.dtype != np.float64:
             raise ValueError(f"expected float64[{self.dimension}]")
@@ -211,7 +211,7 @@ class Mechanism:
         return np.floor(values * self.scale + dither).astype(np.int64)
 
     def _check_norm(self, rounded: NDArray[np.int64], units: int) -> None:
-        """Refuses integers that are further from no units' integers, all 0, than units can move them.
+        """Refuses a rounded sum whose norm is larger than its units could have produced.
 
         It costs one pass, and finds a step that was not clipped, or not unit by unit, before a bit
         of it has left.

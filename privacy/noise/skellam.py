@@ -56,7 +56,7 @@ class Skellam:
         return ratio
 
     def exactly(self, n: int, bits: int) -> mpmath.mpf:
-        """Returns ρ(n) to so many bits."""
+        """Returns ρ(n) to this many bits."""
         return _mass(self.variance, n, bits) / _mass(self.variance, 0, bits)
 
     def reach(self, nats: float) -> int:
@@ -81,7 +81,7 @@ def _points(least: float, most: float, bits: int) -> tuple[int, int]:
 
 
 def _mass(variance: int, n: int, bits: int) -> mpmath.mpf:
-    """Returns e^−x·I_n(x) to so many bits."""
+    """Returns e^−x·I_n(x) to this many bits."""
     with mpmath.workprec(bits + 32):
         radius = mpmath.sqrt(variance**2 + n**2)
         count, used = _points(float(radius), float(radius), bits)

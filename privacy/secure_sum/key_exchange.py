@@ -2,7 +2,7 @@
 
 Each pair of sites holds a secret that the server does not; from it, for each step, both expand the
 same mask, which one adds and the other subtracts (Bonawitz et al. 2017, without secret sharing:
-when a site drops out, the sum is formed anew). Three verbs: announce, agree (by way of
+when a site drops out, the sum is formed again). Three verbs: announce, agree (by way of
 encapsulate), mask. docs/protocol.md has the argument, docs/threat-model.md the assumptions.
 
 A pair's secret comes from X25519 and ML-KEM-768 (FIPS 203) together: it holds as long as one does.

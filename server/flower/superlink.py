@@ -34,7 +34,7 @@ class SuperLink:
     """A running SuperLink.
 
     Args:
-        directory: Its Flower home, app and log; made anew.
+        directory: Its Flower home, app and log; created again.
         tls: The server's certificate, which must name the address and, where that is 0.0.0.0 or
             [::], loopback.
         address: Host and port to listen on; all of Flower's interfaces share them.

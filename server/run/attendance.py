@@ -1,4 +1,4 @@
-"""Who of a run's sites is there, has answered and takes part, while the run goes on.
+"""Which of a run's sites are connected, have answered and take part, during the run.
 
 The round loop writes it, and `hortus server`, `hortus status` and the dashboard read it, from one small
 file of the run's folder. All of it is public: names, what sites told the server, which step is due, and when a

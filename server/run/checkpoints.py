@@ -16,7 +16,7 @@ def of_round(directory: Path, number: int) -> Path:
 
 
 def of_sums(directory: Path, number: int, sums: int) -> Path:
-    """Adapter and optimiser after so many sums of a round, from 0 (in the name from 1), that is not finished."""
+    """Adapter and optimiser after this many sums of a round, from 0 (in the name from 1), that is not finished."""
     return directory / "checkpoints" / f"sums-{number + 1:05d}-{sums:05d}.safetensors"
 
 

@@ -39,7 +39,7 @@ def read_failure(directory: Path) -> HortusError | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise HortusError("this is no record of a failure", where=str(path)) from error
+        raise HortusError("this is not a record of a failure", where=str(path)) from error
     kinds = {kind.exit_code: kind for kind in (UsageError, CohortTooSmall)}
     kind = kinds.get(told.exit_code, HortusError)
     return kind(told.problem, where=told.where, remedy=told.remedy)

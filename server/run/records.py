@@ -115,7 +115,7 @@ def read_contract(directory: Path) -> Contract:
         ) from error
     except ValidationError as error:
         raise HortusError(
-            f"this is no contract of this version: {error.errors()[0]['msg']}", where=str(path)
+            f"this is not a contract of this version: {error.errors()[0]['msg']}", where=str(path)
         ) from error
 
 

@@ -77,7 +77,7 @@ def export(directory: Path, which: str, out: Path | None) -> tuple[RoundRecord, 
 
 
 def is_complete(directory: Path, rounds: int) -> bool:
-    """Whether the adapter of the last of so many rounds is in a run's folder."""
+    """Whether the adapter of the last of this many rounds is in a run's folder."""
     return _saved_round(directory / LAST) == rounds - 1
 
 

@@ -82,7 +82,7 @@ class RunStore:
             raise UsageError(
                 "this folder holds a run of another plan",
                 where=str(directory),
-                remedy="Choose another folder with --out, or remove this one to start anew.",
+                remedy="Choose another folder with --out, or remove this one to start again.",
             )
         write_atomic(directory / "contract.json", contract.model_dump_json(indent=2).encode())
         if self.next_round:
@@ -150,7 +150,7 @@ class RunStore:
         reach(Fault.ROUND_AFTER_FORGETTING)
 
     def commit_sums(self, number: int, sums: int, state: Mapping[str, torch.Tensor]) -> None:
-        """Makes so many sums of the next round durable, as `commit` does a whole one."""
+        """Makes this many sums of the next round durable, as `commit` does a whole one."""
         path = checkpoints.of_sums(self.directory, number, sums)
         digest = self._save(path, state)
         with self._writing(f"sum {sums} of round {number + 1}") as connection:

@@ -60,7 +60,7 @@ SITE_TRANSITIONS: Mapping[tuple[SiteState, SiteEvent], SiteState] = MappingProxy
         (SiteState.READY, SiteEvent.READY): SiteState.READY,
         (SiteState.READY, SiteEvent.GO): SiteState.CALLED,
         (SiteState.CALLED, SiteEvent.UPLOAD): SiteState.UPLOADING,
-        # A broken upload goes on.
+        # A broken upload resumes.
         (SiteState.UPLOADING, SiteEvent.UPLOAD): SiteState.UPLOADING,
         (SiteState.UPLOADING, SiteEvent.LAST_CHUNK): SiteState.DELIVERED,
         (SiteState.DELIVERED, SiteEvent.READY): SiteState.READY,

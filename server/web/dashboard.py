@@ -1,4 +1,4 @@
-"""`hortus dashboard RUN_DIR`: a run in the browser, while it goes on and afterwards.
+"""`hortus dashboard RUN_DIR`: a run in the browser, while it is active and afterwards.
 
 Everything is read from the run's folder; `pages.live` serves it.
 """

@@ -63,7 +63,7 @@ class Observation:
         contract: What was trained.
         cost: What the plan claims to release.
         present: bool (trainings, canaries), the coins.
-        scores: float64 (trainings, canaries), those of who sees every sum.
+        scores: float64 (trainings, canaries), those of the attacker who sees every sum.
         confidence: float64 (trainings, canaries), the finished model's logit of each canary's label.
     """
 
@@ -94,7 +94,7 @@ OnStep = Callable[[int, int], None]
 
 
 def attack(plan: Plan, folder: Path, out: Path, setting: Setting, on_step: OnStep) -> Observation:
-    """Trains a plan several times with canaries; goes on after the last finished training.
+    """Trains a plan several times with canaries; resumes after the last finished training.
 
     Args:
         plan: A plan with a `simulation` section.

@@ -67,7 +67,7 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """What was found, for who reads nothing else."""
+        """The result in one sentence."""
         trainings, canaries = self.observation.present.shape
         bound = self.bound
         found = (

@@ -248,12 +248,12 @@ def test_a_path_that_is_nothing_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("nothing")
     cases: list[tuple[tuple[str | Path, ...], str]] = [
         ((tmp_path,), "no site"),
-        ((tmp_path / "file",), "no evidence bundle"),
+        ((tmp_path / "file",), "not an evidence bundle"),
         ((tmp_path / "none.evidence",), "there is no such file or folder"),
         ((tmp_path / "none",), "there is no such file or folder"),
         ((tmp_path / "none.evidence", "--html", tmp_path / "x.html"), "there is no such file"),
         (("export", tmp_path / "none", tmp_path / "x"), "there is no such file or folder"),
-        ((tmp_path / "file", tmp_path / "none.evidence"), "no evidence bundle"),
+        ((tmp_path / "file", tmp_path / "none.evidence"), "not an evidence bundle"),
     ]
     for arguments, words in cases:
         result = hortus("audit", *arguments)

@@ -194,4 +194,4 @@ def test_a_port_of_the_servers_that_is_taken_is_told(consortium: Consortium) -> 
 def test_a_folder_that_is_nobodys_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["check", str(tmp_path)])
     assert result.exit_code == 2
-    assert "no site's folder" in result.output
+    assert "not a site's folder" in result.output

@@ -226,7 +226,7 @@ def test_init_explains_names_that_sites_cannot_have(
     [
         (("site", "Bad_Name", "--data", "."), "'Bad_Name' cannot name a site"),
         (("site", "ash", "--data", ".", "--epsilon", "-1"), "epsilon: -1.0 → should be greater"),
-        (("server", "localhost", "--aggregation-port", "70000"), "it is no host and port"),
+        (("server", "localhost", "--aggregation-port", "70000"), "it is not a host and port"),
     ],
 )
 def test_init_explains_an_option_that_cannot_be(
@@ -240,9 +240,9 @@ def test_init_explains_an_option_that_cannot_be(
 @pytest.mark.parametrize(
     ("command", "problem"),
     [
-        ("status", "no contract of this version"),
+        ("status", "not a contract of this version"),
         ("audit", "the run cannot be read"),
-        ("dashboard", "no contract of this version"),
+        ("dashboard", "not a contract of this version"),
     ],
 )
 def test_a_damaged_run_is_named(tmp_path: Path, command: str, problem: str) -> None:

@@ -134,7 +134,7 @@ def test_a_renewal_cut_short_is_completed_by_doing_it_again(
         patch.setattr("hortus.parties.joining.write_atomic", cut)
         with pytest.raises(OSError, match="power cut"):
             pin(files, card, [], NOW)
-    with pytest.raises(UsageError, match="a renewal was cut short"):
+    with pytest.raises(UsageError, match="a renewal was interrupted"):
         warn_of_expiry(files, NOW, LOGGER)
     pin(files, card, [], NOW)
     assert is_certificate_of(files.tls.certificate.read_bytes(), files.tls.key)

@@ -315,7 +315,7 @@ def test_a_server_that_nobody_can_dial_is_not_made(tmp_path: Path) -> None:
 def test_a_folder_says_whose_it_is(parties: Parties, tmp_path: Path) -> None:
     assert isinstance(open_party(tmp_path / "ash"), SiteFiles)
     assert isinstance(open_party(tmp_path / "server"), ServerFiles)
-    with pytest.raises(UsageError, match="no site's folder"):
+    with pytest.raises(UsageError, match="not a site's folder"):
         open_party(tmp_path)
 
 

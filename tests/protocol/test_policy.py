@@ -185,7 +185,7 @@ def test_aliases_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["9464", ":9464", "127.0.0.1", "127.0.0.1:http", "a:65536"])
 def test_an_address_without_host_and_port_is_refused(address: str) -> None:
-    with pytest.raises(ValidationError, match="no host and port, such as"):
+    with pytest.raises(ValidationError, match="not a host and port, such as"):
         SiteConfig(site="ash", data=Path("a.csv"), monitoring=address)
     assert host_and_port("[::1]:9443") == ("::1", 9443)
 

@@ -109,9 +109,9 @@ def test_paths_are_relative_to_the_plans_folder_as_in_the_file(path: Path) -> No
             ["adapter.kind=head", "adapter.rank=4"],
             "--set adapter.kind=head with --set adapter.rank=4: adapter: rank belongs to kind: lora",
         ),
-        (["training.rounds"], "--set training.rounds: this is no key and value"),
-        (["training..rounds=2"], "--set training..rounds=2: this is no key and value"),
-        (["=2"], "--set =2: this is no key and value"),
+        (["training.rounds"], "--set training.rounds: this is not a key and value"),
+        (["training..rounds=2"], "--set training..rounds=2: this is not a key and value"),
+        (["=2"], "--set =2: this is not a key and value"),
         (["name.first=x"], "--set name.first=x: name has no keys of its own"),
         (
             ["task.labels.0=x"],

@@ -69,7 +69,7 @@ def _damaged(path: Path) -> None:
         (_read_only, "read-only"),
         (_busy, "Another process holds it"),
         (_no_folder, "Is its folder there"),
-        (_no_database, "none of Hortus"),
+        (_no_database, "or not Hortus"),
         (_damaged, "The file is damaged"),
     ],
 )

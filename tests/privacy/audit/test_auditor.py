@@ -1034,7 +1034,7 @@ def test_a_plan_that_nobody_can_read_to_its_end_is_a_finding(path: Path) -> None
 def test_a_file_that_is_no_bundle_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "evidence.zip"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match="no evidence bundle"):
+    with pytest.raises(UsageError, match="not an evidence bundle"):
         load(path)
 
 
