@@ -140,7 +140,9 @@ def _mechanism_table(what: "Prospect") -> Table:
     table.add_column(overflow="fold")
     table.add_row("contract", contract.digest())
     table.add_row("unit", f"one {privacy.unit} of a site, added or removed")
-    table.add_row("sampling", f"Poisson, q = {contract.training.sampling_rate:g}")
+    table.add_row(
+        "sampling", f"{contract.training.sampler.kind}, q = {contract.training.sampling_rate:g}"
+    )
     table.add_row(
         "releases", f"{cost.rounds} rounds × {cost.per_round} private steps = {cost.steps:,}"
     )

@@ -12,6 +12,7 @@ from hortus.learning.data.records import Records
 from hortus.learning.tasks.classification import Encoded
 from hortus.privacy.gradients.engine import ClippedSum
 from hortus.privacy.gradients.engines.base import LossBatch
+from hortus.privacy.gradients.samplers.kinds import SAMPLERS
 from hortus.privacy.gradients.sampling import sample_records
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.noise.randomness import RandomSource
@@ -122,6 +123,7 @@ class Trainer:
             self._plan.training.sampling_rate,
             self._plan.privacy.max_records_per_unit,
             self._drawn_from.stream("sample", step, attempt, number),
+            SAMPLERS.parse(self._plan.training.sampler),
         )
         with self._stopwatch("gradients"):
             clipped = self._summed(self._records, chosen, norm)

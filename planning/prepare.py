@@ -3,9 +3,12 @@
 from pathlib import Path
 
 from hortus.learning.models.folder import model_digest, resolve_model
-from hortus.privacy.accounting.accountant import calibrate_noise_multiplier
+from hortus.privacy.accounting.accountant import calibrate_noise_multiplier, epsilon
+from hortus.privacy.accounting.accountants.kinds import ACCOUNTANTS
+from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Contract, Noise, Plan
+from hortus.runtime.errors import UsageError
 from hortus.strategies.kinds import strategy_of
 
 _dimensions: dict[str, int] = {}  # of adapters that this process knows to fit their model
@@ -37,12 +40,29 @@ def pin(plan: Plan, folder: Path) -> tuple[Contract, Path]:
         optimizer.try_out(f"strategy.{name}")
     noise_multiplier = plan.privacy.noise_multiplier
     if plan.privacy.epsilon is not None:
-        noise_multiplier = calibrate_noise_multiplier(
-            plan.privacy.epsilon, plan.privacy.delta, plan.training.sampling_rate, plan.releases
-        )
+        noise_multiplier = noise_for(plan, plan.privacy.epsilon, plan.releases)
     if plan.privacy.noise is Noise.UNSAFE_NONE:
         noise_multiplier = None
     return plan.contract(model_digest=model_digest(path), noise_multiplier=noise_multiplier), path
+
+
+def noise_for(plan: Plan, target: float, releases: int) -> float:
+    """Returns the least noise multiplier with which a plan's accountant bounds so many releases by ε.
+
+    Raises:
+        UsageError: No noise does, or the accountant claims less than what ledgers charge.
+    """
+    privacy, rate = plan.privacy, plan.training.sampling_rate
+    accountant = ACCOUNTANTS.parse(privacy.accountant)
+    found = calibrate_noise_multiplier(target, privacy.delta, rate, releases, accountant.epsilon)
+    charged = epsilon({GaussianEvent(rate, found): releases}, privacy.delta)
+    if charged > target:
+        raise UsageError(
+            f"with the noise that {accountant.kind} chooses for ε = {target:g}, sites are charged {charged:.4g}",
+            where="privacy.accountant",
+            remedy="Use privacy.accountant: {kind: pld}.",
+        )
+    return found
 
 
 def adapter_dimension(contract: Contract, path: Path) -> int:
@@ -52,7 +72,8 @@ def adapter_dimension(contract: Contract, path: Path) -> int:
         UsageError: The model is not what its folder says, or would fail at some site with some records.
     """
     what = (contract.model_digest, contract.task, contract.adapter, contract.training.precision)
-    key = repr((*what, contract.privacy.max_records_per_unit, contract.training.micro_batch))
+    privacy, micro_batch = contract.privacy, contract.training.micro_batch
+    key = repr((*what, privacy.engine, privacy.max_records_per_unit, micro_batch))
     if key not in _dimensions:
         _dimensions[key] = Workbench(contract, path, shares_passes=False).space.dimension
     return _dimensions[key]

@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hortus.privacy.accounting.accountants.kinds import ACCOUNTANTS
 from hortus.privacy.gradients.clipping.kinds import CLIPPINGS
+from hortus.privacy.gradients.engines.kinds import ENGINES
+from hortus.privacy.gradients.samplers.kinds import SAMPLERS
 from hortus.protocol.plan import Agreement
 from hortus.protocol.section import Kind, Section
 from hortus.runtime.documents import Document
@@ -11,7 +14,7 @@ from hortus.runtime.errors import UsageError
 from hortus.runtime.registry import Registry
 from hortus.strategies.kinds import STRATEGIES
 
-REGISTRIES: tuple[Registry[Any], ...] = (STRATEGIES, CLIPPINGS)
+REGISTRIES: tuple[Registry[Any], ...] = (STRATEGIES, SAMPLERS, CLIPPINGS, ACCOUNTANTS, ENGINES)
 """In the order in which their complaints are shown."""
 
 

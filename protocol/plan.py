@@ -129,7 +129,11 @@ class Training(Schema):
         "strategies in which a site steps alone, such as `fedavg`.",
     )
     sampling_rate: Fraction = Field(
-        description="Probability q with which each unit joins a step, independently (Poisson)."
+        description="Probability q with which each unit joins a step, independently: what every step is charged for."
+    )
+    sampler: Section = Field(
+        Section(kind="poisson"),
+        description="How it is drawn who joins: see the samplers below.",
     )
     nominal_units: Count = Field(
         description="A round public number of units a site is taken to hold. It scales the mean "
@@ -194,6 +198,16 @@ class Privacy(Schema):
     clipping: Section = Field(
         Section(kind="flat"),
         description="How a unit's gradient is cut to C (not with `noise: unsafe_none`): see the clipping rules below.",
+    )
+    accountant: Section = Field(
+        Section(kind="pld"),
+        description="What the noise for ε is chosen by: see the accountants below. Whatever it is, ledgers, budgets and "
+        "audits count by the tightest bound.",
+    )
+    engine: Section = Field(
+        Section(kind="hortus"),
+        description="What computes the gradients of single units: see the gradient engines below. `hortus plan "
+        "PLAN.yaml --verify` compares them.",
     )
     ring_bits: RingBits = Field(
         32,

@@ -8,8 +8,7 @@ from pathlib import Path
 from hortus.client.consent.approval import check_terms
 from hortus.client.consent.contract import budget_of
 from hortus.client.site.folder import Site
-from hortus.planning.prepare import adapter_dimension, pin
-from hortus.privacy.accounting.accountant import calibrate_noise_multiplier
+from hortus.planning.prepare import adapter_dimension, noise_for, pin
 from hortus.privacy.accounting.forecast import PlanCost, SiteBudget
 from hortus.privacy.ledger.books import Account, Tally
 from hortus.privacy.sanity import doubts
@@ -51,8 +50,7 @@ class Prospect:
         """The σ/C that would keep that ε without spare attempts; None where σ was not chosen for an ε."""
         if self.target is None:
             return None
-        privacy, rate = self.plan.privacy, self.plan.training.sampling_rate
-        return calibrate_noise_multiplier(self.target, privacy.delta, rate, self.plan.steps)
+        return noise_for(self.plan, self.target, self.plan.steps)
 
 
 def prospect(plan: Plan, folder: Path, sites: int | None) -> Prospect:

@@ -30,6 +30,7 @@ class SharedWorkbench:
             contract.training.precision,
             contract.training.micro_batch,
             contract.privacy.max_records_per_unit,
+            contract.privacy.engine,
         )
         if self._last is None or self._last[0] != key:
             self._last = None  # before the other one is loaded

@@ -168,6 +168,9 @@ FREE: Mapping[str, str] = MappingProxyType(
         "privacy.delta": "this site computes every ε at its own δ",
         "privacy.clipping_norm": _IN_EPSILON,
         "privacy.clipping.kind": _IN_EPSILON,
+        "privacy.accountant.kind": "the noise that it chose is stated, and this site computes every ε itself",
+        "privacy.engine.kind": _NO_HARM,
+        "training.sampler.kind": _IN_EPSILON,
         "privacy.ring_bits": _IN_EPSILON,
         "cohort.max_colluding": "policy.yaml: min_honest and max_honest_share bound it for every plan",
     }

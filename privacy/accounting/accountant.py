@@ -100,7 +100,11 @@ def report(history: History, delta: float) -> Report:
 
 
 def calibrate_noise_multiplier(
-    target: float, delta: float, sampling_rate: float, steps: int
+    target: float,
+    delta: float,
+    sampling_rate: float,
+    steps: int,
+    bound: Callable[[History, float], float] = epsilon,
 ) -> float:
     """Returns the smallest noise multiplier that spends at most ε, within a thousandth.
 
@@ -109,6 +113,7 @@ def calibrate_noise_multiplier(
         delta: δ in (0, 1).
         sampling_rate: q in (0, 1].
         steps: Releases, at least one.
+        bound: Bounds ε(δ) of releases.
 
     Raises:
         UsageError: An argument is out of range, δ covers that a unit is sampled at all, or no
@@ -124,17 +129,20 @@ def calibrate_noise_multiplier(
             remedy="Choose a δ far below that probability, and below 1 / the number of units.",
         )
 
-    def excess(log_multiplier: float, bound: Callable[[History, float], float] = epsilon) -> float:
+    def excess(log_multiplier: float, bound: Callable[[History, float], float] = bound) -> float:
         event = GaussianEvent(sampling_rate, math.exp(log_multiplier))
         return math.log(max(bound({event: steps}, delta), _NO_EPSILON) / target)
 
     smallest, largest = math.log(_LEAST_MULTIPLIER), math.log(_LARGEST_MULTIPLIER)
-    # The Rényi bound is quick to compute and never below ε, so its answer is enough noise.
+    # The Rényi bound is quick to compute and hardly ever below another, so its answer is about enough noise.
     low, high = smallest, largest
     while high - low > 0.1:
         middle = (low + high) / 2
         low, high = (low, middle) if excess(middle, epsilon_rdp) <= 0 else (middle, high)
     most = excess(high)
+    while most > 0 and high < largest:
+        high = min(largest, high + max(0.05, most))
+        most = excess(high)
     if most > 0:
         raise UsageError(f"no noise reaches ε = {target:g} in {steps} steps at δ = {delta:g}")
     # ε falls at least as fast as the multiplier rises.

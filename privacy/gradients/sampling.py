@@ -1,15 +1,23 @@
-"""Poisson sampling of privacy units, and of a unit's records where it has many."""
+"""Which records a private step computes with: a sampler draws units, and some records stand for a unit with many."""
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hortus.privacy.gradients.samplers.base import Sampler
+from hortus.privacy.gradients.samplers.poisson import PoissonSampler
 from hortus.privacy.noise.randomness import Stream
+
+_POISSON = PoissonSampler()
 
 
 def sample_records(
-    units: NDArray[np.int64], rate: float, cap: int | None, stream: Stream
+    units: NDArray[np.int64],
+    rate: float,
+    cap: int | None,
+    stream: Stream,
+    sampler: Sampler = _POISSON,
 ) -> NDArray[np.int64]:
-    """Lets each unit join with one probability, and draws up to so many records of those that do.
+    """Draws who joins, and up to so many records of those that do.
 
     A joining unit with more records than the cap is stood for by a subset of that size, uniform
     among all such subsets: its records get independent 64-bit keys, and the smallest keys win. (Two
@@ -17,14 +25,15 @@ def sample_records(
 
     Args:
         units: int64[n], the number of each record's unit, from 0 without gaps.
-        rate: q; each unit joins with this probability, independently.
+        rate: q; each unit joins with this probability at most, independently.
         cap: Most records of a unit; None: all.
         stream: The coins and keys of this step, used for nothing else.
+        sampler: Draws who joins.
 
     Returns:
         int64[m], the positions of the records drawn, ascending.
     """
-    joins = stream.bernoulli(rate, int(units.max(initial=-1)) + 1)
+    joins = sampler.joining(int(units.max(initial=-1)) + 1, rate, stream)
     candidates = np.flatnonzero(joins[units])
     if cap is None:
         return candidates

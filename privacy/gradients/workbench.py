@@ -17,6 +17,7 @@ from hortus.learning.passes.workers import passes_at_once
 from hortus.learning.tasks.classification import Batch, Encoded
 from hortus.learning.warm_model import WarmModel
 from hortus.privacy.gradients.engine import PerUnitGradients
+from hortus.privacy.gradients.engines.kinds import ENGINES
 from hortus.protocol.plan import Agreement
 from hortus.runtime.errors import HortusError, UsageError, in_one_line
 from hortus.runtime.surroundings import out_of_memory
@@ -54,7 +55,7 @@ class Workbench(WarmModel):
         self, plan: Agreement, path: Path, *, shares_passes: bool = True, sites: int = 1
     ) -> None:
         super().__init__(plan, path)
-        self.gradients = PerUnitGradients(self.model)
+        self.gradients = PerUnitGradients(self.model, ENGINES.parse(plan.privacy.engine))
         self._most = max(1, min(plan.training.micro_batch, _GRADIENTS // self.space.dimension))
         self._check_runs(plan, path, sites)
         if shares_passes and not has_experts(self.base):
@@ -147,7 +148,13 @@ class Workbench(WarmModel):
 
     def _keep_apart(self, plan: Agreement, config: PretrainedConfig) -> None:
         """Lowers the limits of passes in which records would not have the bits that they have alone."""
-        shapes = (plan.adapter, plan.task.max_length, plan.training.precision, self._most)
+        shapes = (
+            plan.privacy.engine,
+            plan.adapter,
+            plan.task.max_length,
+            plan.training.precision,
+            self._most,
+        )
         key = f"{config.to_json_string()} {shapes} {default_device()}"
         if key not in _limits:
             with self._moved():

@@ -32,6 +32,7 @@ from hortus.privacy.attacks.membership_inference import logit_confidence
 from hortus.privacy.gradients.clipping.base import ClippingAt
 from hortus.privacy.gradients.engine import FINE_GRID, ClippedSum, PerUnitGradients
 from hortus.privacy.gradients.engines.base import LossBatch
+from hortus.privacy.gradients.engines.kinds import ENGINES
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.noise.randomness import UnsafeSeededRandomness
 from hortus.privacy.step import StepEncoding, nominal_batch
@@ -306,7 +307,7 @@ class _Watched(PerUnitGradients):
     """
 
     def __init__(self, model: torch.nn.Module, encoding: StepEncoding, first_canary: int) -> None:
-        super().__init__(model)
+        super().__init__(model, ENGINES.parse(encoding.contract.privacy.engine))
         self._encoding = encoding
         self._first_canary = first_canary
         self.begin(math.nan)

@@ -95,7 +95,7 @@ def test_a_unit_gives_at_most_its_cap_of_records_in_one_batch(bench: Bench) -> N
 
 def test_ignoring_the_cap_would_be_seen(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        module, "sample_records", lambda of, rate, _, stream: sample_records(of, rate, None, stream)
+        module, "sample_records", lambda of, rate, _, *rest: sample_records(of, rate, None, *rest)
     )
     bench.step(RECORDS)
     assert bench.drawn().count("a") > CAP

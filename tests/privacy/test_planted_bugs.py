@@ -316,7 +316,7 @@ def unit_cap_ignored(patch: Patch) -> None:
     patch.setattr(
         hortus.client.trainer,
         "sample_records",
-        lambda units, rate, _, stream: sample_records(units, rate, None, stream),
+        lambda units, rate, _, *rest: sample_records(units, rate, None, *rest),
     )
 
 
@@ -398,7 +398,7 @@ def wrong_delta(patch: Patch) -> None:
     patch.setattr(
         hortus.planning.prepare,
         "calibrate_noise_multiplier",
-        lambda target, delta, q, steps: calibrate_noise_multiplier(target, 3 * delta, q, steps),
+        lambda target, delta, *rest: calibrate_noise_multiplier(target, 3 * delta, *rest),
     )
 
 

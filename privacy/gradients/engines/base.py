@@ -4,11 +4,12 @@ Which records share a pass, clipping, the exact sum and the noise are the same f
 (`hortus.privacy.gradients.engine`).
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
-from hortus.runtime.schema import Schema
+from hortus.protocol.section import Kind
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ class LossBatch(Protocol):
 PassGradients: TypeAlias = Callable[[LossBatch], "torch.Tensor"]
 
 
-class GradientEngine(Schema):
+class GradientEngine(Kind):
     """Computes the gradient of each unit of a pass.
 
     Attributes:
@@ -40,8 +41,7 @@ class GradientEngine(Schema):
 
     several_at_once: ClassVar[bool] = False
 
-    kind: str
-
+    @abstractmethod
     def attached(
         self, model: "nn.Module", names: Sequence[str]
     ) -> AbstractContextManager[PassGradients]:
@@ -56,4 +56,3 @@ class GradientEngine(Schema):
             model: In training mode. The first dimension of its activations is the record.
             names: Of its trainable parameters, sorted.
         """
-        raise NotImplementedError

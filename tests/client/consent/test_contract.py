@@ -18,7 +18,10 @@ from hortus.client.consent.contract import (
 from hortus.client.consent.unread import FREE, LIMITS, check_room
 from hortus.client.site.mandate import Mandate
 from hortus.privacy.accounting.accountant import epsilon
+from hortus.privacy.accounting.accountants.kinds import ACCOUNTANTS
 from hortus.privacy.gradients.clipping.kinds import CLIPPINGS
+from hortus.privacy.gradients.engines.kinds import ENGINES
+from hortus.privacy.gradients.samplers.kinds import SAMPLERS
 from hortus.privacy.step import StepEncoding
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.plan import Contract, Plan
@@ -224,6 +227,9 @@ def test_everything_that_a_plan_can_choose_has_a_limit_or_a_reason_to_need_none(
     of_kinds = {
         *unstated(STRATEGIES, "strategy"),
         *unstated(CLIPPINGS, "privacy.clipping"),
+        *unstated(ACCOUNTANTS, "privacy.accountant"),
+        *unstated(ENGINES, "privacy.engine"),
+        *unstated(SAMPLERS, "training.sampler"),
         *unstated(OPTIMIZERS, "strategy.local_optimizer"),
     }
     assert sorted([*covered, *FREE]) == sorted([*leaves(Contract), *of_kinds])

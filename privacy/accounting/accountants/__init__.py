@@ -1,0 +1,1 @@
+"""Accountants that choose a plan's noise. One file for each kind."""

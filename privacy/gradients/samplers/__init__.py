@@ -1,0 +1,1 @@
+"""Samplers: who joins a private step. One file for each kind."""
