@@ -16,7 +16,8 @@ from hortus.client.states import ClientState, ClientStates
 from hortus.client.trainer import Stopwatch, Trainer
 from hortus.client.transfer import download, upload
 from hortus.privacy.ledger.entries import Declined
-from hortus.privacy.ledger.store import Ledger, Reservation
+from hortus.privacy.ledger.holds import Reservation
+from hortus.privacy.ledger.store import Ledger
 from hortus.privacy.secure_sum.key_exchange import (
     KeyExchange,
     read_announcement,

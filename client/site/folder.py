@@ -20,8 +20,8 @@ from hortus.learning.models.folder import is_relative_model, model_digest, resol
 from hortus.parties.card import ServerCard, load_card
 from hortus.parties.folders import SiteConfig, SiteFiles
 from hortus.privacy.ledger.lineages import Placement
-from hortus.privacy.ledger.marks import Content
-from hortus.privacy.ledger.store import Ledger, dataset_fingerprint
+from hortus.privacy.ledger.marks import Content, dataset_fingerprint
+from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.plan import RECORD, Agreement, Contract

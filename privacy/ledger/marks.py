@@ -5,6 +5,7 @@ has one row for each account, however many contents it is in: it counts as there
 that holds it to the last, which is never less than it was there.
 """
 
+import hashlib
 import hmac
 import json
 import sqlite3
@@ -235,3 +236,17 @@ class Marks:
             self._connection.executemany(
                 "INSERT INTO seen VALUES (?, ?)", ((mark, kind) for mark in sorted(marks))
             )
+
+
+def dataset_fingerprint(key: bytes, records: Iterable[bytes]) -> str:
+    """Identifies a content by its records, in whatever order and under whatever file name.
+
+    Args:
+        key: A secret of the site: without it, nobody can test whether a guessed dataset is this one.
+        records: A canonical encoding of each record.
+
+    Returns:
+        HMAC-SHA256, 64 hexadecimal digits.
+    """
+    digests = sorted(hashlib.sha256(record).digest() for record in records)
+    return hmac.new(key, b"hortus/v1/dataset\x00" + b"".join(digests), hashlib.sha256).hexdigest()

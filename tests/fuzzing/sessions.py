@@ -314,7 +314,7 @@ def _check_uploads(uploads: list[tuple[int, int, bytes]], session: str, ledger: 
     for step, attempt, words in uploads:
         must(seen.setdefault((step, attempt), words) == words, "two vectors under one mask")
         try:
-            ledger._check_unused((session, step, attempt))
+            ledger._holds.check_unused((session, step, attempt))
         except Refused:
             continue
         must(holds=False, what="a vector was sent that is not charged")

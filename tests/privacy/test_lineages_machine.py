@@ -23,11 +23,12 @@ from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.audit.auditor import audit
 from hortus.privacy.audit.evidence import read_evidence
-from hortus.privacy.ledger import store as ledger_module
+from hortus.privacy.ledger import journal
 from hortus.privacy.ledger.entries import Charged
 from hortus.privacy.ledger.exposure import exposures
+from hortus.privacy.ledger.holds import Reservation
 from hortus.privacy.ledger.marks import Content
-from hortus.privacy.ledger.store import Ledger, Reservation
+from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.policy import Budget
 from hortus.runtime.errors import Refused, UsageError
@@ -133,7 +134,7 @@ class SiteOverTime(RuleBasedStateMachine):
 
         do: Callable[[frozenset[str]], None] = getattr(self, what)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ledger_module, "reach", reach)
+            patch.setattr(journal, "reach", reach)
             with suppress(Killed):
                 do(people)
         self.start_again()

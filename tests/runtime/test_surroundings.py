@@ -55,7 +55,7 @@ def test_a_hard_limit_that_is_too_low_is_named_by_the_command() -> None:
 import resource, sys
 from pathlib import Path
 from tempfile import mkdtemp
-from hortus.privacy.ledger.store import explained
+from hortus.privacy.ledger.journal import explained
 import sqlite3
 resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
 held = []

@@ -327,7 +327,7 @@ def test_a_ledger_whose_account_was_opened_without_a_statement_is_broken(path: P
     with closing(approve(_open(path))) as ledger:
         for dataset in (A, A2):
             charge = replace(CHARGE, dataset=dataset, step=ledger.head()[0])
-            levels = ledger._books.levels(charge, ledger._place(A), BUDGET, 1.8e9)
+            levels = ledger._books.levels(charge, ledger._contents.place(A), BUDGET, 1.8e9)
             with ledger._transaction() as now:
                 ledger._append(Charged(charge, dataset, (), levels), now)
     finding = audited(path).first_broken

@@ -37,7 +37,8 @@ from hortus.privacy.ledger.entries import (
     Unfrozen,
     Withdrawn,
 )
-from hortus.privacy.ledger.store import Ledger, dataset_fingerprint
+from hortus.privacy.ledger.marks import dataset_fingerprint
+from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.policy import Budget, Every, PeriodBudget
 from hortus.runtime.errors import HortusError, Refused, UsageError
@@ -392,7 +393,8 @@ _SPENDER = """
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from hortus.privacy.ledger.store import Charge, Ledger
+from hortus.privacy.ledger.entries import Charge
+from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import SiteIdentity
 from hortus.protocol.policy import Budget, Every, PeriodBudget
 path = Path(sys.argv[1])
