@@ -31,7 +31,7 @@ from pathlib import Path
 from dp_accounting.pld import privacy_loss_distribution as pld
 
 from hortus.parties.folders import ServerConfig
-from hortus.parties.joining import create_consortium
+from hortus.parties.founding import create_consortium
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.audit.recount import recount

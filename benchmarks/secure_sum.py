@@ -39,7 +39,7 @@ from hortus.client.channel import GrpcChannel, dialling
 from hortus.client.states import ClientState, ClientStates
 from hortus.client.transfer import download, upload
 from hortus.parties.folders import Consortium, ServerConfig
-from hortus.parties.joining import create_consortium
+from hortus.parties.founding import create_consortium
 from hortus.privacy.secure_sum.key_exchange import Announcement, Encapsulation, KeyExchange
 from hortus.privacy.secure_sum.masks import MaskedVector, MaskGenerator, StepView
 from hortus.protocol.descriptor import Descriptor

@@ -53,7 +53,7 @@ from hortus.client.trainer import untimed  # noqa: E402
 from hortus.learning.models.folder import model_digest  # noqa: E402
 from hortus.learning.warm_model import WarmModel  # noqa: E402
 from hortus.parties.folders import Consortium, ServerConfig, SiteFiles  # noqa: E402
-from hortus.parties.joining import create_consortium  # noqa: E402
+from hortus.parties.founding import create_consortium  # noqa: E402
 from hortus.planning.plan_file import load_plan  # noqa: E402
 from hortus.privacy.audit.auditor import audit  # noqa: E402
 from hortus.privacy.audit.evidence import collect  # noqa: E402

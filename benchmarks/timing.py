@@ -33,7 +33,7 @@ from hortus.client.site.folder import Site
 from hortus.client.trainer import untimed
 from hortus.learning.models.folder import model_digest, resolve_model
 from hortus.parties.folders import Consortium, ServerConfig
-from hortus.parties.joining import create_consortium
+from hortus.parties.founding import create_consortium
 from hortus.planning.plan_file import make_plan
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.step import StepEncoding

@@ -18,12 +18,7 @@ from hortus.parties.folders import (
     SiteConfig,
     SiteFiles,
 )
-from hortus.parties.joining import (
-    create_consortium,
-    create_server,
-    create_site,
-    require_new,
-)
+from hortus.parties.founding import create_consortium, create_server, create_site, require_new
 from hortus.protocol.plan import RECORD
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import UsageError

@@ -13,7 +13,8 @@ from hortus.cli.options import PartyFolder
 from hortus.parties.card import ServerCard, SiteCard, load_card
 from hortus.parties.fingerprint import key_words, roster_words
 from hortus.parties.folders import ServerFiles, SiteConfig, SiteFiles, open_party
-from hortus.parties.joining import admit, pin, remove, write_server_card, write_site_card
+from hortus.parties.joining import admit, pin, remove
+from hortus.parties.renewal import write_server_card, write_site_card
 from hortus.protocol.identity import Roster
 from hortus.runtime.errors import UsageError
 from hortus.runtime.names import SERVER

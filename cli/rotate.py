@@ -13,7 +13,7 @@ from hortus.parties.authority import begin_change, finish_change
 from hortus.parties.fingerprint import key_words
 from hortus.parties.folders import ServerFiles, SiteFiles, open_party
 from hortus.parties.identity_change import rotate_server_identity
-from hortus.parties.joining import renew_server_certificate, rotate_flower, rotate_tls
+from hortus.parties.renewal import renew_server_certificate, rotate_flower, rotate_tls
 from hortus.runtime.errors import UsageError
 from hortus.runtime.names import SERVER
 

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from hortus.parties.card import ServerCard
 from hortus.parties.folders import ServerFiles
-from hortus.parties.joining import certify_server, trusted, write_server_card
+from hortus.parties.renewal import certify_server, trusted, write_server_card
 from hortus.protocol.certificates import certify_again, create_authority
 from hortus.protocol.identity import Roster
 from hortus.runtime.errors import UsageError

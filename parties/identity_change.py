@@ -6,7 +6,7 @@ from datetime import datetime
 
 from hortus.parties.card import ServerCard
 from hortus.parties.folders import ServerFiles, SiteFiles
-from hortus.parties.joining import write_server_card
+from hortus.parties.renewal import write_server_card
 from hortus.protocol.identity import (
     HANDOVERS,
     Handover,

@@ -1,14 +1,10 @@
 """How parties come to a consortium, how they pin one another's cards, and how they leave it.
 
-Each party makes its own keys on its own machine and hands out a card. The server takes up the sites'
-cards, which lets them in, and its own card then holds their certificates. Each site pins the server's
-card and the other sites': nobody trusts a key because the server does.
+The server takes up the sites' cards, which lets them in, and its own card then holds their certificates. Each
+site pins the server's card and the other sites': nobody trusts a key because the server does.
 """
 
-import secrets
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -19,211 +15,25 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from hortus.parties.card import Membership, ServerCard, SiteCard
+from hortus.parties.card import ServerCard, SiteCard
 from hortus.parties.folders import (
-    Consortium,
-    ServerConfig,
     ServerFiles,
     SiteConfig,
     SiteFiles,
-    TlsFiles,
-    host_and_port,
 )
+from hortus.parties.renewal import replace_certificate, write_server_card
 from hortus.protocol.certificates import (
     UNREADABLE,
     certified_key,
     certify,
     check_request,
-    create_authority,
-    create_flower_key,
-    create_request,
     flower_public_key,
     is_certificate_of,
-    renew_request,
 )
 from hortus.protocol.identity import Roster, SiteIdentity
-from hortus.protocol.policy import Policy
 from hortus.runtime.errors import UsageError
-from hortus.runtime.files import write_atomic, write_private
+from hortus.runtime.files import write_atomic
 from hortus.runtime.names import SERVER
-
-
-def create_site(files: SiteFiles, config: SiteConfig, policy: Policy, now: datetime) -> SiteCard:
-    """Makes a site's folder with keys of its own, and its card.
-
-    Args:
-        files: The folder; must not exist yet.
-        config: Name and data.
-        policy: What the site allows.
-        now: The time, with its zone.
-
-    Raises:
-        UsageError: The folder exists, or the name cannot be a site's.
-    """
-    if config.site == SERVER:
-        raise UsageError("a site cannot have the server's name", where=SERVER)
-    with _made_whole(files.directory) as directory:
-        draft = SiteFiles(directory)
-        SiteIdentity.create(config.site, draft.identity)
-        create_request(config.site, draft.tls.key)
-        create_flower_key(draft.flower_key)
-        write_private(draft.dataset_key, secrets.token_bytes(32))
-        policy.save(draft.policy)
-        config.save(draft.config)
-        return write_site_card(draft, now)
-
-
-def create_server(files: ServerFiles, config: ServerConfig, now: datetime) -> ServerCard:
-    """Makes the server's folder with keys and a TLS authority of its own, and its card.
-
-    Args:
-        files: The folder; must not exist yet.
-        config: Addresses.
-        now: The time, with its zone.
-
-    Raises:
-        UsageError: The folder exists, or an address is none.
-    """
-    with _made_whole(files.directory) as directory:
-        draft = ServerFiles(directory)
-        identity = SiteIdentity.create(SERVER, draft.identity)
-        create_authority(draft.authority, now)
-        config.save(draft.config)
-        renew_server_certificate(draft, now)
-        Roster({}, identity.public_key_bytes).save(draft.roster)
-        return write_server_card(draft, now)
-
-
-def create_consortium(
-    directory: Path,
-    data: Mapping[str, Path],
-    policies: Mapping[str, Policy],
-    server: ServerConfig,
-    now: datetime,
-) -> Consortium:
-    """Makes the folders of all parties of a consortium on one machine, to try it out.
-
-    Args:
-        directory: Where; must not exist yet.
-        data: Each site's records.
-        policies: Each site's policy.
-        server: The server's addresses.
-        now: Start of the certificates' validity.
-
-    Raises:
-        UsageError: The folder exists.
-    """
-    with _made_whole(directory) as partial:
-        consortium = Consortium(partial)
-        create_server(consortium.server, server, now)
-        cards = [
-            create_site(
-                consortium.site(site), SiteConfig(site=site, data=data[site]), policies[site], now
-            )
-            for site in sorted(data)
-        ]
-        card = admit(consortium.server, cards, now)
-        roster = take_up(Roster({}, card.key), cards)
-        for site in data:
-            install(consortium.site(site), card)
-            roster.save(consortium.site(site).roster)
-    return Consortium(directory)
-
-
-def write_site_card(files: SiteFiles, now: datetime) -> SiteCard:
-    """Writes a site's card again, for the keys that it has now, and returns it."""
-    name = SiteConfig.load(files.config).site
-    key = files.tls.next_key if files.tls.next_key.exists() else files.tls.key
-    flower = files.next_flower_key if files.next_flower_key.exists() else files.flower_key
-    identity = SiteIdentity.load(files.identity, name)
-    card = SiteCard.make(
-        identity,
-        now,
-        flower=flower_public_key(flower),
-        request=renew_request(name, key),
-        handovers=identity.handovers,
-    )
-    card.save(files.card(name))
-    return card
-
-
-def write_server_card(files: ServerFiles, now: datetime) -> ServerCard:
-    """Writes the server's card again, with what it has for all members, and returns it."""
-    config = ServerConfig.load(files.config)
-    card = ServerCard.make(
-        SiteIdentity.load(files.identity, SERVER),
-        now,
-        authority=files.tls.authority.read_text(encoding="ascii"),
-        aggregation=config.dialled(config.aggregation),
-        superlink=config.dialled(config.superlink),
-        members={
-            site: Membership(
-                certificate=files.issued(site).read_text(encoding="ascii"),
-                flower=files.flower_key(site).read_text(encoding="ascii"),
-            )
-            for site in Roster.load(files.roster).sites
-        },
-    )
-    card.save(files.card)
-    return card
-
-
-def renew_server_certificate(files: ServerFiles, now: datetime) -> None:
-    """Makes a TLS key for the server, and a certificate that names what sites dial."""
-    certify_server(files, files.authority, trusted(files), now)
-
-
-def trusted(files: ServerFiles) -> bytes:
-    """Returns the certificates, PEM, of the authorities that the server and its sites trust."""
-    folders = (files.authority, *((files.next_authority,) if files.is_changing_authority else ()))
-    return b"".join((folder / "ca.crt").read_bytes() for folder in folders)
-
-
-def certify_server(files: ServerFiles, authority: Path, trust: bytes, now: datetime) -> None:
-    """Makes a TLS key for the server, with a certificate of an authority.
-
-    Args:
-        files: The server's folder.
-        authority: The authority's folder.
-        trust: The certificates, PEM, of those that sites' certificates may be from.
-        now: The time, with its zone.
-
-    Raises:
-        UsageError: The server's address is none that sites can dial.
-    """
-    config = ServerConfig.load(files.config)
-    told = (config.dialled(address) for address in (config.aggregation, config.superlink))
-    hosts = {host_and_port(address)[0] for address in told}
-    for host in hosts & {"0.0.0.0", "::"}:  # noqa: S104 - refused, not bound
-        raise UsageError(
-            f"sites cannot dial {host!r}",
-            where=str(files.config),
-            remedy="Set `host` to the name or address that they reach the server at.",
-        )
-    request = create_request(SERVER, files.tls.next_key)
-    local = {"localhost", "127.0.0.1", "::1"}
-    certificate = certify(authority, request, SERVER, now, hosts=sorted(hosts | local))
-    _replace_certificate(files.tls, certificate, trust)
-
-
-def rotate_tls(files: SiteFiles, now: datetime) -> SiteCard:
-    """Makes the next TLS key of a site, if there is none yet, and a card that asks for a certificate.
-
-    The present key stays in use until the server's card brings the certificate.
-    """
-    if not files.tls.next_key.exists():
-        create_request(SiteConfig.load(files.config).site, files.tls.next_key)
-    return write_site_card(files, now)
-
-
-def rotate_flower(files: SiteFiles, now: datetime) -> SiteCard:
-    """Makes the next Flower key of a site, if there is none yet, and a card with it.
-
-    The present key stays in use until the server's card says that the server has the next one.
-    """
-    if not files.next_flower_key.exists():
-        create_flower_key(files.next_flower_key)
-    return write_site_card(files, now)
 
 
 def take_up(roster: Roster, cards: Iterable[SiteCard]) -> Roster:
@@ -324,7 +134,7 @@ def install(files: SiteFiles, server: ServerCard) -> None:
                 where=own,
                 remedy=f"Give the server {files.card(own)}, as it is now.",
             )
-        _replace_certificate(files.tls, certificate, server.authority.encode())
+        replace_certificate(files.tls, certificate, server.authority.encode())
         following = files.next_flower_key
         if following.exists() and membership.flower == flower_public_key(following):
             following.replace(files.flower_key)
@@ -417,35 +227,3 @@ def _is_issued(issued: Path, card: SiteCard) -> bool:
         return False
     present = certified_key(issued.read_bytes(), str(issued))
     return present == check_request(card.request, card.site)
-
-
-def _replace_certificate(tls: TlsFiles, certificate: bytes, authority: bytes) -> None:
-    """Puts a certificate in place, with its key if that is the next one.
-
-    If it is interrupted, the next key stays where it is, so that running it again completes it.
-    """
-    renews = is_certificate_of(certificate, tls.next_key)
-    if renews:
-        write_private(tls.key, tls.next_key.read_bytes())
-    write_atomic(tls.certificate, certificate)
-    write_atomic(tls.authority, authority)
-    if renews:
-        tls.next_key.unlink()
-
-
-def require_new(directory: Path) -> None:
-    """Raises UsageError if a folder exists already."""
-    if directory.exists():
-        raise UsageError(
-            "the folder exists already", where=str(directory), remedy="Choose another."
-        )
-
-
-@contextmanager
-def _made_whole(directory: Path) -> Iterator[Path]:
-    """Makes a folder under another name until it is whole: it is there entirely or not at all."""
-    require_new(directory)
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    yield partial
-    partial.rename(directory)

@@ -24,7 +24,7 @@ from hortus.client.site.folder import Site
 from hortus.learning.data.partition import partition
 from hortus.learning.data.records import Records, read_ids, read_records
 from hortus.parties.folders import Consortium, ServerConfig
-from hortus.parties.joining import create_consortium
+from hortus.parties.founding import create_consortium
 from hortus.planning.prepare import pin
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent

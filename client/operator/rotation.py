@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from hortus.parties.card import SiteCard
 from hortus.parties.folders import SiteConfig, SiteFiles
 from hortus.parties.identity_change import replace_identity, sole
-from hortus.parties.joining import write_site_card
+from hortus.parties.renewal import write_site_card
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import SiteIdentity
 from hortus.runtime.errors import UsageError

@@ -20,7 +20,7 @@ from hortus.client.pace import Clock, RehearsalClock
 from hortus.client.site.folder import Site
 from hortus.client.trainer import Trainer, untimed
 from hortus.parties.folders import Consortium, ServerConfig, TlsFiles
-from hortus.parties.joining import create_consortium
+from hortus.parties.founding import create_consortium
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.ledger.entries import Charged, Declined
 from hortus.privacy.noise.randomness import UnsafeSeededRandomness

@@ -13,7 +13,7 @@ from hortus.cli.main import app
 from hortus.client.operator.accounts import opened_ledger
 from hortus.client.site.folder import Site
 from hortus.parties.folders import ServerConfig
-from hortus.parties.joining import create_consortium
+from hortus.parties.founding import create_consortium
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.ledger.entries import Frozen, Granted, Unfrozen

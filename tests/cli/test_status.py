@@ -13,8 +13,8 @@ from hortus.cli.main import app
 from hortus.client.site.folder import Site
 from hortus.parties.fingerprint import roster_words
 from hortus.parties.folders import Consortium, ServerConfig
+from hortus.parties.founding import create_consortium
 from hortus.parties.identity_change import sole
-from hortus.parties.joining import create_consortium
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.policy import Budget, Policy

@@ -9,7 +9,7 @@ import pytest
 
 from hortus.client.channel import dialling
 from hortus.parties.folders import ServerConfig, SiteFiles
-from hortus.parties.joining import create_consortium
+from hortus.parties.founding import create_consortium
 from hortus.protocol.plan import Cohort
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import ProtocolError

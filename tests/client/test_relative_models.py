@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from hortus.cli.main import app
 from hortus.client.site.folder import Site, keep_model
 from hortus.parties.folders import Consortium, ServerConfig, SiteConfig
-from hortus.parties.joining import create_consortium
+from hortus.parties.founding import create_consortium
 from hortus.planning.plan_file import load_plan
 from hortus.planning.prepare import prepare
 from hortus.protocol.policy import Budget, Policy

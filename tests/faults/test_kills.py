@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 from hortus.learning.models.folder import model_digest
 from hortus.parties.folders import ServerConfig
-from hortus.parties.joining import create_consortium
+from hortus.parties.founding import create_consortium
 from hortus.planning.plan_file import load_plan
 from hortus.privacy.audit.auditor import audit
 from hortus.privacy.audit.evidence import collect

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hortus.parties.folders import Consortium, ServerConfig
-from hortus.parties.joining import create_consortium
+from hortus.parties.founding import create_consortium
 from hortus.planning import plan_file
 from hortus.privacy.ledger.entries import Added, Charge, Charged
 from hortus.privacy.ledger.store import Ledger

@@ -9,14 +9,9 @@ import pytest
 from hortus.parties.card import ServerCard, SiteCard, load_card
 from hortus.parties.expiry import DailyWarning, Urgency, expiries, warn_of_expiry
 from hortus.parties.folders import Consortium, ServerConfig, SiteFiles
-from hortus.parties.joining import (
-    admit,
-    create_consortium,
-    pin,
-    renew_server_certificate,
-    rotate_flower,
-    rotate_tls,
-)
+from hortus.parties.founding import create_consortium
+from hortus.parties.joining import admit, pin
+from hortus.parties.renewal import renew_server_certificate, rotate_flower, rotate_tls
 from hortus.protocol.certificates import flower_public_key, is_certificate_of
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import UsageError
@@ -131,7 +126,7 @@ def test_a_renewal_cut_short_is_completed_by_doing_it_again(
         raise OSError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr("hortus.parties.joining.write_atomic", cut)
+        patch.setattr("hortus.parties.renewal.write_atomic", cut)
         with pytest.raises(OSError, match="power cut"):
             pin(files, card, [], NOW)
     with pytest.raises(UsageError, match="a renewal was interrupted"):

@@ -12,7 +12,8 @@ from hortus.parties.authority import begin_change, finish_change
 from hortus.parties.card import ServerCard
 from hortus.parties.folders import ServerFiles
 from hortus.parties.identity_change import rotate_server_identity, sole
-from hortus.parties.joining import admit, pin, rotate_tls, write_server_card
+from hortus.parties.joining import admit, pin
+from hortus.parties.renewal import rotate_tls, write_server_card
 from hortus.protocol.identity import Handover, Roster, SiteIdentity
 from hortus.runtime.errors import HortusError, ProtocolError, UsageError
 from hortus.runtime.names import SERVER

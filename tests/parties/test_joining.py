@@ -19,16 +19,9 @@ from hortus.parties.folders import (
     SiteFiles,
     open_party,
 )
-from hortus.parties.joining import (
-    admit,
-    create_consortium,
-    create_server,
-    create_site,
-    pin,
-    remove,
-    write_server_card,
-    write_site_card,
-)
+from hortus.parties.founding import create_consortium, create_server, create_site
+from hortus.parties.joining import admit, pin, remove
+from hortus.parties.renewal import write_server_card, write_site_card
 from hortus.protocol.certificates import create_flower_key, create_request
 from hortus.protocol.identity import SERVER as SERVER_NAME
 from hortus.protocol.identity import Handover, Roster, SiteIdentity
@@ -362,7 +355,7 @@ def test_a_consortium_cut_short_leaves_nothing_under_its_name(
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("hortus.parties.joining.create_flower_key", full)
+        patch.setattr("hortus.parties.founding.create_flower_key", full)
         with pytest.raises(OSError, match="disk full"):
             make(tmp_path / "c")
     assert not (tmp_path / "c").exists()

@@ -18,7 +18,7 @@ from helpers.connect_proxy import NAME, connect_proxy
 
 from hortus.client.channel import dialling
 from hortus.parties.folders import Consortium, ServerConfig
-from hortus.parties.joining import create_consortium
+from hortus.parties.founding import create_consortium
 from hortus.parties.reach import greet, in_words, knock, of_certificate, of_clock, resolve
 from hortus.protocol.plan import Cohort
 from hortus.protocol.policy import Budget, Policy

@@ -16,7 +16,7 @@ from hortus.client.channel import GrpcChannel, dialling
 from hortus.client.states import ClientState, ClientStates
 from hortus.client.transfer import MAX_RESUMPTIONS, download, upload
 from hortus.parties.folders import Consortium, ServerConfig
-from hortus.parties.joining import create_consortium
+from hortus.parties.founding import create_consortium
 from hortus.privacy.secure_sum.masks import MaskedVector
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.identity import Roster, SiteIdentity

@@ -12,7 +12,7 @@ from hortus.client.preparation import Materials, Prepared
 from hortus.client.site.folder import Site
 from hortus.learning.models.folder import model_digest
 from hortus.parties.folders import ServerConfig
-from hortus.parties.joining import create_consortium
+from hortus.parties.founding import create_consortium
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.ledger.entries import Admitted
 from hortus.protocol.plan import Contract, Plan

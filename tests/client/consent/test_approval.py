@@ -24,7 +24,7 @@ from hortus.client.consent.terms import Account, noise_of
 from hortus.client.site.folder import Site
 from hortus.learning.models.folder import model_digest
 from hortus.parties.folders import ServerConfig, SiteFiles
-from hortus.parties.joining import create_consortium
+from hortus.parties.founding import create_consortium
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.ledger.entries import Frozen, Granted, Withdrawn
 from hortus.privacy.secure_sum.masks import StepView

@@ -14,7 +14,7 @@ import pytest
 from hortus.client.flower.relay_user import Access, RelayUser
 from hortus.client.flower.supernode import guarded
 from hortus.parties.folders import ServerConfig, SiteConfig, SiteFiles
-from hortus.parties.joining import create_consortium
+from hortus.parties.founding import create_consortium
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import UsageError
 

@@ -20,8 +20,8 @@ from hortus.client.operator.page import SiteSource
 from hortus.client.site.connection import ConnectionBook, Link
 from hortus.pages.live import Watcher, make_app
 from hortus.parties.folders import Consortium, ServerConfig, SiteFiles
+from hortus.parties.founding import create_consortium
 from hortus.parties.identity_change import sole
-from hortus.parties.joining import create_consortium
 from hortus.parties.reach import Reached
 from hortus.privacy.ledger.entries import (
     EVERY_DATASET,

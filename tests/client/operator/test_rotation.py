@@ -15,8 +15,9 @@ from hortus.client.operator.rotation import rotate_identity
 from hortus.client.site.folder import Site
 from hortus.client.site.witness import Witness, require
 from hortus.parties.folders import Consortium, ServerConfig, SiteConfig, SiteFiles
+from hortus.parties.founding import create_consortium, create_site
 from hortus.parties.identity_change import sole
-from hortus.parties.joining import admit, create_consortium, create_site, pin
+from hortus.parties.joining import admit, pin
 from hortus.privacy.audit.auditor import audit
 from hortus.privacy.audit.evidence import collect
 from hortus.privacy.audit.reconcile import forks

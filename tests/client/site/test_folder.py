@@ -20,7 +20,7 @@ from hortus.client.site.reread import Reread
 from hortus.learning.models.folder import model_digest
 from hortus.learning.tasks.classification import Encoded
 from hortus.parties.folders import ServerConfig
-from hortus.parties.joining import create_consortium
+from hortus.parties.founding import create_consortium
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.ledger.entries import Added

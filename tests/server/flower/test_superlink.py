@@ -31,8 +31,8 @@ import hortus
 from hortus.client.flower.relay_user import RelayUser
 from hortus.client.flower.supernode import start_supernode
 from hortus.parties.folders import Consortium, ServerConfig, SiteConfig, host_and_port
+from hortus.parties.founding import create_consortium
 from hortus.parties.identity_change import sole
-from hortus.parties.joining import create_consortium
 from hortus.planning.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import HortusError, UsageError
