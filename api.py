@@ -19,7 +19,7 @@ from hortus.protocol.section import Kind
 from hortus.runtime.errors import HortusError
 from hortus.runtime.files import write_atomic
 from hortus.runtime.metric import Metrics, best
-from hortus.runtime.registry import Registry
+from hortus.runtime.registry import Registry, allow_plug_ins
 from hortus.strategies.optimizers.kinds import OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class Plan:
         fields = {key: _plain(value) for key, value in written.items() if value is not None}
         self._folder = Path(folder).resolve()
         self._path = self._folder / f"{name}.yaml"
+        allow_plug_ins(None)  # whoever writes a plan in code has installed its kinds
         self._inner = plan_of(fields, self._folder)
 
     @classmethod
@@ -118,6 +119,7 @@ class Plan:
         Raises:
             HortusError: The file cannot be read, or the plan cannot be used.
         """
+        allow_plug_ins(None)
         plan = cls.__new__(cls)
         plan._path = Path(path).resolve()
         plan._folder = plan._path.parent

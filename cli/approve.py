@@ -82,7 +82,7 @@ def operator_name(by: str | None) -> str:
 
 
 def _approve(directory: Path, path: Path, by: str | None) -> None:
-    loaded = read_plan(path)
+    loaded = read_plan(path, site=directory)
     operator = operator_name(by)
 
     from hortus.client.consent.approval import check_whole, record
@@ -185,7 +185,7 @@ def _withdraw(directory: Path, named: str, by: str | None, reason: str) -> None:
     if Path(named).is_file():
         from hortus.planning.prepare import prepare
 
-        contract, _ = prepare(read_plan(Path(named)), Path(named).resolve().parent)
+        contract, _ = prepare(read_plan(Path(named), site=directory), Path(named).resolve().parent)
         named = contract.digest()
     with opened_ledger(directory, time.time) as (ledger, _):
         entry, body = withdraw(ledger, named, operator, reason)

@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from hortus.cli.display import echo_json, terminal
+from hortus.cli.settings import allow_kinds
 from hortus.parties.checks import Check, Verdict
 from hortus.parties.folders import ServerFiles, SiteFiles, open_party
 from hortus.planning.plan_file import load_plan
@@ -44,10 +45,12 @@ def check(
     clock), model, records, policy and budget. Exits with 1 if there is a problem. The only traffic from this
     machine is the beginning of each connection to the server.
     """
+    party = open_party(directory)
+    allow_kinds(directory if isinstance(party, SiteFiles) else None)
     loaded = None if plan is None else load_plan(plan)
     console = terminal()
     found = []
-    for line in _lines(open_party(directory), loaded, plan):
+    for line in _lines(party, loaded, plan):
         found.append(line)
         if not as_json:
             _show(console, line)

@@ -58,7 +58,7 @@ def budget(
     For a plan with `privacy.epsilon`, chooses the noise that keeps it; for one with
     `privacy.noise_multiplier`, computes the resulting ε.
     """
-    loaded = read_plan(plan_file, settings)
+    loaded = read_plan(plan_file, settings, site=site)
     _check_options(epsilon, delta, site)
 
     from hortus.privacy.accounting.forecast import shown_rounds
@@ -100,7 +100,7 @@ def budget(
 @plan.command()
 def show(plan_file: PlanFile, site: SiteFolder = None) -> None:
     """Explain a plan to the person who must approve it. Redirected to a file, the output is Markdown."""
-    loaded = read_plan(plan_file)
+    loaded = read_plan(plan_file, site=site)
 
     from rich.markdown import Markdown
 

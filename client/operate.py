@@ -28,6 +28,7 @@ from hortus.parties.reach import Reached, greet, knock
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Contract
 from hortus.runtime.processes import ChildProcess
+from hortus.runtime.registry import allow_plug_ins
 
 logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
@@ -47,6 +48,7 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
         UsageError: The folder is not complete or correct.
     """
     with sole(SiteFiles(directory)), Site(directory, clock=time.time) as site:
+        allow_plug_ins(site.policy.plug_ins)
         waiting = "%s is waiting for the server at %s; Ctrl-C stops it"
         logger.info(waiting, site.name, site.server.superlink)
         started = datetime.now(UTC)

@@ -165,6 +165,11 @@ class Policy(SchemaFile):
     auto_approve: AutoApprove | None = Field(
         None, description="Take part also in plans that nobody here has read, within these limits."
     )
+    plug_ins: tuple[str, ...] = Field(
+        (),
+        description="Packages of third parties whose tasks, adapters and other kinds may be loaded here, by their names "
+        "for pip. Their code runs with this site's records and keys.",
+    )
     unsafe_seeded_noise: bool = Field(
         False, description="Repeatable noise, for tests: whoever knows the seed can subtract it."
     )

@@ -140,9 +140,10 @@ class Registry(Generic[K]):
             UsageError: There is no such kind, or its fields are wrong.
             HortusError: The kind would complete the section in another way: this version of it is another.
         """
-        return self._parse(canonical_json(section.model_dump(mode="json")))
+        return self._parse(canonical_json(section.model_dump(mode="json")), _allowed)
 
-    def _read(self, encoded: bytes) -> K:
+    def _read(self, encoded: bytes, _: frozenset[str] | None) -> K:
+        """Reads a section; what was allowed to be loaded is part of what the answer depends on."""
         fields: dict[str, Any] = json.loads(encoded)
         kind = self.complete(fields)
         own = kind.model_dump(mode="json")

@@ -20,6 +20,7 @@ from hortus.protocol.identity import Roster, SiteIdentity
 from hortus.protocol.plan import Contract
 from hortus.runtime.errors import HortusError
 from hortus.runtime.names import SERVER
+from hortus.runtime.registry import allow_plug_ins
 from hortus.runtime.surroundings import out_of_memory
 from hortus.server.evaluation import Evaluator
 from hortus.server.round_loop import RoundLoop
@@ -60,6 +61,7 @@ def run_deployed(
         plan_path: The plan file, for the model's folder and the evaluation records.
         nodes: Whose SuperNode Flower knows by which number.
     """
+    allow_plug_ins(None)  # the server has no records; whoever serves a plan has installed its kinds
     contract = read_contract(out)
     plan = load_plan(plan_path)
     roster = Roster.load(files.roster)

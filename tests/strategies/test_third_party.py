@@ -12,7 +12,10 @@ import pytest
 import yaml
 from helpers.quadratic import CENTRES, START, Site, contract_with, plan_with, trained
 
+from hortus.cli.settings import allow_kinds
+from hortus.parties.folders import SiteFiles
 from hortus.protocol.plan import Privacy, Training
+from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import HortusError, UsageError
 from hortus.runtime.registry import allow_plug_ins
 from hortus.strategies.kinds import STRATEGIES
@@ -96,6 +99,24 @@ def test_it_is_held_to_what_ours_are(
     allow_plug_ins(None)
     with pytest.raises(UsageError, match=said):
         plan_with(section, **privacy)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("listed", [(), ("hortus-sign-vote",)], ids=["not listed", "listed"])
+def test_a_site_loads_it_only_if_its_policy_lists_it(
+    tmp_path: Path, listed: tuple[str, ...]
+) -> None:
+    """Also what was read before the operator took it off the list."""
+    allow_kinds(None)
+    section = STRATEGIES.complete(OWN).section
+    assert STRATEGIES.parse(section).kind == "sign-vote"
+    Policy(budget=Budget(epsilon=8, delta=1e-5), plug_ins=listed).save(SiteFiles(tmp_path).policy)
+    allow_kinds(tmp_path)
+    if listed:
+        assert STRATEGIES.parse(section).kind == "sign-vote"
+        return
+    with pytest.raises(UsageError, match=r"policy.yaml: plug_ins: \[hortus-sign-vote\]"):
+        STRATEGIES.parse(section)
 
 
 @pytest.mark.usefixtures("installed")
