@@ -14,7 +14,7 @@ from hortus.cli.display import echo, terminal
 from hortus.cli.groups import FallbackGroup
 from hortus.cli.settings import Settings, read_plan
 from hortus.protocol.plan import Noise
-from hortus.runtime.errors import UsageError
+from hortus.runtime.errors import HortusError, UsageError
 
 if TYPE_CHECKING:
     from hortus.privacy.accounting.forecast import PlanCost, SiteBudget, SiteForecast
@@ -52,6 +52,13 @@ def budget(
     plot: Annotated[
         Path | None, typer.Option(help="Draw ε against rounds in a .svg, .png or .html file.")
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Send a step of made-up records through two gradient engines and compare them.",
+        ),
+    ] = False,
 ) -> None:
     """Print what a plan costs each site, before anything runs.
 
@@ -78,6 +85,8 @@ def budget(
         refusal = refusal_at(what, site) if site else ""
         questions = doubts_about(what, units_at(what, site) if site else None)
     console.print(_mechanism_table(what))
+    if verify:
+        _verify(what)
     for question in questions:
         console.print(Text(f"Look again: {question}", style="yellow"))
     if refusal:
@@ -178,6 +187,48 @@ def _mechanism_table(what: "Prospect") -> Table:
         f"({what.dimension:,} parameters of {bits // 8} bytes up and 4 down, {what.contract.sums} sums)",
     )
     return table
+
+
+def _verify(what: "Prospect") -> None:
+    """Shows what two gradient engines make of a step of made-up records.
+
+    Raises:
+        HortusError: They differ.
+    """
+    from hortus.privacy.gradients.verification import TOLERANCE, verify
+    from hortus.privacy.gradients.workbench import Workbench
+
+    console = terminal()
+    with console.status("computing gradients twice…"):
+        found = verify(Workbench(what.contract, what.model_path), what.contract)
+    own, other = found.engines
+    table = Table(
+        box=None,
+        pad_edge=False,
+        title=f"One step of made-up records, by {own} and by {other}",
+        title_justify="left",
+    )
+    for name in ("unit", "tokens", f"‖g‖ by {own}", f"by {other}", "difference"):
+        table.add_column(name, justify="left" if name == "tokens" else "right")
+    rows = [(", ".join(map(str, unit.tokens)), unit.norms, unit.difference) for unit in found.units]
+    numbers = [str(number) for number in range(1, 1 + len(rows))]
+    rows.append(("clipped sum of all", found.sums, found.difference))
+    for number, (tokens, norms, difference) in zip([*numbers, ""], rows, strict=True):
+        colour = "green" if difference <= TOLERANCE else "red"
+        shown = Text(f"{difference:.1e}", style=colour)
+        table.add_row(number, tokens, *(f"{norm:.6g}" for norm in norms), shown)
+    console.print(table)
+    if not found.agree:
+        raise HortusError(
+            f"the gradients of {own} and {other} differ by {found.worst.difference:.2g} of their norm, and "
+            f"may differ by {TOLERANCE:g}",
+            where=found.worst.parameter,
+            remedy="One of them is wrong, so do not train with either: please report it with your plan and model.",
+        )
+    console.print(
+        f"{own} and {other} agree: no gradient, nor the clipped sum, differs by more than {TOLERANCE:g} of its norm.",
+        style="green",
+    )
 
 
 def _clipping(what: "Prospect") -> str:

@@ -66,6 +66,8 @@ class PerUnitGradients:
 
     Attributes:
         workers: Passes at once: time and memory only.
+        sizes: Numbers in each trainable parameter, in the order of a gradient.
+        dimension: d, all of them.
     """
 
     def __init__(self, model: nn.Module, engine: GradientEngine = _HORTUS) -> None:
@@ -84,7 +86,8 @@ class PerUnitGradients:
         self._parameters = {name: p for name, p in named if p.requires_grad}
         if not self._parameters:
             raise UsageError("the model has no trainable parameter")
-        self.dimension = sum(parameter.numel() for parameter in self._parameters.values())
+        self.sizes = {name: parameter.numel() for name, parameter in self._parameters.items()}
+        self.dimension = sum(self.sizes.values())
 
     def clipped_sum(
         self, batches: Iterable[LossBatch], clipping: ClippingAt, grid: float = FINE_GRID
@@ -161,8 +164,8 @@ class PerUnitGradients:
         return next(iter(self._parameters.values())).device
 
     def _clipper(self, clipping: ClippingAt, grid: float) -> "_Clipper":
-        sizes = [parameter.numel() for parameter in self._parameters.values()]
-        return _Clipper(clipping, clipping.groups(list(self._parameters)), sizes, grid)
+        groups = clipping.groups(list(self.sizes))
+        return _Clipper(clipping, groups, list(self.sizes.values()), grid)
 
 
 class _Clipper:

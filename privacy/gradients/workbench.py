@@ -82,7 +82,7 @@ class Workbench(WarmModel):
         batches = [self.task.batch(few, np.array([i]), np.array([i])) for i in (0, 1, 0)]
         first = _Measured(batches[0])
         try:
-            with self._moved():
+            with self.moved():
                 found = self.gradients.each([first])
                 self._passes_that_fit = self._passes_in_memory(plan, first.kept)
                 self.share_among(sites)
@@ -138,7 +138,7 @@ class Workbench(WarmModel):
         return size, tokens
 
     @contextmanager
-    def _moved(self) -> Iterator[None]:
+    def moved(self) -> Iterator[None]:
         """Moves the adapter within the block: LoRA and the head start at 0, where most gradients are 0 too."""
         initial = self.initial_adapter
         moved = np.random.default_rng(0).normal(0, 0.02, len(initial))
@@ -157,7 +157,7 @@ class Workbench(WarmModel):
         )
         key = f"{config.to_json_string()} {shapes} {default_device()}"
         if key not in _limits:
-            with self._moved():
+            with self.moved():
                 _limits[key] = self._measured_limits(self._most)
         self.task.passes.limits.update(_limits[key])
 
