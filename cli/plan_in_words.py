@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
+from hortus.learning.methods.kinds import METHODS
+from hortus.learning.tasks.kinds import TASKS
 from hortus.parties.folders import SiteConfig, SiteFiles
 from hortus.privacy.attacks.detection import true_positive_bound_of
 from hortus.protocol.policy import Policy
@@ -54,6 +56,9 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
     here = min(map(what.cost.forecast, budgets), key=lambda one: one.rounds, default=None)
     text = environment.get_template("plan_in_words.md").render(
         contract=what.contract,
+        task=TASKS.parse(what.contract.task),
+        method=METHODS.parse(what.contract.adapter),
+        code=_code,
         dimension=what.dimension,
         words=what.encoding.words,
         strategy=strategy_of(what.contract).words,

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from hortus.client.consent.contract import check_model
 from hortus.client.pace import Clock, Pace
 from hortus.client.site.folder import Site
-from hortus.learning.tasks.classification import Encoded
+from hortus.learning.loader import Encoded
+from hortus.learning.methods.kinds import METHODS
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Contract
 from hortus.runtime.errors import HortusError
@@ -24,6 +25,7 @@ _FIRST_SECONDS = 5.0
 _GROWTH = 2.0
 # A failure is kept for as long, unless the files change: the server may ask again at once.
 _KEPT_SECONDS = 60.0
+_MANY_LAYERS = 2**16  # more than any model has: those that a plan leaves frozen
 logger = logging.getLogger(__name__)
 
 
@@ -114,7 +116,7 @@ class Materials:
         with self._encode_lock:
             key = (dataset.fingerprint, encoding_key(contract))
             if self._encoded is None or self._encoded[0] != key:
-                self._encoded = (key, workbench.task.encode(dataset.records))
+                self._encoded = (key, workbench.loader.encode(dataset.records))
             return EncodedDataset(dataset.fingerprint, self._encoded[1])
 
 
@@ -243,13 +245,12 @@ class Preparations:
 
 def encoding_key(contract: Contract) -> tuple[Hashable, ...]:
     """Returns all that decides what records are encoded to: neither a plan's name nor its seed does."""
-    adapter = contract.adapter
+    method = METHODS.parse(contract.adapter)
     return (
         contract.model_digest,
         contract.task.digest(),
         contract.privacy.unit,
         contract.training.precision,
-        adapter.kind,
-        adapter.targets,
-        adapter.layers,
+        method.trains_heads_alone,
+        method.frozen_layers(_MANY_LAYERS),
     )

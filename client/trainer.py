@@ -8,8 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from hortus.learning.data.records import Records
-from hortus.learning.tasks.classification import Encoded
+from hortus.learning.loader import Encoded
 from hortus.privacy.gradients.engine import ClippedSum
 from hortus.privacy.gradients.engines.base import LossBatch
 from hortus.privacy.gradients.samplers.kinds import SAMPLERS
@@ -71,9 +70,7 @@ class Trainer:
         A plan that this machine has too little memory for fails here, whatever the records are.
         """
         count = self._plan.privacy.max_records_per_unit or 1
-        text = " ".join(["a"] * self._plan.task.max_length)
-        made_up = Records((text,) * count, np.zeros(count, np.int64), units=("one",) * count)
-        encoded = self._workbench.task.encode(made_up)
+        encoded = self._workbench.loader.largest_unit(count)
         with self._workbench.holding(np.zeros(self._encoding.dimension, np.float32)):
             self._summed(encoded, np.arange(count), self._plan.privacy.clipping_norm)
 
@@ -136,8 +133,8 @@ class Trainer:
         return self._workbench.gradients.clipped_sum(batches, clipping, grid)
 
     def _batches(self, records: Encoded, chosen: NDArray[np.int64]) -> Iterator[LossBatch]:
-        task, size = self._workbench.task, self._plan.training.micro_batch
-        for batch in task.batches(records, chosen, size):
+        loader, size = self._workbench.loader, self._plan.training.micro_batch
+        for batch in loader.batches(records, chosen, size):
             if self._abandoned.is_set():
                 raise HortusError("the step was given up: this site is being stopped")
             yield batch

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from hortus.learning.methods.adapters import AdapterSpace, attach
-from hortus.learning.models.encoder import default_device
-from hortus.learning.models.loading import load_base
+from hortus.learning.loader import Loader
+from hortus.learning.methods.kinds import METHODS
+from hortus.learning.methods.space import AdapterSpace
+from hortus.learning.models.base import default_device
 from hortus.learning.models.tokens import load_tokenizer
-from hortus.learning.tasks.classification import TextClassification
+from hortus.learning.tasks.kinds import TASKS
 from hortus.protocol.plan import Agreement
 
 
@@ -33,25 +34,26 @@ class WarmModel:
         model: The same with its adapter, on the process's device.
         space: The adapter as a flat vector.
         initial_adapter: float32[d], what training starts from.
-        task: Encodes records, and divides them into passes.
+        task: What is learnt.
+        loader: Encodes records, and divides them into passes.
     """
 
     def __init__(self, plan: Agreement, path: Path) -> None:
         self.plan = plan
-        self.base = load_base(path, plan.task, plan.training.precision)
+        self.task = TASKS.parse(plan.task)
+        self.base = self.task.load(path, plan.training.precision)
         self._tokenizer = load_tokenizer(path)
-        self.model = attach(self.base, plan.adapter, plan.seed).to(default_device())
+        self._method = METHODS.parse(plan.adapter)
+        self.model = self._method.attach(self.base, plan.seed).to(default_device())
         self.space = AdapterSpace(self.model)
         self.initial_adapter: NDArray[np.float32] = self.space.read(self.model)
-        self.task = self.another_task()
+        self.loader = self.another_loader()
         self._in_use = threading.Lock()
 
-    def another_task(self) -> TextClassification:
-        """Returns a task on the same model that divides records into passes of its own."""
-        plan = self.plan
-        return TextClassification(
-            plan.task, self._tokenizer, self.base, plan.adapter, plan.training.micro_batch
-        )
+    def another_loader(self) -> Loader:
+        """Returns a loader for the same model that divides records into passes of its own."""
+        size = self.plan.training.micro_batch
+        return Loader(self.task, self._tokenizer, self.base, self._method, size)
 
     @contextmanager
     def holding(self, adapter: NDArray[np.float32]) -> Iterator[nn.Module]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hortus.learning.methods.kinds import METHODS
+from hortus.learning.tasks.kinds import TASKS
 from hortus.privacy.accounting.accountants.kinds import ACCOUNTANTS
 from hortus.privacy.gradients.clipping.kinds import CLIPPINGS
 from hortus.privacy.gradients.engines.kinds import ENGINES
@@ -14,7 +16,15 @@ from hortus.runtime.errors import UsageError
 from hortus.runtime.registry import Registry
 from hortus.strategies.kinds import STRATEGIES
 
-REGISTRIES: tuple[Registry[Any], ...] = (STRATEGIES, SAMPLERS, CLIPPINGS, ACCOUNTANTS, ENGINES)
+REGISTRIES: tuple[Registry[Any], ...] = (
+    TASKS,
+    METHODS,
+    STRATEGIES,
+    SAMPLERS,
+    CLIPPINGS,
+    ACCOUNTANTS,
+    ENGINES,
+)
 """In the order in which their complaints are shown."""
 
 

@@ -1,6 +1,5 @@
 """The plan: what a consortium trains and how privately; a site approves its contract's hash."""
 
-import unicodedata
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -63,59 +62,6 @@ class Precision(StrEnum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
-
-
-class Task(Schema):
-    """What the model learns to do."""
-
-    kind: Literal["text-classification"] = "text-classification"
-    text: str = Field("text", description="Column that holds the text.")
-    label: str = Field("label", description="Column that holds the label.")
-    labels: tuple[str, ...] = Field(
-        min_length=2,
-        description="All labels, public and fixed before anybody looks at data: a list, or in a "
-        "plan file the path of a text file with one label a line.",
-    )
-    max_length: int = Field(64, ge=4, le=4096, description="Tokens a text is cut to.")
-
-    def digest(self) -> str:
-        """Returns the hash that a policy allows a task by, 64 hexadecimal digits."""
-        return digest(self.model_dump(mode="json"))
-
-    @model_validator(mode="after")
-    def _labels_are_distinct_words(self) -> Self:
-        if not all(label.strip() for label in self.labels):
-            raise ValueError("a label is blank: it would stand for records without one")
-        # In one form: é is a character of its own, or an e and an accent, and looks the same.
-        if len({unicodedata.normalize("NFC", label) for label in self.labels}) != len(self.labels):
-            raise ValueError("the labels are not distinct")
-        return self
-
-
-class Adapter(Schema):
-    """Which parameters are trained; everything else of the base model is frozen."""
-
-    kind: Literal["lora", "head"] = Field(
-        "lora",
-        description="`lora`: low-rank matrices beside the target layers (Hu et al. 2021) and the "
-        "classification head. `head`: the head alone, on a frozen encoder.",
-    )
-    rank: int = Field(8, ge=1, le=1024, description="Rank of the LoRA matrices.")
-    alpha: Positive = Field(16.0, description="LoRA's α: its output is scaled by α / rank.")
-    targets: tuple[str, ...] = Field(
-        ("query", "value"), min_length=1, description="Names of the linear layers that get one."
-    )
-    layers: tuple[int, ...] | None = Field(
-        None,
-        min_length=1,
-        description="Transformer layers that get one, from 0. None: all of them.",
-    )
-
-    @model_validator(mode="after")
-    def _fields_of_kind(self) -> Self:
-        if self.kind == "head":
-            _keep_defaults(self, ("rank", "alpha", "targets", "layers"), "kind: lora")
-        return self
 
 
 class Training(Schema):
@@ -334,8 +280,11 @@ class Agreement(Schema):
     model: str = Field(
         description="Base model: a folder, or `package:NAME/FOLDER` for one inside a Python package."
     )
-    task: Task
-    adapter: Adapter = Field(default_factory=Adapter)
+    task: Section = Field(description="What the model learns to do: see the tasks below.")
+    adapter: Section = Field(
+        description="Which parameters are trained; everything else of the base model is frozen: see the "
+        "adapters below. Default: `lora`."
+    )
     training: Training
     strategy: Section = Field(
         description="What sites compute for a secure sum, and what the server makes of it."

@@ -15,6 +15,7 @@ from hortus.protocol.plan import (
     Delta,
     Fraction,
     Noise,
+    Positive,
     Precision,
 )
 from hortus.runtime.files import write_atomic
@@ -114,10 +115,14 @@ class AutoApprove(Schema):
         ("momentum", "weight_decay", "nesterov", "betas", "eps"),
         description="Options that it may give them.",
     )
-    adapters: tuple[Literal["lora", "head"], ...] = Field(
+    adapters: tuple[str, ...] = Field(
         ("lora", "head"), min_length=1, description="Kinds of adapter allowed."
     )
-    max_rank: int = Field(64, ge=1, description="Largest rank of LoRA matrices.")
+    ceilings: dict[str, Positive] = Field(
+        default_factory=dict,
+        description="Largest values of single fields of a plan's kinds, by their place, such as `adapter.rank: 32`, "
+        "instead of each kind's own: 64 for LoRA's rank.",
+    )
     max_parameters: int = Field(
         10_000_000,
         ge=1,

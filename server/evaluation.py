@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from hortus.learning.data.records import read_records
 from hortus.learning.methods import adapter_files
-from hortus.learning.tasks.classification_metrics import evaluate
 from hortus.learning.warm_model import WarmModel
 from hortus.runtime.metric import Metrics
 
@@ -24,11 +23,9 @@ class Evaluator:
         self._warm = warm
         # Of its own: records share passes here whatever a site's check finds, so that a simulation
         # measures what a deployment does, to the last bit.
-        self._task = warm.another_task()
-        self._task.workers = warm.task.workers
-        self._records = (
-            self._task.encode(read_records(records, warm.plan.task)) if records else None
-        )
+        self._loader = warm.another_loader()
+        self._loader.workers = warm.loader.workers
+        self._records = self._loader.encode(read_records(records, warm.task)) if records else None
 
     @property
     def initial_adapter(self) -> NDArray[np.float32]:
@@ -40,7 +37,7 @@ class Evaluator:
         if self._records is None:
             return ()
         with self._warm.holding(adapter) as model:
-            return evaluate(model, self._task, self._records, self._warm.plan.training.micro_batch)
+            return self._loader.measure(model, self._records)
 
     def write_template(self, directory: Path) -> None:
         """Writes what an adapter's folder is filled in from."""

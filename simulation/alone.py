@@ -35,7 +35,7 @@ def train_alone(
     """
     encoding = StepEncoding.of(contract, workbench.space.dimension, cohort=1)
     randomness = UnsafeSeededRandomness(contract.seed, name)
-    trainer = Trainer(encoding, workbench, workbench.task.encode(records), randomness, untimed)
+    trainer = Trainer(encoding, workbench, workbench.loader.encode(records), randomness, untimed)
     trained = ServerState(contract, workbench.initial_adapter)
     add_up = LocalSum({name: trainer}, encoding.words)
     for _ in steps(trained, encoding, range(contract.sums), add_up):

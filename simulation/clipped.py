@@ -35,8 +35,8 @@ def share_cut(
     with workbench.holding(adapter):
         for records in sites:
             some = _some(records, max(1, _MOST_UNITS // len(sites)), privacy.max_records_per_unit)
-            encoded = workbench.task.encode(some)
-            batches = workbench.task.batches(encoded, np.arange(len(some.texts)), size)
+            encoded = workbench.loader.encode(some)
+            batches = workbench.loader.batches(encoded, np.arange(len(some)), size)
             norms.append(workbench.gradients.clipped_sum(batches, clipping).norms[0])
     return float(np.mean(np.concatenate(norms) > privacy.clipping_norm))
 

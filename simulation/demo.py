@@ -84,7 +84,7 @@ def train_each_alone(
     for site, own in records.items():
         if site not in known:
             metrics = train_alone(contract, own, site, workbench, evaluator)
-            results.append(Alone(site, len(own.texts), metrics))
+            results.append(Alone(site, len(own), metrics))
             write_atomic(path, _RESULTS.dump_json(results))
             on_site(results[-1])
     return results

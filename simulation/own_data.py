@@ -21,7 +21,8 @@ from hortus.learning.data.guess import (
     units_of,
 )
 from hortus.learning.data.records import read_records
-from hortus.protocol.plan import RECORD, Task
+from hortus.learning.tasks.classification import TextClassification
+from hortus.protocol.plan import RECORD
 from hortus.protocol.policy import Policy
 from hortus.runtime.errors import UsageError
 from hortus.runtime.names import SERVER
@@ -94,7 +95,7 @@ def plan_for(data: Mapping[str, Path], asked: Asked) -> OwnPlan:
     known = [name for name in (asked.text, asked.label) if name is not None]
     tables = read_all(data.values(), [*known, *([column] if column else [])])
     columns = guess_columns(tables, asked.text, asked.label, column)
-    task = Task(
+    task = TextClassification(
         text=columns.text,
         label=columns.label,
         labels=collect_labels(tables, columns.label),
@@ -127,7 +128,7 @@ def _check_sites(data: Mapping[str, Path], policy: Policy) -> None:
         )
 
 
-def _fields(asked: Asked, task: Task, units: Mapping[str, int]) -> dict[str, Any]:
+def _fields(asked: Asked, task: TextClassification, units: Mapping[str, int]) -> dict[str, Any]:
     budget, sites = asked.policy.budget, len(units)
     minimum = max(_FEWEST_SITES, asked.policy.min_cohort, sites - 1)
     nominal = _round(max(sum(units.values()) / sites, max(units.values()) / 3))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import Context
@@ -23,6 +24,7 @@ from hortus.client.pace import RehearsalClock
 from hortus.client.site.folder import Site
 from hortus.learning.data.partition import partition
 from hortus.learning.data.records import Records, read_ids, read_records
+from hortus.learning.tasks.kinds import TASKS
 from hortus.parties.folders import Consortium, ServerConfig
 from hortus.parties.founding import create_consortium
 from hortus.planning.prepare import pin
@@ -219,7 +221,7 @@ def read_site_records(plan: Plan) -> dict[str, Records]:
     Raises:
         UsageError: A file cannot be used, or a label is found at no site at all.
     """
-    source = plan.simulation
+    source, task = plan.simulation, TASKS.parse(plan.task)
     if source is None:
         raise UsageError(
             "the plan says nothing about whose records to use",
@@ -228,7 +230,7 @@ def read_site_records(plan: Plan) -> dict[str, Records]:
         )
     if source.sites is not None:
         records = {
-            site: read_records(path, plan.task, plan.privacy.unit_column)
+            site: read_records(path, task, plan.privacy.unit_column)
             for site, path in source.sites.items()
         }
     else:
@@ -236,17 +238,17 @@ def read_site_records(plan: Plan) -> dict[str, Records]:
         assert source.partition is not None  # noqa: S101 - the schema says so
         column = source.partition.column
         values = read_ids(source.train, column) if column else None
-        whole = read_records(source.train, plan.task, plan.privacy.unit_column)
-        records = partition(whole, source.partition, plan.seed, values)
-    seen = set(np.concatenate([site.labels for site in records.values()]).tolist())
-    unseen = [label for index, label in enumerate(plan.task.labels) if index not in seen]
-    if unseen:
-        raise UsageError(
-            f"no site has a record of {', '.join(map(repr, unseen[:5]))}"
-            + (f" and {len(unseen) - 5} more labels" if len(unseen) > 5 else ""),
-            where="task.labels",
-            remedy="Nobody could learn them: remove them from the list, or check the data.",
+        whole = read_records(source.train, task, plan.privacy.unit_column)
+        found = [task.group(value) for value in whole.values]
+        groups = [group for group in found if group is not None]
+        records = partition(
+            whole,
+            source.partition,
+            plan.seed,
+            values,
+            np.array(groups, np.int64) if len(groups) == len(found) else None,
         )
+    task.check_values([value for own in records.values() for value in own.values])
     return records
 
 
@@ -270,10 +272,11 @@ def _lay_out(plan: Plan, contract: Contract, out: Path) -> Consortium:
     return create_consortium(consortium.directory, files, policies, _LOOPBACK, datetime.now(UTC))
 
 
-def _rows(plan: Plan, records: Records) -> Iterator[dict[str, str]]:
-    for number, (text, label) in enumerate(zip(records.texts, records.labels, strict=True)):
+def _rows(plan: Plan, records: Records) -> Iterator[dict[str, Any]]:
+    task = TASKS.parse(plan.task)
+    for number, value in enumerate(records.values):
         unit = {plan.privacy.unit: records.units[number]} if records.units else {}
-        yield unit | {plan.task.text: text, plan.task.label: plan.task.labels[label]}
+        yield unit | task.row(value)
 
 
 def _policies(plan: Plan, contract: Contract, sites: Sequence[str]) -> dict[str, Policy]:

@@ -16,7 +16,7 @@ from hortus.client.consent.terms import Account, noise_of
 from hortus.client.consent.unread import check_room
 from hortus.client.preparation import EncodedDataset, Prepared
 from hortus.client.site.folder import Site
-from hortus.learning.tasks.classification import Encoded
+from hortus.learning.loader import Encoded
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.ledger.entries import Added
 from hortus.privacy.step import StepEncoding

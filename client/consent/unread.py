@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from hortus.client.site.mandate import Mandate
+from hortus.planning import sections
 from hortus.protocol.plan import Contract, Noise
 from hortus.protocol.policy import AutoApprove
 from hortus.runtime.errors import Refused
@@ -66,7 +67,7 @@ LIMITS: tuple[Limit, ...] = (
     ),
     Limit(
         "tasks",
-        ("task.kind", "task.text", "task.label", "task.labels", "task.max_length"),
+        ("task",),
         lambda auto, contract: contract.task.digest() in auto.tasks,
         lambda contract: f"its task {contract.task.digest()} is not among those allowed",
     ),
@@ -134,12 +135,6 @@ LIMITS: tuple[Limit, ...] = (
         lambda contract: f"its adapter is a {contract.adapter.kind}",
     ),
     Limit(
-        "max_rank",  # and, when the model is known, `max_parameters`: `consent.check_ceiling`
-        ("adapter.rank", "adapter.targets", "adapter.layers"),
-        lambda auto, contract: contract.adapter.rank <= auto.max_rank,
-        lambda contract: f"its adapter has rank {contract.adapter.rank}",
-    ),
-    Limit(
         "min_cohort",
         ("cohort.minimum",),
         lambda auto, contract: contract.cohort.minimum >= auto.min_cohort,
@@ -160,7 +155,6 @@ FREE: Mapping[str, str] = MappingProxyType(
         "name": "at most 63 plain characters, in logs and in the ledger",
         "seed": "public; this site draws noise and samples from its own generator",
         "model": "not looked at: this site takes the folder that site.yaml names",
-        "adapter.alpha": _NO_HARM,
         "training.nominal_units": _IN_EPSILON,
         "privacy.unit": "policy.yaml: budget.unit is the only one taken",
         "privacy.epsilon": "a contract has none: it states its noise",
@@ -197,6 +191,11 @@ def check_unread(mandate: Mandate, contract: Contract) -> None:
     for limit in LIMITS:
         if not limit.holds(auto, contract):
             raise _outside(contract, limit.name, limit.problem(contract))
+    for place, kind in sections.kinds(contract):
+        for name, most in kind.unread.items():
+            field = f"{place}.{name}"
+            if not isinstance(most, str) and getattr(kind, name) > auto.ceilings.get(field, most):
+                raise _outside(contract, "ceilings", f"its {field} is {getattr(kind, name):g}")
     if not mandate.names_model:
         raise Refused(
             "a plan that nobody here has read may not say where the base model lies",

@@ -17,6 +17,7 @@ from hortus.client.site.reread import Reread, file_version
 from hortus.client.site.witness import require
 from hortus.learning.data.records import Records, read_records, read_units, record_bytes
 from hortus.learning.models.folder import is_relative_model, model_digest, resolve_model
+from hortus.learning.tasks.kinds import TASKS
 from hortus.parties.card import ServerCard, load_card
 from hortus.parties.folders import SiteConfig, SiteFiles
 from hortus.privacy.ledger.lineages import Placement
@@ -191,10 +192,10 @@ class Site:
             DataError: They do not fit the plan, or cannot be read.
         """
         unit = plan.privacy.unit_column
-        key = (plan.task.model_dump_json(), unit)
+        key, task = (plan.task.digest(), unit), TASKS.parse(plan.task)
 
         def read(path: Path) -> Dataset:
-            records = read_records(path, plan.task, unit)
+            records = read_records(path, task, unit)
             return Dataset(records, self._fingerprint(record_bytes(records)))
 
         with self._reading:

@@ -22,7 +22,11 @@ _MISSING = {
 
 
 def partition(
-    records: Records, how: Partition, seed: int, column_values: Sequence[str] | None = None
+    records: Records,
+    how: Partition,
+    seed: int,
+    column_values: Sequence[str] | None = None,
+    groups: NDArray[np.int64] | None = None,
 ) -> dict[str, Records]:
     """Cuts records into sites, the same for the same seed; no unit of privacy is at two of them.
 
@@ -31,19 +35,26 @@ def partition(
         how: The partitioner.
         seed: The plan's.
         column_values: For `kind: column`, each record's value.
+        groups: int64 (n,), each record's class, which `kind: dirichlet` spreads; None: there are none.
 
     Raises:
-        UsageError: A site would have no records, or a unit would be at two sites.
+        UsageError: A site would have no records, a unit would be at two sites, or there are no classes to spread.
     """
     if how.kind == "column":
         return _by_column(records, column_values or ())
     count = how.sites or 0
     unit = records.unit_index()
-    labels = _main_labels(unit, records.labels)
+    labels = _main_labels(unit, np.zeros_like(unit) if groups is None else groups)
     if len(labels) < count:
         noun = "units" if records.units else "records"
         raise UsageError(
             f"{len(labels)} {noun} cannot fill {count} sites", where="simulation.partition.sites"
+        )
+    if how.kind == "dirichlet" and groups is None:
+        raise UsageError(
+            "the plan's task has no classes to spread",
+            where="simulation.partition.kind",
+            remedy="Use iid, or column.",
         )
     generator = np.random.default_rng(seed)
     if how.kind == "iid":

@@ -1,45 +1,51 @@
-"""Labelled texts of a file, checked against a plan's task."""
+"""Records of a file, read as a plan's task reads them."""
 
-import difflib
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hortus.learning.data.rows import read_rows
-from hortus.learning.data.values import as_id, as_label, without_point
-from hortus.protocol.plan import Task
+from hortus.learning.data.values import as_id
 from hortus.runtime.errors import UsageError
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+
+class Reads(Protocol):
+    """A task, as far as files are concerned."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that a file must have."""
+        ...
+
+    def read(self, row: Mapping[str, Any], where: str) -> Any:  # noqa: ANN401 - the task's own
+        """Returns the value of a row, or raises UsageError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Texts with their labels.
+    """What a task has read.
 
     Attributes:
-        texts: The texts.
-        labels: int64[n], indices into the task's list.
+        values: What the task makes of each row; it alone looks into one.
         rows: SHA-256 of each record's whole row in its file, all columns; empty without a file.
         units: Id of the privacy unit that each record belongs to; empty where each is one itself.
     """
 
-    texts: tuple[str, ...]
-    labels: NDArray[np.int64]
+    values: tuple[Any, ...]
     rows: tuple[bytes, ...] = ()
     units: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.values)
 
     @property
     def unit_count(self) -> int:
@@ -48,10 +54,10 @@ class Records:
 
     def take(self, indices: NDArray[np.int64]) -> "Records":
         """Returns some of the records."""
-        texts = tuple(self.texts[i] for i in indices)
+        values = tuple(self.values[i] for i in indices)
         rows = tuple(self.rows[i] for i in indices) if self.rows else ()
         units = tuple(self.units[i] for i in indices) if self.units else ()
-        return Records(texts, self.labels[indices], rows, units)
+        return Records(values, rows, units)
 
     def unit_index(self) -> NDArray[np.int64]:
         """Returns the number of each record's unit, int64[n], from 0 in the order of the ids."""
@@ -62,31 +68,29 @@ class Records:
         return np.array([numbers[unit] for unit in self.units], np.int64)
 
 
-def read_records(path: Path, task: Task, unit_column: str | None = None) -> Records:
-    """Reads a file of labelled texts.
+def read_records(path: Path, task: Reads, unit_column: str | None = None) -> Records:
+    """Reads a file of records.
 
     Args:
         path: The file.
-        task: Columns and labels.
+        task: What is read of each row.
         unit_column: Column of the privacy unit's id; None: each record is a unit of its own.
 
     Raises:
         UsageError: It names the file, the line or row, the column, the value, and a remedy. Texts and
             ids of units are never quoted.
     """
-    known = {as_label(label, "task.labels"): index for index, label in enumerate(task.labels)}
-    needed = (task.text, task.label, *([unit_column] if unit_column else []))
-    texts, labels, rows, units = [], [], [], []
+    needed = (*task.columns, *([unit_column] if unit_column else []))
+    values, rows, units = [], [], []
     for place, row in read_rows(path, needed):
-        where = f"{path}, {place}, column "
-        texts.append(_text(row[task.text], f"{where}{task.text!r}"))
-        labels.append(_index(row[task.label], known, f"{where}{task.label!r}"))
+        where = f"{path}, {place}"
+        values.append(task.read(row, where))
         rows.append(hashlib.sha256(_canonical(row)).digest())
         if unit_column:
-            units.append(as_id(row[unit_column], f"{where}{unit_column!r}"))
-    if not texts:
+            units.append(as_id(row[unit_column], f"{where}, column {unit_column!r}"))
+    if not values:
         raise UsageError("there are no records in it", where=str(path))
-    return Records(tuple(texts), np.array(labels, np.int64), tuple(rows), tuple(units))
+    return Records(tuple(values), tuple(rows), tuple(units))
 
 
 def read_units(path: Path, unit_column: str | None) -> tuple[list[bytes], list[str]]:
@@ -132,33 +136,6 @@ def record_bytes(records: Records) -> Iterator[bytes]:
     """
     assert len(records.rows) == len(records), "these records come from no file"  # noqa: S101
     yield from records.rows
-
-
-def _text(value: Any, where: str) -> str:  # noqa: ANN401 - whatever a file holds
-    if not isinstance(value, str) or not value.strip():
-        raise UsageError("the text is empty, or no text", where=where)
-    if _SURROGATE.search(value):
-        raise UsageError(
-            "the text holds half a surrogate pair",
-            where=where,
-            remedy="Write the file again, with whole characters.",
-        )
-    return value
-
-
-def _index(value: Any, known: Mapping[str, int], where: str) -> int:  # noqa: ANN401 - as above
-    """Returns the number of a label."""
-    label = as_label(value, where)
-    if label in known:
-        return known[label]
-    near = difflib.get_close_matches(label, known, n=1)
-    if (whole := without_point(label)) in known:
-        near = [whole]
-    raise UsageError(
-        f"the label {label[:60]!r} is not one of the plan's {len(known)}",
-        where=where,
-        remedy=f"Did you mean {near[0]!r}?" if near else "Correct it, or extend task.labels.",
-    )
 
 
 def _canonical(row: dict[str, Any]) -> bytes:

@@ -1,9 +1,11 @@
-"""What a cell of a file may be: a label, or an id. Nothing else becomes one by being printed."""
+"""What a cell of a file may be: a text, a label, or an id. Nothing else becomes one by being printed."""
 
+import difflib
 import json
 import math
 import re
 import unicodedata
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -11,6 +13,7 @@ from uuid import UUID
 from hortus.runtime.errors import UsageError
 
 _EXACT = 2**53  # every whole number up to here is a float of its own
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS = {
     bool: "a truth value",
     float: "a number with a point",
@@ -19,6 +22,47 @@ _KINDS = {
     dict: "an object",
     bytes: "bytes",
 }
+
+
+def as_text(value: Any, where: str) -> str:  # noqa: ANN401 - whatever a file holds
+    """Returns a text as it is.
+
+    Raises:
+        UsageError: It is none, or blank. It is not quoted.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise UsageError("the text is empty, or no text", where=where)
+    if _SURROGATE.search(value):
+        raise UsageError(
+            "the text holds half a surrogate pair",
+            where=where,
+            remedy="Write the file again, with whole characters.",
+        )
+    return value
+
+
+def as_index(value: Any, known: Mapping[str, int], where: str) -> int:  # noqa: ANN401 - as above
+    """Returns the number of a label.
+
+    Args:
+        value: A label, as `as_label` takes it.
+        known: The plan's labels with their numbers.
+        where: The place, for errors.
+
+    Raises:
+        UsageError: It is no label, or not one of the plan's; names the nearest.
+    """
+    label = as_label(value, where)
+    if label in known:
+        return known[label]
+    near = difflib.get_close_matches(label, known, n=1)
+    if (whole := without_point(label)) in known:
+        near = [whole]
+    raise UsageError(
+        f"the label {label[:60]!r} is not one of the plan's {len(known)}",
+        where=where,
+        remedy=f"Did you mean {near[0]!r}?" if near else "Correct it, or extend task.labels.",
+    )
 
 
 def as_label(value: Any, where: str) -> str:  # noqa: ANN401 - whatever a file holds

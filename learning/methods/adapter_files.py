@@ -13,13 +13,29 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 
-from hortus.learning.methods.adapters import AdapterSpace, save_adapter
+from hortus.learning.methods.space import AdapterSpace
 from hortus.runtime.errors import HortusError
 from hortus.runtime.files import write_atomic
 
 _TENSORS = "adapter_model.safetensors"
 _ORDER = "order.json"
 ABOUT = "hortus.json"
+
+
+def save_adapter(directory: Path, model: PeftModel) -> None:
+    """Writes the adapter in PEFT's own format: complete, or not at all."""
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial, safe_serialization=True)
+    # PEFT's model card is a blank form that names this machine's folders.
+    (partial / "README.md").unlink(missing_ok=True)
+    config = partial / "adapter_config.json"
+    fields = json.loads(config.read_text(encoding="utf-8"))
+    if isinstance(fields["target_modules"], list):
+        fields["target_modules"].sort()  # a set in PEFT: another order in every process
+    config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
 
 
 def write_template(directory: Path, model: PeftModel, space: AdapterSpace) -> None:

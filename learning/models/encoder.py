@@ -1,5 +1,6 @@
-"""A base model with the task's head on it."""
+"""A text encoder with a classifier on its pooled states."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,7 +8,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
 
-from hortus.protocol.plan import Adapter
+from hortus.learning.models.base import Base
+from hortus.learning.models.loading import load_encoder
+from hortus.protocol.plan import Precision
 
 # Logits are this many times the cosine-like products of unit embeddings and the head's rows.
 _EMBEDDING_SCALE = 8.0
@@ -35,6 +38,16 @@ class EncoderClassifier(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    @property
+    def layers(self) -> int:
+        """Layers, one after another, that `enter` can go through.
+
+        An architecture whose layers are not known to be functions of states and mask counts as having none.
+        """
+        if self.config.model_type not in _LAYERED or self.config.is_decoder:
+            return 0
+        return len(self.encoder.encoder.layer)
+
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Returns what the head is given, float32 (records, hidden).
 
@@ -53,7 +66,7 @@ class EncoderClassifier(nn.Module):
         Args:
             input_ids: int64 (records, tokens).
             attention_mask: int64 (records, tokens), 0 where padded.
-            depth: Layers to go through, at most `frozen_depth`.
+            depth: Layers to go through, at most `layers`.
         """
         states: torch.Tensor = self.encoder.embeddings(input_ids=input_ids)
         states = self._run(states, attention_mask, slice(depth))
@@ -103,6 +116,23 @@ class EncoderClassifier(nn.Module):
         return states
 
 
+def classifier(path: Path, precision: Precision, longest: int, classes: int) -> Base:
+    """Reads an encoder and puts a classifier's head on it.
+
+    Args:
+        path: Folder of the model.
+        precision: Of the encoder; the head is float32.
+        longest: Tokens that it must read at once.
+        classes: Number of labels.
+
+    Raises:
+        UsageError: See `load_encoder`.
+        HortusError: There is not enough memory for it.
+    """
+    model = EncoderClassifier(load_encoder(path, precision, longest), classes)
+    return Base(model, model.encoder, "encoder.", ("head",), model)
+
+
 def _pool(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Returns the mean over real tokens, as a vector of one length, float32 (records, hidden)."""
     # Overwritten, not multiplied by 0: padding may have overflowed where words have not.
@@ -111,26 +141,3 @@ def _pool(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     words = words.to(torch.promote_types(words.dtype, torch.float32))
     mean = words.sum(1) / real.sum(1).clamp(min=1)
     return _EMBEDDING_SCALE * nn.functional.normalize(mean, dim=-1)
-
-
-def frozen_depth(base: EncoderClassifier, adapter: Adapter) -> int:
-    """Returns how many layers come before the first adapted one.
-
-    Their output never changes, so it is computed once for each record. An architecture whose
-    layers are not known to be functions of states and mask counts as having none.
-    """
-    if base.config.model_type not in _LAYERED or base.config.is_decoder:
-        return 0
-    if adapter.kind == "head":
-        return len(base.encoder.encoder.layer)
-    return min(adapter.layers) if adapter.layers else 0
-
-
-def has_experts(base: EncoderClassifier) -> bool:
-    """Whether the model is a mixture of experts, which take the tokens of all records of a pass together."""
-    return any("expert" in name for name, _ in base.encoder.named_parameters())
-
-
-def default_device() -> torch.device:
-    """Returns the first GPU where there is one, and the processor elsewhere."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,7 +1,7 @@
 """Base models as their folders say, or not at all: what is missing, renamed or not finite is refused by name."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from hortus.learning.models.encoder import EncoderClassifier
 from hortus.learning.models.folder import Tensor, read_config, read_tensors, unreadable
 from hortus.learning.models.memory import available, in_gib
-from hortus.protocol.plan import Precision, Task
+from hortus.protocol.plan import Precision
 from hortus.runtime.errors import UsageError, in_one_line
 from hortus.runtime.surroundings import out_of_memory
 
+ReadBy = Callable[[PretrainedConfig], Any]
 _DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16}
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 # What makes a model compute something else each time.
@@ -40,19 +40,26 @@ _WRAPPERS = ("module.", "_orig_mod.", "model._orig_mod.", "base_model.model.")
 _OLD_BUFFERS = ("position_ids", "token_type_ids", ".attn.bias", ".masked_bias", ".inv_freq")
 
 
-def load_base(
-    path: Path, task: Task, precision: Precision = Precision.FLOAT32
-) -> EncoderClassifier:
-    """Reads a base model and puts the task's head on it; without dropout, so that steps repeat.
+def load_encoder(path: Path, precision: Precision, longest: int) -> PreTrainedModel:
+    """Reads whatever turns a text into hidden states: of an encoder and a decoder, the encoder alone.
+
+    Arguments and errors are those of `load_model`.
+    """
+    return load_model(path, precision, longest, _encoder_class)
+
+
+def load_model(path: Path, precision: Precision, longest: int, read_by: ReadBy) -> PreTrainedModel:
+    """Reads a base model, without dropout, so that steps repeat.
 
     Args:
         path: Folder of the model.
-        task: Labels and length.
-        precision: Of the encoder; the head is float32.
+        precision: What it computes in.
+        longest: Tokens that it must read at once.
+        read_by: Returns the class of transformers that reads a model of a configuration.
 
     Raises:
         UsageError: The model cannot be read, is not what its folder says, or does not read as many tokens
-            at once as the task says.
+            at once.
         HortusError: There is not enough memory for it.
     """
     transformers_logging.disable_progress_bar()
@@ -60,20 +67,21 @@ def load_base(
     fields, tensors = read_config(path), read_tensors(path)
     try:
         config = _config(path)
-        _check_size(config, tensors, precision, path)
-        encoder, report = _load(path, config, precision)
+        kind = read_by(config)
+        _check_size(config, kind, tensors, precision, path)
+        model, report = _load(path, config, kind, precision)
     except UsageError:
         raise
     except Exception as error:  # whatever a library says of a damaged folder
         if (no_memory := out_of_memory(error)) is not None:
             raise no_memory from error
         raise _explained(path, fields, error) from error
-    _check_report(encoder, report, tensors, path)
-    _check_reads_tokens(encoder, path)
-    _check_finite(encoder.named_parameters(), path)
-    _check_finite(encoder.named_buffers(), path)
-    _check_length(encoder, task)
-    return EncoderClassifier(encoder, len(task.labels))
+    _check_report(model, report, tensors, path)
+    _check_reads_tokens(model, path)
+    _check_finite(model.named_parameters(), path)
+    _check_finite(model.named_buffers(), path)
+    _check_length(model, longest)
+    return model
 
 
 def _config(path: Path) -> PretrainedConfig:
@@ -85,9 +93,11 @@ def _config(path: Path) -> PretrainedConfig:
 
 
 def _load(
-    path: Path, config: PretrainedConfig, precision: Precision
+    path: Path,
+    config: PretrainedConfig,
+    kind: Any,  # noqa: ANN401 - a class of transformers
+    precision: Precision,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    kind = _kind(config)
     model, report = kind.from_pretrained(
         path,
         config=config,
@@ -106,7 +116,11 @@ def _load(
 
 
 def _check_size(
-    config: PretrainedConfig, tensors: Mapping[str, Tensor], precision: Precision, path: Path
+    config: PretrainedConfig,
+    kind: Any,  # noqa: ANN401 - a class of transformers
+    tensors: Mapping[str, Tensor],
+    precision: Precision,
+    path: Path,
 ) -> None:
     """Refuses, before any of it is made, a model beyond the memory, or beyond what its files hold."""
     numbers = sum(math.prod(tensor.shape) for tensor in tensors.values())
@@ -119,7 +133,7 @@ def _check_size(
                 remedy=_OTHER_CONFIG,
             )
     with torch.device("meta"):  # takes no memory
-        described = sum(weight.numel() for weight in _kind(config).from_config(config).parameters())
+        described = sum(weight.numel() for weight in kind.from_config(config).parameters())
     if described > _FAR_BEYOND * numbers:
         raise UsageError(
             f"config.json tells of a model of {described:,} numbers, and the files hold {numbers:,}",
@@ -135,7 +149,7 @@ def _check_size(
         )
 
 
-def _kind(config: PretrainedConfig) -> Any:  # noqa: ANN401 - transformers has no types
+def _encoder_class(config: PretrainedConfig) -> Any:  # noqa: ANN401 - transformers has no types
     """Returns what reads the model: of an encoder and a decoder, the encoder alone."""
     if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
         return AutoModelForTextEncoding
@@ -280,12 +294,12 @@ def longest_text(encoder: PreTrainedModel) -> int | None:
 _POSITIONS = {"position_embeddings", "wpe", "embed_positions", "position_embedding", "pos_embed"}
 
 
-def _check_length(encoder: PreTrainedModel, task: Task) -> None:
+def _check_length(encoder: PreTrainedModel, wanted: int) -> None:
     """A text longer than the position table would end the run in the middle, at one site."""
     longest = longest_text(encoder)
-    if longest is not None and task.max_length > longest:
+    if longest is not None and wanted > longest:
         raise UsageError(
-            f"the model reads {longest} tokens at most, not {task.max_length}",
+            f"the model reads {longest} tokens at most, not {wanted}",
             where="task.max_length",
             remedy=f"Write {longest} or less, or use a model that reads longer texts.",
         )

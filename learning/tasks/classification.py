@@ -1,227 +1,189 @@
-"""Tasks: from records to tokens, batches and per-record losses."""
+"""Single-label classification of texts."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from hortus.learning.data.records import Records
-from hortus.learning.models.encoder import EncoderClassifier, frozen_depth
-from hortus.learning.models.memory import available
-from hortus.learning.models.tokens import check_tokenizer, filler, token_ids
-from hortus.learning.passes.division import Passes
-from hortus.learning.passes.workers import passes_at_once, side_by_side
-from hortus.protocol.plan import Adapter, Task
+from pydantic import Field, model_validator
 
-_STATES_BYTES = 2**31  # of frozen layers' output kept in memory; what is beyond is computed anew
+from hortus.learning.data.values import as_index, as_label, as_text
+from hortus.learning.tasks.base import Example, Task
+from hortus.protocol.plan import Precision
+from hortus.runtime.errors import UsageError
+from hortus.runtime.metric import Better, Chance, Metric, Metrics, Unit
 
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The records of one pass, ready for the model.
+    from hortus.learning.models.base import Base
 
-    Attributes:
-        inputs: The model's arguments.
-        labels: int64 (records,).
-        index: int64 (records,), where the records stand in their dataset.
-        units: int64 (records,), number of each record's privacy unit within the batch, from 0: all
-            different, or all 0.
-        weights: float32 (records,), one over the number of the unit's records.
-    """
-
-    inputs: dict[str, Any]
-    labels: torch.Tensor
-    index: NDArray[np.int64]
-    units: torch.Tensor
-    weights: torch.Tensor
-
-    def losses(self, model: nn.Module) -> torch.Tensor:
-        """Returns each record's share of its unit's mean cross-entropy, float32 (records,)."""
-        logits = model(**self.inputs)
-        losses = nn.functional.cross_entropy(logits, self.labels, reduction="none")
-        return losses * self.weights
+_FEW, _SHOWN = 5, 6
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A dataset as tokens, and as what the frozen layers make of them where that is kept.
+class LabelledText(NamedTuple):
+    """A record: a text, and the number of its label."""
 
-    Attributes:
-        tokens: Token ids of each record.
-        labels: int64 (n,).
-        units: int64 (n,), number of each record's privacy unit, from 0.
-        states: For each record what enters the first trained layer, (tokens, hidden).
-        embeddings: What the head is given where nothing else is trained, float32 (n, hidden).
-    """
-
-    tokens: tuple[tuple[int, ...], ...]
-    labels: torch.Tensor
-    units: NDArray[np.int64]
-    states: tuple[torch.Tensor, ...] | None = None
-    embeddings: torch.Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.tokens)
+    text: str
+    label: int
 
 
-class TextClassification:
-    """Single-label classification.
+class TextClassification(Task):
+    """`text-classification`: one label for each text; a linear head on an encoder's pooled states."""
 
-    Args:
-        task: Columns, labels, length.
-        tokenizer: The base model's own.
-        base: The model, whose first layers the adapter may leave frozen.
-        adapter: Says which.
-        micro_batch: Records that share a pass through the frozen layers at most.
+    kind: Literal["text-classification"] = "text-classification"
+    text: str = Field("text", description="Column that holds the text.")
+    label: str = Field("label", description="Column that holds the label.")
+    labels: tuple[str, ...] = Field(
+        min_length=2,
+        description="All labels, public and fixed before anybody looks at data: a list, or in a "
+        "plan file the path of a text file with one label a line.",
+    )
+    max_length: int = Field(64, ge=4, le=4096, description="Tokens a text is cut to.")
 
-    Raises:
-        UsageError: The tokenizer does not fit the model.
+    @model_validator(mode="after")
+    def _labels_are_distinct_words(self) -> Self:
+        if not all(label.strip() for label in self.labels):
+            raise ValueError("a label is blank: it would stand for records without one")
+        # In one form: é is a character of its own, or an e and an accent, and looks the same.
+        if len({unicodedata.normalize("NFC", label) for label in self.labels}) != len(self.labels):
+            raise ValueError("the labels are not distinct")
+        return self
 
-    Attributes:
-        workers: Passes at once where nothing is learnt: time and memory only.
-        passes: Divides records into passes.
-        head_only: Whether only the head is trained.
-    """
+    def words(self, code: Callable[[str], str]) -> str:
+        """See `Task`."""
+        more = f" and {len(self.labels) - _SHOWN} more" if len(self.labels) > _SHOWN else ""
+        shown = ", ".join(map(code, self.labels[:_SHOWN]))
+        return f"put a text into one of {len(self.labels)} classes: {shown}{more}"
 
-    def __init__(
-        self,
-        task: Task,
-        tokenizer: PreTrainedTokenizerBase,
-        base: EncoderClassifier,
-        adapter: Adapter,
-        micro_batch: int,
-    ) -> None:
-        self.workers = passes_at_once()
-        self._vocabulary = int(base.encoder.get_input_embeddings().weight.shape[0])
-        check_tokenizer(tokenizer, self._vocabulary, task.max_length)
-        self._task = task
-        self._tokenizer = tokenizer
-        self._base = base
-        self._micro_batch = micro_batch
-        self.head_only = adapter.kind == "head"
-        self._depth = 0 if self.head_only else frozen_depth(base, adapter)
-        self.passes = Passes(task.max_length)
+    @cached_property
+    def numbers(self) -> Mapping[str, int]:
+        """The labels, as files are compared with them, with their numbers."""
+        return {as_label(label, "task.labels"): index for index, label in enumerate(self.labels)}
 
-    def encode(self, records: Records) -> Encoded:
-        """Tokenises records, and runs them through the frozen layers."""
-        tokens = token_ids(self._tokenizer, list(records.texts), self._task.max_length)
-        labels = torch.from_numpy(records.labels)
-        return self.ahead(Encoded(tuple(tokens), labels, records.unit_index()))
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Text and label."""
+        return self.text, self.label
 
-    def made_up(self, lengths: list[int], seed: int) -> Encoded:
-        """Returns texts of random tokens and labels, a unit each, not run ahead; for checks.
-
-        Args:
-            lengths: Tokens of each record.
-            seed: They are drawn from it.
-        """
-        generator = np.random.default_rng(seed)
-        labels = generator.integers(0, len(self._task.labels), len(lengths))
-        tokens = tuple(tuple(generator.integers(0, self._vocabulary, n).tolist()) for n in lengths)
-        return Encoded(tokens, torch.from_numpy(labels), np.arange(len(lengths)))
-
-    def ahead(self, encoded: Encoded) -> Encoded:
-        """Runs records through the frozen layers, where what they make of them is kept."""
-        size = sum(map(len, encoded.tokens)) * int(self._base.config.hidden_size)
-        if self.head_only:
-            return replace(encoded, embeddings=self._embeddings(encoded))
-        room = min(_STATES_BYTES, available(torch.device("cpu")) // 4)
-        if self._depth == 0 or size * self._base.encoder.dtype.itemsize > room:
-            return encoded
-        return replace(encoded, states=self._states(encoded))
-
-    def _embeddings(self, encoded: Encoded) -> torch.Tensor:
-        embeddings = torch.empty(len(encoded), int(self._base.config.hidden_size))
-
-        def embed(batch: Batch) -> None:
-            with torch.no_grad():
-                embedded = self._base.embed(**batch.inputs)
-            embeddings[torch.from_numpy(batch.index)] = embedded.to(embeddings.device)
-
-        batches = self.batches(encoded, np.arange(len(encoded)), self._micro_batch)
-        side_by_side(batches, embed, self.workers)
-        return embeddings
-
-    def _states(self, encoded: Encoded) -> tuple[torch.Tensor, ...]:
-        lengths = [len(tokens) for tokens in encoded.tokens]
-        width = int(self._base.config.hidden_size)
-        kept_states = torch.empty(sum(lengths), width, dtype=self._base.encoder.dtype)
-        states: tuple[torch.Tensor, ...] = kept_states.split(lengths)  # type: ignore[no-untyped-call]
-
-        def enter(batch: Batch) -> None:
-            with torch.no_grad():
-                entered = self._base.enter(**batch.inputs)
-            for index, row in zip(batch.index, entered, strict=True):
-                states[index].copy_(row[: lengths[index]])
-
-        batches = self.batches(encoded, np.arange(len(encoded)), self._micro_batch)
-        side_by_side(batches, enter, self.workers)
-        return states
-
-    def batches(
-        self, data: Encoded, indices: NDArray[np.int64], micro_batch: int
-    ) -> Iterator[Batch]:
-        """Yields the records at `indices`, int64 (m,), in passes; units stay whole.
-
-        Tensors are where the model is, whatever device that is.
-
-        Args:
-            data: The dataset.
-            indices: Which records.
-            micro_batch: Records that share a pass at most: memory only.
-        """
-        of_text = data.embeddings is None
-        lengths = np.array([len(data.tokens[i]) if of_text else 0 for i in indices], np.int64)
-        for members in self.passes.divide(data.units[indices], lengths, micro_batch):
-            index = indices[members]
-            yield self.batch(data, index, data.units[index])
-
-    def batch(self, data: Encoded, index: NDArray[np.int64], units: NDArray[np.int64]) -> Batch:
-        """Returns one pass.
-
-        Args:
-            data: The dataset.
-            index: Which records, int64 (records,).
-            units: int64 (records,), what tells their units apart: all different, or all the same.
-        """
-        device = self._base.encoder.device
-        unit, counts = np.unique(units, return_inverse=True, return_counts=True)[1:]
-        return Batch(
-            self._inputs(data, index),
-            data.labels[torch.from_numpy(index)].to(device),
-            index,
-            torch.from_numpy(unit).to(device),
-            torch.from_numpy((1 / counts).astype(np.float32)[unit]).to(device),
+    def read(self, row: Mapping[str, Any], where: str) -> LabelledText:
+        """See `Task`."""
+        return LabelledText(
+            as_text(row[self.text], f"{where}, column {self.text!r}"),
+            as_index(row[self.label], self.numbers, f"{where}, column {self.label!r}"),
         )
 
-    def _inputs(self, data: Encoded, index: NDArray[np.int64]) -> dict[str, Any]:
-        device = self._base.encoder.device
-        if data.embeddings is not None:
-            return {"embeddings": data.embeddings[torch.from_numpy(index)].to(device)}
-        lengths = [len(data.tokens[i]) for i in index]
-        width = self.passes.padded_length(max(lengths))
-        mask = torch.zeros(len(index), width, dtype=torch.int64)
-        for row, length in zip(mask, lengths, strict=True):
-            row[:length] = 1
-        mask = mask.to(device)
-        if data.states is not None:
-            states = _padded([data.states[i] for i in index], width, 0).to(device)
-            return {"states": states, "attention_mask": mask, "depth": self._depth}
-        rows = [torch.tensor(data.tokens[i], dtype=torch.int64) for i in index]
-        tokens = _padded(rows, width, filler(self._tokenizer)).to(device)
-        if self._depth == 0:
-            return {"input_ids": tokens, "attention_mask": mask}
-        return {"input_ids": tokens, "attention_mask": mask, "depth": self._depth}
+    def row(self, value: LabelledText) -> dict[str, Any]:
+        """See `Task`."""
+        return {self.text: value.text, self.label: self.labels[value.label]}
+
+    def group(self, value: LabelledText) -> int:
+        """The label."""
+        return value.label
+
+    def check_values(self, values: Sequence[LabelledText]) -> None:
+        """Refuses labels that no record has: nobody could learn them."""
+        seen = {value.label for value in values}
+        unseen = [label for index, label in enumerate(self.labels) if index not in seen]
+        if unseen:
+            raise UsageError(
+                f"no site has a record of {', '.join(map(repr, unseen[:_FEW]))}"
+                + (f" and {len(unseen) - _FEW} more labels" if len(unseen) > _FEW else ""),
+                where="task.labels",
+                remedy="Nobody could learn them: remove them from the list, or check the data.",
+            )
+
+    def canary(self, value: LabelledText, generator: np.random.Generator) -> LabelledText:
+        """Another label, at random."""
+        wrong = (value.label + int(generator.integers(1, len(self.labels)))) % len(self.labels)
+        return value._replace(label=wrong)
+
+    def load(self, path: Path, precision: Precision = Precision.FLOAT32) -> Base:
+        """See `Task`."""
+        from hortus.learning.models.encoder import classifier
+
+        return classifier(path, precision, self.max_length, len(self.labels))
+
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, values: Sequence[LabelledText]
+    ) -> list[Example]:
+        """See `Task`."""
+        from hortus.learning.models.tokens import token_ids
+
+        tokens = token_ids(tokenizer, [value.text for value in values], self.max_length)
+        return [Example(ids, value.label) for ids, value in zip(tokens, values, strict=True)]
+
+    def made_up(self, tokens: tuple[int, ...], generator: np.random.Generator) -> int:  # noqa: ARG002 - of any length
+        """A random label."""
+        return int(generator.integers(0, len(self.labels)))
+
+    def losses(
+        self, model: nn.Module, inputs: Mapping[str, Any], targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Cross-entropy, in nats. See `Task`."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(model(**inputs), targets, reduction="none")
+
+    def observe(
+        self, model: nn.Module, inputs: Mapping[str, Any], targets: torch.Tensor
+    ) -> list[tuple[int, int, float]]:
+        """The label, the label predicted, and the cross-entropy in nats. See `Task`."""
+        from torch.nn.functional import cross_entropy
+
+        logits = model(**inputs)
+        losses = cross_entropy(logits, targets, reduction="none")
+        predicted = logits.argmax(1)
+        return list(
+            zip(targets.tolist(), predicted.tolist(), losses.double().tolist(), strict=True)
+        )
+
+    def metrics(self, observed: Sequence[tuple[int, int, float]]) -> Metrics:
+        """Accuracy, which is primary, macro F1 and mean cross-entropy."""
+        import numpy as np
+
+        labels, predicted, losses = (np.array(column) for column in zip(*observed, strict=True))
+        commonest = float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+        return (
+            Metric(
+                "accuracy",
+                float((predicted == labels).mean()),
+                Unit.PERCENT,
+                Better.HIGHER,
+                primary=True,
+                meaning="The share of the records whose label the model names.",
+                chance=Chance(commonest, "always naming the most frequent label"),
+            ),
+            Metric(
+                "macro_f1",
+                macro_f1(labels, predicted),
+                Unit.PERCENT,
+                Better.HIGHER,
+                label="macro F1",
+                meaning="The mean of the labels' F1 scores: a rare label counts as much as a frequent one.",
+            ),
+            Metric(
+                "loss",
+                float(losses.mean()),
+                Unit.NATS,
+                Better.LOWER,
+                meaning="The mean cross-entropy: how little probability the model gives to the right label.",
+            ),
+        )
 
 
-def _padded(rows: list[torch.Tensor], length: int, filler: int) -> torch.Tensor:
-    """Returns rows, (tokens, …) each, one below the other, filled on the right, (rows, length, …)."""
-    padded = rows[0].new_full((len(rows), length, *rows[0].shape[1:]), filler)
-    for target, row in zip(padded, rows, strict=True):
-        target[: len(row)] = row
-    return padded
+def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Unweighted mean of the labels' F1; labels that are neither present nor predicted are left out."""
+    import numpy as np
+
+    scores = []
+    for label in np.union1d(labels, predicted):
+        hits = np.sum((labels == label) & (predicted == label))
+        scores.append(2 * hits / (np.sum(labels == label) + np.sum(predicted == label)))
+    return float(np.mean(scores))

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from transformers import PretrainedConfig
 
-from hortus.learning.models.encoder import default_device, has_experts
+from hortus.learning.loader import Batch, Encoded
+from hortus.learning.models.base import default_device
 from hortus.learning.models.memory import available, in_gib, kept_for_backward
 from hortus.learning.passes.division import EMBEDDED, Shape
 from hortus.learning.passes.workers import passes_at_once
-from hortus.learning.tasks.classification import Batch, Encoded
 from hortus.learning.warm_model import WarmModel
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.privacy.gradients.engines.kinds import ENGINES
@@ -58,11 +58,11 @@ class Workbench(WarmModel):
         self.gradients = PerUnitGradients(self.model, ENGINES.parse(plan.privacy.engine))
         self._most = max(1, min(plan.training.micro_batch, _GRADIENTS // self.space.dimension))
         self._check_runs(plan, path, sites)
-        if shares_passes and not has_experts(self.base):
+        if shares_passes and not self.base.has_experts:
             self._keep_apart(plan, self.base.config)
         else:
-            alone = (*self.task.passes.shared_shapes(), EMBEDDED)
-            self.task.passes.limits.update(dict.fromkeys(alone, 1))
+            alone = (*self.loader.passes.shared_shapes(), EMBEDDED)
+            self.loader.passes.limits.update(dict.fromkeys(alone, 1))
 
     @property
     def workers(self) -> int:
@@ -72,14 +72,14 @@ class Workbench(WarmModel):
     def share_among(self, sites: int) -> None:
         """Runs passes side by side for as many sites, while memory allows."""
         wanted = passes_at_once(sites)
-        self.gradients.workers = self.task.workers = min(wanted, self._passes_that_fit)
+        self.gradients.workers = self.loader.workers = min(wanted, self._passes_that_fit)
         if self.workers < wanted:
             logger.info("memory for %d passes at once, processors for %d", self.workers, wanted)
 
     def _check_runs(self, plan: Agreement, path: Path, sites: int) -> None:
         """Sends a made-up record of the largest size through the model, and a short one, in turns."""
-        few = self.task.made_up([plan.task.max_length, 1], seed=0)
-        batches = [self.task.batch(few, np.array([i]), np.array([i])) for i in (0, 1, 0)]
+        few = self.loader.made_up([self.task.max_length, 1], seed=0)
+        batches = [self.loader.batch(few, np.array([i]), np.array([i])) for i in (0, 1, 0)]
         first = _Measured(batches[0])
         try:
             with self.moved():
@@ -93,7 +93,7 @@ class Workbench(WarmModel):
             raise out_of_memory(error) or UsageError(
                 f"the model fails on made-up tokens ({type(error).__name__}: {in_one_line(str(error), 200)})",
                 where=str(path),
-                remedy=f"It is no model of texts of 1 to {plan.task.max_length} tokens: use another one.",
+                remedy=f"It is no model of texts of 1 to {self.task.max_length} tokens: use another one.",
             ) from error
         if not all(bool(torch.isfinite(gradient).all()) for gradient in found):
             raise UsageError(
@@ -118,7 +118,7 @@ class Workbench(WarmModel):
             kept: Bytes that the backward pass of one record of the largest size needs.
         """
         of_unit = plan.privacy.max_records_per_unit or 1
-        one, tokens = self._memory_of_pass(plan.task.max_length, of_unit, kept)
+        one, tokens = self._memory_of_pass(self.task.max_length, of_unit, kept)
         free = available(default_device())
         if one > free:
             raise UsageError(
@@ -132,7 +132,7 @@ class Workbench(WarmModel):
 
     def _memory_of_pass(self, longest: int, of_unit: int, kept: int) -> tuple[float, int]:
         """Returns the bytes and the tokens of the largest pass, of records of so many tokens."""
-        tokens = max(of_unit * longest, self.task.passes.shared_tokens(self._most))
+        tokens = max(of_unit * longest, self.loader.passes.shared_tokens(self._most))
         gradients = min(_GRADIENTS, self._most * self.space.dimension)
         size = _SPARE * kept * tokens / longest + 8 * gradients + 24 * self.space.dimension
         return size, tokens
@@ -151,7 +151,8 @@ class Workbench(WarmModel):
         shapes = (
             plan.privacy.engine,
             plan.adapter,
-            plan.task.max_length,
+            plan.task.kind,
+            self.task.max_length,
             plan.training.precision,
             self._most,
         )
@@ -159,22 +160,22 @@ class Workbench(WarmModel):
         if key not in _limits:
             with self.moved():
                 _limits[key] = self._measured_limits(self._most)
-        self.task.passes.limits.update(_limits[key])
+        self.loader.passes.limits.update(_limits[key])
 
     def _measured_limits(self, most: int) -> dict[Shape, int]:
         """Compares, for every shape, records that share passes with the same alone."""
-        passes, limits = self.task.passes, {}
+        passes, limits = self.loader.passes, {}
         end = time.monotonic() + _MOST_SECONDS
         for shape, lengths in passes.shared_shapes().items():
             if time.monotonic() > end:  # a model so slow gains little from shared passes
                 limits[shape] = 1
                 continue
-            few = self.task.made_up([lengths[0], lengths[len(lengths) // 2], lengths[-1]], seed=0)
+            few = self.loader.made_up([lengths[0], lengths[len(lengths) // 2], lengths[-1]], seed=0)
             limits[shape] = self._kept_apart(few, passes.most(shape, most))
         shrunk = [str(s.tokens) for s, limit in limits.items() if limit < passes.most(s, most)]
-        if self.task.head_only:
+        if self.loader.embeds:
             passes.limits.update(limits)
-            few = self.task.ahead(self.task.made_up([passes.longest] * 3, seed=0))
+            few = self.loader.ahead(self.loader.made_up([passes.longest] * 3, seed=0))
             limits[EMBEDDED] = self._kept_apart(few, passes.most(EMBEDDED, most))
         if shrunk:
             logger.warning(
@@ -191,7 +192,7 @@ class Workbench(WarmModel):
         while together <= most:
             orders.append(np.arange(together) % len(few))
             together *= 4
-        found = self.gradients.each(self.task.batch(few, i, np.arange(len(i))) for i in orders)
+        found = self.gradients.each(self.loader.batch(few, i, np.arange(len(i))) for i in orders)
         alone = torch.cat(found[: len(few)])
         for order, gradients in zip(orders[len(few) :], found[len(few) :], strict=True):
             if not torch.equal(gradients, alone[torch.from_numpy(order)]):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from hortus.learning.methods.kinds import METHODS
 from hortus.protocol.plan import Noise, Plan
 from hortus.runtime.metric import Better, Metric, Unit
 from hortus.server.run.records import RoundRecord
@@ -133,7 +134,7 @@ def _of_noise(plan: Plan, noise: float | None) -> str:
     if noise > _LOUD:
         fewer = (
             ""
-            if plan.adapter.kind == "head"
+            if METHODS.parse(plan.adapter).trains_heads_alone
             else ", or fewer trained numbers (adapter.rank, adapter.layers)"
         )
         return (

@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 
 from hortus.client.trainer import Trainer, untimed
 from hortus.learning.data.records import Records
-from hortus.learning.tasks.classification import Batch, Encoded
+from hortus.learning.loader import Batch, Encoded
+from hortus.learning.tasks.base import Task
+from hortus.learning.tasks.kinds import TASKS
 from hortus.planning.prepare import pin
 from hortus.privacy.accounting.forecast import PlanCost
 from hortus.privacy.attacks.membership_inference import logit_confidence
@@ -110,7 +112,7 @@ def attack(plan: Plan, folder: Path, out: Path, setting: Setting, on_step: OnSte
     contract, model_path = pin(plan, folder)
     records = read_site_records(plan)
     site = _chosen_site(setting, list(records))
-    rest, canaries = plant(records.pop(site), len(plan.task.labels), setting.canaries, plan.seed)
+    rest, canaries = plant(records.pop(site), TASKS.parse(plan.task), setting.canaries, plan.seed)
     bench = Workbench(contract, model_path, sites=len(records) + 1)
     stage = _Stage.set_up(contract, bench, site, records, rest, canaries)
     if len(canaries) * stage.workbench.space.dimension > _MOST_NUMBERS:
@@ -139,12 +141,12 @@ def attack(plan: Plan, folder: Path, out: Path, setting: Setting, on_step: OnSte
     )
 
 
-def plant(own: Records, labels: int, count: int | None, seed: int) -> tuple[Records, Records]:
-    """Takes canaries out of a site's records and gives each a wrong label.
+def plant(own: Records, task: Task, count: int | None, seed: int) -> tuple[Records, Records]:
+    """Takes canaries out of a site's records and gives each a wrong answer.
 
     Args:
         own: The site's records.
-        labels: Number of labels.
+        task: Knows of wrong answers.
         count: How many; None: half of the records, at most 200.
         seed: The plan's.
 
@@ -164,11 +166,11 @@ def plant(own: Records, labels: int, count: int | None, seed: int) -> tuple[Reco
     generator = np.random.default_rng([seed, len(own)])
     order = generator.permutation(len(own))
     rest, taken = own.take(np.sort(order[number:])), own.take(np.sort(order[:number]))
-    wrong = (taken.labels + generator.integers(1, labels, number)) % labels
+    wrong = tuple(task.canary(value, generator) for value in taken.values)
     # Sorted, these come after all others: units are numbered in the order of their ids.
     last = max(own.units, default="")
     units = tuple(f"{last} canary {index:06}" for index in range(number)) if own.units else ()
-    return rest, Records(taken.texts, wrong, (), units)
+    return rest, Records(wrong, (), units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +205,11 @@ class _Stage:
             workbench,
             workbench.initial_adapter,
             site,
-            {name: workbench.task.encode(own) for name, own in others.items()},
+            {name: workbench.loader.encode(own) for name, own in others.items()},
             rest,
             canaries,
             # Without the columns' units: they are numbered as they come, one for each canary.
-            workbench.task.encode(replace(canaries, units=())),
+            workbench.loader.encode(replace(canaries, units=())),
         )
 
     @property
@@ -262,13 +264,8 @@ class _Stage:
     def _with(self, present: NDArray[np.bool_]) -> Encoded:
         """Returns the site's data with the canaries that are there."""
         there = self.canaries.take(np.flatnonzero(present))
-        return self.workbench.task.encode(
-            Records(
-                self.rest.texts + there.texts,
-                np.concatenate([self.rest.labels, there.labels]),
-                (),
-                self.rest.units + there.units,
-            )
+        return self.workbench.loader.encode(
+            Records(self.rest.values + there.values, (), self.rest.units + there.units)
         )
 
     def _gradients(self, start: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -294,7 +291,7 @@ class _Stage:
 
     def _batches(self) -> Iterator[Batch]:
         size = self.contract.training.micro_batch
-        return self.workbench.task.batches(self.encoded, np.arange(len(self.canaries)), size)
+        return self.workbench.loader.batches(self.encoded, np.arange(len(self.canaries)), size)
 
 
 class _Watched(PerUnitGradients):

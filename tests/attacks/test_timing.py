@@ -57,12 +57,12 @@ def make_slow_world(
         rows = ["the sky is blue,cool"] * 3
         rows += [f"{'the sky is blue ' * TOKENS},cool"] if with_victim else []
         (tmp_path / "ash.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
-        task, gradients = world.workbench.task, world.workbench.gradients
-        encode, clipped_sum = type(task).encode, gradients.clipped_sum
+        loader, gradients = world.workbench.loader, world.workbench.gradients
+        encode, clipped_sum = type(loader).encode, gradients.clipped_sum
 
         def slow_encode(records: Records) -> Any:
-            encoded = encode(task, records)
-            time.sleep(COST * sum(len(tokens) == TOKENS for tokens in encoded.tokens))
+            encoded = encode(loader, records)
+            time.sleep(COST * sum(len(tokens) == TOKENS for tokens, _ in encoded.examples))
             return encoded
 
         def slow_sum(batches: Any, *rest: Any) -> Any:
@@ -72,7 +72,7 @@ def make_slow_world(
                 time.sleep(COST * float((lengths == TOKENS).sum()))
             return clipped_sum(iter(held), *rest)
 
-        monkeypatch.setattr(task, "encode", slow_encode)
+        monkeypatch.setattr(loader, "encode", slow_encode)
         monkeypatch.setattr(gradients, "clipped_sum", slow_sum)
         return world
 
@@ -152,7 +152,7 @@ def test_records_encoded_for_another_plan_do_not_delay_a_step(
     task = world.contract.task.model_copy(update={"max_length": TOKENS // 2})
     other = world.contract.model_copy(update={"task": task})
     agents: dict[str, Any] = {}
-    begun, released, encode = threading.Event(), threading.Event(), world.workbench.task.encode
+    begun, released, encode = threading.Event(), threading.Event(), world.workbench.loader.encode
 
     class Asking(Watching):
         def chunks(self, site: str, digest: str) -> Iterator[wire.Chunk]:
@@ -174,7 +174,7 @@ def test_records_encoded_for_another_plan_do_not_delay_a_step(
             approve_unasked(site, other, "Ada")
             agents[name] = world.agent(site, port, MachineClock())
         run_all({s: partial(_prepare, world, a) for s, a in agents.items()}, 40)
-        monkeypatch.setattr(world.workbench.task, "encode", endless)
+        monkeypatch.setattr(world.workbench.loader, "encode", endless)
         try:
             run_all({s: partial(a.take_part, world.request()) for s, a in agents.items()}, 40)
         finally:

@@ -181,7 +181,7 @@ class World:
         trainer = Trainer(
             StepEncoding.of(self.contract, self.workbench.space.dimension, cohort),
             self.workbench,
-            self.workbench.task.encode(records),
+            self.workbench.loader.encode(records),
             UnsafeSeededRandomness(self.contract.seed, name),
             untimed,
         )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hortus.client import trainer as module
 from hortus.client.trainer import Trainer, untimed
 from hortus.learning.data.records import Records
-from hortus.learning.tasks.classification import Batch
+from hortus.learning.loader import Batch
 from hortus.planning.plan_file import load_plan
 from hortus.privacy.gradients.clipping.base import ClippingAt
 from hortus.privacy.gradients.clipping.flat import FlatClipping
@@ -24,11 +24,12 @@ from hortus.privacy.noise.randomness import UnsafeSeededRandomness
 from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Contract
 from hortus.runtime.errors import HortusError
+from tests.helpers.labelled import labelled
 
 CAP = 3
 # Patient "a" has nine records, all of one kind, whose gradients point one way; "b" and "c" have one.
 TEXTS = ("the sky is blue", *["a red rose"] * 9, "grass is green")
-RECORDS = Records(TEXTS, np.array([2, *[0] * 9, 1]), (), ("b", *"aaaaaaaaa", "c"))
+RECORDS = labelled(TEXTS, np.array([2, *[0] * 9, 1]), (), ("b", *"aaaaaaaaa", "c"))
 OTHERS = RECORDS.take(np.array([0, 10]))
 
 
@@ -48,7 +49,7 @@ class Bench:
             own = list(batches)
             self.batches = own
             if self.one_by_one:
-                own = [replace(b, units=torch.arange(len(b.labels))) for b in own]
+                own = [replace(b, units=torch.arange(len(b.targets))) for b in own]
             result = summed(own, clipping, grid)
             self.sums.append(result.total)
             return result
@@ -57,14 +58,14 @@ class Bench:
 
     def step(self, records: Records, number: int = 0) -> NDArray[np.float64]:
         randomness = UnsafeSeededRandomness(1, "ash")
-        encoded = self.workbench.task.encode(records)
+        encoded = self.workbench.loader.encode(records)
         trainer = Trainer(self.encoding, self.workbench, encoded, randomness, untimed)
         adapter = np.full(self.workbench.space.dimension, 0.1, np.float32)
         trainer.vector(adapter, number, 0)
         return self.sums[-1]
 
     def rehearse(self, records: Records) -> list[Batch]:
-        encoded = self.workbench.task.encode(records)
+        encoded = self.workbench.loader.encode(records)
         randomness = UnsafeSeededRandomness(1, "ash")
         Trainer(self.encoding, self.workbench, encoded, randomness, untimed).rehearse()
         return self.batches

@@ -14,14 +14,14 @@ from fuzzing.parser import Documented, Parser, must
 from fuzzing.setting import Maker, Setting
 from helpers.tiny_models import ARCHITECTURES, in_parts
 
-from hortus.learning.data.records import Records
 from hortus.learning.models.folder import model_digest, resolve_model
-from hortus.learning.models.loading import load_base
+from hortus.learning.tasks.classification import TextClassification
 from hortus.privacy.gradients.workbench import Workbench
-from hortus.protocol.plan import Contract, Plan, Privacy, Task, Training
+from hortus.protocol.plan import Contract, Plan, Privacy, Training
 from hortus.strategies.fedsgd import FedSGD
+from tests.helpers.labelled import labelled
 
-_TASK = Task(labels=("warm", "cool"), max_length=16)
+_TASK = TextClassification(labels=("warm", "cool"), max_length=16)
 _TEXTS = ("apple", "Ä ж 木 \u200b", "\U0001f331" * 40, "the " * 99)
 _NAMES = (
     "vocab.txt",
@@ -77,9 +77,12 @@ def _folder(setting: Setting, name: str, *, parts: bool) -> Parser:
         path = resolve_model(str(folder), Path())
         digest = model_digest(path)
         bench = Workbench(contract, path, shares_passes=False)
-        encoded = bench.task.encode(Records(_TEXTS, torch.arange(len(_TEXTS)).numpy() % 2))
-        must(all(1 <= len(tokens) <= 16 for tokens in encoded.tokens), "tokens of another number")
-        again = load_base(path, _TASK).encoder.state_dict()
+        encoded = bench.loader.encode(labelled(_TEXTS, torch.arange(len(_TEXTS)).numpy() % 2))
+        must(
+            all(1 <= len(tokens) <= 16 for tokens, _ in encoded.examples),
+            "tokens of another number",
+        )
+        again = _TASK.load(path).backbone.state_dict()
         plain = {
             name.replace(".base_layer", "").removeprefix("base_model.model.encoder."): value
             for name, value in bench.model.state_dict().items()

@@ -16,24 +16,28 @@ from fuzzing.parser import Documented, Parser, must
 from fuzzing.setting import Maker, Setting
 
 from hortus.learning.data.records import Records, read_records
-from hortus.protocol.plan import Task
+from hortus.learning.tasks.classification import TextClassification
+from tests.helpers.labelled import labels_of, texts_of
 
-_TASK = Task(labels=LABELS, max_length=16)
+_TASK = TextClassification(labels=LABELS, max_length=16)
 _ROWS = [{"text": f"sky is {n}", "label": LABELS[n % 3], "patient": f"p{n // 2}"} for n in range(6)]
 
 
 def _check(found: Records, again: Path) -> None:
     """Whatever is read reads the same from a file of lines."""
-    must(len(found.texts) == len(found.labels) == len(found.rows) == len(found.units), "its sizes")
-    must(set(found.labels.tolist()) <= set(range(len(LABELS))), "a label that the plan lacks")
-    must(all(text.strip() for text in found.texts), "an empty text")
+    must(
+        len(texts_of(found)) == len(labels_of(found)) == len(found.rows) == len(found.units),
+        "its sizes",
+    )
+    must(set(labels_of(found)) <= set(range(len(LABELS))), "a label that the plan lacks")
+    must(all(text.strip() for text in texts_of(found)), "an empty text")
     rows = (
         {"text": text, "label": LABELS[label], "patient": unit}
-        for text, label, unit in zip(found.texts, found.labels, found.units, strict=True)
+        for text, label, unit in zip(texts_of(found), labels_of(found), found.units, strict=True)
     )
     again.write_text("".join(json.dumps(row) + "\n" for row in rows))
     same = read_records(again, _TASK, "patient")
-    must(same.texts == found.texts and same.units == found.units, "others, read again")
+    must(texts_of(same) == texts_of(found) and same.units == found.units, "others, read again")
 
 
 def _reader(setting: Setting, name: str) -> Callable[[bytes], None]:

@@ -54,7 +54,7 @@ def test_a_label_that_yaml_reads_as_no_text_is_told_as_it_is_written(
             load(tmp_path, labels)
         told = f"task.labels[1]: {written} → is read as {read}, not as text: put it in quotes"
         assert str(caught.value) == f"{tmp_path / 'plan.yaml'}: {told}"
-    assert load(tmp_path, f"[bread, '{written}']").task.labels == ("bread", written)
+    assert load(tmp_path, f"[bread, '{written}']").task.fields["labels"] == ["bread", written]
 
 
 @pytest.mark.parametrize(

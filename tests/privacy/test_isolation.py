@@ -19,14 +19,14 @@ from conftest import COLOURS, WORDS, PlanWriter
 from numpy.typing import NDArray
 from transformers import GPT2Config, GPT2Model
 
-from hortus.learning.data.records import Records
+from hortus.learning.loader import Encoded
 from hortus.learning.passes.division import Passes, Shape
 from hortus.learning.passes.isolation import keep_apart
-from hortus.learning.tasks.classification import Encoded
 from hortus.planning.plan_file import load_plan
 from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.privacy.gradients.workbench import Workbench
+from tests.helpers.labelled import labelled
 
 CASES = int(os.environ.get("HORTUS_ISOLATION_CASES", "24"))
 PER_ADAPTER = 8
@@ -57,12 +57,12 @@ class Stage:
         texts = [
             " ".join(generator.choice(vocabulary, n)) for n in generator.integers(1, 14, RECORDS)
         ]
-        encoded = bench.task.encode(Records(tuple(texts), np.arange(RECORDS) % 3))
+        encoded = bench.loader.encode(labelled(tuple(texts), np.arange(RECORDS) % 3))
         grouped = np.sort(generator.integers(0, 9, RECORDS))
         self.data: Encoded = replace(encoded, units=grouped) if units == "patients" else encoded
 
     def added(self, members: NDArray[np.int64], together: int) -> NDArray[np.float64]:
-        batches = self.bench.task.batches(self.data, members, together)
+        batches = self.bench.loader.batches(self.data, members, together)
         return self.bench.gradients.clipped_sum(batches, FlatClipping().at(C)).total
 
     def records_of(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -175,13 +175,12 @@ def test_what_the_frozen_layers_make_of_a_record_has_the_same_bits_among_others(
         for index in range(RECORDS):
             few = replace(
                 stage.data,
-                tokens=stage.data.tokens[index : index + 1],
-                labels=stage.data.labels[index : index + 1],
+                examples=stage.data.examples[index : index + 1],
                 units=np.zeros(1, np.int64),
                 states=None,
                 embeddings=None,
             )
-            alone = bench.task.ahead(few)
+            alone = bench.loader.ahead(few)
             own = alone.states or alone.embeddings
             assert own is not None
             assert torch.equal(own[0], rows[index])
@@ -218,14 +217,14 @@ def test_a_model_that_lets_records_meet_gets_one_of_them_at_a_time(
 ) -> None:
     plan = load_plan(write_plan(adapter=METHODS["every layer"]))
     bench = Workbench(plan, Path(plan.model))
-    layers = bench.task._base.encoder.encoder.layer
+    layers = bench.base.backbone.encoder.layer
     layers[1] = Mixing(layers[1])
-    bench.task.passes.limits.clear()
+    bench.loader.passes.limits.clear()
     bench.gradients = PerUnitGradients(bench.model)
     limits = bench._measured_limits(64)
     assert set(limits.values()) == {1}
     assert "do not share passes in full" in caplog.text
-    bench.task.passes.limits.update(limits)
+    bench.loader.passes.limits.update(limits)
     found = worst(Stage(bench, "records"), 10, seed=3)
     assert found == 0.0
 

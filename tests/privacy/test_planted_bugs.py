@@ -22,8 +22,7 @@ from torch import nn
 import hortus.client.trainer
 import hortus.planning.prepare
 from hortus.client.trainer import Trainer, untimed
-from hortus.learning.data.records import Records
-from hortus.learning.tasks.classification import Encoded
+from hortus.learning.loader import Encoded
 from hortus.planning.plan_file import make_plan
 from hortus.planning.prepare import prepare
 from hortus.privacy.accounting.accountant import calibrate_noise_multiplier, epsilon_prv
@@ -38,6 +37,7 @@ from hortus.privacy.noise.randomness import SessionRandomness, Stream, UnsafeSee
 from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Agreement, Plan
 from hortus.runtime.errors import HortusError
+from tests.helpers.labelled import labelled
 
 FALSE_FAILURE = 1e-6
 C = 1.0
@@ -90,9 +90,9 @@ def pipeline(tiny_model: Path) -> Pipeline:
     workbench = Workbench(plan, path)
     texts = tuple(f"the {word} is red" for word in ("sky", "sea", "rose", "ice", "leaf") * 10)
     patients = tuple(f"p{i // 5}" for i in range(50))
-    records = Records(texts, np.arange(50) % 3, (), patients)
+    records = labelled(texts, np.arange(50) % 3, (), patients)
     encoding = StepEncoding.of(contract, workbench.space.dimension, cohort=4)
-    return Pipeline(plan, encoding, workbench, workbench.task.encode(records))
+    return Pipeline(plan, encoding, workbench, workbench.loader.encode(records))
 
 
 class Linear(nn.Module):

@@ -11,9 +11,8 @@ from typer.testing import CliRunner
 
 from hortus.cli.main import app
 from hortus.cli.rehearsal import baselines_folder
-from hortus.learning import warm_model
-from hortus.learning.models.encoder import EncoderClassifier
-from hortus.learning.models.loading import load_base
+from hortus.learning.models.base import Base
+from hortus.learning.tasks.classification import TextClassification
 from hortus.planning.plan_file import load_plan
 from hortus.planning.prepare import prepare
 from hortus.privacy.gradients.workbench import Workbench
@@ -28,11 +27,12 @@ def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Returns a list that each base model's folder is added to when it is loaded."""
     loaded: list[Path] = []
 
-    def load(path: Path, *rest: Any) -> EncoderClassifier:
+    def load(task: TextClassification, path: Path, *rest: Any) -> Base:
         loaded.append(path)
-        return load_base(path, *rest)
+        return read(task, path, *rest)
 
-    monkeypatch.setattr(warm_model, "load_base", load)
+    read = TextClassification.load
+    monkeypatch.setattr(TextClassification, "load", load)
     return loaded
 
 

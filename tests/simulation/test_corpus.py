@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 
 from hortus.learning.data.records import Records, read_records
-from hortus.protocol.plan import Task
+from hortus.learning.tasks.classification import TextClassification
 from hortus.simulation.corpus import labels, write_demo
+from tests.helpers.labelled import labels_of, texts_of
 
-TASK = Task(labels=labels())
+TASK = TextClassification(labels=labels())
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +40,18 @@ def test_every_site_lacks_classes_that_the_others_have(sites: dict[str, Records]
     assert len(sites) == 6
     for records in sites.values():
         assert 300 <= len(records) <= 600
-        assert len(set(records.labels.tolist())) <= len(labels()) - 5
-    assert {label for records in sites.values() for label in records.labels.tolist()} == set(
+        assert len(set(labels_of(records))) <= len(labels()) - 5
+    assert {label for records in sites.values() for label in labels_of(records)} == set(
         range(len(labels()))
     )
 
 
 def test_the_test_set_is_balanced_and_new(corpus: Path, sites: dict[str, Records]) -> None:
     test = read_records(corpus / "test.csv", TASK)
-    counts = {label: int((test.labels == label).sum()) for label in range(len(labels()))}
+    counts = {label: labels_of(test).count(label) for label in range(len(labels()))}
     assert set(counts.values()) == {60}
-    seen = {text for records in sites.values() for text in records.texts}
-    assert not seen & set(test.texts)
+    seen = {text for records in sites.values() for text in texts_of(records)}
+    assert not seen & set(texts_of(test))
 
 
 def test_some_training_labels_are_wrong_and_no_slot_is_left(corpus: Path) -> None:

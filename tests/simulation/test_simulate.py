@@ -10,7 +10,7 @@ import pytest
 from peft import PeftModel
 
 from hortus.client.trainer import Trainer
-from hortus.learning.models.loading import load_base
+from hortus.learning.tasks.kinds import TASKS
 from hortus.parties.folders import SiteFiles
 from hortus.planning.plan_file import load_plan
 from hortus.privacy.accounting.accountant import epsilon
@@ -279,7 +279,7 @@ def test_the_adapter_loads_with_peft_alone(
 ) -> None:
     path = write_plan()
     result = run(path, tmp_path / "run")
-    base = load_base(tiny_model, load_plan(path).task)
+    base = TASKS.parse(load_plan(path).task).load(tiny_model).module
     loaded = PeftModel.from_pretrained(base, tmp_path / "run" / "adapter")
     state = {k: v for k, v in loaded.state_dict().items() if "lora_" in k or "modules_to_save" in k}
     flat = np.concatenate([state[name].numpy().ravel() for name in sorted(state)])

@@ -17,8 +17,8 @@ from hortus.client.operate import WarmWorkbench
 from hortus.client.preparation import EncodedDataset
 from hortus.client.site.folder import Site
 from hortus.client.site.reread import Reread
+from hortus.learning.loader import Encoded
 from hortus.learning.models.folder import model_digest
-from hortus.learning.tasks.classification import Encoded
 from hortus.parties.folders import ServerConfig
 from hortus.parties.founding import create_consortium
 from hortus.privacy.accounting.accountant import epsilon
@@ -28,6 +28,7 @@ from hortus.privacy.step import StepEncoding
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import DataError, HortusError, Refused
+from tests.helpers.labelled import texts_of
 
 DELTA = 1e-5
 ROWS = "text,label\nAda is ill,a\nBen is ill,b\n"
@@ -89,13 +90,13 @@ def test_a_growing_file_has_one_budget_as_the_patient_of_every_day_has(
 
 
 def test_a_deleted_record_is_not_read_again(site: Site, data: Path, contract: Contract) -> None:
-    assert site.records(contract).texts == ("Ada is ill", "Ben is ill")
+    assert texts_of(site.records(contract)) == ("Ada is ill", "Ben is ill")
     data.write_text("text,label\nBen is ill,b\n")
-    assert site.records(contract).texts == ("Ben is ill",)
+    assert texts_of(site.records(contract)) == ("Ben is ill",)
     before = site.dataset(contract).fingerprint
     data.with_name("new.csv").write_text(ROWS)
     data.with_name("new.csv").replace(data)
-    assert site.records(contract).texts == ("Ada is ill", "Ben is ill")
+    assert texts_of(site.records(contract)) == ("Ada is ill", "Ben is ill")
     assert site.dataset(contract).fingerprint != before
 
 
@@ -106,7 +107,7 @@ def test_two_writes_within_a_tick_of_the_clock_are_both_seen(
     for name in ("Bob", "Cyn", "Dan"):
         data.write_text(ROWS.replace("Ada", name))
         os.utime(data, ns=(stamps.st_atime_ns, stamps.st_mtime_ns))
-        assert site.records(contract).texts[0] == f"{name} is ill"
+        assert texts_of(site.records(contract))[0] == f"{name} is ill"
 
 
 def test_a_file_that_has_settled_is_read_once(tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_each_step_goes_by_the_records_that_are_on_disk(
     data.write_text("text,label\nBen is ill,b\n")
     assert terms.live.now().dataset == first.dataset  # nothing is read for a question
     assert terms.live.renewed().dataset != first.dataset
-    assert [records.texts[-1:] for records in terms.given] == [("Ben is ill",)] * 2  # type: ignore[attr-defined]
+    assert [texts_of(records)[-1:] for records in terms.given] == [("Ben is ill",)] * 2  # type: ignore[attr-defined]
     assert len(terms.given[1]) == 1  # type: ignore[arg-type]
 
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hortus.learning.data.records import read_ids, read_records, record_bytes
-from hortus.protocol.plan import Task
+from hortus.learning.tasks.classification import TextClassification
 from hortus.runtime.errors import UsageError
+from tests.helpers.labelled import labels_of, texts_of
 
-TASK = Task(labels=("warm", "fresh", "cool"))
+TASK = TextClassification(labels=("warm", "fresh", "cool"))
 ROWS = [
     {"text": "die Sonne, „heiß“", "label": "warm", "ward": "A 1"},
     {"text": "a\nbreak", "label": "cool", "ward": "B"},
@@ -40,8 +41,8 @@ def write(path: Path) -> Path:
 @pytest.mark.parametrize("name", ["r.csv", "r.jsonl", "r.parquet", "folder"])
 def test_every_format_gives_the_same_records(tmp_path: Path, name: str) -> None:
     records = read_records(write(tmp_path / name), TASK)
-    assert records.texts == tuple(row["text"] for row in ROWS)
-    assert records.labels.tolist() == [0, 2, 2]
+    assert texts_of(records) == tuple(row["text"] for row in ROWS)
+    assert labels_of(records) == [0, 2, 2]
     assert read_ids(tmp_path / name, "ward") == ["A 1", "B", "A 1"]
 
 
@@ -90,5 +91,5 @@ def test_no_bytes_do_more_than_raise_a_usage_error(
 
 def test_taking_some_keeps_text_and_label_together(tmp_path: Path) -> None:
     taken = read_records(write(tmp_path / "r.csv"), TASK).take(np.array([2, 0]))
-    assert taken.texts == (ROWS[2]["text"], ROWS[0]["text"])
-    assert taken.labels.tolist() == [2, 0]
+    assert texts_of(taken) == (ROWS[2]["text"], ROWS[0]["text"])
+    assert labels_of(taken) == [2, 0]

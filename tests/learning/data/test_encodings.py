@@ -11,10 +11,11 @@ import pytest
 
 from hortus.learning.data.encodings import _CODE_PAGES
 from hortus.learning.data.records import read_records
-from hortus.protocol.plan import Task
+from hortus.learning.tasks.classification import TextClassification
 from hortus.runtime.errors import UsageError
+from tests.helpers.labelled import texts_of
 
-TASK = Task(labels=("bread", "cake"))
+TASK = TextClassification(labels=("bread", "cake"))
 
 ENGLISH = ["“I don’t know” – she said, €5 or £3", "a 20° oven…", "the baker’s dozen"]
 FRENCH = ["Le gâteau était délicieux", "où est la crème brûlée ?", "ça coûte cher, l’œuf"]
@@ -59,7 +60,7 @@ def test_what_a_mark_states_is_read(
         else text.encode(encoding)
     )
     (tmp_path / "records.csv").write_bytes(pack(data))
-    assert read_records(tmp_path / "records.csv", TASK).texts == (*POLISH, *JAPANESE)
+    assert texts_of(read_records(tmp_path / "records.csv", TASK)) == (*POLISH, *JAPANESE)
 
 
 CONVERTED = [
@@ -95,7 +96,7 @@ def test_the_remedy_keeps_every_character(tmp_path: Path, encoding: str, texts: 
     assert remedy.startswith("iconv -f ")
     converted = follow(remedy, tmp_path)
     assert converted.read_bytes().decode() == content(texts)
-    assert read_records(converted, TASK).texts == tuple(texts)
+    assert texts_of(read_records(converted, TASK)) == tuple(texts)
 
 
 @pytest.mark.parametrize("packer", ["gzip", "zstd"])
@@ -108,7 +109,7 @@ def test_the_remedy_of_a_compressed_file_unpacks_it(
         stream.write(content(FRENCH).encode(encoding))
     converted = follow(refusal(path).remedy or "", tmp_path)
     assert converted.name == "records.utf-8.CSV"
-    assert read_records(converted, TASK).texts == tuple(FRENCH)
+    assert texts_of(read_records(converted, TASK)) == tuple(FRENCH)
 
 
 @pytest.mark.parametrize(
@@ -164,4 +165,4 @@ def test_python_and_iconv_read_each_code_page_alike() -> None:
 def test_a_zero_in_a_text_is_a_character_of_it(tmp_path: Path) -> None:
     path = tmp_path / "records.csv"
     path.write_bytes(content(["a\0b", "\0"]).encode())
-    assert read_records(path, TASK).texts == ("a\0b", "\0")
+    assert texts_of(read_records(path, TASK)) == ("a\0b", "\0")

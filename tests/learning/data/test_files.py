@@ -15,10 +15,11 @@ import pytest
 
 from hortus.learning.data import text as text_module
 from hortus.learning.data.records import Records, read_records, record_bytes
-from hortus.protocol.plan import Task
+from hortus.learning.tasks.classification import TextClassification
 from hortus.runtime.errors import UsageError
+from tests.helpers.labelled import texts_of
 
-TASK = Task(labels=("bread", "cake"))
+TASK = TextClassification(labels=("bread", "cake"))
 TEXTS = ('rye, "dark"', "żółć\u2028\tnext", "two\nlines")
 ROWS = [{"text": t, "label": "cake"} for t in TEXTS]
 
@@ -63,7 +64,7 @@ def read(folder: Path, name: str, data: bytes) -> Records:
     ],
 )
 def test_a_format_goes_by_the_end_of_the_name(tmp_path: Path, name: str, kind: str) -> None:
-    assert read(tmp_path, name, rows_as(kind)).texts == TEXTS
+    assert texts_of(read(tmp_path, name, rows_as(kind))) == TEXTS
 
 
 @pytest.mark.parametrize("codec", ["gzip", "zstd"])
@@ -74,17 +75,17 @@ def test_a_packed_file_is_read_whatever_it_is_called(
 ) -> None:
     plain = read(tmp_path, f"plain.{kind}", rows_as(kind))
     packed = read(tmp_path, f"records.{kind}{end}", pack(rows_as(kind), codec))
-    assert packed.texts == TEXTS
+    assert texts_of(packed) == TEXTS
     assert list(record_bytes(packed)) == list(record_bytes(plain))
     # A browser may have unpacked it and left the name.
-    assert read(tmp_path, f"open.{kind}{end}", rows_as(kind)).texts == TEXTS
+    assert texts_of(read(tmp_path, f"open.{kind}{end}", rows_as(kind))) == TEXTS
 
 
 @pytest.mark.parametrize("codec", ["gzip", "zstd"])
 def test_packed_parts_one_after_another_are_one_file(tmp_path: Path, codec: str) -> None:
     whole = rows_as("csv")
     data = pack(whole[:30], codec) + pack(whole[30:], codec)
-    assert read(tmp_path, "records.csv.gz", data).texts == TEXTS
+    assert texts_of(read(tmp_path, "records.csv.gz", data)) == TEXTS
 
 
 def refusal(path: Path, data: bytes) -> UsageError:
@@ -136,7 +137,7 @@ def test_a_spoiled_packed_file_is_read_or_refused(tmp_path: Path) -> None:
             spoiled = bytearray(whole)
             spoiled[chance.randrange(len(whole))] = chance.randrange(256)
             with suppress(UsageError):
-                texts = read(tmp_path, "records.csv", bytes(spoiled)).texts
+                texts = texts_of(read(tmp_path, "records.csv", bytes(spoiled)))
                 assert codec == "zstd" or texts == TEXTS
 
 

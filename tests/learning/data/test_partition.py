@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hortus.learning.data.partition import partition
-from hortus.learning.data.records import Records
 from hortus.protocol.plan import Partition
 from hortus.runtime.errors import UsageError
+from tests.helpers.labelled import groups_of, labelled, labels_of, texts_of
 
-RECORDS = Records(tuple(f"text {i}" for i in range(300)), np.arange(300) % 5)
+RECORDS = labelled(tuple(f"text {i}" for i in range(300)), np.arange(300) % 5)
 
 
 @given(
@@ -24,18 +24,22 @@ def test_every_record_is_at_one_site_and_no_site_is_empty(
     how_cut: dict[str, Any], sites: int, seed: int
 ) -> None:
     how = Partition(**{"kind": "dirichlet", "sites": sites} | how_cut)
-    parts = partition(RECORDS, how, seed)
+    parts = partition(RECORDS, how, seed, groups=groups_of(RECORDS))
     assert len(parts) == sites
     assert all(len(part) for part in parts.values())
-    assert Counter(t for part in parts.values() for t in part.texts) == Counter(RECORDS.texts)
-    again = partition(RECORDS, how, seed)
-    assert all(parts[name].texts == again[name].texts for name in parts)
+    assert Counter(t for part in parts.values() for t in texts_of(part)) == Counter(
+        texts_of(RECORDS)
+    )
+    again = partition(RECORDS, how, seed, groups=groups_of(RECORDS))
+    assert all(texts_of(parts[name]) == texts_of(again[name]) for name in parts)
 
 
 def test_a_small_alpha_is_less_even_than_a_large_one() -> None:
     def spread(alpha: float) -> float:
-        parts = partition(RECORDS, Partition(kind="dirichlet", sites=5, alpha=alpha), 3)
-        shares = [np.bincount(part.labels, minlength=5) / len(part) for part in parts.values()]
+        parts = partition(
+            RECORDS, Partition(kind="dirichlet", sites=5, alpha=alpha), 3, groups=groups_of(RECORDS)
+        )
+        shares = [np.bincount(labels_of(part), minlength=5) / len(part) for part in parts.values()]
         return float(np.std(shares))
 
     assert spread(0.2) > 2 * spread(100)
@@ -48,7 +52,7 @@ def test_a_column_names_the_sites() -> None:
     values = ["Ward A", "ward-b", "Ward A"]
     how = Partition(kind="column", column="ward")
     parts = partition(RECORDS.take(np.arange(3)), how, 0, values)
-    assert {name: part.texts for name, part in parts.items()} == {
+    assert {name: texts_of(part) for name, part in parts.items()} == {
         "ward-a": ("text 0", "text 2"),
         "ward-b": ("text 1",),
     }
@@ -108,7 +112,7 @@ OWNED = replace(RECORDS, units=tuple(f"p{i * i % 37}" for i in range(300)))
 @given(st.sampled_from(["iid", "dirichlet"]), st.integers(2, 6), st.integers(0, 99))
 def test_no_unit_is_at_two_sites(kind: str, sites: int, seed: int) -> None:
     how = Partition(kind=kind, sites=sites, alpha=1.0)  # type: ignore[arg-type]
-    parts = partition(OWNED, how, seed)
+    parts = partition(OWNED, how, seed, groups=groups_of(OWNED))
     homes = [unit for part in parts.values() for unit in set(part.units)]
     assert len(homes) == len(set(homes))
     assert sum(map(len, parts.values())) == len(OWNED)
@@ -118,8 +122,11 @@ def test_units_each_of_one_record_are_cut_as_records_are() -> None:
     alone = replace(RECORDS, units=tuple(f"{i:03}" for i in range(300)))
     for kind in ("iid", "dirichlet"):
         how = Partition(kind=kind, sites=4)  # type: ignore[arg-type]
-        first, second = partition(RECORDS, how, 1), partition(alone, how, 1)
-        assert [p.texts for p in first.values()] == [p.texts for p in second.values()]
+        first, second = (
+            partition(RECORDS, how, 1, groups=groups_of(RECORDS)),
+            partition(alone, how, 1, groups=groups_of(alone)),
+        )
+        assert [texts_of(p) for p in first.values()] == [texts_of(p) for p in second.values()]
 
 
 def test_a_column_that_would_split_a_unit_is_refused() -> None:

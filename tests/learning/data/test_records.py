@@ -18,16 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hortus.learning.data.records import (
-    Records,
     read_ids,
     read_records,
     read_units,
     record_bytes,
 )
-from hortus.protocol.plan import Task
+from hortus.learning.tasks.classification import TextClassification
 from hortus.runtime.errors import UsageError
+from tests.helpers.labelled import labelled, labels_of, texts_of
 
-TASK = Task(labels=("billing", "referral", "refill"))
+TASK = TextClassification(labels=("billing", "referral", "refill"))
 SECRET = "Anna Nowak has a rash"
 ROWS: list[dict[str, Any]] = [
     {"id": "1", "text": SECRET, "label": "referral"},
@@ -71,7 +71,7 @@ every_format = pytest.mark.parametrize(
 )
 
 
-def failure(path: Path, task: Task = TASK) -> str:
+def failure(path: Path, task: TextClassification = TASK) -> str:
     """The error's text, after looking that it quotes no record."""
     with pytest.raises(UsageError) as caught:
         read_records(path, task)
@@ -84,9 +84,8 @@ def failure(path: Path, task: Task = TASK) -> str:
 @every_format
 def test_every_format_gives_the_same_records(write: Writer, tmp_path: Path) -> None:
     records = read_records(write(tmp_path, ROWS), TASK)
-    assert records.texts == tuple(row["text"] for row in ROWS)
-    assert records.labels.dtype == np.int64
-    assert records.labels.tolist() == [1, 0, 2]
+    assert texts_of(records) == tuple(row["text"] for row in ROWS)
+    assert labels_of(records) == [1, 0, 2]
     reference = read_records(write_jsonl(tmp_path, ROWS), TASK)
     assert list(record_bytes(records)) == list(record_bytes(reference))
 
@@ -125,8 +124,8 @@ def test_a_text_that_is_no_string_is_refused(tmp_path: Path, value: Any) -> None
 
 def test_numbers_are_labels_where_the_plan_lists_them(tmp_path: Path) -> None:
     rows = [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
-    task = Task(labels=("0", "1"))
-    assert read_records(write_parquet(tmp_path, rows), task).labels.tolist() == [1, 0]
+    task = TextClassification(labels=("0", "1"))
+    assert labels_of(read_records(write_parquet(tmp_path, rows), task)) == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +162,7 @@ def test_a_missing_file_is_explained(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path) -> None:
     path = tmp_path / "excel.csv"
     path.write_bytes(b"\xef\xbb\xbftext,label\r\nhello,billing\r\n")
-    assert read_records(path, TASK).texts == ("hello",)
+    assert texts_of(read_records(path, TASK)) == ("hello",)
 
 
 def test_without_the_datasets_library_the_remedy_is_to_install_it(
@@ -181,11 +180,11 @@ def test_class_labels_of_the_datasets_library_go_by_name(tmp_path: Path) -> None
     rows = [{"text": "a", "label": 0}, {"text": "b", "label": 1}, {"text": "c", "label": -1}]
     path = tmp_path / "named"
     datasets.Dataset.from_list(rows[:2], features=features).save_to_disk(str(path))
-    assert read_records(path, TASK).labels.tolist() == [2, 0]
+    assert labels_of(read_records(path, TASK)) == [2, 0]
     unknown = tmp_path / "unknown"
     datasets.Dataset.from_list(rows, features=features).save_to_disk(str(unknown))
     assert "row 3, column 'label': there is no label" in failure(unknown)
-    minus_one = Task(labels=("-1", "refill", "billing"))
+    minus_one = TextClassification(labels=("-1", "refill", "billing"))
     assert "there is no label" in failure(unknown, minus_one)
 
 
@@ -204,10 +203,10 @@ def test_a_plan_cannot_make_old_records_look_new(tmp_path: Path) -> None:
     path = write_csv(tmp_path, rows)
     tasks = (
         TASK,
-        Task(labels=tuple(reversed(TASK.labels))),
-        Task(labels=(*TASK.labels, "other")),
-        Task(labels=TASK.labels, text="note"),
-        Task(labels=TASK.labels, label="kind"),
+        TextClassification(labels=tuple(reversed(TASK.labels))),
+        TextClassification(labels=(*TASK.labels, "other")),
+        TextClassification(labels=TASK.labels, text="note"),
+        TextClassification(labels=TASK.labels, label="kind"),
     )
     assert len({tuple(record_bytes(read_records(path, task))) for task in tasks}) == 1
 
@@ -234,10 +233,10 @@ def test_columns_of_any_kind_have_one_form(tmp_path: Path) -> None:
 def test_taken_records_keep_their_rows(tmp_path: Path) -> None:
     records = read_records(write_csv(tmp_path, ROWS), TASK)
     taken = records.take(np.array([2, 0]))
-    assert taken.texts == (ROWS[2]["text"], ROWS[0]["text"])
-    assert taken.labels.tolist() == [2, 1]
+    assert texts_of(taken) == (ROWS[2]["text"], ROWS[0]["text"])
+    assert labels_of(taken) == [2, 1]
     assert taken.rows == (records.rows[2], records.rows[0])
-    assert Records(("a", "b"), np.array([0, 1])).take(np.array([1])).texts == ("b",)
+    assert texts_of(labelled(("a", "b"), np.array([0, 1])).take(np.array([1]))) == ("b",)
 
 
 def test_a_column_is_read_as_strings(tmp_path: Path) -> None:
@@ -329,7 +328,7 @@ def test_units_are_told_apart_by_every_character(tmp_path: Path) -> None:
 
 def test_a_letter_of_many_pages_is_a_text(tmp_path: Path) -> None:
     rows = [{"text": "word " * 50_000, "label": "billing"}]
-    assert read_records(write_csv(tmp_path, rows), TASK).texts == (rows[0]["text"],)
+    assert texts_of(read_records(write_csv(tmp_path, rows), TASK)) == (rows[0]["text"],)
 
 
 def test_a_file_that_cannot_be_read_is_explained(
@@ -362,7 +361,7 @@ def test_any_text_comes_back_as_it_was(
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
     path = write(folder, [{"text": text, "label": "billing"} for text in texts])
-    assert read_records(path, TASK).texts == tuple(texts)
+    assert texts_of(read_records(path, TASK)) == tuple(texts)
 
 
 def test_a_spoiled_file_is_read_or_refused(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from hortus.learning.data.partition import partition
 from hortus.learning.data.records import Records
 from hortus.protocol.plan import Partition
 from hortus.runtime.errors import UsageError
+from tests.helpers.labelled import groups_of, labelled, labels_of, texts_of
 
 
 def records(count: int, classes: int = 4) -> Records:
     texts = tuple(f"text {i}" for i in range(count))
-    return Records(texts, np.arange(count) % classes, tuple(t.encode() for t in texts))
+    return labelled(texts, np.arange(count) % classes, tuple(t.encode() for t in texts))
 
 
 HOWS = [
@@ -28,22 +29,24 @@ HOWS = [
 @given(how=st.sampled_from(HOWS), count=st.integers(40, 200), seed=st.integers(0, 2**63 - 1))
 def test_every_record_is_at_exactly_one_site(how: Partition, count: int, seed: int) -> None:
     whole = records(count)
-    sites = partition(whole, how, seed)
+    sites = partition(whole, how, seed, groups=groups_of(whole))
     assert len(sites) == 5
     assert all(len(site) for site in sites.values())
-    assert sorted(t for site in sites.values() for t in site.texts) == sorted(whole.texts)
-    label_of = dict(zip(whole.texts, whole.labels, strict=True))
+    assert sorted(t for site in sites.values() for t in texts_of(site)) == sorted(texts_of(whole))
+    label_of = dict(zip(texts_of(whole), labels_of(whole), strict=True))
     for site in sites.values():
-        assert [label_of[text] for text in site.texts] == site.labels.tolist()
-        assert site.rows == tuple(text.encode() for text in site.texts)
+        assert [label_of[text] for text in texts_of(site)] == labels_of(site)
+        assert site.rows == tuple(text.encode() for text in texts_of(site))
 
 
 def test_dirichlet_shares_have_the_moments_of_their_law() -> None:
     """Var = (k-1)/(k²(kα+1)) (Hsu et al. 2019 draw from it); the seed is fixed: no false failure."""
     sites, alpha, classes = 5, 0.5, 400
     whole = records(100 * classes, classes)
-    parts = partition(whole, Partition(kind="dirichlet", sites=sites, alpha=alpha), 11)
-    shares = np.array([np.bincount(p.labels, minlength=classes) / 100 for p in parts.values()])
+    parts = partition(
+        whole, Partition(kind="dirichlet", sites=sites, alpha=alpha), 11, groups=groups_of(whole)
+    )
+    shares = np.array([np.bincount(labels_of(p), minlength=classes) / 100 for p in parts.values()])
     assert np.allclose(shares.sum(0), 1)
     assert np.allclose(shares.mean(1), 1 / sites, atol=0.05)
     assert shares.var() == pytest.approx((sites - 1) / (sites**2 * (sites * alpha + 1)), rel=0.1)
@@ -51,7 +54,12 @@ def test_dirichlet_shares_have_the_moments_of_their_law() -> None:
 
 def test_sites_that_stay_empty_are_explained() -> None:
     with pytest.raises(UsageError, match="stay empty"):
-        partition(records(40), Partition(kind="dirichlet", sites=30, alpha=0.01), 0)
+        partition(
+            records(40),
+            Partition(kind="dirichlet", sites=30, alpha=0.01),
+            0,
+            groups=groups_of(records(40)),
+        )
 
 
 BY_COLUMN = Partition(kind="column", column="ward")

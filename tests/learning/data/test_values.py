@@ -14,8 +14,9 @@ import pyarrow.parquet
 import pytest
 
 from hortus.learning.data.records import read_ids, read_records
-from hortus.protocol.plan import Task
+from hortus.learning.tasks.classification import TextClassification
 from hortus.runtime.errors import UsageError
+from tests.helpers.labelled import labels_of
 
 # Whatever a value looks like when it is printed is a label here.
 WORDS = (
@@ -36,7 +37,7 @@ WORDS = (
     ),
     *("inf", "b'cake'", "2026-11-27", "1E+1", "-1", "cake", "café"),
 )
-TASK = Task(labels=WORDS)
+TASK = TextClassification(labels=WORDS)
 NOT_LABELS: list[Any] = [
     None,
     float("nan"),
@@ -98,7 +99,7 @@ def test_no_label_is_made_of_what_is_none(tmp_path: Path, suffix: str, value: An
     ids=repr,
 )
 def test_no_label_is_made_of_what_only_parquet_has(tmp_path: Path, value: Any) -> None:
-    task = Task(labels=tuple(dict.fromkeys((*WORDS, str(value), repr(value)))))
+    task = TextClassification(labels=tuple(dict.fromkeys((*WORDS, str(value), repr(value)))))
     with pytest.raises(UsageError, match="the label is .*, not text"):
         read_records(write(tmp_path, ".parquet", [value]), task)
 
@@ -109,7 +110,7 @@ def test_words_and_whole_numbers_are_the_labels_that_they_are(
     tmp_path: Path, suffix: str, value: Any, label: str
 ) -> None:
     records = read_records(write(tmp_path, suffix, [value]), TASK)
-    assert records.labels.tolist() == [WORDS.index(label)]
+    assert labels_of(records) == [WORDS.index(label)]
 
 
 def test_a_missing_label_among_others_is_named_by_its_row(tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_a_missing_label_among_others_is_named_by_its_row(tmp_path: Path) -> Non
 
 
 def test_whole_numbers_of_a_database_are_labels(tmp_path: Path) -> None:
-    assert read_records(write(tmp_path, ".parquet", [Decimal(1)]), TASK).labels.tolist() == [
+    assert labels_of(read_records(write(tmp_path, ".parquet", [Decimal(1)]), TASK)) == [
         WORDS.index("1")
     ]
 
@@ -141,7 +142,7 @@ def test_a_value_is_told_as_the_file_has_it(
     tmp_path: Path, value: Any, labels: tuple[str, ...], told: str, remedy: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        read_records(write(tmp_path, ".jsonl", [value]), Task(labels=labels))
+        read_records(write(tmp_path, ".jsonl", [value]), TextClassification(labels=labels))
     assert told in caught.value.problem
     assert remedy in (caught.value.remedy or "")
 
@@ -150,16 +151,16 @@ def test_an_accent_is_the_same_in_both_of_its_forms(tmp_path: Path) -> None:
     apart = unicodedata.normalize("NFD", "café")
     assert apart != "café"
     path = write(tmp_path, ".jsonl", [apart, "café"])
-    assert set(read_records(path, TASK).labels.tolist()) == {WORDS.index("café")}
-    assert read_records(path, Task(labels=(apart, "cake"))).labels.tolist() == [0, 0]
+    assert set(labels_of(read_records(path, TASK))) == {WORDS.index("café")}
+    assert labels_of(read_records(path, TextClassification(labels=(apart, "cake")))) == [0, 0]
     with pytest.raises(ValueError, match="not distinct"):
-        Task(labels=("café", apart))
+        TextClassification(labels=("café", apart))
 
 
 @pytest.mark.parametrize("label", ["", " ", "\t", "\u00a0", "\u3000"])
 def test_a_plan_has_no_blank_label(label: str) -> None:
     with pytest.raises(ValueError, match="blank"):
-        Task(labels=("cake", label))
+        TextClassification(labels=("cake", label))
 
 
 @pytest.mark.parametrize(

@@ -7,26 +7,29 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from hortus.learning.methods.adapters import AdapterSpace, attach, save_adapter
-from hortus.learning.models.loading import load_base
-from hortus.protocol.plan import Adapter, Task
+from hortus.learning.methods.adapter_files import save_adapter
+from hortus.learning.methods.base import Method
+from hortus.learning.methods.head import Head
+from hortus.learning.methods.lora import LoRA
+from hortus.learning.methods.space import AdapterSpace
+from hortus.learning.tasks.classification import TextClassification
 from hortus.runtime.errors import UsageError
 
-TASK = Task(labels=("warm", "fresh", "cool"), max_length=16)
+TASK = TextClassification(labels=("warm", "fresh", "cool"), max_length=16)
 TOKENS = torch.tensor([[2, 5, 6, 3], [2, 7, 9, 3]])
 MASK = torch.ones_like(TOKENS)
-LORA = Adapter(kind="lora", rank=2, alpha=4)
+LORA = LoRA(rank=2, alpha=4)
 ADAPTERS = [
     LORA,
-    Adapter(kind="lora", rank=3, targets=("query", "dense"), layers=(1,)),
-    Adapter(kind="head"),
+    LoRA(rank=3, targets=("query", "dense"), layers=(1,)),
+    Head(),
 ]
 every_adapter = pytest.mark.parametrize("adapter", ADAPTERS, ids=["lora", "one layer", "head"])
 
 
-def trained(path: Path, adapter: Adapter) -> tuple[PeftModel, AdapterSpace]:
+def trained(path: Path, adapter: Method) -> tuple[PeftModel, AdapterSpace]:
     """A model whose adapter is away from zero."""
-    model = attach(load_base(path, TASK), adapter, seed=1)
+    model = adapter.attach(TASK.load(path), seed=1)
     space = AdapterSpace(model)
     noise = np.random.default_rng(0).normal(0, 0.3, space.dimension).astype(np.float32)
     space.write(model, noise)
@@ -42,7 +45,7 @@ def logits(model: nn.Module) -> torch.Tensor:
 
 @every_adapter
 def test_a_saved_adapter_names_no_folder_of_this_machine(
-    tiny_model: Path, tmp_path: Path, adapter: Adapter
+    tiny_model: Path, tmp_path: Path, adapter: Method
 ) -> None:
     save_adapter(tmp_path / "adapter", trained(tiny_model, adapter)[0])
     files = sorted((tmp_path / "adapter").iterdir())
@@ -64,7 +67,7 @@ def test_an_older_adapter_is_replaced_whole(tiny_model: Path, tmp_path: Path) ->
 
 
 def test_training_starts_at_the_base_model(tiny_model: Path) -> None:
-    model = attach(load_base(tiny_model, TASK), LORA, seed=1)
+    model = LORA.attach(TASK.load(tiny_model), seed=1)
     named = dict(model.named_parameters())
     assert not any(p.any() for name, p in named.items() if ".lora_B." in name)
     assert not logits(model).any()
@@ -73,7 +76,7 @@ def test_training_starts_at_the_base_model(tiny_model: Path) -> None:
 
 
 @every_adapter
-def test_the_vector_is_all_that_is_trained(tiny_model: Path, adapter: Adapter) -> None:
+def test_the_vector_is_all_that_is_trained(tiny_model: Path, adapter: Method) -> None:
     model, space = trained(tiny_model, adapter)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert list(space.shapes) == sorted(trainable)
@@ -100,17 +103,17 @@ def test_a_vector_of_another_length_is_refused(tiny_model: Path) -> None:
 
 def test_an_unknown_target_is_told_what_there_is(tiny_model: Path) -> None:
     with pytest.raises(UsageError, match="no linear layer 'q_proj'") as caught:
-        attach(load_base(tiny_model, TASK), Adapter(targets=("query", "q_proj")), 0)
+        LoRA(targets=("query", "q_proj")).attach(TASK.load(tiny_model), 0)
     assert "dense, key, query, value" in str(caught.value)
 
 
 def test_a_layer_that_is_not_there_is_told_the_range(tiny_model: Path) -> None:
     with pytest.raises(UsageError, match=r"no layer 2.*It has 0 to 1"):
-        attach(load_base(tiny_model, TASK), Adapter(layers=(1, 2)), 0)
+        LoRA(layers=(1, 2)).attach(TASK.load(tiny_model), 0)
 
 
 def test_only_the_named_layers_are_adapted(tiny_model: Path) -> None:
-    model = attach(load_base(tiny_model, TASK), Adapter(layers=(1,)), 0)
+    model = LoRA(layers=(1,)).attach(TASK.load(tiny_model), 0)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     assert all(".layer.1." in name or ".head." in name for name in names)
     assert any(".lora_A." in name for name in names)

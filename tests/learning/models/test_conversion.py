@@ -14,11 +14,10 @@ from typer.testing import CliRunner, Result
 
 from hortus.cli.main import app
 from hortus.learning.models.folder import resolve_model
-from hortus.learning.models.loading import load_base
-from hortus.protocol.plan import Task
+from hortus.learning.tasks.classification import TextClassification
 from hortus.runtime.errors import UsageError
 
-TASK = Task(labels=("warm", "cool"), max_length=16)
+TASK = TextClassification(labels=("warm", "cool"), max_length=16)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def test_the_command_that_a_refusal_names_converts(pickled: Path, whole: Path) -
     result = hortus(*command)
     assert result.exit_code == 0, result.output
     made, before = (
-        load_base(resolve_model(str(path), Path()), TASK).state_dict() for path in (pickled, whole)
+        TASK.load(resolve_model(str(path), Path())).module.state_dict() for path in (pickled, whole)
     )
     assert all(map(torch.equal, made.values(), before.values()))
     again = hortus(*command)

@@ -8,25 +8,26 @@ import pytest
 import torch
 from peft import PeftModel
 
-from hortus.learning.data.records import Records
-from hortus.learning.methods.adapters import AdapterSpace, attach, save_adapter
-from hortus.learning.models.encoder import frozen_depth
+from hortus.learning.loader import Loader
+from hortus.learning.methods.adapter_files import save_adapter
+from hortus.learning.methods.base import Method
+from hortus.learning.methods.head import Head
+from hortus.learning.methods.lora import LoRA
+from hortus.learning.methods.space import AdapterSpace
 from hortus.learning.models.folder import model_digest, resolve_model
-from hortus.learning.models.loading import load_base
 from hortus.learning.models.tokens import load_tokenizer
 from hortus.learning.passes.isolation import keep_apart
 from hortus.learning.tasks.classification import TextClassification
-from hortus.learning.tasks.classification_metrics import evaluate
-from hortus.protocol.plan import Adapter, Task
 from hortus.runtime.errors import UsageError
 from hortus.runtime.metric import values
+from tests.helpers.labelled import labelled
 
-TASK = Task(labels=("warm", "fresh", "cool"))
-RECORDS = Records(("the sky is blue", "grass", "a red red rose is red"), np.array([2, 1, 0]))
+TASK = TextClassification(labels=("warm", "fresh", "cool"))
+RECORDS = labelled(("the sky is blue", "grass", "a red red rose is red"), np.array([2, 1, 0]))
 ADAPTERS = [
-    Adapter(kind="head"),
-    Adapter(rank=2),
-    Adapter(rank=2, layers=(1,), targets=("query", "dense")),
+    Head(),
+    LoRA(rank=2),
+    LoRA(rank=2, layers=(1,), targets=("query", "dense")),
 ]
 
 
@@ -39,9 +40,9 @@ def filled(model: PeftModel) -> np.ndarray:
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_an_adapter_is_a_vector_and_only_its_parameters_change(
-    tiny_model: Path, adapter: Adapter
+    tiny_model: Path, adapter: Method
 ) -> None:
-    model = attach(load_base(tiny_model, TASK), adapter, seed=1)
+    model = adapter.attach(TASK.load(tiny_model), seed=1)
     before = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
     vector = filled(model)
     assert np.array_equal(AdapterSpace(model).read(model), vector)
@@ -52,17 +53,13 @@ def test_an_adapter_is_a_vector_and_only_its_parameters_change(
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_peft_alone_loads_what_was_saved(
-    tiny_model: Path, tmp_path: Path, adapter: Adapter
-) -> None:
-    model = attach(load_base(tiny_model, TASK), adapter, seed=1)
+def test_peft_alone_loads_what_was_saved(tiny_model: Path, tmp_path: Path, adapter: Method) -> None:
+    model = adapter.attach(TASK.load(tiny_model), seed=1)
     filled(model)
     save_adapter(tmp_path / "adapter", model)
-    loaded = PeftModel.from_pretrained(load_base(tiny_model, TASK), tmp_path / "adapter")
+    loaded = PeftModel.from_pretrained(TASK.load(tiny_model).module, tmp_path / "adapter")
     keep_apart(loaded)  # else its products round otherwise
-    task = TextClassification(
-        TASK, load_tokenizer(tiny_model), load_base(tiny_model, TASK), ADAPTERS[1], 3
-    )
+    task = Loader(TASK, load_tokenizer(tiny_model), TASK.load(tiny_model), ADAPTERS[1], 3)
     batch = task.batch(task.encode(RECORDS), np.arange(3), np.arange(3))
     with torch.no_grad():
         assert torch.equal(loaded(**batch.inputs), model.eval()(**batch.inputs))
@@ -71,22 +68,22 @@ def test_peft_alone_loads_what_was_saved(
 def test_the_start_depends_on_the_public_seed_alone(tiny_model: Path) -> None:
     def start(seed: int, noise: int) -> bytes:
         torch.manual_seed(noise)
-        model = attach(load_base(tiny_model, TASK), Adapter(), seed)
+        model = LoRA().attach(TASK.load(tiny_model), seed)
         return AdapterSpace(model).read(model).tobytes()
 
     assert start(1, 0) == start(1, 99) != start(2, 0)
 
 
-@pytest.mark.parametrize("adapter", [Adapter(kind="head"), Adapter(rank=2, layers=(1,))])
+@pytest.mark.parametrize("adapter", [Head(), LoRA(rank=2, layers=(1,))])
 def test_frozen_layers_computed_once_give_the_same_logits(
-    tiny_model: Path, adapter: Adapter
+    tiny_model: Path, adapter: Method
 ) -> None:
-    base = load_base(tiny_model, TASK)
-    assert frozen_depth(base, adapter) == (2 if adapter.kind == "head" else 1)
-    model = attach(base, adapter, seed=1)
+    base = TASK.load(tiny_model)
+    assert adapter.frozen_layers(base.ahead.layers) == (2 if adapter.kind == "head" else 1)
+    model = adapter.attach(base, seed=1)
     filled(model)
-    cached = TextClassification(TASK, load_tokenizer(tiny_model), base, adapter, 3)
-    whole = TextClassification(TASK, load_tokenizer(tiny_model), base, Adapter(rank=2), 3)
+    cached = Loader(TASK, load_tokenizer(tiny_model), base, adapter, 3)
+    whole = Loader(TASK, load_tokenizer(tiny_model), base, LoRA(rank=2), 3)
     with torch.no_grad():
         logits = [
             model(**task.batch(task.encode(RECORDS), np.arange(3), np.arange(3)).inputs)
@@ -96,10 +93,10 @@ def test_frozen_layers_computed_once_give_the_same_logits(
 
 
 def test_padding_changes_no_record(tiny_model: Path) -> None:
-    base = load_base(tiny_model, TASK)
-    model = attach(base, Adapter(rank=2), seed=1)
+    base = TASK.load(tiny_model)
+    model = LoRA(rank=2).attach(base, seed=1)
     filled(model)
-    task = TextClassification(TASK, load_tokenizer(tiny_model), base, Adapter(rank=2), 3)
+    task = Loader(TASK, load_tokenizer(tiny_model), base, LoRA(rank=2), 3)
     encoded = task.encode(RECORDS)
     with torch.no_grad():
         together = model(**task.batch(encoded, np.arange(3), np.arange(3)).inputs)
@@ -108,9 +105,10 @@ def test_padding_changes_no_record(tiny_model: Path) -> None:
 
 
 def test_metrics_are_those_of_the_predictions(tiny_model: Path) -> None:
-    base = load_base(tiny_model, TASK)
-    task = TextClassification(TASK, load_tokenizer(tiny_model), base, Adapter(kind="head"), 2)
-    metrics = values(evaluate(base, task, task.encode(RECORDS), 2))  # a zero head predicts label 0
+    base = TASK.load(tiny_model)
+    task = Loader(TASK, load_tokenizer(tiny_model), base, Head(), 2)
+    # A zero head predicts label 0.
+    metrics = values(task.measure(base.module, task.encode(RECORDS)))
     assert metrics["accuracy"] == pytest.approx(1 / 3)
     assert metrics["macro_f1"] == pytest.approx(0.5 / 3)
     assert metrics["loss"] == pytest.approx(np.log(3), abs=1e-6)

@@ -8,14 +8,13 @@ import torch
 from torch import nn
 from transformers import RobertaConfig, RobertaModel
 
-from hortus.learning.models.encoder import frozen_depth
+from hortus.learning.methods.lora import LoRA
 from hortus.learning.models.folder import model_digest, resolve_model
-from hortus.learning.models.loading import load_base
 from hortus.learning.models.tokens import load_tokenizer
-from hortus.protocol.plan import Adapter, Task
+from hortus.learning.tasks.classification import TextClassification
 from hortus.runtime.errors import UsageError
 
-TASK = Task(labels=("warm", "fresh", "cool"), max_length=16)
+TASK = TextClassification(labels=("warm", "fresh", "cool"), max_length=16)
 
 
 @pytest.fixture
@@ -87,7 +86,7 @@ def test_every_byte_and_name_that_matters_changes_the_digest(copy: Path) -> None
 def test_a_broken_model_is_explained(copy: Path, name: str, content: bytes) -> None:
     (copy / name).write_bytes(content)
     with pytest.raises(UsageError, match="cannot be read") as caught:
-        load_base(copy, TASK)
+        TASK.load(copy)
     assert str(copy) in str(caught.value)
 
 
@@ -99,7 +98,7 @@ def test_code_inside_a_model_folder_is_not_run(copy: Path, tmp_path: Path) -> No
     config["model_type"] = "evil"
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError):
-        load_base(copy, TASK)
+        TASK.load(copy)
     assert not ran.exists()
 
 
@@ -107,7 +106,7 @@ def test_a_pickled_model_is_not_opened(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
     torch.save({}, copy / "pytorch_model.bin")
     with pytest.raises(UsageError):
-        load_base(copy, TASK)
+        TASK.load(copy)
 
 
 def test_a_broken_tokenizer_is_explained(copy: Path) -> None:
@@ -117,9 +116,9 @@ def test_a_broken_tokenizer_is_explained(copy: Path) -> None:
 
 
 def test_texts_longer_than_the_model_reads_are_refused_before_any_data(tiny_model: Path) -> None:
-    load_base(tiny_model, TASK.model_copy(update={"max_length": 64}))
+    TASK.model_copy(update={"max_length": 64}).load(tiny_model)
     with pytest.raises(UsageError, match="reads 64 tokens at most, not 65"):
-        load_base(tiny_model, TASK.model_copy(update={"max_length": 65}))
+        TASK.model_copy(update={"max_length": 65}).load(tiny_model)
 
 
 def test_a_roberta_reads_fewer_tokens_than_it_has_positions(tmp_path: Path) -> None:
@@ -132,18 +131,20 @@ def test_a_roberta_reads_fewer_tokens_than_it_has_positions(tmp_path: Path) -> N
         max_position_embeddings=18,
     )
     RobertaModel(config).save_pretrained(tmp_path)
-    model = load_base(tmp_path, TASK)
-    assert frozen_depth(model, Adapter(layers=(1,))) == 1
+    base = TASK.load(tmp_path)
+    assert base.ahead is not None
+    assert LoRA(layers=(1,)).frozen_layers(base.ahead.layers) == 1
+    model = base.module
     tokens = torch.full((1, 16), 5)
     assert model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).shape == (1, 3)
     with pytest.raises(UsageError, match="reads 16 tokens at most, not 17"):
-        load_base(tmp_path, TASK.model_copy(update={"max_length": 17}))
+        TASK.model_copy(update={"max_length": 17}).load(tmp_path)
 
 
 def test_loading_is_silent_and_leaves_nothing_to_chance(
     tiny_model: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    model = load_base(tiny_model, TASK)
+    model = TASK.load(tiny_model).module
     tokens = torch.tensor([[2, 5, 6, 3]])
     model.train()
     first, second = (
@@ -156,7 +157,8 @@ def test_loading_is_silent_and_leaves_nothing_to_chance(
 
 
 def test_embeddings_have_one_length_and_no_padding_in_them(tiny_model: Path) -> None:
-    model = load_base(tiny_model, TASK)
+    model = TASK.load(tiny_model).ahead
+    assert model is not None
     tokens = torch.tensor([[2, 5, 6, 3, 0, 0], [2, 5, 6, 7, 8, 3]])
     mask = (tokens != 0).long()
     embeddings = model.embed(tokens, mask)
@@ -167,7 +169,8 @@ def test_embeddings_have_one_length_and_no_padding_in_them(tiny_model: Path) -> 
 
 
 def test_the_packaged_encoder_knows_what_is_alike(minilm: Path) -> None:
-    model, tokenizer = load_base(minilm, TASK), load_tokenizer(minilm)
+    model, tokenizer = TASK.load(minilm).ahead, load_tokenizer(minilm)
+    assert model is not None
     texts = ["my card was stolen", "somebody took my bank card", "when is my blood test"]
     inputs = tokenizer(texts, padding=True, return_tensors="pt")
     embeddings = model.embed(inputs["input_ids"], inputs["attention_mask"])

@@ -11,11 +11,12 @@ import torch
 from helpers.tiny_models import ARCHITECTURES, POSITIONS, edit_json, edit_weights, in_parts
 
 from hortus.learning.models.folder import INDEX, WEIGHTS, model_digest, resolve_model
-from hortus.learning.models.loading import load_base, longest_text
-from hortus.protocol.plan import Precision, Task
+from hortus.learning.models.loading import longest_text
+from hortus.learning.tasks.classification import TextClassification
+from hortus.protocol.plan import Precision
 from hortus.runtime.errors import UsageError
 
-TASK = Task(labels=("warm", "cool"), max_length=16)
+TASK = TextClassification(labels=("warm", "cool"), max_length=16)
 Weights = dict[str, torch.Tensor]
 LAYER = "encoder.layer.1.output.dense.weight"
 
@@ -42,11 +43,11 @@ def copy(saved: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_usual_architectures_are_read_whole(saved: Callable[[str], Path], name: str) -> None:
-    model = load_base(saved(name), TASK)
+    model = TASK.load(saved(name)).module
     tokens = torch.tensor([[2, 5, 6, 3, 0], [2, 7, 8, 9, 3]])
     logits = model.eval()(input_ids=tokens, attention_mask=(tokens != 0).long())
     assert logits.shape == (2, 2)
-    again = load_base(saved(name), TASK)
+    again = TASK.load(saved(name)).module
     assert all(map(torch.equal, model.state_dict().values(), again.state_dict().values()))
 
 
@@ -121,7 +122,7 @@ def test_weights_that_are_not_those_of_the_model_are_named(
     path = copy("bert")
     edit_weights(path, change)
     with pytest.raises(UsageError, match=told) as caught:
-        load_base(path, TASK)
+        TASK.load(path)
     assert str(path) in str(caught.value.where)
     assert caught.value.remedy
 
@@ -148,7 +149,7 @@ def test_what_no_model_misses_or_needs_is_no_fault(
 ) -> None:
     path = copy("bert")
     edit_weights(path, change)
-    load_base(path, TASK)
+    TASK.load(path)
 
 
 @pytest.mark.parametrize(
@@ -186,14 +187,14 @@ def test_a_config_of_another_model_is_told(
     (path / "own.py").write_text("raise SystemExit('was run')")
     edit_json(path / "config.json", **fields)
     with pytest.raises(UsageError, match=told):
-        load_base(path, TASK)
+        TASK.load(path)
 
 
 def test_a_key_that_comes_twice_in_a_config_is_refused(copy: Callable[[str], Path]) -> None:
     path = copy("bert") / "config.json"
     path.write_text(path.read_text().replace("{", '{"hidden_size": 99,', 1))
     with pytest.raises(UsageError, match="'hidden_size' comes twice"):
-        load_base(path.parent, TASK)
+        TASK.load(path.parent)
 
 
 @pytest.mark.parametrize(
@@ -212,14 +213,14 @@ def test_a_text_is_no_longer_than_the_model_reads(
     saved: Callable[[str], Path], name: str, longest: int | None
 ) -> None:
     path = saved(name)
-    assert longest_text(load_base(path, TASK).encoder) == longest
+    assert longest_text(TASK.load(path).backbone) == longest
     most = longest or 500
-    model = load_base(path, TASK.model_copy(update={"max_length": most})).eval()
+    model = TASK.model_copy(update={"max_length": most}).load(path).module.eval()
     tokens = torch.full((1, most), 5)
     model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
     if longest is not None:
         with pytest.raises(UsageError, match=f"reads {longest} tokens at most, not {longest + 1}"):
-            load_base(path, TASK.model_copy(update={"max_length": longest + 1}))
+            TASK.model_copy(update={"max_length": longest + 1}).load(path)
 
 
 def test_weights_in_several_files_are_the_same_model(
@@ -227,7 +228,7 @@ def test_weights_in_several_files_are_the_same_model(
 ) -> None:
     path = in_parts(copy("bert"))
     assert resolve_model(str(path), Path()) == path
-    whole, parts = load_base(saved("bert"), TASK), load_base(path, TASK)
+    whole, parts = TASK.load(saved("bert")).module, TASK.load(path).module
     assert all(map(torch.equal, whole.state_dict().values(), parts.state_dict().values()))
 
 
@@ -241,7 +242,7 @@ def test_every_part_is_in_the_digest_and_a_missing_one_is_named(
     assert model_digest(path) != before
     part.unlink()
     with pytest.raises(UsageError, match=f"1 of its 2 files are missing: {part.name}") as caught:
-        load_base(path, TASK)
+        TASK.load(path)
     assert caught.value.where == str(path / INDEX)
 
 
@@ -263,7 +264,7 @@ def test_a_broken_index_is_explained(copy: Callable[[str], Path], index: str) ->
     path = in_parts(copy("bert"))
     (path / INDEX).write_text(index)
     with pytest.raises(UsageError) as caught:
-        load_base(path, TASK)
+        TASK.load(path)
     assert caught.value.where == str(path / INDEX)
 
 
@@ -274,14 +275,14 @@ def test_a_part_that_lacks_a_weight_is_no_whole_model(copy: Callable[[str], Path
     assert kept.endswith("2-of-00002.safetensors")
     shutil.copy(path / "model-00001-of-00002.safetensors", path / kept)
     with pytest.raises(UsageError, match="missing"):
-        load_base(path, TASK)
+        TASK.load(path)
 
 
 def test_a_file_cut_short_is_explained(copy: Callable[[str], Path]) -> None:
     path = copy("bert") / WEIGHTS
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UsageError, match="cannot be read"):
-        load_base(path.parent, TASK)
+        TASK.load(path.parent)
 
 
 def test_a_model_beyond_the_memory_is_refused_before_it_is_read(
@@ -289,5 +290,5 @@ def test_a_model_beyond_the_memory_is_refused_before_it_is_read(
 ) -> None:
     monkeypatch.setattr("hortus.learning.models.loading.available", lambda _: 20_000)
     with pytest.raises(UsageError, match="takes 0 MiB of memory, and 0 MiB are free"):
-        load_base(saved("bert"), TASK)
-    load_base(saved("bert"), TASK, Precision.BFLOAT16)
+        TASK.load(saved("bert"))
+    TASK.load(saved("bert"), Precision.BFLOAT16)

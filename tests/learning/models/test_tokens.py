@@ -8,15 +8,15 @@ import pytest
 import torch
 from helpers.tiny_models import ARCHITECTURES, VOCABULARY, edit_json, save_tokenizer
 
-from hortus.learning.data.records import Records
-from hortus.learning.models.loading import load_base
+from hortus.learning.loader import Loader
+from hortus.learning.methods.lora import LoRA
 from hortus.learning.models.tokens import load_tokenizer
 from hortus.learning.tasks.classification import TextClassification
-from hortus.protocol.plan import Adapter, Task
 from hortus.runtime.errors import UsageError
+from tests.helpers.labelled import labelled
 
-TASK = Task(labels=("warm", "cool"), max_length=16)
-RECORDS = Records(("apple", "the sky is blue", "a"), np.array([0, 1, 0]))
+TASK = TextClassification(labels=("warm", "cool"), max_length=16)
+RECORDS = labelled(("apple", "the sky is blue", "a"), np.array([0, 1, 0]))
 
 
 @pytest.fixture
@@ -24,10 +24,10 @@ def path(tmp_path: Path) -> Path:
     return ARCHITECTURES["bert"].save(tmp_path / "model")
 
 
-def task(path: Path, length: int = 16) -> TextClassification:
+def task(path: Path, length: int = 16) -> Loader:
     wanted = TASK.model_copy(update={"max_length": length})
-    base = load_base(path, wanted)
-    return TextClassification(wanted, load_tokenizer(path), base, Adapter(rank=2), 4)
+    base = wanted.load(path)
+    return Loader(wanted, load_tokenizer(path), base, LoRA(rank=2), 4)
 
 
 def refused(path: Path, length: int = 16) -> str:
@@ -49,7 +49,7 @@ def test_padding_is_on_the_right_whatever_the_file_says(path: Path) -> None:
 
 
 def test_padding_and_truncation_inside_a_tokenizer_file_do_not_count(path: Path) -> None:
-    before = task(path).encode(RECORDS).tokens
+    before = task(path).encode(RECORDS).examples
     edit_json(
         path / "tokenizer.json",
         padding={
@@ -67,14 +67,15 @@ def test_padding_and_truncation_inside_a_tokenizer_file_do_not_count(path: Path)
             "stride": 0,
         },
     )
-    assert task(path).encode(RECORDS).tokens == before
+    assert task(path).encode(RECORDS).examples == before
 
 
 def test_a_tokenizer_without_a_token_for_padding_works(path: Path) -> None:
     save_tokenizer(path, pad_token=None)
     assert load_tokenizer(path).pad_token_id is None
     one = task(path)
-    base = one._base.eval()
+    base = one._base.ahead
+    assert base is not None
     batch = one.batch(one.encode(RECORDS), np.arange(3), np.arange(3))
     alone = one.batch(one.encode(RECORDS), np.arange(1), np.arange(1))
     with torch.no_grad():
@@ -87,7 +88,8 @@ def test_a_text_of_which_nothing_is_left_is_one_token(path: Path) -> None:
     document["normalizer"] = {"type": "Replace", "pattern": {"Regex": "[^a-z ]"}, "content": ""}
     document["model"]["unk_token"] = "the"
     (path / "tokenizer.json").write_text(json.dumps(document))
-    assert task(path).encode(Records(("Ä Ö", "apple"), np.array([0, 1]))).tokens == ((0,), (7,))
+    data = task(path).encode(labelled(("Ä Ö", "apple"), np.array([0, 1])))
+    assert [tokens for tokens, _ in data.examples] == [(0,), (7,)]
 
 
 def test_added_words_beyond_the_embedding_are_refused(path: Path) -> None:

@@ -1,261 +1,48 @@
-import shutil
-from pathlib import Path
-
-import numpy as np
 import pytest
-import torch
-from transformers import MPNetConfig, MPNetModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from hortus.learning.data.records import Records
-from hortus.learning.methods.adapters import AdapterSpace, attach
-from hortus.learning.models.encoder import default_device, frozen_depth
-from hortus.learning.models.loading import load_base
-from hortus.learning.models.tokens import load_tokenizer
-from hortus.learning.tasks import classification as tasks
-from hortus.learning.tasks.classification import Encoded, TextClassification
-from hortus.learning.tasks.classification_metrics import evaluate
-from hortus.privacy.gradients.clipping.flat import FlatClipping
-from hortus.privacy.gradients.engine import PerUnitGradients
-from hortus.protocol.plan import Adapter, Precision, Task
-from hortus.runtime.metric import values
+from hortus.learning.tasks.classification import TextClassification
+from hortus.runtime.metric import check_metrics, primary, values
 
-TASK = Task(labels=("warm", "fresh", "cool"), max_length=8)
-TEXTS = ("the sky is blue", "grass", "a red rose is a red rose is a red rose", "ice", "sea sea sea")
-RECORDS = Records(TEXTS, np.arange(len(TEXTS)) % 3)
-ALL = np.arange(len(TEXTS))
-LAST = Adapter(rank=2, layers=(1,))
-EVERYWHERE = Adapter(rank=2)  # nothing frozen to run ahead
+TASK = TextClassification(labels=("a", "b", "c", "d"))
 
 
-class Bench:
-    """A model away from zero, and its task with and without the frozen part run ahead."""
-
-    def __init__(
-        self,
-        path: Path,
-        adapter: Adapter,
-        precision: Precision = Precision.FLOAT32,
-        micro_batch: int = 64,
-    ) -> None:
-        self.base = load_base(path, TASK, precision)
-        self.model = attach(self.base, adapter, 1)
-        space = AdapterSpace(self.model)
-        vector = np.random.default_rng(0).normal(0, 0.3, space.dimension)
-        space.write(self.model, vector.astype(np.float32))
-        tokenizer = load_tokenizer(path)
-        self.plain = TextClassification(TASK, tokenizer, self.base, EVERYWHERE, micro_batch)
-        self.ahead = TextClassification(TASK, tokenizer, self.base, adapter, micro_batch)
+def measured(labels: list[int], predicted: list[int]) -> tuple[float, float]:
+    metrics = TASK.metrics([(y, p, 0.5) for y, p in zip(labels, predicted, strict=True)])
+    check_metrics(metrics)
+    assert values(metrics)["loss"] == 0.5
+    return values(metrics)["accuracy"], values(metrics)["macro_f1"]
 
 
-def kinds(data: Encoded) -> tuple[bool, bool]:
-    return data.states is not None, data.embeddings is not None
+def test_a_worked_example() -> None:
+    # F1 of 0: 2·2/(3+2); of 1: 2·1/(1+2); of 2: 0, present and never found; 3 is not there at all.
+    accuracy, macro_f1 = measured([0, 0, 0, 1, 2], [0, 0, 1, 1, 3])
+    assert accuracy == pytest.approx(3 / 5)
+    assert macro_f1 == pytest.approx((4 / 5 + 2 / 3 + 0 + 0) / 4)
 
 
-def test_texts_become_tokens_cut_to_length(tiny_model: Path) -> None:
-    data = Bench(tiny_model, LAST).plain.encode(RECORDS)
-    assert [len(tokens) for tokens in data.tokens] == [6, 3, 8, 3, 5]
-    assert data.labels.dtype == torch.int64
-    assert data.labels.tolist() == [0, 1, 2, 0, 1]
-    assert len(data) == 5
+def test_chance_is_the_share_of_the_most_frequent_label() -> None:
+    accuracy = primary(TASK.metrics([(label, 0, 1.0) for label in (0, 2, 2, 1)]))
+    assert accuracy is not None
+    assert (accuracy.name, accuracy.value) == ("accuracy", 0.25)
+    assert accuracy.chance is not None
+    assert accuracy.chance.value == 0.5
 
 
-@pytest.mark.parametrize("adapter", [LAST, Adapter(kind="head")], ids=["last layer", "head"])
-def test_passes_hold_each_record_once_among_its_like(tiny_model: Path, adapter: Adapter) -> None:
-    """Texts of 6, 3, 8, 3 and 5 tokens, of 8 at most: all but the longest are padded to 8."""
-    bench = Bench(tiny_model, adapter)
-    for task in (bench.plain, bench.ahead):
-        data = task.encode(RECORDS)
-        batches = list(task.batches(data, np.array([4, 2, 0, 3, 1]), 4))
-        found = [batch.index.tolist() for batch in batches]
-        alike = [[4, 0, 3, 1], [2]] if data.embeddings is None else [[0, 1, 2, 3], [4]]
-        assert sorted(sorted(one) for one in found) == sorted(sorted(one) for one in alike)
-        assert [batch.labels.tolist() for batch in batches] == [
-            [int(RECORDS.labels[i]) for i in one] for one in found
-        ]
-        masks = [batch.inputs.get("attention_mask") for batch in batches]
-        assert {mask.shape[1] for mask in masks if mask is not None} <= {8}
-    assert list(bench.plain.batches(bench.plain.encode(RECORDS), np.array([], np.int64), 2)) == []
+pairs = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30)
 
 
-@pytest.mark.parametrize(
-    ("adapter", "kept"),
-    [
-        (EVERYWHERE, (False, False)),
-        (Adapter(layers=(0, 1)), (False, False)),
-        (LAST, (True, False)),
-        (Adapter(kind="head"), (False, True)),
-    ],
-    ids=["all layers", "all layers by number", "last layer", "head"],
-)
-def test_the_frozen_part_is_run_ahead(
-    tiny_model: Path, adapter: Adapter, kept: tuple[bool, bool]
+@settings(deadline=None)
+@given(pairs)
+def test_metrics_are_fractions_and_perfect_only_if_all_is_right(
+    pairs: list[tuple[int, int]],
 ) -> None:
-    assert kinds(Bench(tiny_model, adapter).ahead.encode(RECORDS)) == kept
-
-
-def test_an_encoder_of_another_form_is_trained_without_running_ahead(
-    tiny_model: Path, tmp_path: Path
-) -> None:
-    """MPNet's layers take a position bias too, which only its own encoder knows to make."""
-    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
-    config = MPNetConfig(
-        vocab_size=30,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=20,
-    )
-    MPNetModel(config).save_pretrained(tmp_path)
-    for adapter in (Adapter(targets=("q",), layers=(1,)), Adapter(kind="head")):
-        bench = Bench(tmp_path, adapter)
-        engine = PerUnitGradients(bench.model)
-        plain, ahead = (
-            engine.clipped_sum(
-                task.batches(task.encode(RECORDS), ALL, 5), FlatClipping().at(0.1)
-            ).total
-            for task in (bench.plain, bench.ahead)
-        )
-        assert np.array_equal(plain, ahead)
-        assert plain.any()
-
-
-@pytest.mark.parametrize("adapter", [LAST, Adapter(kind="head")], ids=["last layer", "head"])
-def test_running_ahead_changes_no_bit_of_the_same_batch(tiny_model: Path, adapter: Adapter) -> None:
-    """One batch of all records: the same padding in both, so the same arithmetic."""
-    bench = Bench(tiny_model, adapter)
-    losses = []
-    for task in (bench.plain, bench.ahead):
-        batch = task.batch(task.encode(RECORDS), ALL, ALL)
-        losses.append(batch.losses(bench.model).detach())
-    engine = PerUnitGradients(bench.model)
-    gradients = [
-        engine.clipped_sum(task.batches(task.encode(RECORDS), ALL, 5), FlatClipping().at(0.1)).total
-        for task in (bench.plain, bench.ahead)
-    ]
-    assert losses[0].shape == (5,)
-    assert torch.equal(losses[0], losses[1])
-    assert np.array_equal(gradients[0], gradients[1])
-    assert gradients[0].any()
-
-
-def test_running_ahead_agrees_in_other_batches(tiny_model: Path) -> None:
-    bench = Bench(tiny_model, LAST)
-    engine = PerUnitGradients(bench.model)
-    plain, ahead = bench.plain.encode(RECORDS), bench.ahead.encode(RECORDS)
-    reference = engine.clipped_sum(bench.plain.batches(plain, ALL, 1), FlatClipping().at(0.1)).total
-    for size in (1, 2, 3):
-        other = engine.clipped_sum(
-            bench.ahead.batches(ahead, ALL, size), FlatClipping().at(0.1)
-        ).total
-        assert np.allclose(other, reference, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "adapter", [EVERYWHERE, LAST, Adapter(kind="head")], ids=["all layers", "last layer", "head"]
-)
-def test_with_a_micro_batch_of_one_no_two_records_meet(tiny_model: Path, adapter: Adapter) -> None:
-    """Then no record can change a bit of another, however much an adapter makes of it."""
-    bench = Bench(tiny_model, adapter, micro_batch=1)
-    sizes = []
-    bench.base.encoder.embeddings.register_forward_hook(
-        lambda _module, _inputs, output: sizes.append(len(output))
-    )
-    task, kept = bench.ahead, ALL[1:]
-    engine = PerUnitGradients(bench.model)
-
-    def contributions(records: Records, wanted: np.ndarray) -> list[np.ndarray]:
-        batches = list(task.batches(task.encode(records), wanted, 1))
-        return [engine.clipped_sum([batch], FlatClipping().at(0.1)).total for batch in batches]
-
-    with_, without = contributions(RECORDS, kept), contributions(RECORDS.take(kept), kept - 1)
-    assert len(with_) == len(kept)
-    assert all(map(np.array_equal, with_, without))
-    assert set(sizes) == {1}
-
-
-def test_what_was_run_ahead_does_not_depend_on_the_adapter(tiny_model: Path) -> None:
-    bench = Bench(tiny_model, LAST)
-    before = bench.ahead.encode(RECORDS).states
-    space = AdapterSpace(bench.model)
-    space.write(bench.model, np.ones(space.dimension, np.float32))
-    after = bench.ahead.encode(RECORDS).states
-    assert before is not None
-    assert after is not None
-    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-
-
-def test_states_too_large_for_the_memory_are_made_anew(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench = Bench(tiny_model, LAST)
-    size = 4 * 32 * sum(len(tokens) for tokens in bench.plain.encode(RECORDS).tokens)
-    sums = []
-    for limit, kept in ((size, True), (size - 1, False)):
-        monkeypatch.setattr(tasks, "_STATES_BYTES", limit)
-        data = bench.ahead.encode(RECORDS)
-        assert kinds(data) == (kept, False)
-        batch = bench.ahead.batch(data, ALL, ALL)
-        sums.append(batch.losses(bench.model).detach())
-    assert torch.equal(sums[0], sums[1])
-
-
-def test_the_packaged_encoder_runs_ahead_bit_for_bit(minilm: Path) -> None:
-    bench = Bench(minilm, Adapter(layers=(4, 5)))
-    assert frozen_depth(bench.base, Adapter(layers=(4, 5))) == 4
-    losses = []
-    for task in (bench.plain, bench.ahead):
-        batch = task.batch(task.encode(RECORDS), ALL, ALL)
-        losses.append(batch.losses(bench.model).detach())
-    assert torch.equal(losses[0], losses[1])
-
-
-def test_evaluation_is_that_of_one_record_at_a_time(tiny_model: Path) -> None:
-    bench = Bench(tiny_model, LAST)
-    data = bench.plain.encode(RECORDS)
-    losses, predicted = [], []
-    with torch.no_grad():
-        for index in ALL:
-            (batch,) = bench.plain.batches(data, np.array([index]), 1)
-            losses.append(float(batch.losses(bench.model)))
-            predicted.append(int(bench.model(**batch.inputs).argmax()))
-    for task in (bench.plain, bench.ahead):
-        metrics = values(evaluate(bench.model, task, task.encode(RECORDS), 2))
-        assert metrics["accuracy"] == np.mean(np.array(predicted) == RECORDS.labels)
-        assert metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
-
-
-def test_precision_is_that_of_the_frozen_part_alone(tiny_model: Path) -> None:
-    """Bfloat16 keeps 8 bits: sums agree within some per cent, and differ, or it was ignored."""
-    sums = []
-    for precision in Precision:
-        bench = Bench(tiny_model, LAST, precision)
-        assert {p.dtype for p in bench.model.parameters() if p.requires_grad} == {torch.float32}
-        frozen = {p.dtype for p in bench.model.parameters() if not p.requires_grad}
-        assert frozen >= {getattr(torch, precision)}
-        data = bench.ahead.encode(RECORDS)
-        assert data.states is not None
-        assert data.states[0].dtype == getattr(torch, precision)
-        for task in (bench.plain, bench.ahead):
-            batches = task.batches(task.encode(RECORDS), ALL, 5)
-            sums.append(
-                PerUnitGradients(bench.model).clipped_sum(batches, FlatClipping().at(0.1)).total
-            )
-    assert np.array_equal(sums[0], sums[1])
-    assert np.array_equal(sums[2], sums[3])
-    assert 0 < np.linalg.norm(sums[2] - sums[0]) < 0.1 * np.linalg.norm(sums[0])
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("adapter", [LAST, Adapter(kind="head")], ids=["last layer", "head"])
-def test_a_gpu_computes_the_same_sum(tiny_model: Path, adapter: Adapter) -> None:
-    sums = []
-    for device in ("cpu", "cuda"):
-        bench = Bench(tiny_model, adapter)
-        bench.model.to(device)
-        batches = bench.ahead.batches(bench.ahead.encode(RECORDS), ALL, 5)
-        assert default_device().type == "cuda"
-        sums.append(
-            PerUnitGradients(bench.model).clipped_sum(batches, FlatClipping().at(0.1)).total
-        )
-    assert np.allclose(sums[0], sums[1], rtol=1e-3, atol=1e-6)
+    labels, predicted = [p[0] for p in pairs], [p[1] for p in pairs]
+    accuracy, macro_f1 = measured(labels, predicted)
+    assert 0 <= accuracy <= 1
+    assert 0 <= macro_f1 <= 1
+    assert (accuracy == 1) == (labels == predicted)
+    assert (macro_f1 == 1) == (labels == predicted)
+    other = measured([3 - y for y in labels], [3 - y for y in predicted])
+    assert other == pytest.approx((accuracy, macro_f1))

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hortus.learning.data.records import Records
-from hortus.learning.tasks.classification import Encoded
+from hortus.learning.loader import Encoded
 from hortus.planning.plan_file import make_plan
 from hortus.privacy.gradients.clipping.base import ClippingAt
 from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.clipping.per_layer import PerLayerClipping
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Plan
+from tests.helpers.labelled import labelled
 
 TEXTS = ("the sky is blue", "grass is green", "a red rose", "ice", "leaf leaf leaf leaf leaf tree")
 C = 0.05
@@ -38,7 +38,7 @@ def workbench(plan: Plan, tiny_model: object) -> Workbench:
 @pytest.fixture
 def encoded(workbench: Workbench) -> Encoded:
     labels = np.arange(len(TEXTS)) % 3
-    return workbench.task.encode(Records(TEXTS, labels))
+    return workbench.loader.encode(labelled(TEXTS, labels))
 
 
 def one_by_one(workbench: Workbench, encoded: Encoded) -> NDArray[np.float64]:
@@ -46,7 +46,7 @@ def one_by_one(workbench: Workbench, encoded: Encoded) -> NDArray[np.float64]:
     rows = []
     parameters = [p for _, p in sorted(workbench.model.named_parameters()) if p.requires_grad]
     for index in range(len(encoded)):
-        (batch,) = workbench.task.batches(encoded, np.array([index]), 1)
+        (batch,) = workbench.loader.batches(encoded, np.array([index]), 1)
         loss = batch.losses(workbench.model).sum()
         gradient = torch.autograd.grad(loss, parameters)
         rows.append(torch.cat([g.reshape(-1) for g in gradient]).double().numpy())
@@ -63,7 +63,7 @@ def clipped(rows: NDArray[np.float64], bound: float) -> NDArray[np.float64]:
 def test_the_sum_is_that_of_single_records(
     workbench: Workbench, encoded: Encoded, micro_batch: int, bound: float
 ) -> None:
-    batches = workbench.task.batches(encoded, np.arange(len(encoded)), micro_batch)
+    batches = workbench.loader.batches(encoded, np.arange(len(encoded)), micro_batch)
     total = workbench.gradients.clipped_sum(batches, FlatClipping().at(bound)).total
     reference = clipped(one_by_one(workbench, encoded), bound)
     assert total.dtype == np.float64
@@ -74,7 +74,7 @@ def test_every_record_is_within_the_bound_in_exact_arithmetic(
     workbench: Workbench, encoded: Encoded
 ) -> None:
     for index in range(len(encoded)):
-        batch = workbench.task.batches(encoded, np.array([index]), 1)
+        batch = workbench.loader.batches(encoded, np.array([index]), 1)
         alone = workbench.gradients.clipped_sum(batch, FlatClipping().at(C)).total
         # Fractions, not floats: the bound is on the real vector that the floats stand for.
         squared = sum(Fraction(float(x)) ** 2 for x in alone)
@@ -89,7 +89,7 @@ def test_the_head_counts_in_the_norm(workbench: Workbench, encoded: Encoded) -> 
     head = np.repeat(["head" in name for name in names], sizes)
     without = rows * np.minimum(1, C / np.linalg.norm(rows[:, ~head], axis=1, keepdims=True))
     assert np.linalg.norm(without, axis=1).max() > C * 1.01
-    batch = workbench.task.batches(encoded, np.array([0]), 1)
+    batch = workbench.loader.batches(encoded, np.array([0]), 1)
     assert np.linalg.norm(workbench.gradients.clipped_sum(batch, FlatClipping().at(C)).total) <= C
 
 
@@ -111,7 +111,7 @@ def test_a_record_with_an_overflowing_gradient_adds_nothing(
             losses = self.inner.losses(model)  # type: ignore[attr-defined]
             return losses * torch.tensor([float("inf")] + [1.0] * (len(losses) - 1))
 
-    batch = workbench.task.batch(encoded, np.arange(3), np.arange(3))
+    batch = workbench.loader.batch(encoded, np.arange(3), np.arange(3))
     total = workbench.gradients.clipped_sum([Overflowing(batch)], FlatClipping().at(C)).total
     assert np.isfinite(total).all()
     assert np.linalg.norm(total) <= 2 * C
@@ -134,7 +134,7 @@ def unit_means(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 def test_a_units_records_give_one_gradient_clipped_once(
     workbench: Workbench, encoded: Encoded, micro_batch: int, bound: float
 ) -> None:
-    batches = workbench.task.batches(in_units(encoded), np.arange(len(encoded)), micro_batch)
+    batches = workbench.loader.batches(in_units(encoded), np.arange(len(encoded)), micro_batch)
     total = workbench.gradients.clipped_sum(batches, FlatClipping().at(bound)).total
     rows = one_by_one(workbench, encoded)
     assert np.allclose(total, clipped(unit_means(rows), bound), rtol=2e-4, atol=1e-6)
@@ -142,7 +142,7 @@ def test_a_units_records_give_one_gradient_clipped_once(
 
 def test_clipping_records_one_by_one_would_be_seen(workbench: Workbench, encoded: Encoded) -> None:
     """Planted: each record is a unit to the engine, so a unit's two records may add up to 2C."""
-    (batch,) = workbench.task.batches(in_units(encoded), np.array([0, 0]), 5)
+    (batch,) = workbench.loader.batches(in_units(encoded), np.array([0, 0]), 5)
     assert np.linalg.norm(workbench.gradients.clipped_sum([batch], FlatClipping().at(C)).total) <= C
     apart = replace(batch, units=torch.arange(2))
     assert (
@@ -157,7 +157,7 @@ def test_a_sum_over_any_records_is_bounded_by_their_number(
     plan_bench: tuple[Workbench, Encoded], indices: list[int], bound: float
 ) -> None:
     workbench, encoded = plan_bench
-    batches = workbench.task.batches(encoded, np.array(indices), 3)
+    batches = workbench.loader.batches(encoded, np.array(indices), 3)
     total = workbench.gradients.clipped_sum(batches, FlatClipping().at(bound)).total
     assert np.linalg.norm(total) <= len(indices) * bound * (1 + 1e-12)
 
@@ -174,7 +174,7 @@ def plan_bench(tiny_model: object) -> tuple[Workbench, Encoded]:
         }
     )
     bench = Workbench(plan, Path(plan.model))
-    return bench, bench.task.encode(Records(TEXTS, np.arange(len(TEXTS)) % 3))
+    return bench, bench.loader.encode(labelled(TEXTS, np.arange(len(TEXTS)) % 3))
 
 
 @pytest.mark.parametrize(
@@ -184,13 +184,13 @@ def test_each_units_own_clipped_gradient_is_its_part_of_the_sum(
     workbench: Workbench, encoded: Encoded, clipping: ClippingAt
 ) -> None:
     everybody = np.arange(len(encoded))
-    batch = workbench.task.batch(encoded, everybody, everybody)
+    batch = workbench.loader.batch(encoded, everybody, everybody)
     each = workbench.gradients.clipped_each(batch, clipping)
     together = workbench.gradients.clipped_sum([batch], clipping)
     assert np.allclose(sum(one.total for one in each), together.total, rtol=1e-4, atol=1e-7)
     assert np.allclose(np.hstack([one.norms for one in each]), together.norms, rtol=1e-6)
     for number, one in enumerate(each):
         index = np.sort(batch.index)[number]
-        alone = workbench.task.batches(encoded, np.array([index]), 1)
+        alone = workbench.loader.batches(encoded, np.array([index]), 1)
         own = workbench.gradients.clipped_sum(alone, clipping).total
         assert np.allclose(one.total, own, rtol=2e-4, atol=1e-6)

@@ -11,17 +11,19 @@ import torch
 from helpers.tiny_models import ARCHITECTURES, edit_weights
 from numpy.typing import NDArray
 
-from hortus.learning import warm_model
-from hortus.learning.data.records import Records
-from hortus.learning.models.encoder import EncoderClassifier
+from hortus.learning.methods.base import Method
+from hortus.learning.methods.lora import LoRA
+from hortus.learning.models.base import Base
 from hortus.learning.models.memory import _of_container, available, kept_for_backward
+from hortus.learning.tasks.classification import TextClassification
 from hortus.privacy.gradients import workbench
 from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.workbench import Workbench
-from hortus.protocol.plan import Adapter, Contract, Plan, Privacy, Task, Training
+from hortus.protocol.plan import Contract, Plan, Privacy, Training
 from hortus.runtime.errors import HortusError, UsageError
 from hortus.runtime.surroundings import out_of_memory
 from hortus.strategies.fedsgd import FedSGD
+from tests.helpers.labelled import labelled
 
 TEXTS = ("apple", "the sky is blue", "a", "the rose is red", "grass is green the leaf is green")
 
@@ -37,11 +39,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return save
 
 
-def contract(adapter: Adapter, length: int = 16, **privacy: Any) -> Contract:
+def contract(adapter: Method, length: int = 16, **privacy: Any) -> Contract:
     plan = Plan(
         name="x",
         model="x",
-        task=Task(labels=("warm", "cool"), max_length=length),
+        task=TextClassification(labels=("warm", "cool"), max_length=length),
         adapter=adapter,
         training=Training(rounds=1, sampling_rate=0.1, nominal_units=10),
         strategy=FedSGD(),
@@ -50,13 +52,13 @@ def contract(adapter: Adapter, length: int = 16, **privacy: Any) -> Contract:
     return plan.contract(model_digest="0" * 64, noise_multiplier=1.0)
 
 
-def lora(name: str) -> Adapter:
-    return Adapter(rank=2, targets=ARCHITECTURES[name].targets)
+def lora(name: str) -> Method:
+    return LoRA(rank=2, targets=ARCHITECTURES[name].targets)
 
 
 def added(bench: Workbench, members: NDArray[np.int64], together: int) -> NDArray[np.float64]:
-    records = Records(tuple(TEXTS[i % len(TEXTS)] for i in range(20)), np.arange(20) % 2)
-    batches = bench.task.batches(bench.task.encode(records), members, together)
+    records = labelled(tuple(TEXTS[i % len(TEXTS)] for i in range(20)), np.arange(20) % 2)
+    batches = bench.loader.batches(bench.loader.encode(records), members, together)
     return bench.gradients.clipped_sum(batches, FlatClipping().at(1.0)).total
 
 
@@ -79,7 +81,7 @@ def test_what_a_record_adds_has_the_same_bits_among_others(
 
 def test_experts_get_the_tokens_of_one_record_at_a_time(saved: Callable[[str], Path]) -> None:
     bench = Workbench(contract(lora("mixtral")), saved("mixtral"))
-    assert set(bench.task.passes.limits.values()) == {1}
+    assert set(bench.loader.passes.limits.values()) == {1}
 
 
 def test_lora_on_gpt2_is_what_peft_makes_of_it(saved: Callable[[str], Path]) -> None:
@@ -90,37 +92,37 @@ def test_lora_on_gpt2_is_what_peft_makes_of_it(saved: Callable[[str], Path]) -> 
     assert sum(".lora_A." in name for name in shapes) == 4  # c_attn and c_fc of two layers
 
 
-def draws(model: EncoderClassifier) -> None:
-    model.encoder.register_forward_hook(
+def draws(base: Base) -> None:
+    base.backbone.register_forward_hook(
         lambda _m, _i, out: setattr(
             out, "last_hidden_state", out.last_hidden_state + torch.rand(16) / 10
         )
     )
 
 
-def remembers(model: EncoderClassifier) -> None:
+def remembers(base: Base) -> None:
     seen = [0.0]
 
     def hook(_module: Any, _inputs: Any, out: Any) -> None:
         out.last_hidden_state = out.last_hidden_state + seen[0] * torch.arange(16)
         seen[0] += 0.1
 
-    model.encoder.register_forward_hook(hook)
+    base.backbone.register_forward_hook(hook)
 
 
 @pytest.mark.parametrize("habit", [draws, remembers])
 def test_a_model_that_computes_something_else_each_time_is_refused(
     saved: Callable[[str], Path],
-    habit: Callable[[EncoderClassifier], None],
+    habit: Callable[[Base], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def load(*arguments: Any) -> EncoderClassifier:
-        model = load_base(*arguments)
-        habit(model)
-        return model
+    def load(*arguments: Any) -> Base:
+        base = read(*arguments)
+        habit(base)
+        return base
 
-    load_base = warm_model.load_base
-    monkeypatch.setattr(warm_model, "load_base", load)
+    read = TextClassification.load
+    monkeypatch.setattr(TextClassification, "load", load)
     with pytest.raises(UsageError, match="another gradient each time"):
         Workbench(contract(lora("bert")), saved("bert"))
 
@@ -173,16 +175,16 @@ def test_no_more_passes_run_at_once_than_fit_and_no_bit_depends_on_it(
     monkeypatch.setattr(Workbench, "_memory_of_pass", lambda *_: (100.0, 16))
     monkeypatch.setattr(workbench, "available", lambda _: int(100 * passes_that_fit))
     bench = Workbench(contract(lora("bert")), saved("bert"), shares_passes=False, sites=sites)
-    assert bench.workers == bench.gradients.workers == bench.task.workers == at_once
+    assert bench.workers == bench.gradients.workers == bench.loader.workers == at_once
     assert np.array_equal(added(bench, np.arange(20), 4), added(alone, np.arange(20), 4))
 
 
 def test_the_estimate_is_near_what_a_pass_keeps(saved: Callable[[str], Path]) -> None:
     bench = Workbench(contract(lora("bert")), saved("bert"), shares_passes=False)
-    few = bench.task.made_up([16] * 8, seed=0)
+    few = bench.loader.made_up([16] * 8, seed=0)
 
     def kept(members: int) -> int:
-        batch = bench.task.batch(few, np.arange(members), np.arange(members))
+        batch = bench.loader.batch(few, np.arange(members), np.arange(members))
         return kept_for_backward(lambda: batch.losses(bench.model))[1]
 
     frozen = kept(1)

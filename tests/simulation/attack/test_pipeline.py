@@ -9,14 +9,16 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from hortus.cli.main import app
-from hortus.learning.data.records import Records
+from hortus.learning.tasks.classification import TextClassification
 from hortus.planning.plan_file import load_plan
 from hortus.privacy.attacks.membership_inference import Roc
 from hortus.privacy.noise import discrete_gaussian
 from hortus.runtime.errors import UsageError
 from hortus.simulation.attack.pipeline import Setting, attack, plant
 from hortus.simulation.attack.verdict import Verdict, judge, write_page
+from tests.helpers.labelled import labelled, labels_of, texts_of
 
+TASK = TextClassification(labels=("warm", "fresh", "cool"))
 SETTING = Setting(trainings=4, site="birch", canaries=40)
 # Few steps: each training takes about a second.
 QUICK: dict[str, Any] = {"training": {"rounds": 3, "steps_per_round": 2, "sampling_rate": 1.0}}
@@ -115,20 +117,22 @@ def test_it_goes_on_after_the_last_training_and_refuses_another_plans_folder(
 
 
 def test_canaries_are_taken_out_and_get_a_wrong_label() -> None:
-    own = Records(tuple(map(str, range(40))), np.arange(40) % 3, (), tuple("ab" * 20))
-    rest, canaries = plant(own, 3, 15, seed=1)
-    assert not set(rest.texts) & set(canaries.texts)
+    own = labelled(tuple(map(str, range(40))), np.arange(40) % 3, (), tuple("ab" * 20))
+    rest, canaries = plant(own, TASK, 15, seed=1)
+    assert not set(texts_of(rest)) & set(texts_of(canaries))
     assert len(rest) + len(canaries) == 40
-    right = dict(zip(own.texts, own.labels, strict=True))
-    assert all(right[t] != label for t, label in zip(canaries.texts, canaries.labels, strict=True))
+    right = dict(zip(texts_of(own), labels_of(own), strict=True))
+    assert all(
+        right[t] != label for t, label in zip(texts_of(canaries), labels_of(canaries), strict=True)
+    )
     assert len(set(canaries.units)) == 15
 
 
 @pytest.mark.parametrize("count", [0, 9, 40, 41])
 def test_too_few_or_too_many_canaries_are_refused(count: int) -> None:
-    own = Records(tuple(map(str, range(40))), np.arange(40) % 3)
+    own = labelled(tuple(map(str, range(40))), np.arange(40) % 3)
     with pytest.raises(UsageError, match="canaries"):
-        plant(own, 3, count, seed=1)
+        plant(own, TASK, count, seed=1)
 
 
 def test_the_command_writes_a_page_and_ends_with_the_sentence(

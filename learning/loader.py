@@ -1,0 +1,260 @@
+"""From records to what a model takes: tokens, states of frozen layers, and batches that share a pass."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from hortus.learning.data.records import Records
+from hortus.learning.methods.base import Method
+from hortus.learning.models.base import Base
+from hortus.learning.models.memory import available
+from hortus.learning.models.tokens import check_tokenizer, filler
+from hortus.learning.passes.division import Passes
+from hortus.learning.passes.workers import passes_at_once, side_by_side
+from hortus.learning.tasks.base import IGNORED, Example, Task
+from hortus.runtime.metric import Metrics
+
+_STATES_BYTES = 2**31  # of frozen layers' output kept in memory; what is beyond is computed again
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The records of one pass, ready for the model.
+
+    Attributes:
+        task: What is learnt.
+        inputs: The model's arguments.
+        targets: int64 (records,), or (records, tokens) with IGNORED where padded.
+        index: int64 (records,), where the records stand in their dataset.
+        units: int64 (records,), number of each record's privacy unit within the batch, from 0: all
+            different, or all 0.
+        weights: float32 (records,), one over the number of the unit's records.
+    """
+
+    task: Task
+    inputs: dict[str, Any]
+    targets: torch.Tensor
+    index: NDArray[np.int64]
+    units: torch.Tensor
+    weights: torch.Tensor
+
+    def losses(self, model: nn.Module) -> torch.Tensor:
+        """Returns each record's share of its unit's mean loss, float32 (records,)."""
+        return self.task.losses(model, self.inputs, self.targets) * self.weights
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A dataset as tokens, and as what the frozen layers make of them where that is kept.
+
+    Attributes:
+        examples: Token ids and target of each record.
+        units: int64 (n,), number of each record's privacy unit, from 0.
+        states: For each record what enters the first trained layer, (tokens, hidden).
+        embeddings: What the head is given where nothing else is trained, float32 (n, hidden).
+    """
+
+    examples: tuple[Example, ...]
+    units: NDArray[np.int64]
+    states: tuple[torch.Tensor, ...] | None = None
+    embeddings: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+class Loader:
+    """Makes batches of a task's records for one model.
+
+    Args:
+        task: What is learnt.
+        tokenizer: The base model's own.
+        base: The model, whose first layers the method may leave frozen.
+        method: Says which.
+        micro_batch: Records that share a pass through the frozen layers at most.
+
+    Raises:
+        UsageError: The tokenizer does not fit the model, or the task.
+
+    Attributes:
+        task: What is learnt.
+        workers: Passes at once where nothing is learnt: time and memory only.
+        passes: Divides records into passes.
+        embeds: Whether what enters the head is kept, since nothing else is trained.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        base: Base,
+        method: Method,
+        micro_batch: int,
+    ) -> None:
+        self.task = task
+        self.workers = passes_at_once()
+        check_tokenizer(tokenizer, base.vocabulary, task.max_length)
+        task.check_tokenizer(tokenizer)
+        self._tokenizer = tokenizer
+        self._base = base
+        self._micro_batch = micro_batch
+        self._width = int(base.config.hidden_size)
+        self.embeds = method.trains_heads_alone and base.ahead is not None
+        layers = base.ahead.layers if base.ahead and not self.embeds else 0
+        self._depth = method.frozen_layers(layers) if layers else 0
+        self.passes = Passes(task.max_length)
+
+    def encode(self, records: Records) -> Encoded:
+        """Tokenises records, and runs them through the frozen layers."""
+        examples = self.task.encode(self._tokenizer, records.values)
+        return self.ahead(Encoded(tuple(examples), records.unit_index()))
+
+    def made_up(self, lengths: list[int], seed: int) -> Encoded:
+        """Returns texts of random tokens and targets, a unit each, not run ahead; for checks.
+
+        Args:
+            lengths: Tokens of each record.
+            seed: They are drawn from it.
+        """
+        generator = np.random.default_rng(seed)
+        texts = [tuple(generator.integers(0, self._base.vocabulary, n).tolist()) for n in lengths]
+        examples = [Example(ids, self.task.made_up(ids, generator)) for ids in texts]
+        return Encoded(tuple(examples), np.arange(len(lengths)))
+
+    def largest_unit(self, records: int) -> Encoded:
+        """Returns a unit of so many made-up records, each as long as one may be, run ahead."""
+        made_up = self.made_up([self.task.max_length] * records, seed=0)
+        return self.ahead(replace(made_up, units=np.zeros(records, np.int64)))
+
+    def ahead(self, encoded: Encoded) -> Encoded:
+        """Runs records through the frozen layers, where what they make of them is kept."""
+        if self.embeds:
+            return replace(encoded, embeddings=self._embeddings(encoded))
+        size = sum(len(example.tokens) for example in encoded.examples) * self._width
+        room = min(_STATES_BYTES, available(torch.device("cpu")) // 4)
+        if self._depth == 0 or size * self._base.backbone.dtype.itemsize > room:
+            return encoded
+        return replace(encoded, states=self._states(encoded))
+
+    def _embeddings(self, encoded: Encoded) -> torch.Tensor:
+        embeddings = torch.empty(len(encoded), self._width)
+        assert self._base.ahead is not None  # noqa: S101 - else nothing is embedded
+        embed_with = self._base.ahead.embed
+
+        def embed(batch: Batch) -> None:
+            with torch.no_grad():
+                embedded = embed_with(**batch.inputs)
+            embeddings[torch.from_numpy(batch.index)] = embedded.to(embeddings.device)
+
+        side_by_side(self._all(encoded), embed, self.workers)
+        return embeddings
+
+    def _states(self, encoded: Encoded) -> tuple[torch.Tensor, ...]:
+        lengths = [len(example.tokens) for example in encoded.examples]
+        kept_states = torch.empty(sum(lengths), self._width, dtype=self._base.backbone.dtype)
+        states: tuple[torch.Tensor, ...] = kept_states.split(lengths)  # type: ignore[no-untyped-call]
+        assert self._base.ahead is not None  # noqa: S101 - else no layer is known to be frozen
+        enter_with = self._base.ahead.enter
+
+        def enter(batch: Batch) -> None:
+            with torch.no_grad():
+                entered = enter_with(**batch.inputs)
+            for index, row in zip(batch.index, entered, strict=True):
+                states[index].copy_(row[: lengths[index]])
+
+        side_by_side(self._all(encoded), enter, self.workers)
+        return states
+
+    def measure(self, model: nn.Module, data: Encoded) -> Metrics:
+        """Returns how good a model is on a dataset."""
+        observed: dict[int, Any] = {}
+        model.eval()
+
+        def observe(batch: Batch) -> None:
+            # No inference mode: what a model keeps of a pass may be trained with later.
+            with torch.no_grad():
+                seen = self.task.observe(model, batch.inputs, batch.targets)
+            observed.update(zip(batch.index.tolist(), seen, strict=True))
+
+        side_by_side(self._all(data), observe, self.workers)
+        return self.task.metrics([observed[index] for index in range(len(data))])
+
+    def _all(self, data: Encoded) -> Iterator[Batch]:
+        return self.batches(data, np.arange(len(data)), self._micro_batch)
+
+    def batches(
+        self, data: Encoded, indices: NDArray[np.int64], micro_batch: int
+    ) -> Iterator[Batch]:
+        """Yields the records at `indices`, int64 (m,), in passes; units stay whole.
+
+        Tensors are where the model is, whatever device that is.
+
+        Args:
+            data: The dataset.
+            indices: Which records.
+            micro_batch: Records that share a pass at most: memory only.
+        """
+        of_text = data.embeddings is None
+        lengths = [len(data.examples[i].tokens) if of_text else 0 for i in indices]
+        sizes = np.array(lengths, np.int64)
+        for members in self.passes.divide(data.units[indices], sizes, micro_batch):
+            index = indices[members]
+            yield self.batch(data, index, data.units[index])
+
+    def batch(self, data: Encoded, index: NDArray[np.int64], units: NDArray[np.int64]) -> Batch:
+        """Returns one pass.
+
+        Args:
+            data: The dataset.
+            index: Which records, int64 (records,).
+            units: int64 (records,), what tells their units apart: all different, or all the same.
+        """
+        device = self._base.device
+        unit, counts = np.unique(units, return_inverse=True, return_counts=True)[1:]
+        examples = [data.examples[i] for i in index]
+        width = self.passes.padded_length(max(len(example.tokens) for example in examples))
+        return Batch(
+            self.task,
+            self._inputs(data, index, examples, width),
+            _targets(examples, width).to(device),
+            index,
+            torch.from_numpy(unit).to(device),
+            torch.from_numpy((1 / counts).astype(np.float32)[unit]).to(device),
+        )
+
+    def _inputs(
+        self, data: Encoded, index: NDArray[np.int64], examples: Sequence[Example], width: int
+    ) -> dict[str, Any]:
+        device = self._base.device
+        if data.embeddings is not None:
+            return {"embeddings": data.embeddings[torch.from_numpy(index)].to(device)}
+        mask = torch.zeros(len(index), width, dtype=torch.int64)
+        for row, example in zip(mask, examples, strict=True):
+            row[: len(example.tokens)] = 1
+        mask = mask.to(device)
+        if data.states is not None:
+            states = _padded([data.states[i] for i in index], width, 0).to(device)
+            return {"states": states, "attention_mask": mask, "depth": self._depth}
+        rows = [torch.tensor(example.tokens, dtype=torch.int64) for example in examples]
+        tokens = _padded(rows, width, filler(self._tokenizer)).to(device)
+        inputs = {"input_ids": tokens, "attention_mask": mask}
+        return inputs | {"depth": self._depth} if self._depth else inputs
+
+
+def _targets(examples: Sequence[Example], width: int) -> torch.Tensor:
+    targets = [torch.tensor(example.target, dtype=torch.int64) for example in examples]
+    return _padded(targets, width, IGNORED) if targets[0].dim() else torch.stack(targets)
+
+
+def _padded(rows: list[torch.Tensor], length: int, filler: int) -> torch.Tensor:
+    """Returns rows, (tokens, …) each, one below the other, filled on the right, (rows, length, …)."""
+    padded = rows[0].new_full((len(rows), length, *rows[0].shape[1:]), filler)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+    return padded

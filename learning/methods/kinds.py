@@ -1,0 +1,15 @@
+"""The methods of fine-tuning."""
+
+from hortus.learning.methods.base import Method
+from hortus.runtime.registry import Registry
+
+METHODS: Registry[Method] = Registry(
+    "adapter",
+    ("adapter",),
+    "hortus.methods",
+    {
+        "head": "hortus.learning.methods.head:Head",
+        "lora": "hortus.learning.methods.lora:LoRA",
+    },
+    default="lora",
+)
