@@ -32,8 +32,12 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _of_kind(cls, value: Any) -> Any:  # noqa: ANN401 - whatever a file or a caller gives
-        """Takes a kind itself, for plans that are built in code."""
-        return value.model_dump(mode="json") if isinstance(value, Kind) else value
+        """Takes a kind itself, and a kind's fields as Python has them, for plans that are built in code."""
+        if isinstance(value, Kind):
+            return value.model_dump(mode="json")
+        if isinstance(value, Mapping):
+            return {key: list(one) if isinstance(one, tuple) else one for key, one in value.items()}
+        return value
 
     @model_validator(mode="after")
     def _has_canonical_bytes(self) -> Self:
