@@ -67,7 +67,7 @@ LIMITS: tuple[Limit, ...] = (
     ),
     Limit(
         "tasks",
-        ("task",),
+        ("task.kind",),  # and with it all its fields: the hash is of the whole section
         lambda auto, contract: contract.task.digest() in auto.tasks,
         lambda contract: f"its task {contract.task.digest()} is not among those allowed",
     ),

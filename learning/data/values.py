@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -37,6 +38,24 @@ def as_text(value: Any, where: str) -> str:  # noqa: ANN401 - whatever a file ho
             "the text holds half a surrogate pair",
             where=where,
             remedy="Write the file again, with whole characters.",
+        )
+    return value
+
+
+def as_list(value: Any, where: str) -> list[Any]:  # noqa: ANN401 - as above
+    """Returns a list that is not empty; a text, as in a cell of CSV, is read as JSON.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = json.loads(value)
+    if not isinstance(value, list) or not value:
+        raise UsageError(
+            "it is no list, or an empty one",
+            where=where,
+            remedy='Write a list, as JSON: ["a", "b"].',
         )
     return value
 

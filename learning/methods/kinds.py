@@ -8,6 +8,7 @@ METHODS: Registry[Method] = Registry(
     ("adapter",),
     "hortus.methods",
     {
+        "dora": "hortus.learning.methods.dora:DoRA",
         "head": "hortus.learning.methods.head:Head",
         "lora": "hortus.learning.methods.lora:LoRA",
     },

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from hortus.learning.models.base import Base
 
 
-class LoRA(Method):
-    """`lora`: low-rank matrices beside the target layers (Hu et al. 2021), and the task's head."""
+class LowRank(Method):
+    """Low-rank matrices beside linear layers, and the task's own head where it has one."""
 
     unread: ClassVar[Mapping[str, str | float]] = MappingProxyType(
         {
@@ -29,7 +29,6 @@ class LoRA(Method):
         }
     )
 
-    kind: Literal["lora"] = "lora"
     rank: int = Field(8, ge=1, le=1024, description="Rank of the matrices.")
     alpha: Positive = Field(16.0, description="α: their output is scaled by α / rank.")
     targets: tuple[str, ...] = Field(
@@ -44,10 +43,25 @@ class LoRA(Method):
     @property
     def words(self) -> str:
         """See `Method`."""
-        return f"LoRA of rank {self.rank}, and the task's own head where it has one"
+        return (
+            f"{type(self).__name__} of rank {self.rank}, and the task's own head where it has one"
+        )
 
-    def attach(self, base: Base, seed: int) -> nn.Module:
-        """A's entries are drawn from the seed, B is zero (Hu et al. 2021, Section 4.1). See `Method`."""
+    def frozen_layers(self, layers: int) -> int:  # noqa: ARG002 - the plan's own
+        """Those before the first adapted one."""
+        return min(self.layers) if self.layers else 0
+
+    def with_peft(self, base: Base, seed: int, **own: bool) -> nn.Module:
+        """Has PEFT add the matrices: A's entries are drawn from the seed, B is zero.
+
+        Args:
+            base: Changed in place.
+            seed: A's.
+            own: Further settings of PEFT's `LoraConfig`.
+
+        Raises:
+            UsageError: The model has no such layers, or PEFT does not know the architecture.
+        """
         from hortus.learning.methods.peft_models import (
             adapted,
             are_transposed,
@@ -65,11 +79,18 @@ class LoRA(Method):
                 lora_alpha=self.alpha,
                 target_modules=targets,
                 fan_in_fan_out=are_transposed(base, targets),
+                **own,
             ),
         )
         draw_down_projections(model, seed)
         return model
 
-    def frozen_layers(self, layers: int) -> int:  # noqa: ARG002 - the plan's own
-        """Those before the first adapted one."""
-        return min(self.layers) if self.layers else 0
+
+class LoRA(LowRank):
+    """`lora`: low-rank matrices beside the target layers (Hu et al. 2021), and the task's head."""
+
+    kind: Literal["lora"] = "lora"
+
+    def attach(self, base: Base, seed: int) -> nn.Module:
+        """Training starts at the base model (their Section 4.1). See `Method`."""
+        return self.with_peft(base, seed)

@@ -8,7 +8,9 @@ TASKS: Registry[Task] = Registry(
     ("task",),
     "hortus.tasks",
     {
+        "chat": "hortus.learning.tasks.chat:Chat",
         "text-classification": "hortus.learning.tasks.classification:TextClassification",
+        "token-classification": "hortus.learning.tasks.tagging:TokenClassification",
     },
     default="text-classification",
 )

@@ -16,7 +16,7 @@ from attacks.world import SITES, World
 from numpy.typing import NDArray
 
 from hortus.client.trainer import Trainer
-from hortus.learning.tasks.classification import TextClassification
+from hortus.learning.loader import Loader
 from hortus.protocol.limits import CHUNK_WORDS, MAX_MESSAGE_BYTES
 from hortus.protocol.vectors import fill, split
 from hortus.protocol.wire import aggregation_pb2 as wire
@@ -236,7 +236,7 @@ def test_a_step_that_outlasts_the_grace_is_given_up_unpaid(
     world = make_world(cohort=SHORT | {"join_deadline": 4, "step_deadline": 4})
     adapter = np.zeros(world.workbench.space.dimension, np.float32)
     computes, leaving = threading.Event(), list[Any]()
-    clipped_sum, batches = Trainer._clipped_sum, TextClassification.batches
+    clipped_sum, batches = Trainer._clipped_sum, Loader.batches
 
     def followed(self: Trainer, *arguments: Any) -> Any:
         # Passes are taken in other threads: what they are of tells whose they are.
@@ -253,7 +253,7 @@ def test_a_step_that_outlasts_the_grace_is_given_up_unpaid(
             yield from batches(self, encoded, np.arange(1), size)
 
     monkeypatch.setattr(Trainer, "_clipped_sum", followed)
-    monkeypatch.setattr(TextClassification, "batches", endless)
+    monkeypatch.setattr(Loader, "batches", endless)
     server = HostileServer(lambda _: [go(adapter)], [adapter])
     assert _stopped(world, server, computes, 0.5) < 10
     assert not world.charges("ash")

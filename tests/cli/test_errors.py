@@ -55,7 +55,7 @@ def fails(result: Result, code: int, *words: str) -> None:
             "privacy:\n  unit: patient\n  max_records_per_unit: 999",
             ("max_records_per_unit is more than training.micro_batch",),
         ),
-        ("kind: lora", "kind: head", ("adapter", "rank belongs to kind: lora")),
+        ("kind: lora", "kind: head", ("adapter.rank", "there is no such key")),
         ("rank: 2", "layers: []", ("adapter.layers", "at least 1")),
         ("kind: Adam", "options: {nesterov: true}", ("strategy.server_optimizer", "kind", "SGD")),
         ("kind: Adam", "kind: Adm", ("strategy.server_optimizer.kind", "Did you mean 'Adam'")),
@@ -93,7 +93,7 @@ def test_a_byte_order_mark_is_no_part_of_a_label(write_plan: Any, tmp_path: Path
     labels = ("warm", "fresh", "cool")
     (tmp_path / "labels.txt").write_text("\n".join(labels), encoding="utf-8-sig")
     plan = load_plan(write_plan(task={"labels": "labels.txt"}))
-    assert plan.task.labels == labels
+    assert plan.task.fields["labels"] == list(labels)
 
 
 def test_a_missing_plan_is_named(tmp_path: Path) -> None:

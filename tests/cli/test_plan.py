@@ -201,7 +201,7 @@ def test_a_plan_is_explained_with_its_hash_its_bounds_and_the_command(write_plan
         contract.digest(),
         contract.model_digest,
         f"hortus approve SITE_DIR {path}",
-        "columns `text` and `label`",
+        "the columns `text`, `label`.",
         "To each record of the site",
         "**δ = 1 in 1,000**",
         "noise of 2 honest sites",

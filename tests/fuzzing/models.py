@@ -14,6 +14,7 @@ from fuzzing.parser import Documented, Parser, must
 from fuzzing.setting import Maker, Setting
 from helpers.tiny_models import ARCHITECTURES, in_parts
 
+from hortus.learning.methods.lora import LoRA
 from hortus.learning.models.folder import model_digest, resolve_model
 from hortus.learning.tasks.classification import TextClassification
 from hortus.privacy.gradients.workbench import Workbench
@@ -39,7 +40,7 @@ def _contract(targets: tuple[str, ...]) -> Contract:
         name="fuzzed",
         model="fuzzed",
         task=_TASK,
-        adapter={"rank": 2, "targets": targets},
+        adapter=LoRA(rank=2, targets=targets),
         training=Training(rounds=1, sampling_rate=0.1, nominal_units=9),
         strategy=FedSGD(),
         privacy=Privacy(noise_multiplier=1.0),

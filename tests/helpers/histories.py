@@ -65,7 +65,8 @@ def _contract(
         {
             "name": "study",
             "model": "model",
-            "task": {"labels": ["a", "b"]},
+            "task": {"kind": "text-classification", "labels": ["a", "b"]},
+            "adapter": {"kind": "lora"},
             "training": training,
             "strategy": strategy or FedSGD(),
             "privacy": privacy,

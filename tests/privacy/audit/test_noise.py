@@ -22,7 +22,8 @@ def test_whatever_the_cohort_and_the_adapter_the_programs_noise_is_within(
         {
             "name": "study",
             "model": "model",
-            "task": {"labels": ["a", "b"]},
+            "task": {"kind": "text-classification", "labels": ["a", "b"]},
+            "adapter": {"kind": "lora"},
             "strategy": {"kind": "fedsgd"},
             "training": {
                 "rounds": 1,
@@ -57,7 +58,8 @@ def test_in_the_usual_ring_hardly_more_noise_is_allowed_than_the_plan_asks_for()
         {
             "name": "study",
             "model": "model",
-            "task": {"labels": ["a", "b"]},
+            "task": {"kind": "text-classification", "labels": ["a", "b"]},
+            "adapter": {"kind": "lora"},
             "strategy": {"kind": "fedsgd"},
             "training": {"rounds": 1, "sampling_rate": 0.1, "nominal_units": 1000},
             "privacy": {"noise_multiplier": 1.0, "spare_attempts": 2},

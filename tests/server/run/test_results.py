@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from hortus.cli.main import app
-from hortus.learning.methods.adapters import save_adapter
+from hortus.learning.methods.adapter_files import save_adapter
 from hortus.learning.warm_model import WarmModel
 from hortus.protocol.plan import Plan
 from hortus.runtime.errors import HortusError, UsageError
