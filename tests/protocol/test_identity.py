@@ -39,7 +39,7 @@ def test_the_private_key_is_not_in_its_repr() -> None:
 def test_a_file_that_is_no_key_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "identity.pem"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match="no private key"):
+    with pytest.raises(UsageError, match="not a private key"):
         SiteIdentity.load(path, "clinic-a")
 
 
