@@ -14,7 +14,7 @@ from hortus.learning.data.values import as_index, as_label, as_text
 from hortus.learning.tasks.base import Example, Task
 from hortus.protocol.plan import Precision
 from hortus.runtime.errors import UsageError
-from hortus.runtime.metric import Better, Chance, Metric, Metrics, Unit
+from hortus.runtime.metric import Better, Breakdown, Chance, Metric, Metrics, Part, Unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,6 +150,7 @@ class TextClassification(Task):
 
         labels, predicted, losses = (np.array(column) for column in zip(*observed, strict=True))
         commonest = float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+        scores = f1_by_label(labels, predicted, self.labels)
         return (
             Metric(
                 "accuracy",
@@ -162,11 +163,12 @@ class TextClassification(Task):
             ),
             Metric(
                 "macro_f1",
-                macro_f1(labels, predicted),
+                float(np.mean([part.value for part in scores.parts])),
                 Unit.PERCENT,
                 Better.HIGHER,
                 label="macro F1",
                 meaning="The mean of the labels' F1 scores: a rare label counts as much as a frequent one.",
+                breakdown=scores,
             ),
             Metric(
                 "loss",
@@ -178,12 +180,19 @@ class TextClassification(Task):
         )
 
 
-def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Unweighted mean of the labels' F1; labels that are neither present nor predicted are left out."""
+def f1_by_label(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Breakdown:
+    """Returns each label's F1; labels that are neither present nor predicted are left out.
+
+    Args:
+        labels: int64 (n,).
+        predicted: int64 (n,).
+        names: Each label's.
+    """
     import numpy as np
 
-    scores = []
+    parts = []
     for label in np.union1d(labels, predicted):
-        hits = np.sum((labels == label) & (predicted == label))
-        scores.append(2 * hits / (np.sum(labels == label) + np.sum(predicted == label)))
-    return float(np.mean(scores))
+        of, named = labels == label, predicted == label
+        score = 2 * np.sum(of & named) / (np.sum(of) + np.sum(named))
+        parts.append(Part(names[label], np.sum(of), score))
+    return Breakdown("F1", "label", "records", tuple(parts))

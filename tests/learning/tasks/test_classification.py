@@ -22,6 +22,15 @@ def test_a_worked_example() -> None:
     assert macro_f1 == pytest.approx((4 / 5 + 2 / 3 + 0 + 0) / 4)
 
 
+def test_every_label_that_is_present_or_predicted_has_its_own_f1() -> None:
+    pairs = zip([0, 0, 0, 1], [0, 0, 1, 3], strict=True)
+    _, macro, _ = TASK.metrics([(label, named, 0.5) for label, named in pairs])
+    assert macro.breakdown is not None
+    parts = [(part.label, part.count, part.value) for part in macro.breakdown.parts]
+    assert parts == [("a", 3, pytest.approx(4 / 5)), ("b", 1, 0.0), ("d", 0, 0.0)]
+    assert [part.label for part in macro.worst_first()] == ["b", "d", "a"]
+
+
 def test_chance_is_the_share_of_the_most_frequent_label() -> None:
     accuracy = primary(TASK.metrics([(label, 0, 1.0) for label in (0, 2, 2, 1)]))
     assert accuracy is not None
