@@ -1,13 +1,13 @@
 """Two gradient engines on the same made-up records: do they find the same gradients, norms and clipped sum?"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hortus.learning.tasks.classification import Encoded
+from hortus.learning.loader import Encoded
 from hortus.privacy.gradients.clipping.kinds import CLIPPINGS
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.privacy.gradients.engines.base import GradientEngine
@@ -99,20 +99,16 @@ def verify(workbench: Workbench, plan: Agreement) -> Verification:
 
 def _made_up(workbench: Workbench, plan: Agreement) -> Encoded:
     """Records of lengths from 1 to the longest, as units of as many records as the plan allows, and of fewer."""
-    of_unit, longest = plan.privacy.max_records_per_unit or 1, plan.task.max_length
+    of_unit, longest = plan.privacy.max_records_per_unit or 1, workbench.task.max_length
     counts = [1 + unit % of_unit for unit in range(_UNITS - 1)] + [of_unit]
     units = np.repeat(np.arange(_UNITS), counts)
     lengths = np.linspace(longest, 1, len(units)).round().astype(int)
-    made_up = workbench.task.made_up(lengths.tolist(), _SEED)
-    return workbench.task.ahead(_of_units(made_up, units))
-
-
-def _of_units(records: Encoded, units: NDArray[np.int64]) -> Encoded:
-    return Encoded(records.tokens, records.labels, units)
+    made_up = workbench.loader.made_up(lengths.tolist(), _SEED)
+    return workbench.loader.ahead(replace(made_up, units=units))
 
 
 def _tokens(records: Encoded, unit: int) -> tuple[int, ...]:
-    return tuple(len(records.tokens[i]) for i in np.flatnonzero(records.units == unit))
+    return tuple(len(records.examples[i].tokens) for i in np.flatnonzero(records.units == unit))
 
 
 def _step(
@@ -121,7 +117,7 @@ def _step(
     """Returns the gradient of each unit, float (d,), and the clipped sum, float64[d]."""
     gradients = PerUnitGradients(workbench.model, engine)
     indices = np.arange(len(records))
-    passes = list(workbench.task.batches(records, indices, plan.training.micro_batch))
+    passes = list(workbench.loader.batches(records, indices, plan.training.micro_batch))
     of_units = {}
     for batch, rows in zip(passes, gradients.each(passes), strict=True):
         owners = records.units[batch.index]

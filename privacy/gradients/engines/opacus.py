@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from hortus.privacy.gradients.engines.base import GradientEngine, LossBatch, PassGradients
-from hortus.runtime.errors import UsageError
+from hortus.runtime.errors import UsageError, in_one_line
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,13 @@ class OpacusEngine(GradientEngine):
             try:
                 backward(batch, model)
                 rows = [_of_records(name, parameters[name], units.records) for name in names]
+            except (AttributeError, IndexError, KeyError, TypeError) as error:
+                # What functorch says of a layer that takes more than activations, such as DoRA's.
+                raise UsageError(
+                    f"Opacus cannot follow a layer ({type(error).__name__}: {in_one_line(str(error), 200)})",
+                    where="privacy.engine",
+                    remedy=_REMEDY,
+                ) from error
             finally:
                 hooked.zero_grad(set_to_none=True)
             return torch.cat([units.summed(of_records) for of_records in rows], 1)

@@ -16,6 +16,7 @@ from hortus.privacy.gradients.recording import Recorder
 from hortus.privacy.gradients.units import Units
 from hortus.privacy.gradients.verification import TOLERANCE, Verification, verify
 from hortus.privacy.gradients.workbench import Workbench
+from hortus.runtime.errors import UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 CHEAP = {"epsilon": None, "noise_multiplier": 2.0}
@@ -145,3 +146,11 @@ def test_the_command_shows_both_and_fails_where_they_differ(
     assert "head.modules_to_save.default" in wrong.output
     assert "please report it" in wrong.output
     assert "agree" not in wrong.output
+
+
+def test_a_method_that_opacus_cannot_follow_is_refused_by_name(write_plan: PlanWriter) -> None:
+    """DoRA's layer takes more than activations."""
+    plan = load_plan(write_plan(privacy=CHEAP, adapter={"kind": "dora", "rank": 2}))
+    bench = Workbench(plan, Path(plan.model))
+    with pytest.raises(UsageError, match="privacy.engine: Opacus cannot follow a layer"):
+        verify(bench, plan)
