@@ -6,7 +6,7 @@ from hortus.learning.models.folder import model_digest, resolve_model
 from hortus.privacy.accounting.accountant import calibrate_noise_multiplier, epsilon
 from hortus.privacy.accounting.accountants.kinds import ACCOUNTANTS
 from hortus.privacy.accounting.events import GaussianEvent
-from hortus.privacy.gradients.workbench import Workbench
+from hortus.privacy.gradients.workbench import Workbench, made_of
 from hortus.protocol.plan import Contract, Noise, Plan
 from hortus.runtime.errors import UsageError
 from hortus.strategies.kinds import strategy_of
@@ -71,9 +71,7 @@ def adapter_dimension(contract: Contract, path: Path) -> int:
     Raises:
         UsageError: The model is not what its folder says, or would fail at some site with some records.
     """
-    what = (contract.model_digest, contract.task, contract.adapter, contract.training.precision)
-    privacy, micro_batch = contract.privacy, contract.training.micro_batch
-    key = repr((*what, privacy.engine, privacy.max_records_per_unit, micro_batch))
+    key = repr(made_of(contract, contract.model_digest))
     if key not in _dimensions:
         _dimensions[key] = Workbench(contract, path, shares_passes=False).space.dimension
     return _dimensions[key]

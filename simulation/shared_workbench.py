@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hortus.privacy.gradients.workbench import Workbench
+from hortus.privacy.gradients.workbench import Workbench, made_of
 from hortus.protocol.plan import Contract
 
 
@@ -22,16 +22,7 @@ class SharedWorkbench:
         Raises:
             UsageError: Plan, model, tokenizer and memory do not fit together.
         """
-        key = (
-            contract.model_digest,
-            contract.task,
-            contract.adapter,
-            contract.seed,
-            contract.training.precision,
-            contract.training.micro_batch,
-            contract.privacy.max_records_per_unit,
-            contract.privacy.engine,
-        )
+        key = made_of(contract, contract.model_digest)
         if self._last is None or self._last[0] != key:
             self._last = None  # before the other one is loaded
             self._last = (key, Workbench(contract, path))

@@ -201,6 +201,25 @@ class Workbench(WarmModel):
         return largest
 
 
+def made_of(plan: Agreement, model_digest: str) -> tuple[object, ...]:
+    """Returns all that a workbench follows from: plans that agree in it can share one.
+
+    Args:
+        plan: What to train.
+        model_digest: Hash of the base model.
+    """
+    return (
+        model_digest,
+        plan.task,
+        plan.adapter,
+        plan.seed,
+        plan.training.precision,
+        plan.training.micro_batch,
+        plan.privacy.max_records_per_unit,
+        plan.privacy.engine,
+    )
+
+
 class _Measured:
     """A pass that counts the bytes which its backward pass needs."""
 

@@ -14,8 +14,7 @@ regression over all steps, on the clipped gradients of all canaries.
 import copy
 import io
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,10 +30,6 @@ from hortus.learning.tasks.kinds import TASKS
 from hortus.planning.prepare import pin
 from hortus.privacy.accounting.forecast import PlanCost
 from hortus.privacy.attacks.membership_inference import logit_confidence
-from hortus.privacy.gradients.clipping.base import ClippingAt
-from hortus.privacy.gradients.engine import FINE_GRID, ClippedSum, PerUnitGradients
-from hortus.privacy.gradients.engines.base import LossBatch
-from hortus.privacy.gradients.engines.kinds import ENGINES
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.noise.randomness import UnsafeSeededRandomness
 from hortus.privacy.step import StepEncoding, nominal_batch
@@ -43,6 +38,7 @@ from hortus.runtime.canonical import digest
 from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_atomic
 from hortus.server.run.folder import claimed, comparable, input_digests
+from hortus.simulation.attack.attacker import Regression, WatchedGradients
 from hortus.simulation.local_sum import LocalSum
 from hortus.simulation.simulate import read_site_records
 from hortus.strategies.base import Strategy
@@ -52,8 +48,6 @@ from hortus.strategies.server_state import ServerState
 
 _FEWEST_CANARIES = 10
 _MOST_CANARIES = 200
-_REFINEMENTS = 20
-_LEAST_NOISE = 1e-14
 _MOST_NUMBERS = 2**28  # of the canaries' gradients, which are all held
 
 
@@ -221,7 +215,7 @@ class _Stage:
         seed = self.contract.seed
         present = np.random.default_rng([seed, number]).random(len(self.canaries)) < 0.5
         bench = copy.copy(self.workbench)
-        bench.gradients = watched = _Watched(bench.model, self.encoding, len(self.rest))
+        bench.gradients = watched = WatchedGradients(bench.model, self.encoding, len(self.rest))
         watched.workers = self.workbench.workers
         trainers = {
             name: Trainer(
@@ -243,7 +237,7 @@ class _Stage:
             return add_up(step, start)
 
         trained = ServerState(self.contract, self.initial)
-        guess = _Regression(len(self.canaries), self.contract.training.sampling_rate)
+        guess = Regression(len(self.canaries), self.contract.training.sampling_rate)
         for step in steps(trained, self.encoding, range(self.contract.sums), observed):
             rows = self._gradients(step.start)
             seen = self._released(step.total)
@@ -284,7 +278,7 @@ class _Stage:
 
     def _losses(self, adapter: NDArray[np.float32]) -> NDArray[np.float64]:
         losses = np.empty(len(self.canaries))
-        with self.workbench.holding(adapter) as model, torch.inference_mode():
+        with self.workbench.holding(adapter) as model, torch.no_grad():
             for batch in self._batches():
                 losses[batch.index] = batch.losses(model).double().cpu().numpy()
         return losses
@@ -292,78 +286,6 @@ class _Stage:
     def _batches(self) -> Iterator[Batch]:
         size = self.contract.training.micro_batch
         return self.workbench.loader.batches(self.encoded, np.arange(len(self.canaries)), size)
-
-
-class _Watched(PerUnitGradients):
-    """The engine, which tells the attacker what the sites added, and which records joined.
-
-    Attributes:
-        total: float64[words], the clipped sums of this step.
-        joined: int64 (records,) for each sum, the positions of those that joined from where the
-            canaries begin.
-    """
-
-    def __init__(self, model: torch.nn.Module, encoding: StepEncoding, first_canary: int) -> None:
-        super().__init__(model, ENGINES.parse(encoding.contract.privacy.engine))
-        self._encoding = encoding
-        self._first_canary = first_canary
-        self.begin(math.nan)
-
-    def begin(self, norm: float) -> None:
-        """Starts a step with a clipping norm."""
-        self._norm = norm
-        self.total = np.zeros(self._encoding.words)
-        self.joined: list[NDArray[np.int64]] = []
-
-    def clipped_sum(
-        self, batches: Iterable[LossBatch], clipping: ClippingAt, grid: float = FINE_GRID
-    ) -> ClippedSum:
-        """See `PerUnitGradients`."""
-        kept = list(batches)
-        result = super().clipped_sum(kept, clipping, grid)
-        self.total += self._encoding.addend(result, self._norm)
-        index = [batch.index for batch in kept if isinstance(batch, Batch)]
-        positions = np.concatenate([*index, np.zeros(0, np.int64)])
-        self.joined.append(positions[positions >= self._first_canary])
-        return result
-
-
-class _Regression:
-    """How much of each canary is in what was seen: the mean of a normal posterior.
-
-    How large the noise is, is learnt from what the canaries leave unexplained, not from the plan: it
-    is the plan that is doubted.
-
-    Args:
-        canaries: m.
-        rate: A canary that is there is in a step with this probability.
-    """
-
-    def __init__(self, canaries: int, rate: float) -> None:
-        self._gram = np.zeros((canaries, canaries))
-        self._products = np.zeros(canaries)
-        self._squares = 0.0
-        self._size = 0
-        self._mean = rate / 2
-
-    def add(self, rows: NDArray[np.float64], seen: NDArray[np.float64]) -> None:
-        """Takes in a step: the canaries' gradients, float64 (m, d), and what was seen, float64[d]."""
-        self._gram += rows @ rows.T
-        self._products += rows @ seen
-        self._squares += float(seen @ seen)
-        self._size += len(seen)
-
-    def scores(self) -> NDArray[np.float64]:
-        """Returns the posterior means, float64[m]; the prior is rate/2 ± rate/2."""
-        noise = self._squares / self._size
-        scores = np.full(len(self._gram), self._mean)
-        for _ in range(_REFINEMENTS):
-            ridge = max(noise, _LEAST_NOISE) / self._mean**2
-            left = self._products + ridge * self._mean
-            scores = np.linalg.solve(self._gram + ridge * np.eye(len(self._gram)), left)
-            explained = 2 * scores @ self._products - scores @ self._gram @ scores
-            noise = (self._squares - float(explained)) / self._size
-        return scores
 
 
 def _chosen_site(setting: Setting, sites: list[str]) -> str:
