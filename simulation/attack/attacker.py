@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hortus.learning.tasks.classification import Batch
+from hortus.learning.loader import Batch
 from hortus.privacy.gradients.clipping.base import ClippingAt
 from hortus.privacy.gradients.engine import FINE_GRID, ClippedSum, PerUnitGradients
 from hortus.privacy.gradients.engines.base import LossBatch

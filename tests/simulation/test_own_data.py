@@ -8,6 +8,7 @@ import yaml
 from hortus.client.consent.contract import check_contract
 from hortus.client.site.mandate import Mandate
 from hortus.learning.data.records import read_records
+from hortus.learning.tasks.kinds import TASKS
 from hortus.planning.plan_file import load_plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import UsageError
@@ -43,7 +44,7 @@ def test_the_plan_loads_fits_the_files_and_is_allowed(
     assert (plan.privacy.epsilon, plan.privacy.delta, plan.privacy.unit) == (3.5, 1e-4, unit)
     assert plan.evaluation == test
     for own in data.values():
-        read_records(own, plan.task, plan.privacy.unit_column)
+        read_records(own, TASKS.parse(plan.task), plan.privacy.unit_column)
     contract = plan.contract(model_digest="c" * 64, noise_multiplier=2.0)
     check_contract(Mandate(policy(unit)).with_approved(contract), contract)
     largest = max(made.units.values())
