@@ -8,6 +8,7 @@ What this package exports is the public API, documented in `hortus.api`; every o
     print(hortus.cost(plan).epsilon)
     run = hortus.simulate(plan, on_round=print)
     assert hortus.audit(run).holds
+    print(hortus.load(run).predict(["…"]))
 """
 
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         audit,
         cost,
         kinds,
+        load,
         simulate,
     )
 
@@ -37,6 +39,7 @@ __all__ = [
     "audit",
     "cost",
     "kinds",
+    "load",
     "simulate",
 ]
 __version__: str

@@ -23,6 +23,7 @@ from hortus.runtime.registry import Registry, allow_plug_ins
 from hortus.strategies.optimizers.kinds import OPTIMIZERS
 
 if TYPE_CHECKING:
+    from hortus.learning.predictor import Model
     from hortus.server.run.records import RoundRecord
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "audit",
     "cost",
     "kinds",
+    "load",
     "simulate",
 ]
 
@@ -239,7 +241,7 @@ class Run:
     """A run in its folder.
 
     Attributes:
-        directory: The folder, for `audit` and the commands of `hortus`.
+        directory: The folder, for `audit`, `load` and the commands of `hortus`.
         rounds: The finished rounds.
     """
 
@@ -308,6 +310,23 @@ def simulate(
     folder = None if out is None else Path(out)
     done = run_plan(plan._inner, plan._path, folder, tell, force=force)
     return Run.open(done.directory)
+
+
+def load(trained: Run | PathLike, *, model: PathLike | None = None) -> Model:
+    """Loads a trained model: base model and adapter.
+
+    Args:
+        trained: A run, its folder, or the folder of an adapter. Of a run it is the adapter after the last round.
+        model: Folder of the base model, if it is not where the plan says. Its hash must be the contract's.
+
+    Raises:
+        HortusError: There is no adapter, or its base model is missing or another one.
+    """
+    from hortus.learning.predictor import load_model
+
+    folder = trained.directory if isinstance(trained, Run) else Path(trained)
+    inner = folder / "adapter"
+    return load_model(inner if inner.is_dir() else folder, None if model is None else Path(model))
 
 
 @dataclass(frozen=True, slots=True)

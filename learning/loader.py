@@ -1,6 +1,6 @@
 """From records to what a model takes: tokens, states of frozen layers, and batches that share a pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -173,17 +173,31 @@ class Loader:
 
     def measure(self, model: nn.Module, data: Encoded) -> Metrics:
         """Returns how good a model is on a dataset."""
-        observed: dict[int, Any] = {}
+        return self.task.metrics(
+            self._of_each(
+                model,
+                data,
+                lambda batch: self.task.observe(model, batch.inputs, batch.targets),
+            )
+        )
+
+    def answer(self, model: nn.Module, data: Encoded) -> list[Any]:
+        """Returns what a model answers to each record."""
+        return self._of_each(model, data, lambda batch: self.task.answer(model, batch.inputs))
+
+    def _of_each(
+        self, model: nn.Module, data: Encoded, look: Callable[[Batch], Sequence[Any]]
+    ) -> list[Any]:
+        found: dict[int, Any] = {}
         model.eval()
 
-        def observe(batch: Batch) -> None:
+        def take(batch: Batch) -> None:
             # No inference mode: what a model keeps of a pass may be trained with later.
             with torch.no_grad():
-                seen = self.task.observe(model, batch.inputs, batch.targets)
-            observed.update(zip(batch.index.tolist(), seen, strict=True))
+                found.update(zip(batch.index.tolist(), look(batch), strict=True))
 
-        side_by_side(self._all(data), observe, self.workers)
-        return self.task.metrics([observed[index] for index in range(len(data))])
+        side_by_side(self._all(data), take, self.workers)
+        return [found[index] for index in range(len(data))]
 
     def _all(self, data: Encoded) -> Iterator[Batch]:
         return self.batches(data, np.arange(len(data)), self._micro_batch)

@@ -17,7 +17,7 @@ from hortus.learning.methods.space import AdapterSpace
 from hortus.runtime.errors import HortusError
 from hortus.runtime.files import write_atomic
 
-_TENSORS = "adapter_model.safetensors"
+TENSORS = "adapter_model.safetensors"
 _ORDER = "order.json"
 ABOUT = "hortus.json"
 
@@ -44,7 +44,7 @@ def write_template(directory: Path, model: PeftModel, space: AdapterSpace) -> No
     numbered = [np.full(int(np.prod(shape)), number, np.float32) for number, shape in parts]
     space.write(model, np.concatenate(numbered))
     save_adapter(directory, model)
-    saved = safetensors.torch.load((directory / _TENSORS).read_bytes())
+    saved = safetensors.torch.load((directory / TENSORS).read_bytes())
     order = sorted(saved, key=lambda name: float(saved[name].flatten()[0]))
     write_atomic(directory / _ORDER, json.dumps(order).encode())
 
@@ -66,8 +66,8 @@ def write_adapter(
     partial = directory.with_name(f".{directory.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(template, partial, ignore=shutil.ignore_patterns(_ORDER, _TENSORS))
-        (partial / _TENSORS).write_bytes(_filled(template, vector))
+        shutil.copytree(template, partial, ignore=shutil.ignore_patterns(_ORDER, TENSORS))
+        (partial / TENSORS).write_bytes(_filled(template, vector))
         (partial / ABOUT).write_bytes(about)
         shutil.rmtree(directory, ignore_errors=True)
         partial.rename(directory)
@@ -80,7 +80,7 @@ def write_adapter(
 def _filled(template: Path, vector: NDArray[np.float32]) -> bytes:
     try:
         order = json.loads((template / _ORDER).read_bytes())
-        saved = safetensors.torch.load((template / _TENSORS).read_bytes())
+        saved = safetensors.torch.load((template / TENSORS).read_bytes())
         ends = np.cumsum([saved[name].numel() for name in order])
         parts = np.split(vector, ends[:-1])
         tensors = {

@@ -95,6 +95,18 @@ class Task(Kind):
         """
         raise UsageError(f"no canaries are known for the task {self.kind!r}", where="task.kind")
 
+    def ask(self, text: str) -> Any:  # noqa: ANN401, ARG002 - the task's own
+        """Returns the value that asks a trained model about a text; its target means nothing.
+
+        Raises:
+            UsageError: It is not a text, or the task answers none.
+        """
+        raise UsageError(f"a model of the task {self.kind!r} does not answer texts", where="task")
+
+    def answer(self, model: nn.Module, inputs: Mapping[str, Any]) -> Sequence[Any]:
+        """Returns a model's answer to each record of `ask`; gradients are off."""
+        raise NotImplementedError  # whatever `ask` returns values for is answered
+
     @abstractmethod
     def load(self, path: Path, precision: Precision = Precision.FLOAT32) -> Base:
         """Reads a base model and puts the task's head on it; without dropout, so that steps repeat.

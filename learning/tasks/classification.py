@@ -34,6 +34,18 @@ class LabelledText(NamedTuple):
     label: int
 
 
+class Prediction(NamedTuple):
+    """A model's answer to a text.
+
+    Attributes:
+        label: The likeliest label.
+        probability: That the model gives it, from 0 to 1.
+    """
+
+    label: str
+    probability: float
+
+
 class TextClassification(Task):
     """`text-classification`: one label for each text; a linear head on an encoder's pooled states."""
 
@@ -143,6 +155,18 @@ class TextClassification(Task):
         return list(
             zip(targets.tolist(), predicted.tolist(), losses.double().tolist(), strict=True)
         )
+
+    def ask(self, text: str) -> LabelledText:
+        """See `Task`."""
+        return LabelledText(as_text(text, "a text to predict"), 0)
+
+    def answer(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[Prediction]:
+        """The likeliest label, with its probability. See `Task`."""
+        shares, labels = model(**inputs).double().softmax(1).max(1)
+        return [
+            Prediction(self.labels[label], share)
+            for label, share in zip(labels.tolist(), shares.tolist(), strict=True)
+        ]
 
     def metrics(self, observed: Sequence[tuple[int, int, float]]) -> Metrics:
         """Accuracy, which is primary, macro F1 and mean cross-entropy."""

@@ -135,6 +135,7 @@ def _write(directory: Path, rows: RunRows, record: RoundRecord, out: Path) -> No
         "run": rows.run,
         "plan": contract.name,
         "contract": contract.digest(),
+        "terms": contract.model_dump(mode="json"),
         "round": record.round + 1,
         "rounds": contract.training.rounds,
         "epsilon": record.epsilon,
