@@ -1,0 +1,102 @@
+"""Tasks other than classification, from a plan file and records to an audited run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers.tiny_models import ARCHITECTURES, save_tokenizer
+
+from hortus.planning.plan_file import load_plan
+from hortus.runtime.metric import primary
+from hortus.server.run.records import RoundRecord
+from hortus.simulation.simulate import simulate
+
+TEMPLATE = (
+    "{% for m in messages %}[CLS] {{ m['role'] }} {{ m['content'] }} [SEP] {% endfor %}"
+    "{% if add_generation_prompt %}[CLS] assistant{% endif %}"
+)
+THINGS = {
+    "sky": "blue",
+    "grass": "green",
+    "rose": "red",
+    "fire": "red",
+    "leaf": "green",
+    "sea": "blue",
+}
+
+
+def conversations(count: int) -> list[dict[str, Any]]:
+    """What colour is a thing? The answer is its colour."""
+    asked = [list(THINGS.items())[number % len(THINGS)] for number in range(count)]
+    return [
+        {"messages": [{"role": "user", "content": thing}, {"role": "assistant", "content": colour}]}
+        for thing, colour in asked
+    ]
+
+
+def sentences(count: int) -> list[dict[str, Any]]:
+    """Colours are entities."""
+    asked = [list(THINGS.items())[number % len(THINGS)] for number in range(count)]
+    return [
+        {"tokens": ["the", thing, "is", colour], "tags": ["O", "O", "O", "B-Colour"]}
+        for thing, colour in asked
+    ]
+
+
+CASES: dict[str, tuple[dict[str, Any], str, Any]] = {
+    "chat": ({"kind": "chat", "max_length": 16}, "llama", conversations),
+    "token-classification": (
+        {"kind": "token-classification", "entities": ["Colour"], "max_length": 16},
+        "bert",
+        sentences,
+    ),
+}
+
+# Without training: a loss of 3 nats, among twenty words, and no entity.
+REACHED = {"chat": 1.5, "token-classification": 0.8}
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_task_is_learnt_from_a_plan_file(tmp_path: Path, name: str, adapter: str) -> None:
+    task, model, make = CASES[name]
+    architecture = ARCHITECTURES[model]
+    if name == "chat":
+        architecture = type(architecture)(
+            architecture.config, "LlamaForCausalLM", architecture.fields, architecture.targets
+        )
+    architecture.save(tmp_path / "model")
+    save_tokenizer(
+        tmp_path / "model", chat_template=TEMPLATE, eos_token="[SEP]", frame=name != "chat"
+    )
+    sites = ("ash", "birch", "cedar")
+    for site in (*sites, "public"):
+        lines = [json.dumps(row) for row in make(24)]
+        (tmp_path / f"{site}.jsonl").write_text("\n".join(lines))
+    plan = {
+        "name": "tiny",
+        "model": "model",
+        "task": task,
+        "adapter": {"kind": adapter, "rank": 2, "targets": list(architecture.targets)},
+        "strategy": {
+            "kind": "fedsgd",
+            "server_optimizer": {"kind": "Adam", "learning_rate": 0.1},
+        },
+        "training": {
+            "rounds": 3,
+            "steps_per_round": 4,
+            "sampling_rate": 0.5,
+            "nominal_units": 24,
+        },
+        "privacy": {"noise": "unsafe_none"},
+        "evaluation": "public.jsonl",
+        "simulation": {"sites": {site: f"{site}.jsonl" for site in sites}},
+    }
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    path, rounds = tmp_path / "plan.yaml", list[RoundRecord]()
+    simulate(load_plan(path), path, tmp_path / "run", lambda record, _: rounds.append(record))
+    judged = primary(rounds[-1].metrics)
+    assert judged is not None
+    assert judged.gain(over=REACHED[name]) > 0
