@@ -36,7 +36,7 @@ ROWS = "text,label\nAda is ill,a\nBen is ill,b\n"
 
 @pytest.fixture
 def contract(plan: Plan) -> Contract:
-    task = plan.task.model_copy(update={"labels": ("a", "b"), "text": "text", "label": "label"})
+    task = plan.task.model_copy(update={"labels": ["a", "b"], "text": "text", "label": "label"})
     made = plan.contract(model_digest="a" * 64, noise_multiplier=5.0)
     return made.model_copy(update={"task": task})
 

@@ -23,7 +23,7 @@ from hortus.privacy.attacks.one_run import (
     p_value,
 )
 from hortus.privacy.gradients.clipping.flat import FlatClipping
-from hortus.privacy.gradients.engine import PerUnitGradients
+from hortus.privacy.gradients.engine import PerUnitGradients, _Clipper
 from hortus.privacy.gradients.sampling import sample_records
 from hortus.privacy.noise import discrete_gaussian
 from hortus.privacy.noise.mechanism import Mechanism
@@ -170,7 +170,8 @@ def test_an_engine_with_a_planted_bug_is_exposed(bug: str, monkeypatch: pytest.M
     if bug == "no noise":
         monkeypatch.setattr(discrete_gaussian, "sample", quiet)
     elif bug == "no clipping":
-        monkeypatch.setattr(FlatClipping, "factors", lambda _, norms: torch.ones_like(norms))
+        monkeypatch.setattr(FlatClipping, "factors", lambda _, norms, bound: torch.ones_like(norms))
+        monkeypatch.setattr(_Clipper, "_check", lambda *_: None)
         monkeypatch.setattr(Mechanism, "_check_norm", lambda *_: None)
     else:
         monkeypatch.setattr(discrete_gaussian, "sample", fainter(real))
