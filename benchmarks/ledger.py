@@ -37,11 +37,11 @@ from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.audit.recount import recount
 from hortus.privacy.ledger.entries import GENESIS, Approved, Charge, Charged, Entry, Level, Scope
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.identity import Identity
 from hortus.protocol.policy import Budget, Policy
 
 DELTA = 1e-5
-SITE = SiteIdentity.generate("ash")
+SITE = Identity.generate("ash")
 BUDGET = Budget(epsilon=1e6, delta=DELTA)
 CHARGE = Charge(
     run="0" * 32,
@@ -92,7 +92,7 @@ def big_audit(directory: Path, entries: int = 100_000) -> Rows:
         datetime.now(UTC),
     )
     files, bundle = parts.site("ash"), directory / "ash.evidence"
-    write_ledger(files.ledger, entries, SiteIdentity.load(files.identity, "ash"))
+    write_ledger(files.ledger, entries, Identity.load(files.identity, "ash"))
     hortus = str(Path(sys.executable).with_name("hortus"))
     yield from _audited(f"audit of {entries} entries", [hortus, "audit", str(files.directory)])
     export = [hortus, "audit", "export", str(files.directory), str(bundle)]
@@ -224,7 +224,7 @@ def _charge_until_killed(
         return (first + told.read()).split()
 
 
-def write_ledger(path: Path, entries: int, site: SiteIdentity = SITE) -> None:
+def write_ledger(path: Path, entries: int, site: Identity = SITE) -> None:
     """Writes a ledger as charges would, in one transaction; between some, ε is interpolated."""
     Ledger.open(path, site, time.time).close()
     known: dict[int, float] = {}

@@ -43,7 +43,7 @@ from hortus.parties.founding import create_consortium
 from hortus.privacy.secure_sum.key_exchange import Announcement, Encapsulation, KeyExchange
 from hortus.privacy.secure_sum.masks import MaskedVector, MaskGenerator, StepView
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.limits import CHUNK_WORDS, PROTOCOL_VERSION
 from hortus.protocol.plan import Cohort
 from hortus.protocol.policy import Budget, Policy
@@ -201,9 +201,7 @@ class Plain(MaskedVector):
 class Site:
     """One client: real keys and masks, or none."""
 
-    def __init__(
-        self, name: str, identity: SiteIdentity, channel: GrpcChannel, dimension: int
-    ) -> None:
+    def __init__(self, name: str, identity: Identity, channel: GrpcChannel, dimension: int) -> None:
         self.name = name
         self._identity = identity
         self._channel = channel
@@ -286,7 +284,7 @@ class Loopback:
             datetime.now(UTC),
         )
         files = {name: self.consortium.site(name) for name in self.names}
-        self.identities = {n: SiteIdentity.load(f.identity, n) for n, f in files.items()}
+        self.identities = {n: Identity.load(f.identity, n) for n, f in files.items()}
         self.roster = Roster.load(files[self.names[0]].roster)
         self.hub = Hub(Notary.open(self.consortium.server, time.time))
         self.port = stack.enter_context(
@@ -373,7 +371,7 @@ def site_process(
 ) -> None:
     """A site in a process of its own, as sites are: what one does holds no other's Python up."""
     files = Consortium(consortium).site(name)
-    identity, roster = SiteIdentity.load(files.identity, name), Roster.load(files.roster)
+    identity, roster = Identity.load(files.identity, name), Roster.load(files.roster)
     with dialling(f"127.0.0.1:{port}", files.tls, RULES) as channel:
         asked.send(None)
         while (told := asked.recv()) is not None:

@@ -59,7 +59,7 @@ from hortus.privacy.audit.auditor import audit  # noqa: E402
 from hortus.privacy.audit.evidence import collect  # noqa: E402
 from hortus.privacy.audit.reconcile import omissions  # noqa: E402
 from hortus.privacy.secure_sum.masks import MaskedVector, MaskGenerator, StepView  # noqa: E402
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity  # noqa: E402
+from hortus.protocol.identity import SERVER, Identity, Roster  # noqa: E402
 from hortus.protocol.plan import Cohort, Contract  # noqa: E402
 from hortus.protocol.policy import Budget, Policy  # noqa: E402
 from hortus.runtime.errors import CohortTooSmall  # noqa: E402
@@ -209,7 +209,7 @@ def soak(
         roster = Roster.load(consortium.server.roster)
         federation = RoundLoop(
             grid=grid,
-            identity=SiteIdentity.load(consortium.server.identity, SERVER),
+            identity=Identity.load(consortium.server.identity, SERVER),
             roster=lambda: roster,
             contract=contract,
             store=RunStore(out, contract),

@@ -36,9 +36,9 @@ from hortus.parties.folders import Consortium, ServerConfig
 from hortus.parties.founding import create_consortium
 from hortus.planning.plan_file import make_plan
 from hortus.privacy.gradients.workbench import Workbench
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import SERVER, Identity, Roster
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget, Policy
@@ -130,7 +130,7 @@ class Attack:
         self.consortium: Consortium = create_consortium(
             directory / "consortium", data, policies, addresses, datetime.now(UTC)
         )
-        self.server = SiteIdentity.load(self.consortium.server.identity, SERVER)
+        self.server = Identity.load(self.consortium.server.identity, SERVER)
 
     def agent(self, name: str, workbench: Workbench, port: int, clock: Clock) -> SiteAgent:
         """Starts a site's agent."""
@@ -164,7 +164,7 @@ class Attack:
     def step_seconds(self, workbench: Workbench, clock: Clock) -> list[float]:
         """Makes a session's steps; returns the seconds of those after the grid has settled."""
         dimension, contract = workbench.space.dimension, self.contract
-        encoding = StepEncoding.of(contract, dimension, len(SITES))
+        encoding = PrivateStep.of(contract, dimension, len(SITES))
         descriptor = Descriptor(
             run="1" * 32,
             session=f"{time.time_ns():032x}",

@@ -25,9 +25,9 @@ from hortus.privacy.secure_sum.key_exchange import (
 )
 from hortus.privacy.secure_sum.masks import MaskedVector, MaskGenerator, StepView
 from hortus.privacy.secure_sum.transcript import frame, number
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.limits import PROTOCOL_VERSION, check_version, checked
 from hortus.protocol.plan import Noise
 from hortus.protocol.transport import AggregationChannel
@@ -59,10 +59,10 @@ class Session:
     def __init__(
         self,
         *,
-        identity: SiteIdentity,
+        identity: Identity,
         roster: Roster,
         descriptor: Descriptor,
-        encoding: StepEncoding,
+        encoding: PrivateStep,
         trainer: Trainer,
         terms: Terms,
         ledger: Ledger,

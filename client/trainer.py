@@ -15,7 +15,7 @@ from hortus.privacy.gradients.samplers.kinds import SAMPLERS
 from hortus.privacy.gradients.sampling import sample_records
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.noise.randomness import RandomSource
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.runtime.errors import HortusError
 from hortus.strategies.kinds import strategy_of
 from hortus.strategies.local_step import LocalStep
@@ -41,7 +41,7 @@ class Trainer:
 
     def __init__(
         self,
-        encoding: StepEncoding,
+        encoding: PrivateStep,
         workbench: Workbench,
         records: Encoded,
         randomness: RandomSource,
@@ -80,7 +80,7 @@ class Trainer:
         """Returns this site's addend, int64[words], clipped, encoded and noised.
 
         Args:
-            start: float32[words], what the step starts from: see `StepEncoding.start`.
+            start: float32[words], what the step starts from: see `PrivateStep.start`.
             step: Number of the secure sum within the whole plan, from 0.
             attempt: Number of the attempt at it; fresh randomness for each.
             told: What the server said of the step; other randomness where that is another thing.

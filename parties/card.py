@@ -18,7 +18,7 @@ from hortus.protocol.identity import (
     Handover,
     Hex32,
     HexSignature,
-    SiteIdentity,
+    Identity,
     check_handovers,
     is_signed,
 )
@@ -44,7 +44,7 @@ class _Card(Schema):
         return bytes.fromhex(self.identity)
 
     @classmethod
-    def _signed(cls, identity: SiteIdentity, now: datetime, content: dict[str, object]) -> Self:
+    def _signed(cls, identity: Identity, now: datetime, content: dict[str, object]) -> Self:
         fields = content | {
             "identity": identity.public_key_bytes.hex(),
             "expires": (now + LIFETIME).date(),
@@ -88,7 +88,7 @@ class SiteCard(_Card):
     @classmethod
     def make(
         cls,
-        identity: SiteIdentity,
+        identity: Identity,
         now: datetime,
         *,
         flower: str,
@@ -138,7 +138,7 @@ class ServerCard(_Card):
     @classmethod
     def make(
         cls,
-        identity: SiteIdentity,
+        identity: Identity,
         now: datetime,
         *,
         authority: str,

@@ -22,7 +22,7 @@ from hortus.protocol.certificates import (
     create_flower_key,
     create_request,
 )
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.policy import Policy
 from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_private
@@ -45,7 +45,7 @@ def create_site(files: SiteFiles, config: SiteConfig, policy: Policy, now: datet
         raise UsageError("a site cannot have the server's name", where=SERVER)
     with _made_whole(files.directory) as directory:
         draft = SiteFiles(directory)
-        SiteIdentity.create(config.site, draft.identity)
+        Identity.create(config.site, draft.identity)
         create_request(config.site, draft.tls.key)
         create_flower_key(draft.flower_key)
         write_private(draft.dataset_key, secrets.token_bytes(32))
@@ -67,7 +67,7 @@ def create_server(files: ServerFiles, config: ServerConfig, now: datetime) -> Se
     """
     with _made_whole(files.directory) as directory:
         draft = ServerFiles(directory)
-        identity = SiteIdentity.create(SERVER, draft.identity)
+        identity = Identity.create(SERVER, draft.identity)
         create_authority(draft.authority, now)
         config.save(draft.config)
         renew_server_certificate(draft, now)

@@ -10,8 +10,8 @@ from hortus.parties.renewal import write_server_card
 from hortus.protocol.identity import (
     HANDOVERS,
     Handover,
+    Identity,
     Roster,
-    SiteIdentity,
     load_handovers,
     save_handovers,
 )
@@ -38,8 +38,8 @@ def sole(files: SiteFiles | ServerFiles) -> Iterator[None]:
 
 
 def replace_identity(
-    files: SiteFiles | ServerFiles, name: str, head: Callable[[SiteIdentity], tuple[int, str]]
-) -> SiteIdentity:
+    files: SiteFiles | ServerFiles, name: str, head: Callable[[Identity], tuple[int, str]]
+) -> Identity:
     """Gives a party a new identity key, or completes a change that was interrupted.
 
     The old key signs which key follows it, then it is deleted. Others use the old key until
@@ -54,19 +54,19 @@ def replace_identity(
         _hand_over(files, name, head)
     if files.next_identity.exists():
         files.next_identity.replace(files.identity)
-    identity = SiteIdentity.load(files.identity, name)
+    identity = Identity.load(files.identity, name)
     roster = Roster.load(files.roster)
     roster.with_key(name, identity.public_key_bytes, identity.handovers).save(files.roster)
     return identity
 
 
 def _hand_over(
-    files: SiteFiles | ServerFiles, name: str, head: Callable[[SiteIdentity], tuple[int, str]]
+    files: SiteFiles | ServerFiles, name: str, head: Callable[[Identity], tuple[int, str]]
 ) -> None:
     """Makes the next key and lets the present one sign for it: from here on there is no way back."""
     files.next_identity.unlink(missing_ok=True)
-    following = SiteIdentity.create(name, files.next_identity)
-    identity = SiteIdentity.load(files.identity, name)
+    following = Identity.create(name, files.next_identity)
+    identity = Identity.load(files.identity, name)
     handover = Handover.make(identity, following.public_key_bytes, *head(identity))
     save_handovers(files.identity.with_name(HANDOVERS), (*identity.handovers, handover))
 

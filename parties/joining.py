@@ -30,7 +30,7 @@ from hortus.protocol.certificates import (
     flower_public_key,
     is_certificate_of,
 )
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_atomic
 from hortus.runtime.names import SERVER
@@ -95,7 +95,7 @@ def pin(
     for card in (*cards, *([server] if server else ())):
         card.check(now)
     own = SiteConfig.load(files.config).site
-    key = SiteIdentity.load(files.identity, own).public_key_bytes
+    key = Identity.load(files.identity, own).public_key_bytes
     if files.roster.exists():
         roster = Roster.load(files.roster)
     elif server is not None:

@@ -20,7 +20,7 @@ from hortus.protocol.certificates import (
     is_certificate_of,
     renew_request,
 )
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_atomic, write_private
 from hortus.runtime.names import SERVER
@@ -31,7 +31,7 @@ def write_site_card(files: SiteFiles, now: datetime) -> SiteCard:
     name = SiteConfig.load(files.config).site
     key = files.tls.next_key if files.tls.next_key.exists() else files.tls.key
     flower = files.next_flower_key if files.next_flower_key.exists() else files.flower_key
-    identity = SiteIdentity.load(files.identity, name)
+    identity = Identity.load(files.identity, name)
     card = SiteCard.make(
         identity,
         now,
@@ -47,7 +47,7 @@ def write_server_card(files: ServerFiles, now: datetime) -> ServerCard:
     """Writes the server's card again, with what it has for all members, and returns it."""
     config = ServerConfig.load(files.config)
     card = ServerCard.make(
-        SiteIdentity.load(files.identity, SERVER),
+        Identity.load(files.identity, SERVER),
         now,
         authority=files.tls.authority.read_text(encoding="ascii"),
         aggregation=config.dialled(config.aggregation),

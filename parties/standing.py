@@ -6,7 +6,7 @@ from datetime import datetime
 from hortus.parties.expiry import certificate_lines
 from hortus.parties.fingerprint import key_words, roster_lines
 from hortus.parties.folders import ServerFiles, SiteFiles
-from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.identity import Identity
 from hortus.runtime.locks import is_held
 from hortus.runtime.moments import iso_time
 
@@ -25,7 +25,7 @@ def party_standing(
     Raises:
         UsageError: A file is missing or wrong; it names the file and the field.
     """
-    key = SiteIdentity.load(files.identity, name).public_key_bytes
+    key = Identity.load(files.identity, name).public_key_bytes
     return {
         "name": name,
         "fingerprint": key_words(name, key),

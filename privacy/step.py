@@ -24,8 +24,8 @@ _PLAIN_MAGNITUDE = 16.0
 
 
 @dataclass(frozen=True, slots=True)
-class StepEncoding:
-    """The numbers of a step.
+class PrivateStep:
+    """One private step of a contract, alike at both ends: clipping, noise, rounding, and what it is charged as.
 
     Attributes:
         contract: The approved plan.
@@ -41,8 +41,8 @@ class StepEncoding:
     fixed_point: FixedPoint
 
     @classmethod
-    def of(cls, contract: Contract, dimension: int, cohort: int) -> "StepEncoding":
-        """Derives the encoding.
+    def of(cls, contract: Contract, dimension: int, cohort: int) -> "PrivateStep":
+        """Derives the step.
 
         Args:
             contract: The approved plan.

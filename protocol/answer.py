@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.runtime.canonical import canonical_json
 
 CHALLENGE_BYTES = 32
@@ -31,7 +31,7 @@ class Answer:
     @classmethod
     def sign(
         cls,
-        identity: SiteIdentity,
+        identity: Identity,
         challenge: bytes,
         contract: bytes,
         refusal: str,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from hortus.protocol.identity import SiteIdentity, is_signed
+from hortus.protocol.identity import Identity, is_signed
 from hortus.runtime.canonical import canonical_json
 from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_atomic
@@ -36,7 +36,7 @@ class Head:
     signature: bytes
 
     @classmethod
-    def sign(cls, identity: SiteIdentity, seq: int, hash_: str) -> Self:
+    def sign(cls, identity: Identity, seq: int, hash_: str) -> Self:
         """Makes a site's statement."""
         signature = identity.sign(_HEAD, _encode(identity.site, seq, hash_))
         return cls(identity.site, seq, hash_, signature)
@@ -83,7 +83,7 @@ class Countersignature:
     signature: bytes
 
     @classmethod
-    def make(cls, server: SiteIdentity, head: Head, time: float) -> Self:
+    def make(cls, server: Identity, head: Head, time: float) -> Self:
         """Countersigns a head that the server has checked."""
         message = _encode_seen(head.site, head.seq, head.hash, time)
         return cls(head, time, server.sign(_COUNTERSIGNATURE, message))

@@ -47,7 +47,7 @@ def _separated(context: str, message: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class SiteIdentity:
+class Identity:
     """A name and its signing key: a site's, or the server's under the name `SERVER`.
 
     Attributes:
@@ -156,7 +156,7 @@ class Handover(Schema):
     signature: HexSignature = Field(description="The former key's, of all this and the name.")
 
     @classmethod
-    def make(cls, identity: SiteIdentity, successor: bytes, last_entry: int, head: str) -> Self:
+    def make(cls, identity: Identity, successor: bytes, last_entry: int, head: str) -> Self:
         """Signs a hand-over from an identity to the key that follows it."""
         content = {
             "key": identity.public_key_bytes.hex(),

@@ -16,7 +16,7 @@ from hortus.learning.models.folder import resolve_model
 from hortus.learning.warm_model import WarmModel
 from hortus.parties.folders import ServerConfig, ServerFiles
 from hortus.planning.plan_file import load_plan
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.plan import Contract
 from hortus.runtime.errors import HortusError
 from hortus.runtime.names import SERVER
@@ -76,7 +76,7 @@ def run_deployed(
         _await_nodes(grid, sites, contract)
         RoundLoop(
             grid=grid,
-            identity=SiteIdentity.load(files.identity, SERVER),
+            identity=Identity.load(files.identity, SERVER),
             roster=lambda: Roster.load(files.roster),
             contract=contract,
             store=store,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 
 from hortus.privacy.accounting.accountant import epsilon
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.answer import BUDGET_SPENT
 from hortus.protocol.plan import Contract, Noise
 from hortus.server.run.store import RunStore
@@ -24,7 +24,7 @@ def charged(store: RunStore, contract: Contract) -> int:
 
 def remedies(
     store: RunStore,
-    encoding: StepEncoding,
+    encoding: PrivateStep,
     refusals: Mapping[str, str],
     site_folder: Callable[[str], str],
     *,
@@ -55,7 +55,7 @@ def remedies(
         yield "Sites that are only slow need a longer cohort.join_deadline."
 
 
-def _rest(store: RunStore, encoding: StepEncoding) -> float:
+def _rest(store: RunStore, encoding: PrivateStep) -> float:
     """Returns what the sums still to be made add to ε, with as many spare attempts, rounded up."""
     contract = encoding.contract
     assert encoding.event is not None  # noqa: S101 - there is no budget to spend without noise

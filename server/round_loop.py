@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.audit.reconcile import AttemptRecord
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.answer import CHALLENGE_BYTES, Answer
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.plan import Contract
 from hortus.runtime.canonical import canonical_json
@@ -64,7 +64,7 @@ class RoundLoop:
     """
 
     grid: Grid
-    identity: SiteIdentity
+    identity: Identity
     roster: Callable[[], Roster]
     contract: Contract
     store: RunStore
@@ -108,7 +108,7 @@ class RoundLoop:
         self, first: int, cohort: tuple[str, ...], trained: ServerState
     ) -> dict[str, str]:
         """Opens a session for all missing rounds; returns whom it lost on the way, and why."""
-        encoding = StepEncoding.of(self.contract, len(trained.adapter), len(cohort))
+        encoding = PrivateStep.of(self.contract, len(trained.adapter), len(cohort))
         descriptor = Descriptor(
             run=self.store.run,
             session=secrets.token_hex(16),
@@ -152,7 +152,7 @@ class RoundLoop:
         return dict(session.departures)
 
     def _run_round(
-        self, number: int, session: Aggregator, encoding: StepEncoding, trained: ServerState
+        self, number: int, session: Aggregator, encoding: PrivateStep, trained: ServerState
     ) -> None:
         sums = self.contract.training.steps_per_round
         sites: tuple[str, ...] = ()
@@ -200,7 +200,7 @@ class RoundLoop:
         if record.attempt:
             self.attendance.again(record.attempt + 1)
 
-    def _claimed_epsilon(self, encoding: StepEncoding) -> float | None:
+    def _claimed_epsilon(self, encoding: PrivateStep) -> float | None:
         """ε of a site that was in every attempt so far; with distributed noise each is charged."""
         if encoding.event is None:
             return None
@@ -257,7 +257,7 @@ class RoundLoop:
             remedy=" ".join(
                 remedies(
                     self.store,
-                    StepEncoding.of(
+                    PrivateStep.of(
                         self.contract, len(self.evaluator.initial_adapter), cohort.minimum
                     ),
                     refusals,

@@ -4,7 +4,7 @@ from hortus.client.trainer import Trainer, untimed
 from hortus.learning.data.records import Records
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.noise.randomness import UnsafeSeededRandomness
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.plan import Contract, Plan
 from hortus.runtime.metric import Metrics
 from hortus.server.evaluation import Evaluator
@@ -33,7 +33,7 @@ def train_alone(
         workbench: The warm model.
         evaluator: Measures the result.
     """
-    encoding = StepEncoding.of(contract, workbench.space.dimension, cohort=1)
+    encoding = PrivateStep.of(contract, workbench.space.dimension, cohort=1)
     randomness = UnsafeSeededRandomness(contract.seed, name)
     trainer = Trainer(encoding, workbench, workbench.loader.encode(records), randomness, untimed)
     trained = ServerState(contract, workbench.initial_adapter)

@@ -12,7 +12,7 @@ from hortus.planning.prepare import adapter_dimension, noise_for, pin
 from hortus.privacy.accounting.forecast import PlanCost, SiteBudget
 from hortus.privacy.ledger.books import Account, Tally
 from hortus.privacy.sanity import doubts
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import period_of
 from hortus.runtime.errors import Refused, UsageError
@@ -36,7 +36,7 @@ class Prospect:
     contract: Contract
     dimension: int
     sites: int
-    encoding: StepEncoding
+    encoding: PrivateStep
     cost: PlanCost
     model_path: Path
 
@@ -72,7 +72,7 @@ def prospect(plan: Plan, folder: Path, sites: int | None) -> Prospect:
         )
     contract, model_path = pin(plan, folder)
     dimension = adapter_dimension(contract, model_path)
-    encoding = StepEncoding.of(contract, dimension, count)
+    encoding = PrivateStep.of(contract, dimension, count)
     cost = PlanCost.of(encoding.event, contract)
     return Prospect(plan, contract, dimension, count, encoding, cost, model_path)
 

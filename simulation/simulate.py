@@ -31,7 +31,7 @@ from hortus.planning.prepare import pin
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.gradients.workbench import Workbench
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.plan import Cohort, Contract, Noise, Plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.transport import AggregationChannel
@@ -194,7 +194,7 @@ def _run(
 
         adapter = RoundLoop(
             grid=grid,
-            identity=SiteIdentity.load(consortium.server.identity, SERVER),
+            identity=Identity.load(consortium.server.identity, SERVER),
             roster=lambda: Roster.load(consortium.server.roster),
             contract=contract,
             store=store,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hortus.privacy.noise.mechanism import FixedPoint, Mechanism
-    from hortus.privacy.step import StepEncoding
+    from hortus.privacy.step import PrivateStep
     from hortus.strategies.local_step import LocalStep
 
 
@@ -62,7 +62,7 @@ class Strategy(Kind):
         """
         return mean
 
-    def codec(self, encoding: StepEncoding) -> Mechanism | FixedPoint:
+    def codec(self, encoding: PrivateStep) -> Mechanism | FixedPoint:
         """Returns what a sum is decoded with; its scale is in the session's descriptor."""
         return encoding.codec if self.sums_releases else encoding.fixed_point
 

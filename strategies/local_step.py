@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from hortus.privacy.step import StepEncoding, nominal_batch
+from hortus.privacy.step import PrivateStep, nominal_batch
 from hortus.protocol.plan import Noise
 from hortus.runtime.errors import HortusError
 
@@ -29,7 +29,7 @@ class LocalStep:
 
     def __init__(
         self,
-        encoding: StepEncoding,
+        encoding: PrivateStep,
         start: NDArray[np.float32],
         summed: Summed,
         noised: Noised,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.strategies.server_state import ServerState
 
 # From a sum's number and what it starts from, float32[words], to the ring sum, uint32[words], and the
@@ -32,7 +32,7 @@ class Step:
 
 
 def steps(
-    trained: ServerState, encoding: StepEncoding, numbers: Iterable[int], add_up: AddUp
+    trained: ServerState, encoding: PrivateStep, numbers: Iterable[int], add_up: AddUp
 ) -> Iterator[Step]:
     """Takes steps; yields each when it has been taken.
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from hortus.privacy.gradients.signal_energy import Energy
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.plan import Contract
 from hortus.runtime.errors import HortusError
 from hortus.strategies.kinds import strategy_of
@@ -34,11 +34,11 @@ class ServerState:
         """The current adapter, float32[d], a copy."""
         return self._optimizer.adapter
 
-    def start(self, encoding: StepEncoding) -> NDArray[np.float32]:
+    def start(self, encoding: PrivateStep) -> NDArray[np.float32]:
         """Returns what the next step starts from, as sites are sent it."""
         return encoding.start(self.adapter, self._clipping_norm)
 
-    def step(self, encoding: StepEncoding, total: NDArray[np.uint32], sites: int) -> None:
+    def step(self, encoding: PrivateStep, total: NDArray[np.uint32], sites: int) -> None:
         """Takes a step.
 
         Args:

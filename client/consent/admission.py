@@ -12,14 +12,14 @@ from hortus.client.consent.contract import (
     check_model,
     read_contract,
 )
-from hortus.client.consent.terms import Account, noise_of
+from hortus.client.consent.terms import ChargeAccount, noise_of
 from hortus.client.consent.unread import check_room
 from hortus.client.preparation import EncodedDataset, Prepared
 from hortus.client.site.folder import Site
 from hortus.learning.loader import Encoded
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.ledger.entries import Added
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.plan import Contract
 from hortus.runtime.errors import Refused
 
@@ -41,10 +41,10 @@ class Admission:
     contract: Contract
     workbench: Workbench
     data: EncodedDataset
-    step: StepEncoding
+    step: PrivateStep
     noise: Added
 
-    def account(self) -> Account:
+    def account(self) -> ChargeAccount:
         """Returns what a step is charged to, by the policy as it is now.
 
         Raises:
@@ -54,7 +54,7 @@ class Admission:
         check_contract(mandate, self.contract)
         check_ceiling(mandate, self.contract, self.step)
         budget = budget_of(mandate, self.contract)
-        return Account(self.site.ledger, self.data.fingerprint, budget, self.noise)
+        return ChargeAccount(self.site.ledger, self.data.fingerprint, budget, self.noise)
 
     def check_payable(self) -> None:
         """Refuses a contract of which not even one step can be paid, before a session counts on the site."""
@@ -81,11 +81,11 @@ class LiveTerms:
         self._renew = renew
         self._compute_on = compute_on
 
-    def now(self) -> Account:
+    def now(self) -> ChargeAccount:
         """See `Terms`."""
         return self._admission.account()
 
-    def renewed(self) -> Account:
+    def renewed(self) -> ChargeAccount:
         """See `Terms`."""
         self.now()  # nothing is read for a plan that the policy has come to forbid
         data = self._renew(self._admission.data)
@@ -129,7 +129,7 @@ class Gate:
         prepared = self._prepared(contract)
         check_model(contract, site.model_digest(contract))
         bench, sites = prepared.workbench, cohort or contract.cohort.minimum
-        step = StepEncoding.of(contract, bench.space.dimension, sites)
+        step = PrivateStep.of(contract, bench.space.dimension, sites)
         noise = noise_of(site.policy, observed=self._observed)
         admission = Admission(site, contract, bench, prepared.data, step, noise)
         admission.account()

@@ -7,14 +7,14 @@ import math
 from dataclasses import dataclass
 
 from hortus.client.consent.contract import budget_of, check_contract, check_model
-from hortus.client.consent.terms import Account, noise_of
+from hortus.client.consent.terms import ChargeAccount, noise_of
 from hortus.client.site.folder import Dataset, Site
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.ledger.entries import Admitted, Approved, Consent, Entry, Withdrawn
 from hortus.privacy.ledger.lineages import Placement
 from hortus.privacy.ledger.store import Ledger
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.plan import Contract
 from hortus.runtime.errors import Refused, UsageError
 from hortus.runtime.moments import iso_time
@@ -110,7 +110,7 @@ def check_terms(site: Site, contract: Contract) -> tuple[Dataset, Placement]:
     return dataset, place
 
 
-def check_whole(site: Site, contract: Contract, encoding: StepEncoding) -> None:
+def check_whole(site: Site, contract: Contract, encoding: PrivateStep) -> None:
     """Checks what the site would check before and while it takes part, of the whole plan at once.
 
     What was charged for the plan before is not asked for again.
@@ -127,7 +127,7 @@ def check_whole(site: Site, contract: Contract, encoding: StepEncoding) -> None:
     dataset, place = check_terms(site, contract)
     budget = budget_of(site.mandate.with_approved(contract), contract)
     noise = noise_of(site.policy, observed=True)
-    account = Account(site.ledger, dataset.fingerprint, budget, noise, place)
+    account = ChargeAccount(site.ledger, dataset.fingerprint, budget, noise, place)
     steps = contract.steps - charged_steps(site, contract, place)
     if reason := account.reason_to_refuse_rest(encoding, steps):
         raise Refused(

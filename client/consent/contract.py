@@ -6,7 +6,7 @@ from hortus.client.consent.unread import check_dimension, check_unread
 from hortus.client.site.mandate import Mandate
 from hortus.planning import sections
 from hortus.privacy.accounting.accountant import epsilon
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.plan import Contract, Noise
 from hortus.protocol.policy import Budget, Policy
@@ -101,7 +101,7 @@ def _check_honest(policy: Policy, contract: Contract) -> None:
         )
 
 
-def check_ceiling(mandate: Mandate, contract: Contract, encoding: StepEncoding) -> None:
+def check_ceiling(mandate: Mandate, contract: Contract, encoding: PrivateStep) -> None:
     """Holds a plan that nobody here has read to the ceilings that take its model to be known.
 
     Raises:
@@ -146,7 +146,7 @@ def check_model(contract: Contract, model_digest: str) -> None:
 
 
 def check_descriptor(
-    contract: Contract, descriptor: Descriptor, encoding: StepEncoding, site: str
+    contract: Contract, descriptor: Descriptor, encoding: PrivateStep, site: str
 ) -> None:
     """Checks that a session is one of the contract's.
 

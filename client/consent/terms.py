@@ -7,7 +7,7 @@ from hortus.privacy.ledger.entries import Added, Charge
 from hortus.privacy.ledger.lineages import Placement
 from hortus.privacy.ledger.store import Ledger
 from hortus.privacy.secure_sum.masks import StepView
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.answer import BUDGET_SPENT
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.policy import Budget, Policy
@@ -18,7 +18,7 @@ NO_VIEW, NO_RUN = StepView(0, 0, (), b""), "0" * 32
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class ChargeAccount:
     """What a site's releases are charged to, and what noise they have.
 
     Attributes:
@@ -35,13 +35,13 @@ class Account:
     noise: Added = Added.GAUSSIAN
     place: Placement | None = None
 
-    def limit(self, encoding: StepEncoding) -> Budget | None:
+    def limit(self, encoding: PrivateStep) -> Budget | None:
         """The budget that a step needs; a release without privacy has none that could cover it."""
         return self.budget if encoding.event and self.noise is not Added.SEEDED else None
 
     def charge(
         self,
-        encoding: StepEncoding,
+        encoding: PrivateStep,
         descriptor: Descriptor | None,
         round_: int,
         view: StepView,
@@ -67,14 +67,14 @@ class Account:
             plan=contract.digest(),
         )
 
-    def reason_to_refuse(self, encoding: StepEncoding) -> str:
+    def reason_to_refuse(self, encoding: PrivateStep) -> str:
         """Says, in words that the server may read, why one more step cannot be paid; or nothing."""
         norm = encoding.contract.privacy.clipping_norm
         return self._shortfall(
             encoding, self.charge(encoding, None, 0, NO_VIEW, norm), "one more step"
         )
 
-    def reason_to_refuse_rest(self, encoding: StepEncoding, steps: int) -> str:
+    def reason_to_refuse_rest(self, encoding: PrivateStep, steps: int) -> str:
         """The same of all steps that are left, or of one sum if none is, at the plan's own noise.
 
         Raises:
@@ -91,7 +91,7 @@ class Account:
             raise Refused(f"no ledger can charge it: {error}", where=contract.name) from error
         return self._shortfall(encoding, charge, "the plan")
 
-    def _shortfall(self, encoding: StepEncoding, charge: Charge, what: str) -> str:
+    def _shortfall(self, encoding: PrivateStep, charge: Charge, what: str) -> str:
         level = self.ledger.shortfall(charge, self.limit(encoding), self.place)
         if level is None:
             return ""
@@ -116,14 +116,14 @@ def noise_of(policy: Policy, *, observed: bool) -> Added:
 class Terms(Protocol):
     """What the next step of a session goes by."""
 
-    def now(self) -> Account:
+    def now(self) -> ChargeAccount:
         """Applies the policy as it is now to the records that were seen last.
 
         Raises:
             Refused: The policy does not allow the plan any more.
         """
 
-    def renewed(self) -> Account:
+    def renewed(self) -> ChargeAccount:
         """Looks at the records again, too: a step computes on those that are on disk when it begins.
 
         Raises:

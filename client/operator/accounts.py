@@ -10,7 +10,7 @@ from hortus.parties.folders import SiteConfig, SiteFiles
 from hortus.privacy.ledger.entries import EVERY_DATASET, Charge, Charged, Disjoint, Entry
 from hortus.privacy.ledger.exposure import Exposure, exposures
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.identity import Identity
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import UsageError
 
@@ -73,7 +73,7 @@ def opened_ledger(directory: Path, clock: Callable[[], float]) -> Iterator[tuple
     files = SiteFiles(directory)
     name = SiteConfig.load(files.config).site
     policy = Policy.load(files.policy)
-    identity = SiteIdentity.load(files.identity, name)
+    identity = Identity.load(files.identity, name)
     with closing(Ledger.open(files.ledger, identity, clock)) as ledger:
         yield ledger, policy
 

@@ -22,7 +22,7 @@ from hortus.parties.checks import (
 from hortus.parties.folders import SiteConfig, SiteFiles, host_and_port
 from hortus.parties.reach import MOST_AHEAD, MOST_BEHIND, greet, in_words, knock, resolve
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.plan import Contract
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import UsageError
@@ -159,7 +159,7 @@ def _check_ledger(files: SiteFiles, config: SiteConfig, now: datetime) -> Check:
     if not files.ledger.exists():
         return Check("ledger", Verdict.OK, "nothing has been released yet")
     identity, budget = (
-        SiteIdentity.load(files.identity, config.site),
+        Identity.load(files.identity, config.site),
         Policy.load(files.policy).budget,
     )
     with closing(Ledger.open(files.ledger, identity, now.timestamp)) as ledger:

@@ -9,7 +9,7 @@ from hortus.parties.folders import SiteConfig, SiteFiles
 from hortus.parties.identity_change import replace_identity, sole
 from hortus.parties.renewal import write_site_card
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.identity import Identity
 from hortus.runtime.errors import UsageError
 
 
@@ -35,7 +35,7 @@ def rotate_identity(files: SiteFiles, clock: Callable[[], float]) -> SiteCard:
             "this site has pinned nobody yet: its key is new enough", where=str(files.roster)
         )
 
-    def head(identity: SiteIdentity) -> tuple[int, str]:
+    def head(identity: Identity) -> tuple[int, str]:
         with closing(Ledger.open(files.ledger, identity, clock)) as ledger:
             return ledger.head()
 

@@ -24,7 +24,7 @@ from hortus.privacy.ledger.lineages import Placement
 from hortus.privacy.ledger.marks import Content, dataset_fingerprint
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.heads import Head
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.plan import RECORD, Agreement, Contract
 from hortus.protocol.policy import Policy
 from hortus.runtime.canonical import canonical_json
@@ -73,7 +73,7 @@ class Site:
         self.files = SiteFiles(directory)
         self.config = SiteConfig.load(self.files.config)
         self.name = self.config.site
-        self.identity = SiteIdentity.load(self.files.identity, self.name)
+        self.identity = Identity.load(self.files.identity, self.name)
         # A step and a question of the server's may come at once.
         self._reading = threading.Lock()
         self._policy = Reread(self.files.policy, Policy.load)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.heads import Countersignature, Head
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.runtime.errors import Refused
 
@@ -22,7 +22,7 @@ class Witness:
         ledger: The site's.
     """
 
-    identity: SiteIdentity
+    identity: Identity
     roster: Roster
     ledger: Ledger
 

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, Self
 
 from hortus.privacy.accounting.events import GaussianEvent
-from hortus.protocol.identity import SiteIdentity, is_signed
+from hortus.protocol.identity import Identity, is_signed
 from hortus.protocol.plan import LEAST_DELTA, MOST_DELTA, Noise
 from hortus.runtime.canonical import canonical_json
 
@@ -420,7 +420,7 @@ class Entry:
 
     @classmethod
     def make(
-        cls, seq: int, time: float, body: Body, previous_hash: str, identity: SiteIdentity
+        cls, seq: int, time: float, body: Body, previous_hash: str, identity: Identity
     ) -> Self:
         """Encodes and signs a new entry."""
         content = _content(seq, time, body, previous_hash)

@@ -24,7 +24,7 @@ from hortus.privacy.ledger.reader import (
 )
 from hortus.privacy.ledger.schema import prepare
 from hortus.protocol.heads import Countersignature, Head
-from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.identity import Identity
 from hortus.runtime.databases import remedy_for
 from hortus.runtime.errors import HortusError
 from hortus.runtime.faults import Fault, reach
@@ -42,7 +42,7 @@ class Journal:
         self,
         path: Path,
         connection: sqlite3.Connection,
-        identity: SiteIdentity,
+        identity: Identity,
         clock: Callable[[], float],
     ) -> None:
         """Use `open`."""
@@ -57,7 +57,7 @@ class Journal:
         self._added: Entry | None = None
 
     @classmethod
-    def open(cls, path: Path, identity: SiteIdentity, clock: Callable[[], float]) -> Self:
+    def open(cls, path: Path, identity: Identity, clock: Callable[[], float]) -> Self:
         """Opens a ledger, or starts one, and checks that its chain is whole and this site's.
 
         Args:

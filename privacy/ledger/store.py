@@ -30,7 +30,7 @@ from hortus.privacy.ledger.holds import Holds, Reservation
 from hortus.privacy.ledger.journal import Journal, explained
 from hortus.privacy.ledger.lineages import Placement
 from hortus.privacy.ledger.marks import Content, Marks, Stay
-from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.identity import Identity
 from hortus.protocol.policy import Budget
 from hortus.runtime.errors import Refused, UsageError
 
@@ -60,7 +60,7 @@ class Ledger(Journal):
         self,
         path: Path,
         connection: sqlite3.Connection,
-        identity: SiteIdentity,
+        identity: Identity,
         clock: Callable[[], float],
     ) -> None:
         """Use `open`."""

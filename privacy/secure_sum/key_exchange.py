@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from hortus.privacy.secure_sum.masks import MaskGenerator, check_digest, check_members
 from hortus.privacy.secure_sum.transcript import derive, frame, hash_of
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.limits import MLKEM_CIPHERTEXT_BYTES, MLKEM_PUBLIC_BYTES, X25519_BYTES
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.runtime.errors import ProtocolError, UsageError
@@ -81,7 +81,7 @@ class KeyExchange:
 
     def __init__(
         self,
-        identity: SiteIdentity,
+        identity: Identity,
         roster: Roster,
         cohort: tuple[str, ...],
         descriptor_digest: bytes,
@@ -106,7 +106,7 @@ class KeyExchange:
     @classmethod
     def announce(
         cls,
-        identity: SiteIdentity,
+        identity: Identity,
         roster: Roster,
         cohort: tuple[str, ...],
         descriptor_digest: bytes,

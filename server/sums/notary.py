@@ -13,7 +13,7 @@ from typing import Self
 
 from hortus.parties.folders import ServerFiles
 from hortus.protocol.heads import Countersignature, Head
-from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.identity import Identity
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.runtime.databases import DAMAGED, read_sqlite, remedy_for, write_sqlite
 from hortus.runtime.errors import HortusError, ProtocolError
@@ -43,7 +43,7 @@ class Notary:
         HortusError: The file cannot be used.
     """
 
-    def __init__(self, identity: SiteIdentity, path: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, identity: Identity, path: Path, clock: Callable[[], float]) -> None:
         self._identity = identity
         self._path = path
         self._clock = clock
@@ -58,7 +58,7 @@ class Notary:
         Raises:
             UsageError: The identity is missing or wrong.
         """
-        identity = SiteIdentity.load(files.identity, SERVER)
+        identity = Identity.load(files.identity, SERVER)
         return cls(identity, files.heads, clock)
 
     def known(self, site: str) -> Head | None:

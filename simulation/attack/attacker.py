@@ -12,7 +12,7 @@ from hortus.privacy.gradients.clipping.base import ClippingAt
 from hortus.privacy.gradients.engine import FINE_GRID, ClippedSum, PerUnitGradients
 from hortus.privacy.gradients.engines.base import LossBatch
 from hortus.privacy.gradients.engines.kinds import ENGINES
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 
 _REFINEMENTS = 20
 _LEAST_NOISE = 1e-14
@@ -27,7 +27,7 @@ class WatchedGradients(PerUnitGradients):
             canaries begin.
     """
 
-    def __init__(self, model: torch.nn.Module, encoding: StepEncoding, first_canary: int) -> None:
+    def __init__(self, model: torch.nn.Module, encoding: PrivateStep, first_canary: int) -> None:
         super().__init__(model, ENGINES.parse(encoding.contract.privacy.engine))
         self._encoding = encoding
         self._first_canary = first_canary

@@ -32,7 +32,7 @@ from hortus.privacy.accounting.forecast import PlanCost
 from hortus.privacy.attacks.membership_inference import logit_confidence
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.noise.randomness import UnsafeSeededRandomness
-from hortus.privacy.step import StepEncoding, nominal_batch
+from hortus.privacy.step import PrivateStep, nominal_batch
 from hortus.protocol.plan import Contract, Plan
 from hortus.runtime.canonical import digest
 from hortus.runtime.errors import UsageError
@@ -173,7 +173,7 @@ class _Stage:
 
     contract: Contract
     strategy: Strategy
-    encoding: StepEncoding
+    encoding: PrivateStep
     workbench: Workbench
     initial: NDArray[np.float32]
     site: str
@@ -195,7 +195,7 @@ class _Stage:
         return cls(
             contract,
             strategy_of(contract),
-            StepEncoding.of(contract, workbench.space.dimension, len(others) + 1),
+            PrivateStep.of(contract, workbench.space.dimension, len(others) + 1),
             workbench,
             workbench.initial_adapter,
             site,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hortus.parties.folders import TlsFiles
 from hortus.privacy.secure_sum.masks import MaskedVector, MaskGenerator, StepView
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.vectors import split
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.protocol.wire import aggregation_pb2_grpc as rpc
@@ -62,7 +62,7 @@ class Rogue:
     ) -> Iterator[Any]:
         """Exchanges keys by the book, but for what `tamper` does to the messages."""
         with self.connected(port) as stub:
-            identity = SiteIdentity.load(self._files.identity, self.site)
+            identity = Identity.load(self._files.identity, self.site)
             roster = Roster.load(self._files.roster)
             self.masks = exchange_keys(
                 identity,

@@ -18,7 +18,7 @@ from hortus.client.flower.relay import make_app
 from hortus.client.pace import Clock
 from hortus.learning.warm_model import WarmModel
 from hortus.protocol.answer import Answer
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.runtime.errors import ProtocolError
 from hortus.runtime.names import SERVER
 from hortus.server.evaluation import Evaluator
@@ -100,7 +100,7 @@ def test_a_node_speaks_for_itself_alone(
         evaluator = Evaluator(WarmModel(world.contract, tiny_model), None)
         federation = RoundLoop(
             grid=grid,
-            identity=SiteIdentity.load(world.consortium.server.identity, SERVER),
+            identity=Identity.load(world.consortium.server.identity, SERVER),
             roster=lambda: roster,
             contract=world.contract,
             store=store,
@@ -156,7 +156,7 @@ def test_a_site_that_prepares_is_asked_again_and_misses_no_session(
         grid = LocalGrid({s: make_app(partial(_reach, Noting(a))) for s, a in agents.items()})
         RoundLoop(
             grid=grid,
-            identity=SiteIdentity.load(world.consortium.server.identity, SERVER),
+            identity=Identity.load(world.consortium.server.identity, SERVER),
             roster=lambda: roster,
             contract=world.contract,
             store=store,

@@ -15,7 +15,7 @@ from attacks.world import SESSION, SITES, World, issued, run_all, served
 from numpy.typing import NDArray
 
 from hortus.privacy.secure_sum.masks import StepView
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.vectors import fill, split
 from hortus.protocol.wire import aggregation_pb2 as wire
@@ -192,7 +192,7 @@ def test_huge_values_are_a_poisoned_sum_but_a_finite_step(world: World, adapter:
 
     (result,), _ = one_step(world, adapter, misbehave)
     assert np.array_equal(result.total - huge, world.true_sum(HONEST, 0, 0, adapter))
-    encoding = StepEncoding.of(world.contract, len(huge), len(SITES))
+    encoding = PrivateStep.of(world.contract, len(huge), len(SITES))
     gradient, _ = encoding.mean_release(result.total, len(SITES), np.float32(1.0))
     assert np.isfinite(gradient).all()
     assert np.abs(gradient).max() <= 2**31 / encoding.codec.scale

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hortus.privacy.secure_sum.key_exchange import KeyExchange
 from hortus.privacy.secure_sum.masks import StepView
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.wire import aggregation_pb2 as wire
 
 Adapter = NDArray[np.float32]
@@ -35,7 +35,7 @@ class OfItsOwnMaking(HostileServer):
     """Puts in keys of which it has the private half, under birch's name."""
 
     def announcements(self, site: str) -> list[wire.Announcement]:
-        identity = SiteIdentity.generate("birch")
+        identity = Identity.generate("birch")
         roster = Roster({"birch": identity.public_key_bytes, "x": bytes(32)}, bytes(31) + b"\1")
         own = KeyExchange.announce(identity, roster, ("birch", "x"), bytes(32)).announcement
         forged = wire.Announcement(
@@ -174,7 +174,7 @@ def test_a_key_that_its_site_has_replaced_is_refused(
     world: World, adapter: Adapter, log_of: LogOf
 ) -> None:
     keys = dict(Roster.load(world.consortium.site("ash").roster).sites)
-    _pin(world, keys | {"birch": SiteIdentity.generate("birch").public_key_bytes})
+    _pin(world, keys | {"birch": Identity.generate("birch").public_key_bytes})
     server = HostileServer(lambda _: [go(adapter)], [adapter])
     play(world, server)
     assert f"birch: {NOT_SIGNED}" in log_of("ash")

@@ -24,10 +24,10 @@ from hortus.parties.founding import create_consortium
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.ledger.entries import Charged, Declined
 from hortus.privacy.noise.randomness import UnsafeSeededRandomness
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.certificates import certify, create_request
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.plan import Cohort, Contract
 from hortus.protocol.policy import Budget, Policy
@@ -109,7 +109,7 @@ class World:
             "cohort": cohort,
             "first_round": 0,
             "dimension": dimension,
-            "scale": StepEncoding.of(self.contract, dimension, len(cohort)).codec.scale,
+            "scale": PrivateStep.of(self.contract, dimension, len(cohort)).codec.scale,
         }
         return Descriptor(**fields | changes)
 
@@ -136,9 +136,9 @@ class World:
         )
 
     @property
-    def server(self) -> SiteIdentity:
+    def server(self) -> Identity:
         """The server's own key, which a hostile server has."""
-        return SiteIdentity.load(self.consortium.server.identity, SERVER)
+        return Identity.load(self.consortium.server.identity, SERVER)
 
     def play(
         self,
@@ -179,7 +179,7 @@ class World:
         site = self.site(name)
         records = site.records(self.contract)
         trainer = Trainer(
-            StepEncoding.of(self.contract, self.workbench.space.dimension, cohort),
+            PrivateStep.of(self.contract, self.workbench.space.dimension, cohort),
             self.workbench,
             self.workbench.loader.encode(records),
             UnsafeSeededRandomness(self.contract.seed, name),

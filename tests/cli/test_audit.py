@@ -25,7 +25,7 @@ from hortus.privacy.audit.auditor import audit
 from hortus.privacy.audit.evidence import export, read_evidence
 from hortus.privacy.audit.rounds import RoundRow
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.runtime.errors import Refused
 from hortus.runtime.names import SERVER
 from hortus.server.audit_report import make_report
@@ -172,7 +172,7 @@ def test_refusals_are_in_the_table_which_fits_80_columns(write_plan: Any, tmp_pa
 def test_the_page_bounds_an_attacker_by_the_whole_loss_of_all_that_was_charged(
     tmp_path: Path,
 ) -> None:
-    site, server = SiteIdentity.generate("ash"), SiteIdentity.generate(SERVER)
+    site, server = Identity.generate("ash"), Identity.generate(SERVER)
     ledger = Ledger.open(tmp_path / "ledger.sqlite", site, lambda: 1.8e9)
     ledger.record(make_approval())
     ledger.follow(make_content("d" * 64, "Dora"))

@@ -13,7 +13,7 @@ from hortus.cli.audit_page import audit_page
 from hortus.privacy.audit.evidence import export, read_evidence
 from hortus.privacy.ledger.entries import Declined, Granted
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.policy import Budget
 from hortus.runtime.names import SERVER
 from hortus.server.audit_report import make_report
@@ -37,10 +37,8 @@ _NUMBERS = """[...document.querySelectorAll('tbody td, tbody th')].filter((e) =>
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A sound ledger of two rounds, a grant and a refusal; and the same with a changed entry."""
     folder = tmp_path_factory.mktemp("audit")
-    site = SiteIdentity.generate("north-of-the-river-hospital")
-    roster = Roster(
-        {site.site: site.public_key_bytes}, SiteIdentity.generate(SERVER).public_key_bytes
-    )
+    site = Identity.generate("north-of-the-river-hospital")
+    roster = Roster({site.site: site.public_key_bytes}, Identity.generate(SERVER).public_key_bytes)
     path = folder / "ledger.sqlite"
     with closing(Ledger.open(path, site, lambda: 1.8e9)) as ledger:
         approve(ledger)

@@ -13,7 +13,7 @@ from helpers.charges import approve, make_charge
 
 from hortus.privacy.audit.evidence import export, read_evidence
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.policy import Budget
 from hortus.runtime.names import SERVER
 
@@ -132,13 +132,13 @@ def test_keys_and_rosters_need_no_heavy_library(tmp_path: Path) -> None:
 def test_an_audit_needs_neither_torch_nor_flower_nor_the_accountant_that_charged(
     tmp_path: Path,
 ) -> None:
-    site = SiteIdentity.generate("ash")
+    site = Identity.generate("ash")
     ledger = Ledger.open(tmp_path / "ledger.sqlite", site, lambda: 1.8e9)
     approve(ledger)
     for step in range(3):
         ledger.charge(make_charge(step=step), BUDGET)
     ledger.close()
-    roster = Roster({"ash": site.public_key_bytes}, SiteIdentity.generate(SERVER).public_key_bytes)
+    roster = Roster({"ash": site.public_key_bytes}, Identity.generate(SERVER).public_key_bytes)
     evidence = read_evidence("ash", tmp_path / "ledger.sqlite", roster, {})
     bundle = tmp_path / "ash.evidence"
     export(evidence, bundle)

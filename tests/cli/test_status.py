@@ -16,7 +16,7 @@ from hortus.parties.folders import Consortium, ServerConfig
 from hortus.parties.founding import create_consortium
 from hortus.parties.identity_change import sole
 from hortus.protocol.heads import Head
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.policy import Budget, Policy
 from hortus.server.run.attendance import AttendanceBook, Said, attended
 from hortus.server.run.records import Departure
@@ -96,7 +96,7 @@ def test_both_ends_show_when_they_last_heard_of_each_other(consortium: Consortiu
     assert (
         status(files.directory)["contacts"] == status(consortium.server.directory)["contacts"] == {}
     )
-    identity = SiteIdentity.load(files.identity, "ash")
+    identity = Identity.load(files.identity, "ash")
     head = Head.sign(identity, 1, "ab" * 32)
     notary = Notary.open(consortium.server, lambda: 1.8e9)
     seen = notary.countersign(head, identity.public_key_bytes)

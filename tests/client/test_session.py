@@ -13,17 +13,17 @@ import pytest
 from helpers.fixed_terms import FixedTerms
 from scipy.stats import chisquare
 
-from hortus.client.consent.terms import Account
+from hortus.client.consent.terms import ChargeAccount
 from hortus.client.disclosure import FAILED
 from hortus.client.pace import Pace, RehearsalClock, Timetable
 from hortus.client.session import Session
 from hortus.privacy.gradients.clipping.adaptive import AdaptiveClipping
 from hortus.privacy.ledger.entries import Charged, Declined
 from hortus.privacy.ledger.store import Ledger
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.heads import Countersignature, Head
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget
 from hortus.protocol.vectors import split, vector_digest
@@ -51,12 +51,12 @@ class World:
     def __init__(self, contract: Contract, directory: Path) -> None:
         self.contract = contract
         self.directory = directory
-        self.identities = {site: SiteIdentity.generate(site) for site in SITES}
-        self.server = SiteIdentity.generate(SERVER)
+        self.identities = {site: Identity.generate(site) for site in SITES}
+        self.server = Identity.generate(SERVER)
         keys = {site: identity.public_key_bytes for site, identity in self.identities.items()}
         self.roster = Roster(keys, self.server.public_key_bytes)
         adapts = contract.privacy.clipping.kind == "adaptive"
-        self.encoding = StepEncoding.of(contract, DIMENSION - adapts, len(SITES))
+        self.encoding = PrivateStep.of(contract, DIMENSION - adapts, len(SITES))
         self.descriptor = Descriptor(
             run="1" * 32,
             session="2" * 32,
@@ -80,7 +80,7 @@ class World:
         clock: Callable[[], float] = lambda: 1.0,
     ) -> Session:
         ledger = self.ledger(site, clock)
-        account = Account(ledger, "d" * 64, Budget(epsilon=1000, delta=1e-5))
+        account = ChargeAccount(ledger, "d" * 64, Budget(epsilon=1000, delta=1e-5))
         return Session(
             identity=self.identities[site],
             roster=self.roster,
@@ -425,7 +425,7 @@ def test_a_made_up_head_keeps_nobody_from_going_on(world: World) -> None:
 
 def test_a_countersignature_by_another_key_is_not_kept(world: World) -> None:
     server = Notarised(world, lambda _: [go(0)])
-    server.server = SiteIdentity.generate(SERVER)
+    server.server = Identity.generate(SERVER)
     play_notarised(world, server)
     assert countersigned(world, "ash") == []
 

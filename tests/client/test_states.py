@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hortus.client.consent.terms import Account
+from hortus.client.consent.terms import ChargeAccount
 from hortus.client.pace import Pace, RehearsalClock, Timetable
 from hortus.client.session import Session
 from hortus.client.states import CLIENT_TRANSITIONS, ClientState, ClientStates
@@ -23,9 +23,9 @@ from hortus.client.trainer import untimed
 from hortus.privacy.ledger.store import Ledger
 from hortus.privacy.secure_sum.key_exchange import Announcement, Encapsulation, KeyExchange
 from hortus.privacy.secure_sum.masks import MaskGenerator, StepView
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.limits import CHUNK_WORDS
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget
@@ -41,7 +41,7 @@ ADAPTERS = {
     vector_digest(adapter): adapter
     for adapter in (np.zeros(DIMENSION, np.float32), np.ones(DIMENSION, np.float32))
 }
-IDENTITIES = {site: SiteIdentity.generate(site) for site in SITES}
+IDENTITIES = {site: Identity.generate(site) for site in SITES}
 ROSTER = Roster({s: i.public_key_bytes for s, i in IDENTITIES.items()}, bytes(32))
 
 
@@ -218,7 +218,7 @@ bad = st.tuples(st.sampled_from(GO[2:]), st.sampled_from(UPLOADS))
 def test_whatever_the_server_says_a_site_does_what_the_model_does(
     contract: Contract, turns: list[Turn], then: list[Turn]
 ) -> None:
-    encoding = StepEncoding.of(contract, DIMENSION, len(SITES))
+    encoding = PrivateStep.of(contract, DIMENSION, len(SITES))
     descriptor = Descriptor(
         run="1" * 32,
         session="2" * 32,
@@ -238,7 +238,7 @@ def test_whatever_the_server_says_a_site_does_what_the_model_does(
             descriptor=descriptor,
             encoding=encoding,
             trainer=Trainer(),  # type: ignore[arg-type]
-            terms=FixedTerms(Account(ledger, "d" * 64, Budget(epsilon=1, delta=1e-5))),
+            terms=FixedTerms(ChargeAccount(ledger, "d" * 64, Budget(epsilon=1, delta=1e-5))),
             ledger=ledger,
             channel=server,
             stopwatch=untimed,

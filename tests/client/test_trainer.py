@@ -21,7 +21,7 @@ from hortus.privacy.gradients.engine import ClippedSum
 from hortus.privacy.gradients.sampling import sample_records
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.noise.randomness import UnsafeSeededRandomness
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.plan import Contract
 from hortus.runtime.errors import HortusError
 from tests.helpers.labelled import labelled
@@ -39,7 +39,7 @@ class Bench:
     def __init__(self, contract: Contract, monkeypatch: pytest.MonkeyPatch) -> None:
         self.contract = contract
         self.workbench = Workbench(contract, Path(contract.model))
-        self.encoding = StepEncoding.of(contract, self.workbench.space.dimension, cohort=2)
+        self.encoding = PrivateStep.of(contract, self.workbench.space.dimension, cohort=2)
         self.batches: list[Batch] = []
         self.sums: list[NDArray[np.float64]] = []
         self.one_by_one = False
@@ -127,7 +127,7 @@ def test_a_unit_with_all_its_records_moves_the_sum_by_no_more_than_the_clipping_
 def test_a_step_that_clips_nothing_is_not_released(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(StepEncoding, "clipping", lambda *_: FlatClipping().at(np.inf))
+    monkeypatch.setattr(PrivateStep, "clipping", lambda *_: FlatClipping().at(np.inf))
     with pytest.raises(HortusError, match="not clipped"):
         bench.step(RECORDS)
 

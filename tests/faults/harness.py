@@ -37,7 +37,7 @@ from hortus.client.site.folder import Site
 from hortus.client.trainer import untimed
 from hortus.learning.warm_model import WarmModel
 from hortus.parties.folders import Consortium, ServerConfig
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.plan import Contract
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.runtime.errors import HortusError
@@ -215,7 +215,7 @@ def _run_server(deployment: Deployment, sockets: Path) -> None:
             stack.callback(grid.close)
             RoundLoop(
                 grid=grid,
-                identity=SiteIdentity.load(files.identity, SERVER),
+                identity=Identity.load(files.identity, SERVER),
                 roster=lambda: roster,
                 contract=contract,
                 store=store,

@@ -12,7 +12,7 @@ from hortus.parties.identity_change import rotate_server_identity
 from hortus.parties.joining import pin
 from hortus.privacy.audit.auditor import audit
 from hortus.privacy.audit.evidence import collect
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.runtime.names import SERVER
 
 NOW = datetime.now(UTC)
@@ -43,7 +43,7 @@ def test_sums_go_on_over_a_new_authority_and_a_new_identity_of_the_server(
     world: World, log_of: Callable[[str], str]
 ) -> None:
     server = world.consortium.server
-    old = SiteIdentity.load(server.identity, SERVER)
+    old = Identity.load(server.identity, SERVER)
     follow(world, begin_change(server, NOW), SITES[:2])
     sum_of_all(world, "a" * 32)
     follow(world, begin_change(server, NOW), SITES[2:])

@@ -28,8 +28,8 @@ from hortus.protocol.certificates import (
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import (
     Handover,
+    Identity,
     Roster,
-    SiteIdentity,
     load_handovers,
     save_handovers,
 )
@@ -208,7 +208,7 @@ def card_of_a_hostile_server(setting: Setting) -> Parser:
     )
 
 
-def _signed_again(card: Any, identity: SiteIdentity) -> Any:
+def _signed_again(card: Any, identity: Identity) -> Any:
     draft = card.model_copy(update={"identity": identity.public_key_bytes.hex()})
     return draft.model_copy(update={"signature": identity.sign("card", draft._message()).hex()})
 
@@ -241,7 +241,7 @@ def identity_key(setting: Setting) -> Parser:
     path = setting.world.consortium.site("ash").identity
 
     def read(path: Path) -> None:
-        SiteIdentity.load(path, "ash").sign("answer to a contract", b"")
+        Identity.load(path, "ash").sign("answer to a contract", b"")
 
     return Parser(
         "identity.pem", (path.read_bytes(),), of_bytes, setting.read_with(read, "i.pem"), 0.6

@@ -15,7 +15,7 @@ from hortus.client.site.folder import Site
 from hortus.learning.models.folder import model_digest
 from hortus.planning.plan_file import load_plan
 from hortus.privacy.gradients.workbench import Workbench
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.plan import Contract
 
 _RECORDS = 6
@@ -88,8 +88,8 @@ class Setting:
     def roster(self) -> Roster:
         return Roster.load(self.world.consortium.server.roster)
 
-    def identity(self, name: str) -> SiteIdentity:
-        return SiteIdentity.load(self.world.consortium.site(name).identity, name)
+    def identity(self, name: str) -> Identity:
+        return Identity.load(self.world.consortium.site(name).identity, name)
 
     def site(self, name: str) -> Site:
         """A site's opened folder, always the same."""

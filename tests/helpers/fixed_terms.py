@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 
-from hortus.client.consent.terms import Account
+from hortus.client.consent.terms import ChargeAccount
 
 
 @dataclass(frozen=True, slots=True)
 class FixedTerms:
     """The same account for every step."""
 
-    account: Account
+    account: ChargeAccount
 
-    def now(self) -> Account:
+    def now(self) -> ChargeAccount:
         return self.account
 
-    def renewed(self) -> Account:
+    def renewed(self) -> ChargeAccount:
         return self.account

@@ -19,9 +19,9 @@ from hortus.privacy.gradients.clipping.adaptive import AdaptiveClipping
 from hortus.privacy.ledger.entries import Charge, Declined, Frozen, Granted, Unfrozen, Withdrawn
 from hortus.privacy.ledger.marks import Content
 from hortus.privacy.ledger.store import Ledger
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.heads import Countersignature
-from hortus.protocol.identity import SERVER, Handover, Roster, SiteIdentity
+from hortus.protocol.identity import SERVER, Handover, Identity, Roster
 from hortus.protocol.plan import RECORD, Contract, Noise
 from hortus.protocol.policy import Budget, Every, PeriodBudget
 from hortus.runtime.canonical import canonical_json
@@ -32,9 +32,9 @@ from hortus.strategies.fedsgd import FedSGD
 from hortus.strategies.optimizers.torch_optim import SGD
 
 SITE, OTHERS = "north", ("east", "south", "west")
-OWN = SiteIdentity.generate(SERVER)
-_KEYS = tuple(SiteIdentity.generate(SITE) for _ in range(3))
-_OTHER_KEYS = {name: SiteIdentity.generate(name).public_key_bytes for name in OTHERS}
+OWN = Identity.generate(SERVER)
+_KEYS = tuple(Identity.generate(SITE) for _ in range(3))
+_OTHER_KEYS = {name: Identity.generate(name).public_key_bytes for name in OTHERS}
 _START, _DAY = 1_790_000_000.0, 86_400.0
 _COHORT, _DIMENSION = (SITE, *OTHERS), 5_000
 _MOST_CHARGES = 8
@@ -95,7 +95,7 @@ PLANS = (
 
 def _noise(plan: Contract) -> float:
     """What the program itself charges, for so large a cohort and adapter."""
-    event = StepEncoding.of(plan, _DIMENSION, len(_COHORT)).event
+    event = PrivateStep.of(plan, _DIMENSION, len(_COHORT)).event
     return event.noise_multiplier if event else 0.0
 
 
@@ -124,16 +124,16 @@ class History:
     earned: frozenset[str]
 
 
-def identity_after(heads: Sequence[tuple[int, str]]) -> SiteIdentity:
+def identity_after(heads: Sequence[tuple[int, str]]) -> Identity:
     """The site's identity after it changed its key behind each of these ledger heads."""
     identity = _KEYS[0]
     for head, following in zip(heads, _KEYS[1:], strict=False):
         handover = Handover.make(identity, following.public_key_bytes, *head)
-        identity = SiteIdentity(SITE, following._key, (*identity.handovers, handover))
+        identity = Identity(SITE, following._key, (*identity.handovers, handover))
     return identity
 
 
-def roster_of(identity: SiteIdentity) -> Roster:
+def roster_of(identity: Identity) -> Roster:
     handovers = {SITE: identity.handovers} if identity.handovers else {}
     keys = {SITE: identity.public_key_bytes, **_OTHER_KEYS}
     return Roster(keys, OWN.public_key_bytes, handovers)

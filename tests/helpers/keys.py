@@ -10,13 +10,13 @@ from hortus.privacy.secure_sum.key_exchange import (
 )
 from hortus.privacy.secure_sum.masks import MaskGenerator
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.wire import aggregation_pb2 as wire
 
 
 def exchange_keys(
-    identity: SiteIdentity,
+    identity: Identity,
     roster: Roster,
     descriptor: Descriptor,
     announce: Callable[[wire.Announcement], wire.Announcements],

@@ -44,12 +44,12 @@ from hortus.privacy.ledger.entries import (
     content_hash,
 )
 from hortus.protocol.heads import Countersignature, Head
-from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.identity import Identity
 from hortus.protocol.plan import MOST_DELTA
 from hortus.protocol.policy import Every, period_of
 from hortus.runtime.canonical import canonical_json
 
-STRANGER = SiteIdentity.generate("stranger")
+STRANGER = Identity.generate("stranger")
 _DAY = 86_400.0
 
 
@@ -714,14 +714,14 @@ def _edited(draw: Draw, true: Sequence[Row], index: int, what: str) -> list[Row]
     return rows
 
 
-def _keys(history: History) -> Callable[[int], SiteIdentity]:
+def _keys(history: History) -> Callable[[int], Identity]:
     """The identity that signs an entry, by its number: a liar has kept every key."""
     heads = [
         (handover.last_entry, handover.head)
         for handover in history.evidence.roster.handovers.get(SITE, ())
     ]
 
-    def of(seq: int) -> SiteIdentity:
+    def of(seq: int) -> Identity:
         return identity_after([head for head in heads if head[0] < seq])
 
     return of

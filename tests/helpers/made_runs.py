@@ -13,7 +13,7 @@ from hortus.parties.founding import create_consortium
 from hortus.planning import plan_file
 from hortus.privacy.ledger.entries import Added, Charge, Charged
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.identity import Identity
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.metric import Better, Breakdown, Chance, Metric, Metrics, Part, Unit
@@ -134,7 +134,7 @@ def release(
 ) -> None:
     """Charges a site's ledger for one sum in each round."""
     files = consortium.site(site)
-    identity = SiteIdentity.load(files.identity, site)
+    identity = Identity.load(files.identity, site)
     bare = contract.privacy.noise_multiplier is None
     with closing(Ledger.open(files.ledger, identity, lambda: 1.8e9)) as ledger:
         for number in rounds:
@@ -161,7 +161,7 @@ def release(
 def spent(consortium: Consortium, site: str) -> list[float]:
     """ε after each entry of a site's ledger."""
     files = consortium.site(site)
-    identity = SiteIdentity.load(files.identity, site)
+    identity = Identity.load(files.identity, site)
     with closing(Ledger.open(files.ledger, identity, lambda: 0.0)) as ledger:
         bodies = [entry.body for entry in ledger.entries()]
         return [body.epsilon_after for body in bodies if isinstance(body, Charged)]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hortus.planning.plan_file import make_plan
-from hortus.privacy.step import StepEncoding, nominal_batch
+from hortus.privacy.step import PrivateStep, nominal_batch
 from hortus.protocol.plan import Contract, Plan
 from hortus.strategies.kinds import strategy_of
 from hortus.strategies.local_step import LocalStep
@@ -47,7 +47,7 @@ class Site:
     """One site: its centre, and the private steps that were taken for the sum at hand."""
 
     def __init__(self, contract: Contract, centre: NDArray[np.float64]) -> None:
-        self.encoding = StepEncoding.of(contract, len(centre), len(CENTRES))
+        self.encoding = PrivateStep.of(contract, len(centre), len(CENTRES))
         self.strategy = strategy_of(contract)
         self.centre = centre
         self.taken: list[int] = []

@@ -3,11 +3,11 @@
 from mnemonic import Mnemonic
 
 from hortus.parties.fingerprint import key_words, roster_words
-from hortus.protocol.identity import Handover, Roster, SiteIdentity
+from hortus.protocol.identity import Handover, Identity, Roster
 from hortus.runtime.names import SERVER
 
-SERVER_KEY = SiteIdentity.generate(SERVER).public_key_bytes
-A, B = (SiteIdentity.generate(name).public_key_bytes for name in "ab")
+SERVER_KEY = Identity.generate(SERVER).public_key_bytes
+A, B = (Identity.generate(name).public_key_bytes for name in "ab")
 
 
 def test_a_fingerprint_is_fifteen_words_with_a_checksum() -> None:
@@ -39,7 +39,7 @@ def test_a_rosters_fingerprint_covers_every_party() -> None:
 
 
 def test_parties_that_joined_before_and_after_a_hand_over_have_one_fingerprint() -> None:
-    old = SiteIdentity.generate("a")
+    old = Identity.generate("a")
     chain = (Handover.make(old, A, 3, "0" * 64),)
     assert roster_words(Roster({"a": A}, SERVER_KEY)) == roster_words(
         Roster({"a": A}, SERVER_KEY, {"a": chain})

@@ -14,7 +14,7 @@ from hortus.parties.folders import ServerFiles
 from hortus.parties.identity_change import rotate_server_identity, sole
 from hortus.parties.joining import admit, pin
 from hortus.parties.renewal import rotate_tls, write_server_card
-from hortus.protocol.identity import Handover, Roster, SiteIdentity
+from hortus.protocol.identity import Handover, Identity, Roster
 from hortus.runtime.errors import HortusError, ProtocolError, UsageError
 from hortus.runtime.names import SERVER
 
@@ -98,7 +98,7 @@ def test_a_change_of_authority_cut_short_is_completed_by_doing_it_again(
 
 
 def signed_by(files: ServerFiles) -> Callable[[Roster], None]:
-    signature = SiteIdentity.load(files.identity, SERVER).sign("session", b"question")
+    signature = Identity.load(files.identity, SERVER).sign("session", b"question")
     return lambda roster: roster.verify_server("session", b"question", signature)
 
 
@@ -131,7 +131,7 @@ def test_sites_follow_the_servers_new_identity_and_no_other(
 
 def test_a_stranger_does_not_follow_the_server(parties: Parties) -> None:
     parties.meet()
-    stranger, card = SiteIdentity.generate(SERVER), parties.servers_card
+    stranger, card = Identity.generate(SERVER), parties.servers_card
     own = Handover.make(stranger, stranger.public_key_bytes, 0, "0" * 64)
     lifted = own.model_copy(update={"key": card.identity})
     content = {
@@ -144,7 +144,7 @@ def test_a_stranger_does_not_follow_the_server(parties: Parties) -> None:
     with pytest.raises(UsageError, match="another server than the one pinned"):
         pin(parties.sites["ash"], forged, [], NOW)
     with pytest.raises(UsageError, match="not signed by the key that it is from"):
-        SiteIdentity(SERVER, stranger._key, (lifted,))
+        Identity(SERVER, stranger._key, (lifted,))
 
 
 def test_a_running_server_keeps_its_key(parties: Parties) -> None:

@@ -24,7 +24,7 @@ from hortus.parties.joining import admit, pin, remove
 from hortus.parties.renewal import write_server_card, write_site_card
 from hortus.protocol.certificates import create_flower_key, create_request
 from hortus.protocol.identity import SERVER as SERVER_NAME
-from hortus.protocol.identity import Handover, Roster, SiteIdentity
+from hortus.protocol.identity import Handover, Identity, Roster
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import UsageError
 
@@ -178,7 +178,7 @@ def test_an_expired_card_is_refused_and_made_anew(parties: Parties) -> None:
 
 def stranger(name: str, directory: Path, **like: str) -> SiteCard:
     """A card of somebody else under some name, perhaps with another site's key in it."""
-    identity = SiteIdentity.generate(name)
+    identity = Identity.generate(name)
     keys = {
         "flower": create_flower_key(directory / f"{name}-stranger.pem"),
         "request": create_request(name, directory / f"{name}-stranger.key"),
@@ -201,7 +201,7 @@ def test_a_taken_name_is_refused_by_everybody(parties: Parties, tmp_path: Path) 
 
 def test_one_key_under_two_names_is_refused(parties: Parties, tmp_path: Path) -> None:
     parties.meet()
-    birch = SiteIdentity.load(parties.sites["birch"].identity, "elm")
+    birch = Identity.load(parties.sites["birch"].identity, "elm")
     twin = SiteCard.make(
         birch,
         NOW,
@@ -266,8 +266,8 @@ def test_a_key_that_was_handed_over_is_followed_and_the_older_card_is_refused(
 ) -> None:
     parties.meet()
     before = parties.card("birch")
-    old = SiteIdentity.load(parties.sites["birch"].identity, "birch")
-    new, stolen = SiteIdentity.generate("birch"), SiteIdentity.generate("birch")
+    old = Identity.load(parties.sites["birch"].identity, "birch")
+    new, stolen = Identity.generate("birch"), Identity.generate("birch")
     chain = (Handover.make(old, new.public_key_bytes, 7, "ab" * 32),)
     keys = {"flower": before.flower, "request": before.request}
     forged = SiteCard.make(stolen, NOW, **keys, handovers=chain)  # type: ignore[arg-type]
@@ -335,7 +335,7 @@ def test_the_servers_certificate_names_what_sites_dial(tmp_path: Path) -> None:
 def test_every_roster_pins_the_servers_key_and_the_server_alone_holds_it(tmp_path: Path) -> None:
     make(tmp_path / "c")
     consortium = Consortium(tmp_path / "c")
-    server = SiteIdentity.load(consortium.server.identity, SERVER_NAME)
+    server = Identity.load(consortium.server.identity, SERVER_NAME)
     assert stat.S_IMODE(consortium.server.identity.stat().st_mode) == 0o600
     rosters = [consortium.server.roster, *(consortium.site(site).roster for site in SITES)]
     assert {Roster.load(path).server for path in rosters} == {server.public_key_bytes}

@@ -22,7 +22,7 @@ from hortus.privacy.audit.auditor import audit
 from hortus.privacy.audit.evidence import read_evidence
 from hortus.privacy.audit.recount import recount
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.policy import Budget
 from hortus.runtime.errors import UsageError
 
@@ -193,7 +193,7 @@ def test_a_delta_that_covers_being_sampled_at_all_is_refused() -> None:
 def test_an_honest_ledger_is_not_accused(
     tmp_path: Path, rate: float, noise: float, delta: float
 ) -> None:
-    site, server = SiteIdentity.generate("north"), SiteIdentity.generate("server")
+    site, server = Identity.generate("north"), Identity.generate("server")
     roster = Roster({"north": site.public_key_bytes}, server.public_key_bytes)
     ledger = approve(Ledger.open(tmp_path / "ledger.sqlite", site, time.time))
     for step in range(10):

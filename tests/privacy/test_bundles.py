@@ -31,11 +31,11 @@ from hortus.privacy.ledger.entries import (
 )
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.heads import Countersignature, Head
-from hortus.protocol.identity import SERVER, Roster, SiteIdentity
+from hortus.protocol.identity import SERVER, Identity, Roster
 from hortus.runtime.errors import UsageError
 from hortus.server.audit_report import AuditReport, SiteReport
 
-SITE, OWN = SiteIdentity.generate("north"), SiteIdentity.generate(SERVER)
+SITE, OWN = Identity.generate("north"), Identity.generate(SERVER)
 ROSTER = Roster({"north": SITE.public_key_bytes}, OWN.public_key_bytes)
 HEAD = {"format": "hortus/v2/evidence", "site": "north", "roster": ROSTER.content()}
 ENTRY = Entry.make(1, 1.8e9, Granted("*", 1.0, "the board"), GENESIS, SITE)

@@ -29,14 +29,14 @@ from hortus.privacy.ledger.exposure import exposures
 from hortus.privacy.ledger.holds import Reservation
 from hortus.privacy.ledger.marks import Content
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.policy import Budget
 from hortus.runtime.errors import Refused, UsageError
 from hortus.runtime.faults import Fault
 from hortus.runtime.names import SERVER
 
-SITE = SiteIdentity.generate("ash")
-ROSTER = Roster({"ash": SITE.public_key_bytes}, SiteIdentity.generate(SERVER).public_key_bytes)
+SITE = Identity.generate("ash")
+ROSTER = Roster({"ash": SITE.public_key_bytes}, Identity.generate(SERVER).public_key_bytes)
 DELTA, MOST = 1e-5, 3
 COSTS = [0.0] + [epsilon({GaussianEvent(1.0, 4.0): n}, DELTA) for n in range(1, 60)]
 BUDGET = Budget(epsilon=COSTS[MOST], delta=DELTA)

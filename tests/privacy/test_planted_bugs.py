@@ -34,7 +34,7 @@ from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.noise import discrete_gaussian
 from hortus.privacy.noise.mechanism import Mechanism
 from hortus.privacy.noise.randomness import SessionRandomness, Stream, UnsafeSeededRandomness
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.plan import Agreement, Plan
 from hortus.runtime.errors import HortusError
 from tests.helpers.labelled import labelled
@@ -51,7 +51,7 @@ class Pipeline:
     """A site's real trainer on the tiny model: ten patients with five records each."""
 
     plan: Plan
-    encoding: StepEncoding
+    encoding: PrivateStep
     workbench: Workbench
     records: Encoded
 
@@ -91,7 +91,7 @@ def pipeline(tiny_model: Path) -> Pipeline:
     texts = tuple(f"the {word} is red" for word in ("sky", "sea", "rose", "ice", "leaf") * 10)
     patients = tuple(f"p{i // 5}" for i in range(50))
     records = labelled(texts, np.arange(50) % 3, (), patients)
-    encoding = StepEncoding.of(contract, workbench.space.dimension, cohort=4)
+    encoding = PrivateStep.of(contract, workbench.space.dimension, cohort=4)
     return Pipeline(plan, encoding, workbench, workbench.loader.encode(records))
 
 

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from hortus.protocol.identity import Roster, SiteIdentity, is_signed
+from hortus.protocol.identity import Identity, Roster, is_signed
 from hortus.runtime.errors import HortusError, ProtocolError, UsageError
 from hortus.runtime.files import write_atomic, write_private
 from hortus.runtime.names import SERVER
@@ -15,24 +15,24 @@ from hortus.runtime.names import SERVER
 
 def test_a_written_identity_is_private_and_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "keys" / "identity.pem"
-    created = SiteIdentity.create("clinic-a", path)
+    created = Identity.create("clinic-a", path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert SiteIdentity.load(path, "clinic-a").public_key_bytes == created.public_key_bytes
+    assert Identity.load(path, "clinic-a").public_key_bytes == created.public_key_bytes
     assert list(path.parent.iterdir()) == [path]  # no temporary file is left
 
 
 def test_an_identity_is_never_replaced(tmp_path: Path) -> None:
     path = tmp_path / "identity.pem"
-    SiteIdentity.create("clinic-a", path)
+    Identity.create("clinic-a", path)
     before = path.read_bytes()
     with pytest.raises(UsageError, match="not replaced"):
-        SiteIdentity.create("clinic-a", path)
+        Identity.create("clinic-a", path)
     assert path.read_bytes() == before
 
 
 def test_the_private_key_is_not_in_its_repr() -> None:
-    assert repr(SiteIdentity.generate("clinic-a")) == "SiteIdentity(site='clinic-a', handovers=())"
+    assert repr(Identity.generate("clinic-a")) == "Identity(site='clinic-a', handovers=())"
 
 
 @pytest.mark.parametrize("content", [b"", b"no key", b"\xff\x00"])
@@ -40,36 +40,36 @@ def test_a_file_that_is_no_key_is_refused(tmp_path: Path, content: bytes) -> Non
     path = tmp_path / "identity.pem"
     path.write_bytes(content)
     with pytest.raises(UsageError, match="not a private key"):
-        SiteIdentity.load(path, "clinic-a")
+        Identity.load(path, "clinic-a")
 
 
 def test_a_missing_or_foreign_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
-        SiteIdentity.load(tmp_path / "missing.pem", "clinic-a")
+        Identity.load(tmp_path / "missing.pem", "clinic-a")
     other = generate_private_key(SECP256R1())
     path = tmp_path / "ec.pem"
     path.write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     with pytest.raises(UsageError, match="not an Ed25519 one"):
-        SiteIdentity.load(path, "clinic-a")
+        Identity.load(path, "clinic-a")
 
 
 def test_a_signature_holds_for_its_context_message_and_key_alone() -> None:
-    identity = SiteIdentity.generate("clinic-a")
+    identity = Identity.generate("clinic-a")
     signature = identity.sign("ledger", b"head")
     key = identity.public_key_bytes
     assert is_signed(key, "ledger", b"head", signature)
     assert not is_signed(key, "plan", b"head", signature)
     assert not is_signed(key, "ledger", b"tail", signature)
-    assert not is_signed(SiteIdentity.generate("b").public_key_bytes, "ledger", b"head", signature)
+    assert not is_signed(Identity.generate("b").public_key_bytes, "ledger", b"head", signature)
     assert not is_signed(key, "ledger", b"head", signature[:-1])
     assert not is_signed(b"short", "ledger", b"head", signature)
 
 
-SERVER_KEY = SiteIdentity.generate(SERVER).public_key_bytes
+SERVER_KEY = Identity.generate(SERVER).public_key_bytes
 
 
 def test_the_roster_says_whose_signature_does_not_fit() -> None:
-    a, b = SiteIdentity.generate("a"), SiteIdentity.generate("b")
+    a, b = Identity.generate("a"), Identity.generate("b")
     roster = Roster({"a": a.public_key_bytes, "b": b.public_key_bytes}, SERVER_KEY)
     roster.verify("a", "x", b"m", a.sign("x", b"m"))
     with pytest.raises(ProtocolError, match=r"^b: its signature of the x"):
@@ -80,7 +80,7 @@ def test_the_roster_says_whose_signature_does_not_fit() -> None:
 
 def test_a_roster_reads_back(tmp_path: Path) -> None:
     roster = Roster(
-        {name: SiteIdentity.generate(name).public_key_bytes for name in ("a", "b", "no")},
+        {name: Identity.generate(name).public_key_bytes for name in ("a", "b", "no")},
         SERVER_KEY,
     )
     roster.save(tmp_path / "roster.yaml")
@@ -94,7 +94,7 @@ def test_a_key_of_digits_alone_reads_back_as_text(tmp_path: Path) -> None:
 
 
 def test_the_servers_signature_is_checked_against_its_own_key() -> None:
-    server, site = SiteIdentity.generate(SERVER), SiteIdentity.generate("a")
+    server, site = Identity.generate(SERVER), Identity.generate("a")
     roster = Roster({"a": site.public_key_bytes}, server.public_key_bytes)
     roster.verify_server("x", b"m", server.sign("x", b"m"))
     with pytest.raises(ProtocolError, match=r"^server: its signature of the x"):
@@ -104,7 +104,7 @@ def test_the_servers_signature_is_checked_against_its_own_key() -> None:
 
 
 def test_the_server_is_no_site_and_no_site_the_server() -> None:
-    key = SiteIdentity.generate("a").public_key_bytes
+    key = Identity.generate("a").public_key_bytes
     with pytest.raises(UsageError, match="the server's name"):
         Roster({SERVER: key}, SERVER_KEY)
     with pytest.raises(UsageError, match="a: the key is server's as well"):
@@ -156,7 +156,7 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "-a", "A", "a_b", "a" * 64, "a\n", "ä"])
 def test_names_that_cannot_name_a_site_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="cannot name a site"):
-        SiteIdentity.generate(name)
+        Identity.generate(name)
 
 
 def test_a_write_replaces_the_file_whole_and_fails_with_its_name(tmp_path: Path) -> None:

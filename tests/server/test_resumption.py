@@ -19,7 +19,7 @@ from hortus.parties.folders import Consortium, ServerConfig
 from hortus.parties.founding import create_consortium
 from hortus.privacy.secure_sum.masks import MaskedVector
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.limits import CHUNK_WORDS
 from hortus.protocol.plan import Cohort
 from hortus.protocol.policy import Budget, Policy
@@ -107,7 +107,7 @@ def session(consortium: Consortium) -> Iterator[tuple[Aggregator, int]]:
 def join(consortium: Consortium, channel: GrpcChannel, site: str) -> wire.Go:
     """Goes as far as Go."""
     files = consortium.site(site)
-    identity, roster = SiteIdentity.load(files.identity, site), Roster.load(files.roster)
+    identity, roster = Identity.load(files.identity, site), Roster.load(files.roster)
     exchange_keys(identity, roster, DESCRIPTOR, channel.announce, channel.encapsulate)
     return channel.ready(wire.ReadyRequest(session=SESSION)).go
 

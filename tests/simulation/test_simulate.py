@@ -19,8 +19,8 @@ from hortus.privacy.audit.evidence import collect
 from hortus.privacy.audit.reconcile import AttemptRecord
 from hortus.privacy.ledger.spending import read_spending
 from hortus.privacy.ledger.store import Ledger
-from hortus.privacy.step import StepEncoding
-from hortus.protocol.identity import SiteIdentity
+from hortus.privacy.step import PrivateStep
+from hortus.protocol.identity import Identity
 from hortus.runtime.errors import CohortTooSmall, HortusError, UsageError
 from hortus.runtime.metric import values
 from hortus.server.run.records import RoundRecord
@@ -166,7 +166,7 @@ def test_a_run_for_patients_is_recorded_as_one(write_plan: Any, tmp_path: Path) 
     result = run(write_plan(privacy=PATIENT), tmp_path / "run")
     assert "max_records_per_unit" in (tmp_path / "run" / "plan.yaml").read_text()
     files = result.consortium.site("ash")
-    identity = SiteIdentity.load(files.identity, "ash")
+    identity = Identity.load(files.identity, "ash")
     with closing(Ledger.open(files.ledger, identity, lambda: 0.0)) as ledger:
         assert {account.unit for account in ledger.accounts().values()} == {"patient"}
 
@@ -203,7 +203,7 @@ def test_virtual_sites_can_pay_for_the_whole_plan_in_whatever_cohort(write_plan:
     contract = plan.contract(model_digest="a" * 64, noise_multiplier=1.0)
     sites = [f"site-{number}" for number in range(8)]
     allowed = _policies(plan, contract, sites)["site-0"].budget.epsilon
-    events = [StepEncoding.of(contract, 1000, count).event for count in range(2, 9)]
+    events = [PrivateStep.of(contract, 1000, count).event for count in range(2, 9)]
     assert len(set(events)) > 1
     for event in events:
         assert event is not None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.plan import Plan
 from hortus.strategies.loop import steps
 from hortus.strategies.server_state import ServerState
@@ -28,16 +28,16 @@ class Sums:
 
 
 @pytest.fixture
-def encoding(plan: Plan) -> StepEncoding:
+def encoding(plan: Plan) -> PrivateStep:
     contract = plan.contract(model_digest="a" * 64, noise_multiplier=1.0)
-    return StepEncoding.of(contract, DIMENSION, len(SITES))
+    return PrivateStep.of(contract, DIMENSION, len(SITES))
 
 
-def fresh(encoding: StepEncoding) -> ServerState:
+def fresh(encoding: PrivateStep) -> ServerState:
     return ServerState(encoding.contract, np.ones(DIMENSION, np.float32))
 
 
-def test_each_step_starts_where_the_last_one_led(encoding: StepEncoding) -> None:
+def test_each_step_starts_where_the_last_one_led(encoding: PrivateStep) -> None:
     trained, add_up = fresh(encoding), Sums()
     for index, step in enumerate(steps(trained, encoding, range(3, 7), add_up)):
         assert (step.number, step.sites) == (3 + index, SITES)
@@ -49,7 +49,7 @@ def test_each_step_starts_where_the_last_one_led(encoding: StepEncoding) -> None
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2, 3])
 def test_a_training_that_is_resumed_comes_to_the_same_bits(
-    encoding: StepEncoding, stop_after: int
+    encoding: PrivateStep, stop_after: int
 ) -> None:
     whole = fresh(encoding)
     list(steps(whole, encoding, range(4), Sums()))

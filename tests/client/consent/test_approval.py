@@ -20,7 +20,7 @@ from hortus.client.consent.approval import (
     withdraw,
 )
 from hortus.client.consent.contract import budget_of, check_contract, check_model
-from hortus.client.consent.terms import Account, noise_of
+from hortus.client.consent.terms import ChargeAccount, noise_of
 from hortus.client.site.folder import Site
 from hortus.learning.models.folder import model_digest
 from hortus.parties.folders import ServerConfig, SiteFiles
@@ -28,7 +28,7 @@ from hortus.parties.founding import create_consortium
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.ledger.entries import Frozen, Granted, Withdrawn
 from hortus.privacy.secure_sum.masks import StepView
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget, PeriodBudget, Policy
@@ -67,8 +67,8 @@ def make_contract(plan: Plan, model: Path, **changes: Any) -> Contract:
     return Plan(**fields).contract(model_digest=digest, noise_multiplier=noise)
 
 
-def encoding_of(contract: Contract) -> StepEncoding:
-    return StepEncoding.of(contract, 100, contract.cohort.minimum)
+def encoding_of(contract: Contract) -> PrivateStep:
+    return PrivateStep.of(contract, 100, contract.cohort.minimum)
 
 
 def refusal_of_approval(site: Site, contract: Contract) -> str:
@@ -99,7 +99,7 @@ def refusal_of_agent(site: Site, contract: Contract, steps: int | None = None) -
             check_model(contract, site.model_digest(contract))
             dataset = site.follow(contract).fingerprint
             budget, noise = budget_of(site.mandate, contract), noise_of(site.policy, observed=True)
-            account = Account(site.ledger, dataset, budget, noise)
+            account = ChargeAccount(site.ledger, dataset, budget, noise)
             if reason := account.reason_to_refuse(encoding):
                 return reason
             number = next(numbers)

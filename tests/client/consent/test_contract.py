@@ -23,7 +23,7 @@ from hortus.privacy.accounting.accountants.kinds import ACCOUNTANTS
 from hortus.privacy.gradients.clipping.kinds import CLIPPINGS
 from hortus.privacy.gradients.engines.kinds import ENGINES
 from hortus.privacy.gradients.samplers.kinds import SAMPLERS
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import AutoApprove, Budget, Policy
@@ -113,7 +113,7 @@ def unread(contract: Contract, **changes: Any) -> Mandate:
 
 def check_whole(chosen: Mandate, contract: Contract) -> None:
     check_contract(with_model(chosen), contract)
-    check_ceiling(chosen, contract, StepEncoding.of(contract, 10, contract.cohort.minimum))
+    check_ceiling(chosen, contract, PrivateStep.of(contract, 10, contract.cohort.minimum))
 
 
 def test_a_plan_within_every_limit_needs_no_reading(contract: Contract) -> None:
@@ -151,7 +151,7 @@ def test_a_plan_outside_of_one_limit_is_refused_by_its_name(
 
 
 def test_the_ceiling_is_what_this_site_computes_itself(contract: Contract) -> None:
-    event = StepEncoding.of(contract, 10, 2).event
+    event = PrivateStep.of(contract, 10, 2).event
     assert event is not None
     cost = epsilon({event: contract.releases}, 1e-5)
     check_whole(unread(contract, max_epsilon=cost * 1.0001), contract)
@@ -330,13 +330,13 @@ def descriptor(agreed: Contract, /, **changes: Any) -> Descriptor:
         "cohort": SITES,
         "first_round": 0,
         "dimension": 10,
-        "scale": StepEncoding.of(agreed, 10, 3).codec.scale,
+        "scale": PrivateStep.of(agreed, 10, 3).codec.scale,
     }
     return Descriptor(**fields | changes)
 
 
 def check(contract: Contract, session: Descriptor, site: str = "ash") -> None:
-    encoding = StepEncoding.of(contract, 10, len(session.cohort))
+    encoding = PrivateStep.of(contract, 10, len(session.cohort))
     check_descriptor(contract, session, encoding, site)
 
 

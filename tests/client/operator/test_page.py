@@ -34,7 +34,7 @@ from hortus.privacy.ledger.entries import (
 )
 from hortus.privacy.ledger.reader import LedgerReader
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.identity import Identity
 from hortus.protocol.policy import Budget, PeriodBudget, Policy
 from hortus.runtime.errors import HortusError
 
@@ -80,7 +80,7 @@ def files(consortium: Consortium) -> Iterator[SiteFiles]:
 
 @contextmanager
 def opened(files: SiteFiles, clock: Clock) -> Iterator[Ledger]:
-    identity = SiteIdentity.load(files.identity, "ash")
+    identity = Identity.load(files.identity, "ash")
     with closing(Ledger.open(files.ledger, identity, clock)) as ledger:
         yield ledger
 
@@ -96,7 +96,7 @@ def refuse(ledger: Ledger, plan: str = PLAN, reason: str = "why", number: int = 
 
 def viewed(files: SiteFiles, clock: Clock, budget: Budget = BUDGET) -> LedgerView:
     reader = LedgerReader(files.ledger, "ash")
-    reader.look(SiteIdentity.load(files.identity, "ash").public_key_at)
+    reader.look(Identity.load(files.identity, "ash").public_key_at)
     return view_ledger(reader.entries, reader.books, budget, clock())
 
 
@@ -220,7 +220,7 @@ def test_without_noise_there_is_no_bound_and_no_curve(files: SiteFiles) -> None:
 def test_a_reader_takes_up_what_is_added_and_notices_what_is_changed(files: SiteFiles) -> None:
     clock = Clock()
     reader = LedgerReader(files.ledger, "ash")
-    key_at = SiteIdentity.load(files.identity, "ash").public_key_at
+    key_at = Identity.load(files.identity, "ash").public_key_at
     reader.look(key_at)
     assert reader.entries == []
     with opened(files, clock) as ledger:

@@ -22,7 +22,7 @@ from hortus.privacy.audit.auditor import audit
 from hortus.privacy.audit.evidence import collect
 from hortus.privacy.audit.reconcile import forks
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.identity import Handover, Roster, SiteIdentity
+from hortus.protocol.identity import Handover, Identity, Roster
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.runtime.errors import HortusError, Refused, UsageError
@@ -68,7 +68,7 @@ def test_the_ledger_goes_on_over_two_changes_and_others_can_audit_it(
     consortium: Consortium,
 ) -> None:
     files = consortium.site("ash")
-    keys = [SiteIdentity.load(files.identity, "ash").public_key_bytes]
+    keys = [Identity.load(files.identity, "ash").public_key_bytes]
     for step in range(2):
         release(files, step)
     for step in (2, 3):
@@ -80,16 +80,14 @@ def test_the_ledger_goes_on_over_two_changes_and_others_can_audit_it(
     assert broken(consortium) is None
     roster = Roster.load(consortium.site("birch").roster)
     assert [roster.key_at("ash", entry) for entry in range(2, 6)] == [keys[i] for i in (0, 0, 1, 2)]
-    assert (
-        SiteIdentity.load(files.identity, "ash").public_key_bytes == keys[2] == roster.sites["ash"]
-    )
+    assert Identity.load(files.identity, "ash").public_key_bytes == keys[2] == roster.sites["ash"]
     assert len(set(keys)) == 3
 
 
 def test_an_entry_by_a_former_key_after_the_change_is_found(consortium: Consortium) -> None:
     files = consortium.site("ash")
     release(files, 0)
-    stolen = SiteIdentity.load(files.identity, "ash")
+    stolen = Identity.load(files.identity, "ash")
     tell_everybody(consortium, rotate_identity(files, clock))
     release(files, 1)
     assert broken(consortium) is None
@@ -113,7 +111,7 @@ def test_an_entry_by_a_former_key_after_the_change_is_found(consortium: Consorti
     assert "its signature is not by the key" in str(broken(consortium, without_head))
 
 
-def _head(files: SiteFiles, identity: SiteIdentity) -> str:
+def _head(files: SiteFiles, identity: Identity) -> str:
     with closing(Ledger.open(files.ledger, identity, clock)) as ledger:
         return list(ledger.entries())[1].hash
 

@@ -24,7 +24,7 @@ from hortus.parties.founding import create_consortium
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.ledger.entries import Added
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import DataError, HortusError, Refused
@@ -138,7 +138,7 @@ class Terms:
     def __init__(self, site: Site, contract: Contract) -> None:
         self.given: list[Encoded] = []
         self._site, self._contract = site, contract
-        encoding = StepEncoding.of(contract, 100, contract.cohort.minimum)
+        encoding = PrivateStep.of(contract, 100, contract.cohort.minimum)
         before = EncodedDataset("", None)  # type: ignore[arg-type]
         admission = Admission(site, contract, None, before, encoding, Added.GAUSSIAN)  # type: ignore[arg-type]
         self.live = LiveTerms(admission, self._encode, self.given.append)

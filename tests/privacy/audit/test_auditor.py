@@ -43,16 +43,16 @@ from hortus.privacy.ledger.entries import (
 from hortus.privacy.ledger.reader import SELECT_ENTRIES
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.heads import Countersignature, Head
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.plan import Plan
 from hortus.protocol.policy import Budget, Every, PeriodBudget
 from hortus.runtime.canonical import canonical_json
 from hortus.runtime.errors import HortusError, UsageError
 from hortus.runtime.names import SERVER
 
-SITE = SiteIdentity.generate("clinic-a")
-STRANGER = SiteIdentity.generate("stranger")
-OWN = SiteIdentity.generate(SERVER)
+SITE = Identity.generate("clinic-a")
+STRANGER = Identity.generate("stranger")
+OWN = Identity.generate(SERVER)
 ROSTER = Roster({SITE.site: SITE.public_key_bytes}, OWN.public_key_bytes)
 DELTA = 1e-5
 CHARGE = make_charge(sampling_rate=0.1, noise_multiplier=2.0, releases=4)
@@ -129,7 +129,7 @@ def _store(path: Path, entries: list[Entry]) -> None:
 def _rewrite(
     path: Path,
     change: Callable[[int, Charge, float], tuple[Charge, float]],
-    signer: SiteIdentity = SITE,
+    signer: Identity = SITE,
 ) -> None:
     """Rewrites the whole chain consistently, as somebody with a key could."""
     entries: list[Entry] = []
@@ -144,7 +144,7 @@ def _rewrite(
 
 
 def _entry(
-    before: list[Entry], time: float, charge: Charge, after: float, signer: SiteIdentity = SITE
+    before: list[Entry], time: float, charge: Charge, after: float, signer: Identity = SITE
 ) -> Entry:
     body = Charged(charge, CHARGE.dataset, (), (Level(Scope.LIFETIME, "", after, math.inf),))
     previous = before[-1].hash if before else GENESIS
@@ -505,7 +505,7 @@ def _mutations(content: str) -> list[str]:
     return [canonical_json(one).decode() for one in values]
 
 
-def _row(content: str, row: Row, signer: SiteIdentity | None) -> Row:
+def _row(content: str, row: Row, signer: Identity | None) -> Row:
     """A row with another content: left with the old hash, or hashed and signed anew."""
     if signer is None:
         return (row[0], content, *row[2:])
@@ -513,7 +513,7 @@ def _row(content: str, row: Row, signer: SiteIdentity | None) -> Row:
     return (row[0], content, hash_, signer.sign("ledger entry", bytes.fromhex(hash_)))
 
 
-def _chained(rows: Sequence[Row], signer: SiteIdentity) -> tuple[Row, ...]:
+def _chained(rows: Sequence[Row], signer: Identity) -> tuple[Row, ...]:
     """Numbers, chains, hashes and signs rows anew, as who has a key would to hide a change."""
     chained: list[Row] = []
     for number, row in enumerate(rows, start=1):

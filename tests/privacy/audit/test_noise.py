@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from hortus.privacy.audit.noise import noise_range
 from hortus.privacy.gradients.clipping.kinds import CLIPPINGS
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.limits import MAX_SITES
 from hortus.protocol.plan import Contract
 from hortus.runtime.errors import UsageError
@@ -45,7 +45,7 @@ def test_whatever_the_cohort_and_the_adapter_the_programs_noise_is_within(
     dimension = data.draw(st.sampled_from((1, 385, 30_000, 10_000_000)))
     cohort = data.draw(st.integers(minimum, MAX_SITES))
     try:
-        event = StepEncoding.of(contract, dimension, cohort).event
+        event = PrivateStep.of(contract, dimension, cohort).event
     except UsageError:
         assume(False)
     assert event is not None

@@ -14,11 +14,11 @@ from hortus.privacy.audit.verdict import Outcome, Reach, Verdict, in_words, judg
 from hortus.privacy.ledger.entries import Charged, Entry
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.heads import Countersignature, Head
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.runtime.names import SERVER
 
-SITE, OWN = SiteIdentity.generate("north"), SiteIdentity.generate(SERVER)
-STRANGER, IMPOSTOR = SiteIdentity.generate("stranger"), SiteIdentity.generate(SERVER)
+SITE, OWN = Identity.generate("north"), Identity.generate(SERVER)
+STRANGER, IMPOSTOR = Identity.generate("stranger"), Identity.generate(SERVER)
 ROSTER = Roster({"north": SITE.public_key_bytes}, OWN.public_key_bytes)
 CHARGES = tuple(make_charge(step=step, round=step) for step in range(5))
 LAST = 1 + len(CHARGES)

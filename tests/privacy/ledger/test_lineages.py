@@ -17,14 +17,14 @@ from hortus.privacy.audit.evidence import read_evidence
 from hortus.privacy.ledger.entries import Charged, Disjoint, Entry, Frozen, Granted, Unfrozen
 from hortus.privacy.ledger.marks import Content
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.policy import Budget, PeriodBudget
 from hortus.runtime.errors import Refused, UsageError
 from hortus.runtime.faults import SWITCH, Fault
 from hortus.runtime.names import SERVER
 
-SITE = SiteIdentity.generate("ash")
-ROSTER = Roster({"ash": SITE.public_key_bytes}, SiteIdentity.generate(SERVER).public_key_bytes)
+SITE = Identity.generate("ash")
+ROSTER = Roster({"ash": SITE.public_key_bytes}, Identity.generate(SERVER).public_key_bytes)
 DELTA = 1e-5
 CHARGE = make_charge()
 BUDGET = Budget(epsilon=1000.0, delta=DELTA)

@@ -39,17 +39,17 @@ from hortus.privacy.ledger.entries import (
 )
 from hortus.privacy.ledger.marks import dataset_fingerprint
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.identity import Identity
 from hortus.protocol.policy import Budget, Every, PeriodBudget
 from hortus.runtime.errors import HortusError, Refused, UsageError
 
-IDENTITY = SiteIdentity.generate("clinic-a")
+IDENTITY = Identity.generate("clinic-a")
 DELTA = 1e-5
 CHARGE = make_charge()
 EVENT = GaussianEvent(1.0, 4.0)
 
 
-def _open(path: Path, identity: SiteIdentity = IDENTITY) -> Ledger:
+def _open(path: Path, identity: Identity = IDENTITY) -> Ledger:
     ticks = count(1_800_000_000)
     return Ledger.open(path, identity, lambda: float(next(ticks)))
 
@@ -313,7 +313,7 @@ def test_another_sites_ledger_is_not_continued(path: Path) -> None:
     _charge(ledger)
     ledger.close()
     with pytest.raises(HortusError, match="not signed by the key of clinic-b"):
-        _open(path, SiteIdentity.generate("clinic-b"))
+        _open(path, Identity.generate("clinic-b"))
 
 
 @pytest.mark.parametrize(
@@ -395,10 +395,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from hortus.privacy.ledger.entries import Charge
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.identity import Identity
 from hortus.protocol.policy import Budget, Every, PeriodBudget
 path = Path(sys.argv[1])
-ledger = Ledger.open(path, SiteIdentity.load(path.with_name("key.pem"), "clinic-a"), lambda: 1.0)
+ledger = Ledger.open(path, Identity.load(path.with_name("key.pem"), "clinic-a"), lambda: 1.0)
 charge = Charge(
     "a" * 32, "b" * 32, 0, 0, 0, "d" * 64, "record", "local", "discrete-gaussian",
     1.0, 50.0, 1.0, 1, 1e-5, "e" * 64,
@@ -410,7 +410,7 @@ for step in range(100_000):
 
 
 def test_what_was_charged_survives_kill_9(path: Path) -> None:
-    identity = SiteIdentity.create("clinic-a", path.with_name("key.pem"))
+    identity = Identity.create("clinic-a", path.with_name("key.pem"))
     with subprocess.Popen(
         [sys.executable, "-c", _SPENDER, str(path)], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -523,10 +523,10 @@ from pathlib import Path
 from hortus.privacy.ledger.entries import Charge
 from hortus.privacy.ledger.store import Ledger
 from hortus.runtime.errors import Refused
-from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.identity import Identity
 from hortus.protocol.policy import Budget
 path, name, budget = Path(sys.argv[1]), sys.argv[2], Budget(epsilon=float(sys.argv[3]), delta=1e-5)
-ledger = Ledger.open(path, SiteIdentity.load(path.with_name("key.pem"), "clinic-a"), lambda: 1.8e9)
+ledger = Ledger.open(path, Identity.load(path.with_name("key.pem"), "clinic-a"), lambda: 1.8e9)
 print("ready", flush=True)
 sys.stdin.readline()
 made = 0
@@ -545,7 +545,7 @@ print(made, flush=True)
 
 
 def test_two_processes_cannot_overspend(path: Path) -> None:
-    identity = SiteIdentity.create("clinic-a", path.with_name("key.pem"))
+    identity = Identity.create("clinic-a", path.with_name("key.pem"))
     budget = epsilon({EVENT: 12}, DELTA)
     _open(path, identity).close()
     pair = [

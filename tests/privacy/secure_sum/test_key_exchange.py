@@ -26,14 +26,14 @@ from hortus.privacy.secure_sum.key_exchange import (
     _signed_encapsulation,
 )
 from hortus.privacy.secure_sum.masks import MaskGenerator, StepView
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.vectors import unpack24, word_type
 from hortus.runtime.errors import ProtocolError, Refused, UsageError
 from hortus.runtime.names import SERVER
 
 NAMES = tuple(f"site-{letter}" for letter in "abcdefgh")
-IDENTITIES = {name: SiteIdentity.generate(name) for name in NAMES}
-SERVER_KEY = SiteIdentity.generate(SERVER).public_key_bytes
+IDENTITIES = {name: Identity.generate(name) for name in NAMES}
+SERVER_KEY = Identity.generate(SERVER).public_key_bytes
 ROSTER = Roster({name: one.public_key_bytes for name, one in IDENTITIES.items()}, SERVER_KEY)
 DIGEST, OTHER_DIGEST = bytes(range(32)), bytes(range(1, 33))
 WORDS = 2**16
@@ -248,7 +248,7 @@ VICTIM, PEER, LAST = COHORT
 
 def _forge(site: str, signer: str, digest: bytes = DIGEST) -> Announcement:
     """Returns a fresh announcement in the name of `site`, signed by `signer`."""
-    identity = SiteIdentity(site, IDENTITIES[signer]._key)
+    identity = Identity(site, IDENTITIES[signer]._key)
     roster = Roster({site: identity.public_key_bytes}, SERVER_KEY)
     return KeyExchange.announce(identity, roster, (site,), digest).announcement
 
@@ -329,7 +329,7 @@ class TestAnnouncements:
             KeyExchange.announce(IDENTITIES[VICTIM], ROSTER, cohort, DIGEST)
 
     def test_a_site_whose_own_key_changed_is_told_so(self) -> None:
-        renewed = SiteIdentity.generate(VICTIM)
+        renewed = Identity.generate(VICTIM)
         with pytest.raises(UsageError, match="another key for this site"):
             KeyExchange.announce(renewed, ROSTER, COHORT, DIGEST)
 

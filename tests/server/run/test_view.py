@@ -22,7 +22,7 @@ from helpers.made_runs import (
 from hortus.planning.plan_file import dump_plan
 from hortus.privacy.ledger.entries import EVERY_DATASET, Granted
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.identity import SiteIdentity
+from hortus.protocol.identity import Identity
 from hortus.runtime.errors import CohortTooSmall, HortusError, UsageError
 from hortus.server.run.attendance import AttendanceBook, attended
 from hortus.server.run.failure import read_failure, write_failure
@@ -62,7 +62,7 @@ def test_a_grant_raises_the_budget_that_is_shown(tmp_path: Path) -> None:
     consortium = make_consortium(tmp_path)
     release(consortium, "ash", contract, store.run, (0,))
     files = consortium.site("ash")
-    identity = SiteIdentity.load(files.identity, "ash")
+    identity = Identity.load(files.identity, "ash")
     with closing(Ledger.open(files.ledger, identity, lambda: 1.8e9)) as ledger:
         ledger.record(Granted(EVERY_DATASET, 2.5, "agreed on 3 May"))
     release(consortium, "ash", contract, store.run, (1,))

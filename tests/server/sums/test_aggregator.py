@@ -11,7 +11,7 @@ from helpers.keys import exchange_keys
 from numpy.typing import NDArray
 
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.plan import Cohort
 from hortus.protocol.vectors import split
 from hortus.protocol.wire import aggregation_pb2 as wire
@@ -20,7 +20,7 @@ from hortus.server.sums.aggregator import Aggregator
 
 SITES = ("a", "b", "c", "d")
 SESSION = "5" * 32
-IDENTITIES = {site: SiteIdentity.generate(site) for site in SITES}
+IDENTITIES = {site: Identity.generate(site) for site in SITES}
 ROSTER = Roster({site: one.public_key_bytes for site, one in IDENTITIES.items()}, bytes(32))
 ADAPTER = np.arange(5, dtype=np.float32)
 

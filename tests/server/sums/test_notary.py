@@ -6,7 +6,7 @@ import pytest
 
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.heads import Countersignature, Head
-from hortus.protocol.identity import Roster, SiteIdentity
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.plan import Cohort
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.runtime.errors import HortusError, ProtocolError
@@ -15,12 +15,12 @@ from hortus.server.sums.aggregator import Aggregator
 from hortus.server.sums.notary import Notary
 from hortus.server.sums.service import Hub
 
-ASH, BIRCH = SiteIdentity.generate("ash"), SiteIdentity.generate("birch")
-OWN = SiteIdentity.generate(SERVER)
+ASH, BIRCH = Identity.generate("ash"), Identity.generate("birch")
+OWN = Identity.generate(SERVER)
 KEY = ASH.public_key_bytes
 
 
-def _head(seq: int, letter: str = "a", signer: SiteIdentity = ASH) -> Head:
+def _head(seq: int, letter: str = "a", signer: Identity = ASH) -> Head:
     return Head.sign(signer, seq, letter * 64)
 
 
@@ -69,7 +69,7 @@ def test_a_head_that_the_site_did_not_sign_is_not_countersigned(path: Path) -> N
 
 def test_a_site_that_has_changed_its_key_is_countersigned_without_a_restart(path: Path) -> None:
     """The notary lives as long as the server, a roster as long as a session."""
-    hub, following = Hub(_open(path)), SiteIdentity.generate("ash")
+    hub, following = Hub(_open(path)), Identity.generate("ash")
     descriptor = Descriptor(
         run="1" * 32,
         session="2" * 32,

@@ -14,7 +14,7 @@ from hortus.planning.plan_file import load_plan
 from hortus.privacy.gradients.clipping.adaptive import AdaptiveClipping
 from hortus.privacy.gradients.clipping.kinds import CLIPPINGS
 from hortus.privacy.gradients.engine import ClippedSum
-from hortus.privacy.step import StepEncoding
+from hortus.privacy.step import PrivateStep
 from hortus.protocol.plan import Contract
 from hortus.runtime.errors import ProtocolError, UsageError
 
@@ -75,11 +75,11 @@ def contract(write_plan: Any) -> Contract:
 
 def test_the_ring_vector_means_the_same_for_every_norm(contract: Contract) -> None:
     """So that a site need not trust the number: scale, noise and charge do not depend on it."""
-    encoding = StepEncoding.of(contract, 20, 3)
+    encoding = PrivateStep.of(contract, 20, 3)
     other = contract.model_copy(
         update={"privacy": contract.privacy.model_copy(update={"clipping_norm": 40.0})}
     )
-    assert encoding.mechanism == StepEncoding.of(other, 20, 3).mechanism
+    assert encoding.mechanism == PrivateStep.of(other, 20, 3).mechanism
     assert encoding.words == 21
     assert encoding.mechanism is not None
     assert encoding.mechanism.clipping_norm == ADAPTIVE.unit_norm
@@ -87,7 +87,7 @@ def test_the_ring_vector_means_the_same_for_every_norm(contract: Contract) -> No
 
 
 def test_the_server_undoes_what_a_site_does(contract: Contract) -> None:
-    encoding = StepEncoding.of(contract, 20, 3)
+    encoding = PrivateStep.of(contract, 20, 3)
     gradient = np.linspace(-0.02, 0.03, 20)
     total = np.round(np.append(gradient / 0.5, 0.2 * 12) * encoding.codec.scale).astype(np.int64)
     update, following = encoding.mean_release(total.astype(np.uint32), 3, np.float32(0.5))
@@ -96,7 +96,7 @@ def test_the_server_undoes_what_a_site_does(contract: Contract) -> None:
 
 
 def test_an_addend_is_the_sum_and_the_weighted_count(contract: Contract) -> None:
-    encoding = StepEncoding.of(contract, 3, 3)
+    encoding = PrivateStep.of(contract, 3, 3)
     clipped_sum = ClippedSum(np.array([1.0, 2.0, 3.0]), np.array([[0.1, 0.5, 0.6, np.inf]]))
     assert encoding.addend(clipped_sum, 0.5).tolist() == [1.0, 2.0, 3.0, 0.0]
     *gradient, count = encoding.addend(clipped_sum, 0.6).tolist()
@@ -107,7 +107,7 @@ def test_an_addend_is_the_sum_and_the_weighted_count(contract: Contract) -> None
 
 @pytest.mark.parametrize("norm", [0.0, -1.0, 9e-4, 1e4, 1e30])
 def test_a_norm_outside_of_the_plans_bounds_is_not_taken(contract: Contract, norm: float) -> None:
-    encoding = StepEncoding.of(contract, 2, 3)
+    encoding = PrivateStep.of(contract, 2, 3)
     with pytest.raises(ProtocolError, match="clipping norm received"):
         encoding.clipping_norm(np.array([0, 0, norm], np.float32))
     for fine in (1e-3, 0.7, 1e3):
