@@ -14,6 +14,7 @@ from hortus.client.site.mandate import Mandate
 from hortus.planning import sections
 from hortus.protocol.plan import Contract, Noise
 from hortus.protocol.policy import AutoApprove
+from hortus.protocol.section import Kind
 from hortus.runtime.errors import Refused
 
 _REMEDY = "Read it with its operator, then: hortus approve SITE_DIR PLAN.yaml"
@@ -171,6 +172,10 @@ FREE: Mapping[str, str] = MappingProxyType(
 )
 
 
+_WHOLE = frozenset({"task"})  # allowed by the hash of all of it
+_DECIDED = frozenset(path for limit in LIMITS for path in limit.covers) | FREE.keys()
+
+
 def check_unread(mandate: Mandate, contract: Contract) -> None:
     """Checks a contract that nobody here has read, before anything that it names is touched.
 
@@ -192,16 +197,28 @@ def check_unread(mandate: Mandate, contract: Contract) -> None:
         if not limit.holds(auto, contract):
             raise _outside(contract, limit.name, limit.problem(contract))
     for place, kind in sections.kinds(contract):
-        for name, most in kind.unread.items():
-            field = f"{place}.{name}"
-            if not isinstance(most, str) and getattr(kind, name) > auto.ceilings.get(field, most):
-                raise _outside(contract, "ceilings", f"its {field} is {getattr(kind, name):g}")
+        _check_kind(auto, contract, place, kind)
     if not mandate.names_model:
         raise Refused(
             "a plan that nobody here has read may not say where the base model lies",
             where="site.yaml: model",
             remedy="Name the base model's folder there.",
         )
+
+
+def _check_kind(auto: AutoApprove, contract: Contract, place: str, kind: Kind) -> None:
+    """Holds the fields of a kind to its ceilings; a field that nobody has decided on is refused."""
+    for name in sorted(type(kind).model_fields.keys() - {"kind"}):
+        field = f"{place}.{name}"
+        if place in _WHOLE or field in _DECIDED:
+            continue
+        most = kind.unread.get(name)
+        if most is None:
+            raise _outside(
+                contract, "ceilings", f"its {field} says nowhere what it may do to a site"
+            )
+        if not isinstance(most, str) and getattr(kind, name) > auto.ceilings.get(field, most):
+            raise _outside(contract, "ceilings", f"its {field} is {getattr(kind, name):g}")
 
 
 def check_dimension(auto: AutoApprove, contract: Contract, dimension: int) -> None:

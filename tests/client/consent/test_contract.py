@@ -15,9 +15,10 @@ from hortus.client.consent.contract import (
     check_descriptor,
     check_model,
 )
-from hortus.client.consent.unread import FREE, LIMITS, check_room
+from hortus.client.consent.unread import FREE, LIMITS, check_room, check_unread
 from hortus.client.site.mandate import Mandate
 from hortus.learning.methods.kinds import METHODS
+from hortus.learning.methods.lora import LoRA
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.accountants.kinds import ACCOUNTANTS
 from hortus.privacy.gradients.clipping.kinds import CLIPPINGS
@@ -237,6 +238,18 @@ def test_everything_that_a_plan_can_choose_has_a_limit_or_a_reason_to_need_none(
     assert sorted([*covered, *FREE]) == sorted([*leaves(Contract), *of_kinds])
     own = {limit.name for limit in LIMITS} | {"ceilings", "max_parameters", "max_plans"}
     assert own == set(AutoApprove.model_fields)
+
+
+def test_a_field_of_a_kind_that_says_nowhere_what_it_may_do_is_refused(
+    contract: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a third party, whose kinds no test of ours has read."""
+    with pytest.raises(Refused, match=r"^site.yaml: model: "):  # which is looked at last
+        check_unread(unread(contract), contract)
+    rest = {name: said for name, said in LoRA.unread.items() if name != "alpha"}
+    monkeypatch.setattr(LoRA, "unread", rest)
+    with pytest.raises(Refused, match=r"adapter\.alpha says nowhere"):
+        check_unread(unread(contract), contract)
 
 
 def test_an_unread_plan_does_not_say_where_the_base_model_lies(contract: Contract) -> None:
