@@ -1,6 +1,8 @@
 """Whether a site takes part: its own policy against a contract, before any data is touched."""
 
-from pydantic import ValidationError
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from hortus.client.consent.unread import check_dimension, check_unread
 from hortus.client.site.mandate import Mandate
@@ -13,6 +15,8 @@ from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import HortusError, Refused
 from hortus.strategies.kinds import strategy_of
 
+Read = TypeVar("Read", bound=BaseModel)
+
 
 def read_contract(encoded: bytes) -> Contract:
     """Reads a contract as the server sends it.
@@ -20,10 +24,7 @@ def read_contract(encoded: bytes) -> Contract:
     Raises:
         Refused: It is none.
     """
-    try:
-        return Contract.model_validate_json(encoded)
-    except ValidationError as error:
-        raise Refused(f"the contract is malformed: {error.errors()[0]['msg']}") from error
+    return _read(Contract, encoded, "contract")
 
 
 def read_descriptor(encoded: bytes) -> Descriptor:
@@ -32,10 +33,14 @@ def read_descriptor(encoded: bytes) -> Descriptor:
     Raises:
         Refused: It is none.
     """
+    return _read(Descriptor, encoded, "session descriptor")
+
+
+def _read(schema: type[Read], encoded: bytes, what: str) -> Read:
     try:
-        return Descriptor.model_validate_json(encoded)
+        return schema.model_validate_json(encoded)
     except ValidationError as error:
-        raise Refused(f"the session descriptor is malformed: {error.errors()[0]['msg']}") from error
+        raise Refused(f"the {what} is malformed: {error.errors()[0]['msg']}") from error
 
 
 def check_contract(mandate: Mandate, contract: Contract) -> None:
