@@ -5,7 +5,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -40,6 +40,30 @@ def as_text(value: Any, where: str) -> str:  # noqa: ANN401 - whatever a file ho
             remedy="Write the file again, with whole characters.",
         )
     return value
+
+
+def check_words(words: Sequence[str], one: str, several: str, blank: str = "") -> None:
+    """Checks a plan's list of labels, or of whatever else records name.
+
+    Args:
+        words: The list.
+        one: What one of them is called, with its article.
+        several: What they are called.
+        blank: What is wrong with a blank one, where there is more to say.
+
+    Raises:
+        ValueError: One is blank, or two are the same.
+    """
+    if not all(word.strip() for word in words):
+        raise ValueError(f"{one} is blank{blank}")
+    # In one form: é is a character of its own, or an e and an accent, and looks the same.
+    if len({unicodedata.normalize("NFC", word) for word in words}) != len(words):
+        raise ValueError(f"the {several} are not distinct")
+
+
+def numbered(words: Sequence[str]) -> dict[str, int]:
+    """Returns a plan's labels with their numbers, in the form in which `as_index` looks for a file's."""
+    return {as_label(word, "plan"): number for number, word in enumerate(words)}
 
 
 def as_list(value: Any, where: str) -> list[Any]:  # noqa: ANN401 - as above

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from hortus.learning.data.values import as_index, as_label, as_text
+from hortus.learning.data.values import as_index, as_text, check_words, numbered
 from hortus.learning.tasks.base import Example, Task
 from hortus.protocol.plan import Precision
 from hortus.runtime.errors import UsageError
@@ -61,11 +60,7 @@ class TextClassification(Task):
 
     @model_validator(mode="after")
     def _labels_are_distinct_words(self) -> Self:
-        if not all(label.strip() for label in self.labels):
-            raise ValueError("a label is blank: it would stand for records without one")
-        # In one form: é is a character of its own, or an e and an accent, and looks the same.
-        if len({unicodedata.normalize("NFC", label) for label in self.labels}) != len(self.labels):
-            raise ValueError("the labels are not distinct")
+        check_words(self.labels, "a label", "labels", ": it would stand for records without one")
         return self
 
     def words(self, code: Callable[[str], str]) -> str:
@@ -77,7 +72,7 @@ class TextClassification(Task):
     @cached_property
     def numbers(self) -> Mapping[str, int]:
         """The labels, as files are compared with them, with their numbers."""
-        return {as_label(label, "task.labels"): index for index, label in enumerate(self.labels)}
+        return numbered(self.labels)
 
     @property
     def columns(self) -> tuple[str, ...]:

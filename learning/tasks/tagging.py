@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from hortus.learning.data.values import as_index, as_list, as_text
+from hortus.learning.data.values import as_index, as_list, as_text, check_words, numbered
 from hortus.learning.tasks.base import IGNORED, Example, Task
 from hortus.protocol.plan import Precision
 from hortus.runtime.errors import UsageError
@@ -50,10 +50,7 @@ class TokenClassification(Task):
 
     @model_validator(mode="after")
     def _entities_are_distinct_words(self) -> Self:
-        if not all(entity.strip() for entity in self.entities):
-            raise ValueError("an entity is blank")
-        if len(set(self.entities)) != len(self.entities):
-            raise ValueError("the entities are not distinct")
+        check_words(self.entities, "an entity", "entities")
         return self
 
     @cached_property
@@ -64,7 +61,7 @@ class TokenClassification(Task):
     @cached_property
     def numbers(self) -> Mapping[str, int]:
         """The tags' numbers."""
-        return {name: number for number, name in enumerate(self.names)}
+        return numbered(self.names)
 
     def words(self, code: Callable[[str], str]) -> str:
         """See `Task`."""
@@ -95,7 +92,7 @@ class TokenClassification(Task):
     def check_values(self, values: Sequence[TaggedWords]) -> None:
         """Refuses entities that no record holds."""
         seen = {number for value in values for number in value.tags}
-        unseen = [one for one in self.entities if self.numbers[f"B-{one}"] not in seen]
+        unseen = [one for one in self.entities if self.names.index(f"B-{one}") not in seen]
         if unseen:
             raise UsageError(
                 f"no site has a record with {', '.join(map(repr, unseen))}",

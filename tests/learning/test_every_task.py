@@ -193,3 +193,13 @@ def test_metrics_belong_together_and_come_of_all_records(stage: Stage) -> None:
     metrics = stage.loader.measure(stage.model, stage.data)
     check_metrics(metrics)
     assert all(metric.value is not None for metric in metrics)
+
+
+def test_an_accent_of_an_entity_is_the_same_in_both_of_its_forms() -> None:
+    apart = "Cafe\u0301"
+    task = TokenClassification(entities=(apart,))
+    value = task.read({"tokens": ["a"], "tags": ["B-Café"]}, "here")
+    assert value.tags == task.read({"tokens": ["a"], "tags": [f"B-{apart}"]}, "here").tags == (1,)
+    task.check_values([value])
+    with pytest.raises(ValueError, match="not distinct"):
+        TokenClassification(entities=(apart, "Café"))
