@@ -1,7 +1,5 @@
 """The task and the adapter that docs/tasks.md writes work once pip has installed them, and only where they are allowed."""
 
-import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.documented import blocks, install
 
 from hortus.learning.data.records import Records
 from hortus.learning.loader import Loader
@@ -28,21 +27,9 @@ ROWS = [
 ]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-
-
 @pytest.fixture
 def allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    source, target = tmp_path / "source", tmp_path / "installed"
-    source.mkdir()
-    for name, code in zip(MODULES, blocks("python"), strict=True):
-        (source / f"{name}.py").write_text(code)
-    (source / "pyproject.toml").write_text(*blocks("toml"))
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target"]
-    command = [sys.executable, "-m", "pip", "install", *options, str(target), str(source)]
-    subprocess.run(command, check=True)
-    monkeypatch.syspath_prepend(str(target))
+    monkeypatch.syspath_prepend(str(install(PAGE, MODULES, tmp_path)))
     allow_plug_ins(())
     for registry, name in ((TASKS, "yes-no"), (METHODS, "ia3")):
         with pytest.raises(UsageError, match="hortus-two-kinds, which is not allowed here"):
@@ -56,7 +43,7 @@ def allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_each_is_short() -> None:
-    assert all(len(code.splitlines()) <= 40 for code in blocks("python"))
+    assert all(len(code.splitlines()) <= 40 for code in blocks(PAGE, "python"))
 
 
 @pytest.mark.usefixtures("allowed")

@@ -1,7 +1,5 @@
 """The four kinds that docs/privacy-kinds.md writes work once pip has installed them, and only where they are allowed."""
 
-import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.documented import blocks, install
 from torch import nn
 
 from hortus.privacy.accounting.accountant import epsilon
@@ -33,20 +32,9 @@ KINDS: dict[str, Registry[Any]] = {
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-
-
 @pytest.fixture(scope="module")
 def site_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
-    for name, code in zip(MODULES, blocks("python"), strict=True):
-        (source / f"{name}.py").write_text(code)
-    (source / "pyproject.toml").write_text(*blocks("toml"))
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target"]
-    command = [sys.executable, "-m", "pip", "install", *options, str(target), str(source)]
-    subprocess.run(command, check=True)
-    return target
+    return install(PAGE, MODULES, tmp_path_factory.mktemp("package"))
 
 
 @pytest.fixture
@@ -65,7 +53,7 @@ def allowed(site_packages: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 def test_each_is_short() -> None:
-    assert all(len(code.splitlines()) <= 40 for code in blocks("python"))
+    assert all(len(code.splitlines()) <= 40 for code in blocks(PAGE, "python"))
 
 
 class Rows:

@@ -1,7 +1,5 @@
 """The strategy that docs/strategies.md writes works once pip has installed it, and only where it is allowed."""
 
-import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from helpers.documented import blocks, install
 from helpers.quadratic import CENTRES, START, Site, contract_with, plan_with, trained
 
 from hortus.cli.settings import allow_kinds
@@ -25,29 +24,10 @@ OWN = {"kind": "sign-vote", "dead_zone": 0.25}
 LOCAL = {"noise": "local", "noise_multiplier": 1.0}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-
-
 @pytest.fixture(scope="module")
 def site_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What pip makes of the page's two files."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
-    (code,), (project,) = blocks("python"), blocks("toml")
-    (source / "sign_vote.py").write_text(code)
-    (source / "pyproject.toml").write_text(project)
-    command = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-        "--target",
-    ]
-    subprocess.run([sys.executable, *command, str(target), str(source)], check=True)
-    return target
+    return install(PAGE, ["sign_vote"], tmp_path_factory.mktemp("package"))
 
 
 @pytest.fixture
@@ -60,7 +40,7 @@ def installed(site_packages: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def test_it_is_short() -> None:
-    assert all(len(code.splitlines()) <= 40 for code in blocks("python"))
+    assert all(len(code.splitlines()) <= 40 for code in blocks(PAGE, "python"))
 
 
 @pytest.mark.usefixtures("installed")
@@ -128,7 +108,7 @@ def test_a_contract_of_another_version_of_it_is_refused() -> None:
 
 
 def test_the_plan_on_the_page_is_one() -> None:
-    plan, policy = map(yaml.safe_load, blocks("yaml"))
+    plan, policy = map(yaml.safe_load, blocks(PAGE, "yaml"))
     made = plan_with(plan["strategy"], plan["training"]["local_steps"], **plan["privacy"])
     assert Training(**plan["training"]).releases_per_round == 32
     assert made.privacy == Privacy(**plan["privacy"])
