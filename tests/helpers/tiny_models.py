@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,21 @@ ARCHITECTURES = {
     ),
 }
 """By name."""
+
+
+_TEMPLATE = (
+    "{% for m in messages %}[CLS] {{ m['role'] }} {{ m['content'] }} [SEP] {% endfor %}"
+    "{% if add_generation_prompt %}[CLS] assistant{% endif %}"
+)
+
+
+def save_for_task(name: str, directory: Path) -> Path:
+    """Saves one of `ARCHITECTURES`; a Llama predicts the next token, and its tokenizer knows conversations."""
+    architecture = ARCHITECTURES[name]
+    if name != "llama":
+        return architecture.save(directory)
+    chat = {"chat_template": _TEMPLATE, "eos_token": "[SEP]", "frame": False}
+    return replace(architecture, model="LlamaForCausalLM").save(directory, **chat)
 
 
 def save_tokenizer(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_models import ARCHITECTURES, save_tokenizer
+from helpers.tiny_models import ARCHITECTURES, save_for_task
 
 from hortus.learning.data.records import Records
 from hortus.learning.loader import Encoded, Loader
@@ -25,11 +25,6 @@ from hortus.learning.tasks.kinds import TASKS
 from hortus.learning.tasks.tagging import TaggedWords, TokenClassification
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.runtime.metric import check_metrics
-
-TEMPLATE = (
-    "{% for m in messages %}[CLS] {{ m['role'] }} {{ m['content'] }} [SEP] {% endfor %}"
-    "{% if add_generation_prompt %}[CLS] assistant{% endif %}"
-)
 
 
 def talk(*contents: str) -> tuple[Message, ...]:
@@ -79,18 +74,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def save(name: str) -> Path:
         path = folder / name
-        if not path.exists():
-            architecture = ARCHITECTURES[name]
-            if name == "llama":  # with the layer that predicts
-                architecture = type(architecture)(
-                    architecture.config,
-                    "LlamaForCausalLM",
-                    architecture.fields,
-                    architecture.targets,
-                )
-            architecture.save(path)
-            save_tokenizer(path, chat_template=TEMPLATE, eos_token="[SEP]", frame=name != "llama")
-        return path
+        return path if path.exists() else save_for_task(name, path)
 
     return save
 

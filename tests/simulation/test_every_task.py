@@ -6,17 +6,13 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers.tiny_models import ARCHITECTURES, save_tokenizer
+from helpers.tiny_models import ARCHITECTURES, save_for_task
 
 from hortus.planning.plan_file import load_plan
 from hortus.runtime.metric import primary
 from hortus.server.run.records import RoundRecord
 from hortus.simulation.simulate import simulate
 
-TEMPLATE = (
-    "{% for m in messages %}[CLS] {{ m['role'] }} {{ m['content'] }} [SEP] {% endfor %}"
-    "{% if add_generation_prompt %}[CLS] assistant{% endif %}"
-)
 THINGS = {
     "sky": "blue",
     "grass": "green",
@@ -62,15 +58,7 @@ REACHED = {"chat": 2.9, "token-classification": 0.8}
 @pytest.mark.parametrize("name", CASES)
 def test_a_task_is_learnt_from_a_plan_file(tmp_path: Path, name: str, adapter: str) -> None:
     task, model, make = CASES[name]
-    architecture = ARCHITECTURES[model]
-    if name == "chat":
-        architecture = type(architecture)(
-            architecture.config, "LlamaForCausalLM", architecture.fields, architecture.targets
-        )
-    architecture.save(tmp_path / "model")
-    save_tokenizer(
-        tmp_path / "model", chat_template=TEMPLATE, eos_token="[SEP]", frame=name != "chat"
-    )
+    save_for_task(model, tmp_path / "model")
     sites = ("ash", "birch", "cedar")
     for site in (*sites, "public"):
         lines = [json.dumps(row) for row in make(24)]
@@ -79,7 +67,7 @@ def test_a_task_is_learnt_from_a_plan_file(tmp_path: Path, name: str, adapter: s
         "name": "tiny",
         "model": "model",
         "task": task,
-        "adapter": {"kind": adapter, "rank": 2, "targets": list(architecture.targets)},
+        "adapter": {"kind": adapter, "rank": 2, "targets": list(ARCHITECTURES[model].targets)},
         "strategy": {
             "kind": "fedsgd",
             "server_optimizer": {"kind": "Adam", "learning_rate": 0.1},
