@@ -206,7 +206,7 @@ def plain(model: nn.Module, texts: Texts) -> Step:
 
 def hortus(model: nn.Module, texts: Texts) -> Step:
     engine, clipping = PerUnitGradients(model), FlatClipping().at(CLIPPING)
-    passes = Passes(texts.ids.shape[1])
+    passes = Passes(texts.ids.shape[1], model.config.hidden_size)
     parts = texts.split(passes.most(passes.shape(passes.longest), len(texts.ids)))
     return lambda: engine.clipped_sum(parts, clipping)
 

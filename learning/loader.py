@@ -108,7 +108,7 @@ class Loader:
         self.embeds = method.trains_heads_alone and base.ahead is not None
         layers = base.ahead.layers if base.ahead and not self.embeds else 0
         self._depth = method.frozen_layers(layers) if layers else 0
-        self.passes = Passes(task.max_length)
+        self.passes = Passes(task.max_length, self._width)
 
     def encode(self, records: Records) -> Encoded:
         """Tokenises records, and runs them through the frozen layers."""

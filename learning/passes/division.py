@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-# Short records share a pass of so many tokens: more gains no time, and takes memory.
-_TOKENS = 1024
+# Short records share a pass of so many hidden values, tokens times width: more gains no time, and takes memory.
+_HIDDEN = 1024 * 384
 _MOST = 64
 # Below so many tokens, lengths are rounded up to the next multiple of the second number.
 _STEPS = ((64, 8), (128, 16), (256, 32))
@@ -42,10 +42,12 @@ class Passes:
 
     Attributes:
         longest: Tokens that a record may have.
+        width: Hidden values of a token.
         limits: Records in a pass at most, for shapes of which fewer can be kept apart.
     """
 
     longest: int
+    width: int
     limits: dict[Shape, int] = field(default_factory=dict)
 
     def padded_length(self, tokens: int) -> int:
@@ -72,12 +74,16 @@ class Passes:
 
     def most(self, shape: Shape, limit: int) -> int:
         """Returns how many records of a shape share a pass, a power of four of at most `limit`."""
-        wanted = _TOKENS // shape.tokens if shape.tokens else _MOST
+        wanted = self._tokens // shape.tokens if shape.tokens else _MOST
         return _power_of_four(min(self.limits.get(shape, wanted), limit))
 
     def shared_tokens(self, most: int) -> int:
         """Returns the tokens of a pass that so many records share, at most."""
-        return max(self.longest, min(_TOKENS, most * self.longest))
+        return max(self.longest, min(self._tokens, most * self.longest))
+
+    @property
+    def _tokens(self) -> int:
+        return _HIDDEN // self.width
 
     def divide(
         self, units: NDArray[np.int64], tokens: NDArray[np.int64], most: int

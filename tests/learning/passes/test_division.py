@@ -23,7 +23,7 @@ def test_every_record_is_in_one_pass_with_its_unit_or_with_its_like(
     records: list[tuple[int, int]], most: int
 ) -> None:
     units, tokens = columns(records)
-    passes = Passes(LONGEST)
+    passes = Passes(LONGEST, 384)
     parts = list(passes.divide(units, tokens, most))
     together = np.concatenate([np.zeros(0, np.int64), *parts])
     assert sorted(together.tolist()) == list(range(len(records)))
@@ -50,11 +50,11 @@ def test_every_record_is_in_one_pass_with_its_unit_or_with_its_like(
     ],
 )
 def test_a_length_decides_what_it_is_padded_to(tokens: int, shape: Shape) -> None:
-    assert Passes(LONGEST).shape(tokens) == shape
+    assert Passes(LONGEST, 384).shape(tokens) == shape
 
 
 def test_nothing_is_padded_beyond_what_the_plan_lets_a_record_have() -> None:
-    passes = Passes(20)
+    passes = Passes(20, 384)
     assert passes.shape(19) == Shape(20, padded=True)
     assert passes.shape(20) == Shape(20, padded=False)
     shapes = passes.shared_shapes()
@@ -63,7 +63,7 @@ def test_nothing_is_padded_beyond_what_the_plan_lets_a_record_have() -> None:
 
 
 def test_a_pass_holds_as_many_as_is_worth_while_and_no_more_than_can_be_kept_apart() -> None:
-    passes = Passes(LONGEST)
+    passes = Passes(LONGEST, 384)
     short, long = passes.shape(20), passes.shape(290)
     assert (passes.most(short, 1000), passes.most(long, 1000)) == (16, 1)
     assert passes.most(short, 10) == 4
@@ -72,3 +72,10 @@ def test_a_pass_holds_as_many_as_is_worth_while_and_no_more_than_can_be_kept_apa
     sizes = [len(part) for part in passes.divide(np.arange(7), np.full(7, 20), 1000)]
     assert sizes == [4, 1, 1, 1]
     assert passes.most(EMBEDDED, 1000) == 64
+
+
+@pytest.mark.parametrize(("width", "most"), [(384, 4), (576, 1), (8192, 1), (10**6, 1)])
+def test_the_wider_a_model_the_fewer_records_share_a_pass(width: int, most: int) -> None:
+    passes = Passes(256, width)
+    assert passes.most(passes.shape(256), 1000) == most
+    assert passes.shared_tokens(1000) >= 256
