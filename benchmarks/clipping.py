@@ -22,7 +22,8 @@ from unittest.mock import patch
 import torch
 
 from hortus.learning.data.records import Records
-from hortus.learning.tasks.classification import Encoded, TextClassification
+from hortus.learning.loader import Encoded
+from hortus.learning.tasks.classification import TextClassification
 from hortus.planning.plan_file import load_plan
 from hortus.protocol.plan import Plan
 from hortus.runtime.metric import values

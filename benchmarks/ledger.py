@@ -35,7 +35,9 @@ from hortus.parties.founding import create_consortium
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.audit.recount import recount
-from hortus.privacy.ledger.entries import GENESIS, Approved, Charge, Charged, Entry, Level, Scope
+from hortus.privacy.ledger.charges import Charge, Charged, Level, Scope
+from hortus.privacy.ledger.decisions import Approved
+from hortus.privacy.ledger.entries import GENESIS, Entry
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import Identity
 from hortus.protocol.policy import Budget, Policy

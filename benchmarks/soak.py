@@ -59,10 +59,11 @@ from hortus.privacy.audit.auditor import audit  # noqa: E402
 from hortus.privacy.audit.evidence import collect  # noqa: E402
 from hortus.privacy.audit.reconcile import omissions  # noqa: E402
 from hortus.privacy.secure_sum.masks import MaskedVector, MaskGenerator, StepView  # noqa: E402
-from hortus.protocol.identity import SERVER, Identity, Roster  # noqa: E402
+from hortus.protocol.identity import Identity, Roster  # noqa: E402
 from hortus.protocol.plan import Cohort, Contract  # noqa: E402
 from hortus.protocol.policy import Budget, Policy  # noqa: E402
 from hortus.runtime.errors import CohortTooSmall  # noqa: E402
+from hortus.runtime.names import SERVER  # noqa: E402
 from hortus.server.evaluation import Evaluator  # noqa: E402
 from hortus.server.round_loop import RoundLoop  # noqa: E402
 from hortus.server.run.attendance import AttendanceBook  # noqa: E402

@@ -38,12 +38,13 @@ from hortus.planning.plan_file import make_plan
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.step import PrivateStep
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.identity import SERVER, Identity, Roster
+from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.runtime.canonical import canonical_json
+from hortus.runtime.names import SERVER
 from hortus.server.sums.aggregator import Aggregator
 from hortus.server.sums.notary import Notary
 from hortus.server.sums.service import Hub, serving

@@ -15,8 +15,9 @@ from rich.text import Text
 from hortus.cli.display import terminal
 from hortus.cli.plan import covered
 from hortus.cli.settings import read_plan
-from hortus.protocol.plan import Contract, Noise
+from hortus.protocol.plan import Contract
 from hortus.protocol.policy import Policy
+from hortus.protocol.privacy import Noise
 from hortus.runtime.errors import Refused, UsageError
 
 if TYPE_CHECKING:

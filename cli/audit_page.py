@@ -16,7 +16,7 @@ from hortus.privacy.audit.auditor import Audit
 from hortus.privacy.audit.findings import Severity, grouped
 from hortus.privacy.audit.totals import AccountTotal, account_rows, account_totals, plan_totals
 from hortus.privacy.audit.verdict import Outcome, in_words
-from hortus.privacy.ledger.entries import Added
+from hortus.privacy.ledger.charges import Added
 from hortus.runtime.moments import moment, period
 from hortus.server.audit_report import AuditReport
 

@@ -14,7 +14,7 @@ from hortus.cli.options import SiteFolder
 from hortus.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from hortus.privacy.ledger.entries import Frozen, Granted, Unfrozen
+    from hortus.privacy.ledger.decisions import Frozen, Granted, Unfrozen
     from hortus.privacy.ledger.exposure import Exposure
 
 _LEVELS_SHOWN = 4
@@ -131,7 +131,7 @@ def grant(
     dataset: Dataset = None,
 ) -> None:
     """Raise the lifetime budget with a signed entry in the ledger."""
-    from hortus.privacy.ledger.entries import Granted
+    from hortus.privacy.ledger.decisions import Granted
 
     _record(site, dataset, lambda name: Granted(name, epsilon, reason))
 
@@ -139,7 +139,7 @@ def grant(
 @budget.command()
 def freeze(site: SiteFolder, reason: Reason, dataset: Dataset = None) -> None:
     """Forbid every further release at once; a running agent obeys, too."""
-    from hortus.privacy.ledger.entries import Frozen
+    from hortus.privacy.ledger.decisions import Frozen
 
     _record(site, dataset, lambda name: Frozen(name, reason))
 
@@ -147,7 +147,7 @@ def freeze(site: SiteFolder, reason: Reason, dataset: Dataset = None) -> None:
 @budget.command()
 def unfreeze(site: SiteFolder, reason: Reason, dataset: Dataset = None) -> None:
     """Lift a freeze; name the dataset, or all, as the freeze did."""
-    from hortus.privacy.ledger.entries import Unfrozen
+    from hortus.privacy.ledger.decisions import Unfrozen
 
     _record(site, dataset, lambda name: Unfrozen(name, reason))
 

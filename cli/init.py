@@ -19,8 +19,8 @@ from hortus.parties.folders import (
     SiteFiles,
 )
 from hortus.parties.founding import create_consortium, create_server, create_site, require_new
-from hortus.protocol.plan import RECORD
 from hortus.protocol.policy import Budget, Policy
+from hortus.protocol.privacy import RECORD
 from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_atomic
 from hortus.runtime.names import SERVER, check_site_name

@@ -13,7 +13,7 @@ from rich.text import Text
 from hortus.cli.display import echo, terminal
 from hortus.cli.groups import FallbackGroup
 from hortus.cli.settings import Settings, read_plan
-from hortus.protocol.plan import Noise
+from hortus.protocol.privacy import Noise
 from hortus.runtime.errors import HortusError, UsageError
 
 if TYPE_CHECKING:

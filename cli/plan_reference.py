@@ -20,7 +20,7 @@ from hortus.strategies.optimizers.kinds import OPTIMIZERS
 
 _HEAD = """# Plan and policy reference
 
-Generated from the schemas in `protocol/plan.py` and `protocol/policy.py`, and from the kinds in the registries, by
+Generated from the schemas of plans and policies in `protocol/`, and from the kinds in the registries, by
 `make docs`; a test fails when it is stale. A plan is a YAML file; an unknown key is an error, with the
 nearest known one named.
 """

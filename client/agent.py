@@ -20,7 +20,8 @@ from hortus.client.session import Session
 from hortus.client.site.folder import Site
 from hortus.client.trainer import Stopwatch, Trainer
 from hortus.privacy.gradients.workbench import Workbench
-from hortus.privacy.ledger.entries import Added, Approved, Declined
+from hortus.privacy.ledger.charges import Added
+from hortus.privacy.ledger.decisions import Approved, Declined
 from hortus.privacy.noise.randomness import RandomSource, SessionRandomness, UnsafeSeededRandomness
 from hortus.protocol.answer import Answer
 from hortus.protocol.descriptor import Descriptor

@@ -15,7 +15,7 @@ from hortus.client.site.witness import Witness
 from hortus.client.states import ClientState, ClientStates
 from hortus.client.trainer import Stopwatch, Trainer
 from hortus.client.transfer import download, upload
-from hortus.privacy.ledger.entries import Declined
+from hortus.privacy.ledger.decisions import Declined
 from hortus.privacy.ledger.holds import Reservation
 from hortus.privacy.ledger.store import Ledger
 from hortus.privacy.secure_sum.key_exchange import (
@@ -29,7 +29,7 @@ from hortus.privacy.step import PrivateStep
 from hortus.protocol.descriptor import Descriptor
 from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.limits import PROTOCOL_VERSION, check_version, checked
-from hortus.protocol.plan import Noise
+from hortus.protocol.privacy import Noise
 from hortus.protocol.transport import AggregationChannel
 from hortus.protocol.vectors import vector_digest
 from hortus.protocol.wire import aggregation_pb2 as wire

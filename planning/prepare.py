@@ -7,7 +7,8 @@ from hortus.privacy.accounting.accountant import calibrate_noise_multiplier, eps
 from hortus.privacy.accounting.accountants.kinds import ACCOUNTANTS
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.gradients.workbench import Workbench, made_of
-from hortus.protocol.plan import Contract, Noise, Plan
+from hortus.protocol.plan import Contract, Plan
+from hortus.protocol.privacy import Noise
 from hortus.runtime.errors import UsageError
 from hortus.strategies.kinds import strategy_of
 

@@ -16,7 +16,8 @@ from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.clipping.kinds import CLIPPINGS
 from hortus.privacy.gradients.engine import FINE_GRID, ClippedSum
 from hortus.privacy.noise.mechanism import FixedPoint, Mechanism
-from hortus.protocol.plan import Agreement, Contract, Noise
+from hortus.protocol.plan import Agreement, Contract
+from hortus.protocol.privacy import Noise
 from hortus.runtime.errors import ProtocolError
 
 # Largest coordinate of an update that carries no noise of its own at upload.

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 
 from hortus.protocol.limits import MAX_SITES, MAX_WORDS, PROTOCOL_VERSION
-from hortus.protocol.plan import RingBits
+from hortus.protocol.privacy import RingBits
 from hortus.runtime.canonical import digest
 from hortus.runtime.schema import Schema
 

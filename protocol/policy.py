@@ -9,15 +9,9 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from hortus.protocol.plan import (
-    RECORD,
-    Deadline,
-    Delta,
-    Fraction,
-    Noise,
-    Positive,
-    Precision,
-)
+from hortus.protocol.numbers import Deadline, Delta, Fraction, Positive
+from hortus.protocol.plan import Precision
+from hortus.protocol.privacy import RECORD, Noise
 from hortus.runtime.files import write_atomic
 from hortus.runtime.schema import Schema, SchemaFile
 

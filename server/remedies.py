@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.step import PrivateStep
 from hortus.protocol.answer import BUDGET_SPENT
-from hortus.protocol.plan import Contract, Noise
+from hortus.protocol.plan import Contract
+from hortus.protocol.privacy import Noise
 from hortus.server.run.store import RunStore
 
 _SHOWN = 4  # sites

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from hortus.learning.data.records import Records
 from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.workbench import Workbench
-from hortus.protocol.plan import Contract, Noise
+from hortus.protocol.plan import Contract
+from hortus.protocol.privacy import Noise
 
 _MOST_UNITS = 256  # of all sites together
 

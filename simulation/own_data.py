@@ -22,8 +22,8 @@ from hortus.learning.data.guess import (
 )
 from hortus.learning.data.records import read_records
 from hortus.learning.tasks.classification import TextClassification
-from hortus.protocol.plan import RECORD
 from hortus.protocol.policy import Policy
+from hortus.protocol.privacy import RECORD
 from hortus.runtime.errors import UsageError
 from hortus.runtime.names import SERVER
 

@@ -32,8 +32,9 @@ from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.identity import Identity, Roster
-from hortus.protocol.plan import Cohort, Contract, Noise, Plan
+from hortus.protocol.plan import Cohort, Contract, Plan
 from hortus.protocol.policy import Budget, Policy
+from hortus.protocol.privacy import Noise
 from hortus.protocol.transport import AggregationChannel
 from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_atomic

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from hortus.privacy.gradients.clipping.kinds import CLIPPINGS
-from hortus.protocol.plan import Agreement, Noise
+from hortus.protocol.plan import Agreement
+from hortus.protocol.privacy import Noise
 from hortus.protocol.section import Kind
 from hortus.runtime.errors import UsageError
 from hortus.strategies.optimizers.base import Optimizer

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hortus.privacy.step import PrivateStep, nominal_batch
-from hortus.protocol.plan import Noise
+from hortus.protocol.privacy import Noise
 from hortus.runtime.errors import HortusError
 
 Summed = Callable[[int], tuple[NDArray[np.float64], int]]

@@ -18,7 +18,7 @@ from hortus.client.preparation import EncodedDataset, Prepared
 from hortus.client.site.folder import Site
 from hortus.learning.loader import Encoded
 from hortus.privacy.gradients.workbench import Workbench
-from hortus.privacy.ledger.entries import Added
+from hortus.privacy.ledger.charges import Added
 from hortus.privacy.step import PrivateStep
 from hortus.protocol.plan import Contract
 from hortus.runtime.errors import Refused

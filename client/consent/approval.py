@@ -11,7 +11,8 @@ from hortus.client.consent.terms import ChargeAccount, noise_of
 from hortus.client.site.folder import Dataset, Site
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
-from hortus.privacy.ledger.entries import Admitted, Approved, Consent, Entry, Withdrawn
+from hortus.privacy.ledger.decisions import Admitted, Approved, Consent, Withdrawn
+from hortus.privacy.ledger.entries import Entry
 from hortus.privacy.ledger.lineages import Placement
 from hortus.privacy.ledger.store import Ledger
 from hortus.privacy.step import PrivateStep

@@ -10,8 +10,9 @@ from hortus.planning import sections
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.step import PrivateStep
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.plan import Contract, Noise
+from hortus.protocol.plan import Contract
 from hortus.protocol.policy import Budget, Policy
+from hortus.protocol.privacy import Noise
 from hortus.runtime.errors import HortusError, Refused
 from hortus.strategies.kinds import strategy_of
 

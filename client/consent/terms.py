@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from hortus.privacy.ledger.entries import Added, Charge
+from hortus.privacy.ledger.charges import Added, Charge
 from hortus.privacy.ledger.lineages import Placement
 from hortus.privacy.ledger.store import Ledger
 from hortus.privacy.secure_sum.masks import StepView

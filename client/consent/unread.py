@@ -12,8 +12,9 @@ from typing import Any
 
 from hortus.client.site.mandate import Mandate
 from hortus.planning import sections
-from hortus.protocol.plan import Contract, Noise
+from hortus.protocol.plan import Contract
 from hortus.protocol.policy import AutoApprove
+from hortus.protocol.privacy import Noise
 from hortus.protocol.section import Kind
 from hortus.runtime.errors import Refused
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hortus.parties.folders import SiteConfig, SiteFiles
-from hortus.privacy.ledger.entries import EVERY_DATASET, Charge, Charged, Disjoint, Entry
+from hortus.privacy.ledger.charges import Charge, Charged
+from hortus.privacy.ledger.decisions import EVERY_DATASET, Disjoint
+from hortus.privacy.ledger.entries import Entry
 from hortus.privacy.ledger.exposure import Exposure, exposures
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import Identity

@@ -11,20 +11,20 @@ from hortus.client.consent.approval import Consented
 from hortus.client.operator.accounts import AccountLine
 from hortus.pages.plots import Plot, Points
 from hortus.privacy.ledger.books import Account, Books
-from hortus.privacy.ledger.entries import (
+from hortus.privacy.ledger.charges import Charged
+from hortus.privacy.ledger.decisions import (
     EVERY_DATASET,
     Admitted,
     Approved,
-    Charged,
     Consent,
     Declined,
     Disjoint,
-    Entry,
     Frozen,
     Granted,
     Unfrozen,
     Withdrawn,
 )
+from hortus.privacy.ledger.entries import Entry
 from hortus.privacy.ledger.lineages import Placement
 from hortus.protocol.policy import Budget, period_of
 from hortus.runtime.moments import moment

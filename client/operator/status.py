@@ -9,7 +9,7 @@ from hortus.client.operator.accounts import account_lines, opened_ledger
 from hortus.client.site.connection import read_connection
 from hortus.parties.folders import SiteConfig, SiteFiles
 from hortus.parties.standing import party_standing
-from hortus.privacy.ledger.entries import Charged
+from hortus.privacy.ledger.charges import Charged
 from hortus.privacy.ledger.store import Ledger
 from hortus.runtime.locks import is_held
 from hortus.runtime.moments import iso_time

@@ -25,8 +25,9 @@ from hortus.privacy.ledger.marks import Content, dataset_fingerprint
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import Identity, Roster
-from hortus.protocol.plan import RECORD, Agreement, Contract
+from hortus.protocol.plan import Agreement, Contract
 from hortus.protocol.policy import Policy
+from hortus.protocol.privacy import RECORD
 from hortus.runtime.canonical import canonical_json
 from hortus.runtime.errors import DataError, UsageError
 from hortus.runtime.files import write_atomic

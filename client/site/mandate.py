@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Self
 
-from hortus.privacy.ledger.entries import Approved, Entry, Withdrawn
+from hortus.privacy.ledger.decisions import Approved, Withdrawn
+from hortus.privacy.ledger.entries import Entry
 from hortus.protocol.plan import Contract
 from hortus.protocol.policy import Policy
 

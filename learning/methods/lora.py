@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from hortus.learning.methods.base import Method
-from hortus.protocol.plan import Positive
+from hortus.protocol.numbers import Positive
 
 if TYPE_CHECKING:
     from torch import nn

@@ -23,19 +23,18 @@ from hortus.privacy.audit.findings import Finding, Severity, in_order, warning
 from hortus.privacy.audit.lineages import Accounts
 from hortus.privacy.audit.rounds import RoundRow, Rounds
 from hortus.privacy.audit.rules import Rules, check_sent
-from hortus.privacy.ledger.entries import (
+from hortus.privacy.ledger.charges import Charge, Charged
+from hortus.privacy.ledger.decisions import (
     Admitted,
     Approved,
-    Charge,
-    Charged,
     Declined,
     Disjoint,
-    Entry,
     Frozen,
     Granted,
     Unfrozen,
     Withdrawn,
 )
+from hortus.privacy.ledger.entries import Entry
 from hortus.protocol.heads import Head
 from hortus.protocol.identity import Roster
 

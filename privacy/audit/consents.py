@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.audit.costs import claimable
 from hortus.privacy.audit.findings import Finding, broken
-from hortus.privacy.ledger.entries import Admitted, Approved, Charge, Charged, Entry, Withdrawn
+from hortus.privacy.ledger.charges import Charge, Charged
+from hortus.privacy.ledger.decisions import Admitted, Approved, Withdrawn
+from hortus.privacy.ledger.entries import Entry
 from hortus.protocol.plan import Contract
 
 

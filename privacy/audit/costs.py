@@ -19,7 +19,8 @@ from hortus.privacy.audit.findings import Finding, broken
 from hortus.privacy.audit.lineages import Accounts
 from hortus.privacy.audit.recount import recount
 from hortus.privacy.audit.renyi import ORDERS, Array, divergences, from_divergences, renyi_epsilon
-from hortus.privacy.ledger.entries import Charge, Charged, Entry, Level, Scope
+from hortus.privacy.ledger.charges import Charge, Charged, Level, Scope
+from hortus.privacy.ledger.entries import Entry
 from hortus.protocol.policy import Every, period_of
 
 # The two accountants agree within a third of this; what is more is an error or a lie. Where ε is less

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 from hortus.privacy.audit.findings import Finding, broken
-from hortus.privacy.ledger.entries import Charged, Disjoint, Entry
+from hortus.privacy.ledger.charges import Charged
+from hortus.privacy.ledger.decisions import Disjoint
+from hortus.privacy.ledger.entries import Entry
 from hortus.privacy.ledger.lineages import Lineages
 
 

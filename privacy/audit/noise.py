@@ -13,7 +13,8 @@ largest cohort, and no plan is accepted whose rounding is a tenth of the sensiti
 import math
 
 from hortus.protocol.limits import MAX_SITES
-from hortus.protocol.plan import Contract, Noise
+from hortus.protocol.plan import Contract
+from hortus.protocol.privacy import Noise
 
 _SMOOTHING = 9
 _TAIL = 12

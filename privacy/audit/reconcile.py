@@ -7,7 +7,7 @@ from itertools import combinations
 from hortus.privacy.audit.auditor import Audit
 from hortus.privacy.audit.evidence import Evidence
 from hortus.privacy.audit.rules import Payments
-from hortus.privacy.ledger.entries import Charge
+from hortus.privacy.ledger.charges import Charge
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from hortus.privacy.audit.costs import epsilon_alone
 from hortus.privacy.audit.evidence import Evidence
-from hortus.privacy.ledger.entries import Charge, Charged, Declined
+from hortus.privacy.ledger.charges import Charge, Charged
+from hortus.privacy.ledger.decisions import Declined
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class RoundRow:
         site: The site.
         dataset: The account: a dataset with all that it was before.
         unit: The privacy unit.
-        mode: A value of `protocol.plan.Noise`.
+        mode: A value of `protocol.privacy.Noise`.
         mechanism: What was added.
         sampling_rate: q.
         noise_multiplier: σ, over sensitivity.

@@ -9,19 +9,12 @@ from hortus.privacy.audit.evidence import Evidence
 from hortus.privacy.audit.findings import Finding, broken, warning
 from hortus.privacy.audit.lineages import Accounts
 from hortus.privacy.audit.noise import noise_range
-from hortus.privacy.ledger.entries import (
-    EVERY_DATASET,
-    Charge,
-    Charged,
-    Entry,
-    Frozen,
-    Granted,
-    Level,
-    Scope,
-    Unfrozen,
-)
-from hortus.protocol.plan import Contract, Noise, Privacy
+from hortus.privacy.ledger.charges import Charge, Charged, Level, Scope
+from hortus.privacy.ledger.decisions import EVERY_DATASET, Frozen, Granted, Unfrozen
+from hortus.privacy.ledger.entries import Entry
+from hortus.protocol.plan import Contract
 from hortus.protocol.policy import Every, period_of
+from hortus.protocol.privacy import Noise, Privacy
 
 
 class Rules:

@@ -9,7 +9,7 @@ from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.audit.auditor import Audit
 from hortus.privacy.audit.costs import claimable
 from hortus.privacy.audit.rounds import RoundRow
-from hortus.privacy.ledger.entries import Charge
+from hortus.privacy.ledger.charges import Charge
 
 
 @dataclass(frozen=True, slots=True)

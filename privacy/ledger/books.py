@@ -7,22 +7,19 @@ from dataclasses import dataclass, field
 
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
-from hortus.privacy.ledger.entries import (
+from hortus.privacy.ledger.charges import Charge, Charged, Level, Scope
+from hortus.privacy.ledger.decisions import (
     EVERY_DATASET,
     Admitted,
     Approved,
-    Charge,
-    Charged,
     Declined,
     Disjoint,
-    Entry,
     Frozen,
     Granted,
-    Level,
-    Scope,
     Unfrozen,
     Withdrawn,
 )
+from hortus.privacy.ledger.entries import Entry
 from hortus.privacy.ledger.lineages import Lineages, Placement
 from hortus.protocol.policy import Budget, Every, period_of
 from hortus.runtime.errors import Refused

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hortus.privacy.ledger.books import Tally
-from hortus.privacy.ledger.entries import Charge
+from hortus.privacy.ledger.charges import Charge
 from hortus.privacy.ledger.marks import Stay
 
 _MOST_LEVELS = 16

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from hortus.privacy.ledger.entries import Charge
+from hortus.privacy.ledger.charges import Charge
 from hortus.protocol.policy import Budget
 from hortus.runtime.errors import Refused
 

@@ -8,7 +8,9 @@ of the entries; the rules are in docs/mathematics.md.
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from hortus.privacy.ledger.entries import Body, Charged, Disjoint
+from hortus.privacy.ledger.charges import Charged
+from hortus.privacy.ledger.decisions import Disjoint
+from hortus.privacy.ledger.entries import Body
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from hortus.protocol.plan import RECORD
+from hortus.protocol.privacy import RECORD
 
 _BYTES = 16
 _ROW, _ID = 0, 1

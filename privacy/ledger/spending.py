@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hortus.privacy.ledger.books import Books
-from hortus.privacy.ledger.entries import Charged, Entry
+from hortus.privacy.ledger.charges import Charged
+from hortus.privacy.ledger.entries import Entry
 from hortus.privacy.ledger.lineages import Placement
 from hortus.runtime.databases import DAMAGED, read_sqlite
 from hortus.runtime.errors import HortusError

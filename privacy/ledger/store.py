@@ -11,21 +11,19 @@ from pathlib import Path
 
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.ledger.books import Account, exceeded
+from hortus.privacy.ledger.charges import Charge, Charged, Level
 from hortus.privacy.ledger.contents import Contents, check_apart
-from hortus.privacy.ledger.entries import (
+from hortus.privacy.ledger.decisions import (
     Admitted,
     Approved,
-    Charge,
-    Charged,
     Declined,
     Disjoint,
-    Entry,
     Frozen,
     Granted,
-    Level,
     Unfrozen,
     Withdrawn,
 )
+from hortus.privacy.ledger.entries import Entry
 from hortus.privacy.ledger.holds import Holds, Reservation
 from hortus.privacy.ledger.journal import Journal, explained
 from hortus.privacy.ledger.lineages import Placement

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from hortus.learning.methods.kinds import METHODS
-from hortus.protocol.plan import Noise, Plan
+from hortus.protocol.plan import Plan
+from hortus.protocol.privacy import Noise
 from hortus.runtime.metric import Better, Metric, Unit
 from hortus.server.run.records import RoundRecord
 

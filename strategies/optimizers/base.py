@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from hortus.protocol.plan import Positive
+from hortus.protocol.numbers import Positive
 from hortus.protocol.section import Kind
 from hortus.runtime.errors import UsageError
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from hortus.protocol.plan import Finite, Positive, Scalar
+from hortus.protocol.numbers import Finite, Positive, Scalar
 from hortus.strategies.optimizers.base import Optimizer
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from hortus.protocol.plan import Positive
+from hortus.protocol.numbers import Positive
 from hortus.strategies.optimizers.base import Optimizer
 
 if TYPE_CHECKING:

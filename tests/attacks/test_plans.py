@@ -20,7 +20,7 @@ from hortus.client.pace import Clock, MachineClock, RehearsalClock
 from hortus.client.trainer import untimed
 from hortus.learning.models.folder import model_digest
 from hortus.parties.folders import SiteConfig, TlsFiles
-from hortus.privacy.ledger.entries import Added
+from hortus.privacy.ledger.charges import Added
 from hortus.protocol.certificates import create_authority
 from hortus.protocol.limits import PROTOCOL_VERSION
 from hortus.protocol.plan import Cohort, Contract

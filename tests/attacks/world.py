@@ -22,7 +22,8 @@ from hortus.client.trainer import Trainer, untimed
 from hortus.parties.folders import Consortium, ServerConfig, TlsFiles
 from hortus.parties.founding import create_consortium
 from hortus.privacy.gradients.workbench import Workbench
-from hortus.privacy.ledger.entries import Charged, Declined
+from hortus.privacy.ledger.charges import Charged
+from hortus.privacy.ledger.decisions import Declined
 from hortus.privacy.noise.randomness import UnsafeSeededRandomness
 from hortus.privacy.step import PrivateStep
 from hortus.protocol.certificates import certify, create_request

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from hortus.cli.main import app
 from hortus.client.operator.accounts import opened_ledger
-from hortus.privacy.ledger.entries import Approved, Granted, Withdrawn
+from hortus.privacy.ledger.decisions import Approved, Granted, Withdrawn
 
 
 def hortus(*arguments: str | Path) -> Result:

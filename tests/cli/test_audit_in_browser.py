@@ -11,7 +11,7 @@ from helpers.chromium import EXECUTABLE, Page, chromium
 
 from hortus.cli.audit_page import audit_page
 from hortus.privacy.audit.evidence import export, read_evidence
-from hortus.privacy.ledger.entries import Declined, Granted
+from hortus.privacy.ledger.decisions import Declined, Granted
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.policy import Budget

@@ -16,7 +16,7 @@ from hortus.parties.folders import ServerConfig
 from hortus.parties.founding import create_consortium
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
-from hortus.privacy.ledger.entries import Frozen, Granted, Unfrozen
+from hortus.privacy.ledger.decisions import Frozen, Granted, Unfrozen
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import Refused
 

@@ -16,7 +16,7 @@ from hortus.planning.prepare import prepare
 from hortus.privacy.accounting.accountant import report
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.attacks.detection import true_positive_bound_of
-from hortus.privacy.ledger.entries import Frozen, Granted
+from hortus.privacy.ledger.decisions import Frozen, Granted
 
 CHEAP = {"epsilon": None, "noise_multiplier": 2.0, "spare_attempts": 0}
 

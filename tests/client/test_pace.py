@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hortus.client.pace import GROWTH, MachineClock, Pace, RehearsalClock, Timetable
-from hortus.privacy.ledger.entries import Charged
+from hortus.privacy.ledger.charges import Charged
 from hortus.protocol.plan import Plan
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.runtime.errors import DataError, HortusError

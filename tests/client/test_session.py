@@ -18,7 +18,8 @@ from hortus.client.disclosure import FAILED
 from hortus.client.pace import Pace, RehearsalClock, Timetable
 from hortus.client.session import Session
 from hortus.privacy.gradients.clipping.adaptive import AdaptiveClipping
-from hortus.privacy.ledger.entries import Charged, Declined
+from hortus.privacy.ledger.charges import Charged
+from hortus.privacy.ledger.decisions import Declined
 from hortus.privacy.ledger.store import Ledger
 from hortus.privacy.step import PrivateStep
 from hortus.protocol.descriptor import Descriptor

@@ -19,16 +19,16 @@ from hortus.parties.folders import SiteFiles
 from hortus.privacy.audit.auditor import audit
 from hortus.privacy.audit.evidence import Evidence, Row, collect, export, load
 from hortus.privacy.audit.reconcile import AttemptRecord
-from hortus.privacy.ledger.entries import (
+from hortus.privacy.ledger.decisions import (
     EVERY_DATASET,
     Admitted,
     Declined,
-    Entry,
     Frozen,
     Granted,
     Unfrozen,
     Withdrawn,
 )
+from hortus.privacy.ledger.entries import Entry
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.heads import Countersignature
 from hortus.protocol.policy import Budget, PeriodBudget

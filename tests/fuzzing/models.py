@@ -18,7 +18,8 @@ from hortus.learning.methods.lora import LoRA
 from hortus.learning.models.folder import model_digest, resolve_model
 from hortus.learning.tasks.classification import TextClassification
 from hortus.privacy.gradients.workbench import Workbench
-from hortus.protocol.plan import Contract, Plan, Privacy, Training
+from hortus.protocol.plan import Contract, Plan, Training
+from hortus.protocol.privacy import Privacy
 from hortus.strategies.fedsgd import FedSGD
 from tests.helpers.labelled import labelled
 

@@ -3,10 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-from hortus.privacy.ledger.entries import Approved, Charge
+from hortus.privacy.ledger.charges import Charge
+from hortus.privacy.ledger.decisions import Approved
 from hortus.privacy.ledger.marks import Content
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.plan import RECORD
+from hortus.protocol.privacy import RECORD
 
 _ANY = Charge(
     run="0" * 32,

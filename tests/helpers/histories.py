@@ -16,16 +16,19 @@ from hortus.client.consent.approval import admitted, approval, consented, withdr
 from hortus.privacy.audit.evidence import Evidence, read_evidence
 from hortus.privacy.audit.reconcile import AttemptRecord, ServerRecord
 from hortus.privacy.gradients.clipping.adaptive import AdaptiveClipping
-from hortus.privacy.ledger.entries import Charge, Declined, Frozen, Granted, Unfrozen, Withdrawn
+from hortus.privacy.ledger.charges import Charge
+from hortus.privacy.ledger.decisions import Declined, Frozen, Granted, Unfrozen, Withdrawn
 from hortus.privacy.ledger.marks import Content
 from hortus.privacy.ledger.store import Ledger
 from hortus.privacy.step import PrivateStep
 from hortus.protocol.heads import Countersignature
-from hortus.protocol.identity import SERVER, Handover, Identity, Roster
-from hortus.protocol.plan import RECORD, Contract, Noise
+from hortus.protocol.identity import Handover, Identity, Roster
+from hortus.protocol.plan import Contract
 from hortus.protocol.policy import Budget, Every, PeriodBudget
+from hortus.protocol.privacy import RECORD, Noise
 from hortus.runtime.canonical import canonical_json
 from hortus.runtime.errors import Refused
+from hortus.runtime.names import SERVER
 from hortus.strategies.base import Strategy
 from hortus.strategies.fedavg import FedAvg
 from hortus.strategies.fedsgd import FedSGD

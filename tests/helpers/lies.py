@@ -28,24 +28,12 @@ from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.audit.evidence import Evidence, Row
 from hortus.privacy.audit.reconcile import ServerRecord
 from hortus.privacy.ledger.books import Tally
-from hortus.privacy.ledger.entries import (
-    GENESIS,
-    Admitted,
-    Approved,
-    Charge,
-    Charged,
-    Consent,
-    Entry,
-    Frozen,
-    Granted,
-    Level,
-    Scope,
-    Withdrawn,
-    content_hash,
-)
+from hortus.privacy.ledger.charges import Charge, Charged, Level, Scope
+from hortus.privacy.ledger.decisions import Admitted, Approved, Consent, Frozen, Granted, Withdrawn
+from hortus.privacy.ledger.entries import GENESIS, Entry, content_hash
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import Identity
-from hortus.protocol.plan import MOST_DELTA
+from hortus.protocol.numbers import MOST_DELTA
 from hortus.protocol.policy import Every, period_of
 from hortus.runtime.canonical import canonical_json
 

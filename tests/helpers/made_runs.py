@@ -11,7 +11,7 @@ from typing import Any
 from hortus.parties.folders import Consortium, ServerConfig
 from hortus.parties.founding import create_consortium
 from hortus.planning import plan_file
-from hortus.privacy.ledger.entries import Added, Charge, Charged
+from hortus.privacy.ledger.charges import Added, Charge, Charged
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import Identity
 from hortus.protocol.plan import Contract, Plan

@@ -23,10 +23,10 @@ from hortus.parties.founding import create_consortium, create_server, create_sit
 from hortus.parties.joining import admit, pin, remove
 from hortus.parties.renewal import write_server_card, write_site_card
 from hortus.protocol.certificates import create_flower_key, create_request
-from hortus.protocol.identity import SERVER as SERVER_NAME
 from hortus.protocol.identity import Handover, Identity, Roster
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import UsageError
+from hortus.runtime.names import SERVER as SERVER_NAME
 
 SITES = ("ash", "birch", "cedar")
 POLICY = Policy(budget=Budget(epsilon=1.0, delta=1e-5))

@@ -20,19 +20,13 @@ from hortus.privacy.audit import evidence as evidence_module
 from hortus.privacy.audit.auditor import audit
 from hortus.privacy.audit.evidence import Evidence, export, load, read_evidence
 from hortus.privacy.audit.verdict import Reach, judge, overall
-from hortus.privacy.ledger.entries import (
-    GENESIS,
-    Approved,
-    Declined,
-    Entry,
-    Frozen,
-    Granted,
-    Withdrawn,
-)
+from hortus.privacy.ledger.decisions import Approved, Declined, Frozen, Granted, Withdrawn
+from hortus.privacy.ledger.entries import GENESIS, Entry
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.heads import Countersignature, Head
-from hortus.protocol.identity import SERVER, Identity, Roster
+from hortus.protocol.identity import Identity, Roster
 from hortus.runtime.errors import UsageError
+from hortus.runtime.names import SERVER
 from hortus.server.audit_report import AuditReport, SiteReport
 
 SITE, OWN = Identity.generate("north"), Identity.generate(SERVER)

@@ -24,7 +24,7 @@ from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.audit.auditor import audit
 from hortus.privacy.audit.evidence import read_evidence
 from hortus.privacy.ledger import journal
-from hortus.privacy.ledger.entries import Charged
+from hortus.privacy.ledger.charges import Charged
 from hortus.privacy.ledger.exposure import exposures
 from hortus.privacy.ledger.holds import Reservation
 from hortus.privacy.ledger.marks import Content

@@ -13,8 +13,9 @@ from helpers.quadratic import CENTRES, START, Site, contract_with, plan_with, tr
 
 from hortus.cli.settings import allow_kinds
 from hortus.parties.folders import SiteFiles
-from hortus.protocol.plan import Privacy, Training
+from hortus.protocol.plan import Training
 from hortus.protocol.policy import Budget, Policy
+from hortus.protocol.privacy import Privacy
 from hortus.runtime.errors import HortusError, UsageError
 from hortus.runtime.registry import allow_plug_ins
 from hortus.strategies.kinds import STRATEGIES

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from hortus.privacy.gradients.clipping.base import Clipping
-from hortus.protocol.plan import Positive
+from hortus.protocol.numbers import Positive
 
 if TYPE_CHECKING:
     import numpy as np

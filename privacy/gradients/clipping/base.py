@@ -25,7 +25,7 @@ class Clipping(Kind):
     factor. What a rule bounds is thus ‖factor·g‖ ≤ factor·norm of each group.
 
     A rule that lets a unit add another norm than C has a field `unit_norm`, which states it; one whose C moves
-    has fields `smallest` and `largest`, its bounds (`hortus.protocol.plan.Privacy` reads them). So whoever audits
+    has fields `smallest` and `largest`, its bounds (`hortus.protocol.privacy.Privacy` reads them). So whoever audits
     holds charges against a contract without knowing the kind.
 
     Attributes:

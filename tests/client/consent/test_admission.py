@@ -14,7 +14,7 @@ from hortus.learning.models.folder import model_digest
 from hortus.parties.folders import ServerConfig
 from hortus.parties.founding import create_consortium
 from hortus.privacy.gradients.workbench import Workbench
-from hortus.privacy.ledger.entries import Admitted
+from hortus.privacy.ledger.decisions import Admitted
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.canonical import canonical_json

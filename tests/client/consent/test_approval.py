@@ -26,7 +26,7 @@ from hortus.learning.models.folder import model_digest
 from hortus.parties.folders import ServerConfig, SiteFiles
 from hortus.parties.founding import create_consortium
 from hortus.privacy.accounting.events import GaussianEvent
-from hortus.privacy.ledger.entries import Frozen, Granted, Withdrawn
+from hortus.privacy.ledger.decisions import Frozen, Granted, Withdrawn
 from hortus.privacy.secure_sum.masks import StepView
 from hortus.privacy.step import PrivateStep
 from hortus.protocol.descriptor import Descriptor

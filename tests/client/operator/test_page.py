@@ -23,7 +23,7 @@ from hortus.parties.folders import Consortium, ServerConfig, SiteFiles
 from hortus.parties.founding import create_consortium
 from hortus.parties.identity_change import sole
 from hortus.parties.reach import Reached
-from hortus.privacy.ledger.entries import (
+from hortus.privacy.ledger.decisions import (
     EVERY_DATASET,
     Admitted,
     Declined,

@@ -23,7 +23,7 @@ from hortus.parties.folders import ServerConfig
 from hortus.parties.founding import create_consortium
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
-from hortus.privacy.ledger.entries import Added
+from hortus.privacy.ledger.charges import Added
 from hortus.privacy.step import PrivateStep
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget, Policy

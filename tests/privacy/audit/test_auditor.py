@@ -23,23 +23,17 @@ from hortus.privacy.audit.auditor import Audit, audit
 from hortus.privacy.audit.evidence import Evidence, Row, export, load, read_evidence
 from hortus.privacy.audit.findings import Finding, Severity
 from hortus.privacy.audit.noise import noise_range
-from hortus.privacy.ledger.entries import (
-    GENESIS,
+from hortus.privacy.ledger.charges import Charge, Charged, Level, Scope
+from hortus.privacy.ledger.decisions import (
     Admitted,
     Approved,
-    Body,
-    Charge,
-    Charged,
     Declined,
-    Entry,
     Frozen,
     Granted,
-    Level,
-    Scope,
     Unfrozen,
     Withdrawn,
-    content_hash,
 )
+from hortus.privacy.ledger.entries import GENESIS, Body, Entry, content_hash
 from hortus.privacy.ledger.reader import SELECT_ENTRIES
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.heads import Countersignature, Head

@@ -7,7 +7,7 @@ from helpers.charges import make_charge
 
 from hortus.privacy.audit.auditor import Audit, Refusal
 from hortus.privacy.audit.reconcile import AttemptRecord, ServerRecord, departed, omissions
-from hortus.privacy.ledger.entries import Charge
+from hortus.privacy.ledger.charges import Charge
 
 RUN, SESSION = "0" * 32, "1" * 32
 SITES = ("ash", "birch")

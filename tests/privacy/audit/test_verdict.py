@@ -11,7 +11,8 @@ from hortus.privacy.audit.evidence import Evidence, read_evidence
 from hortus.privacy.audit.findings import broken, grouped, warning
 from hortus.privacy.audit.reconcile import AttemptRecord, Omission, ServerRecord, omissions
 from hortus.privacy.audit.verdict import Outcome, Reach, Verdict, in_words, judge, overall
-from hortus.privacy.ledger.entries import Charged, Entry
+from hortus.privacy.ledger.charges import Charged
+from hortus.privacy.ledger.entries import Entry
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.heads import Countersignature, Head
 from hortus.protocol.identity import Identity, Roster

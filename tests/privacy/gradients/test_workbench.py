@@ -19,7 +19,8 @@ from hortus.learning.tasks.classification import TextClassification
 from hortus.privacy.gradients import workbench
 from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.workbench import Workbench
-from hortus.protocol.plan import Contract, Plan, Privacy, Training
+from hortus.protocol.plan import Contract, Plan, Training
+from hortus.protocol.privacy import Privacy
 from hortus.runtime.errors import HortusError, UsageError
 from hortus.runtime.surroundings import out_of_memory
 from hortus.strategies.fedsgd import FedSGD

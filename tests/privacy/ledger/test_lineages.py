@@ -14,7 +14,9 @@ from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.audit.auditor import Audit, audit
 from hortus.privacy.audit.evidence import read_evidence
-from hortus.privacy.ledger.entries import Charged, Disjoint, Entry, Frozen, Granted, Unfrozen
+from hortus.privacy.ledger.charges import Charged
+from hortus.privacy.ledger.decisions import Disjoint, Frozen, Granted, Unfrozen
+from hortus.privacy.ledger.entries import Entry
 from hortus.privacy.ledger.marks import Content
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import Identity, Roster

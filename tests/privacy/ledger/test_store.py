@@ -23,20 +23,17 @@ from hypothesis import strategies as st
 
 from hortus.privacy.accounting.accountant import epsilon
 from hortus.privacy.accounting.events import GaussianEvent
-from hortus.privacy.ledger.entries import (
+from hortus.privacy.ledger.charges import Charged, Level, Scope
+from hortus.privacy.ledger.decisions import (
     EVERY_DATASET,
-    GENESIS,
     Admitted,
-    Charged,
     Declined,
-    Entry,
     Frozen,
     Granted,
-    Level,
-    Scope,
     Unfrozen,
     Withdrawn,
 )
+from hortus.privacy.ledger.entries import GENESIS, Entry
 from hortus.privacy.ledger.marks import dataset_fingerprint
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import Identity
@@ -393,7 +390,7 @@ _SPENDER = """
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from hortus.privacy.ledger.entries import Charge
+from hortus.privacy.ledger.charges import Charge
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import Identity
 from hortus.protocol.policy import Budget, Every, PeriodBudget
@@ -520,7 +517,7 @@ def test_a_reservation_made_before_the_clock_was_set_back_lapses(path: Path) -> 
 _PAIR = """
 import sys
 from pathlib import Path
-from hortus.privacy.ledger.entries import Charge
+from hortus.privacy.ledger.charges import Charge
 from hortus.privacy.ledger.store import Ledger
 from hortus.runtime.errors import Refused
 from hortus.protocol.identity import Identity

@@ -20,7 +20,7 @@ from helpers.made_runs import (
 )
 
 from hortus.planning.plan_file import dump_plan
-from hortus.privacy.ledger.entries import EVERY_DATASET, Granted
+from hortus.privacy.ledger.decisions import EVERY_DATASET, Granted
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import Identity
 from hortus.runtime.errors import CohortTooSmall, HortusError, UsageError
