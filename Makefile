@@ -13,7 +13,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 demo: $(VENV)/demo
 	$(BIN)/hortus demo
 
-# Files in the order of their names: by default those with few but long tests come last, on one processor.
+# Files in the order of their names, those marked `minutes` first: pytest-xdist would leave few but long tests for last.
 # Three files of processes at a time: each waits on clocks for a third of its time.
 test: check
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not processes"

@@ -24,6 +24,12 @@ settings.load_profile("hortus")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of minutes begin first, so that at the end nobody waits for one of them."""
+    items.sort(key=lambda item: item.get_closest_marker("minutes") is None)
+
+
 COLOURS = ("red", "green", "blue")
 WORDS = ("apple", "grass", "sky", "rose", "leaf", "sea", "fire", "tree", "ice", "the", "is", "a")
 LABELS = ("warm", "fresh", "cool")

@@ -20,6 +20,8 @@ from hortus.client.pace import Clock, MachineClock
 from hortus.learning.data.records import Records
 from hortus.protocol.wire import aggregation_pb2 as wire
 
+pytestmark = pytest.mark.minutes
+
 WorldMaker = Callable[..., World]
 STEPS = 3
 PACE = 3.0

@@ -17,7 +17,7 @@ from hortus.parties.fingerprint import roster_words
 from hortus.protocol.identity import Roster
 from tests.conftest import write_records
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.processes, pytest.mark.minutes, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent

@@ -26,7 +26,7 @@ from hortus.protocol.policy import Policy
 from hortus.runtime.processes import dying_with_parent
 from hortus.simulation.simulate import simulate
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.processes, pytest.mark.minutes, pytest.mark.timeout(900)]
 
 HORTUS = str(Path(sys.executable).with_name("hortus"))
 SITES = ("ash", "birch", "cedar")

@@ -9,7 +9,7 @@ from helpers.ports import free_port
 from tests.conftest import write_records
 from tests.docs.test_commands import SCRIPTS, run_commands
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.processes, pytest.mark.minutes, pytest.mark.timeout(900)]
 
 
 def test_a_trial_with_own_data_prints_commands_that_work_as_they_stand(

@@ -30,6 +30,8 @@ from hortus.server.run.view import State, read_view
 from hortus.simulation.simulate import SimulatedRun, simulate
 from tests.conftest import write_records
 
+pytestmark = pytest.mark.minutes
+
 SITES = ("ash", "birch", "cedar")
 
 

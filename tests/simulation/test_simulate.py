@@ -28,6 +28,8 @@ from hortus.server.run.store import RunStore
 from hortus.simulation.simulate import SimulatedRun, _policies, simulate
 from tests.conftest import write_records
 
+pytestmark = pytest.mark.minutes
+
 LOCAL = {"noise": "local", "epsilon": 50.0, "delta": 1e-3}
 ADAPTIVE = {"clipping": {"kind": "adaptive", "rate": 0.5}, "clipping_norm": 0.5}
 PATIENT = {"unit": "patient", "max_records_per_unit": 2}

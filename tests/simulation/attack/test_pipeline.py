@@ -18,6 +18,8 @@ from hortus.simulation.attack.pipeline import Setting, attack, plant
 from hortus.simulation.attack.verdict import Verdict, judge, write_page
 from tests.helpers.labelled import labelled, labels_of, texts_of
 
+pytestmark = pytest.mark.minutes
+
 TASK = TextClassification(labels=("warm", "fresh", "cool"))
 SETTING = Setting(trainings=4, site="birch", canaries=40)
 # Few steps: each training takes about a second.
