@@ -69,10 +69,9 @@ class Trainer:
 
         A plan that this machine has too little memory for fails here, whatever the records are.
         """
-        count = self._plan.privacy.max_records_per_unit or 1
-        encoded = self._workbench.loader.largest_unit(count)
+        encoded = self._workbench.loader.largest_unit(self._plan.privacy.max_records_per_unit or 1)
         with self._workbench.holding(np.zeros(self._encoding.dimension, np.float32)):
-            self._summed(encoded, np.arange(count), self._plan.privacy.clipping_norm)
+            self._summed(encoded, np.arange(len(encoded)), self._plan.privacy.clipping_norm)
 
     def vector(
         self, start: NDArray[np.float32], step: int, attempt: int, told: bytes = b""

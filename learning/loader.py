@@ -30,7 +30,7 @@ class Batch:
     Attributes:
         task: What is learnt.
         inputs: The model's arguments.
-        targets: int64 (records,), or (records, tokens) with IGNORED where padded.
+        targets: (records,), (records, tokens) with IGNORED where padded, or (records, numbers): see `Task.losses`.
         index: int64 (records,), where the records stand in their dataset.
         units: int64 (records,), number of each record's privacy unit within the batch, from 0: all
             different, or all 0.
@@ -54,9 +54,9 @@ class Encoded:
     """A dataset as tokens, and as what the frozen layers make of them where that is kept.
 
     Attributes:
-        examples: Token ids and target of each record.
-        units: int64 (n,), number of each record's privacy unit, from 0.
-        states: For each record what enters the first trained layer, (tokens, hidden).
+        examples: Token ids and target of each record; a long one may have several in a row.
+        units: int64 (n,), number of each example's privacy unit, from 0.
+        states: For each example what enters the first trained layer, (tokens, hidden).
         embeddings: What the head is given where nothing else is trained, float32 (n, hidden).
     """
 
@@ -112,8 +112,9 @@ class Loader:
 
     def encode(self, records: Records) -> Encoded:
         """Tokenises records, and runs them through the frozen layers."""
-        examples = self.task.encode(self._tokenizer, records.values)
-        return self.ahead(Encoded(tuple(examples), records.unit_index()))
+        examples = tuple(self.task.encode(self._tokenizer, records.values))
+        owners = np.cumsum([not example.continues for example in examples], dtype=np.int64) - 1
+        return self.ahead(Encoded(examples, records.unit_index()[owners]))
 
     def made_up(self, lengths: list[int], seed: int) -> Encoded:
         """Returns texts of random tokens and targets, a unit each, not run ahead; for checks.
@@ -129,8 +130,9 @@ class Loader:
 
     def largest_unit(self, records: int) -> Encoded:
         """Returns a unit of so many made-up records, each as long as one may be, run ahead."""
-        made_up = self.made_up([self.task.max_length] * records, seed=0)
-        return self.ahead(replace(made_up, units=np.zeros(records, np.int64)))
+        examples = records * self.task.most_examples
+        made_up = self.made_up([self.task.max_length] * examples, seed=0)
+        return self.ahead(replace(made_up, units=np.zeros(examples, np.int64)))
 
     def ahead(self, encoded: Encoded) -> Encoded:
         """Runs records through the frozen layers, where what they make of them is kept."""
@@ -173,17 +175,15 @@ class Loader:
 
     def measure(self, model: nn.Module, data: Encoded) -> Metrics:
         """Returns how good a model is on a dataset."""
-        return self.task.metrics(
-            self._of_each(
-                model,
-                data,
-                lambda batch: self.task.observe(model, batch.inputs, batch.targets),
-            )
+        observed = self._of_each(
+            model, data, lambda batch: self.task.observe(model, batch.inputs, batch.targets)
         )
+        return self.task.judge(data.examples, observed)
 
     def answer(self, model: nn.Module, data: Encoded) -> list[Any]:
         """Returns what a model answers to each record."""
-        return self._of_each(model, data, lambda batch: self.task.answer(model, batch.inputs))
+        found = self._of_each(model, data, lambda batch: self.task.answer(model, batch.inputs))
+        return list(self.task.replies(data.examples, found))
 
     def _of_each(
         self, model: nn.Module, data: Encoded, look: Callable[[Batch], Sequence[Any]]
@@ -236,7 +236,7 @@ class Loader:
         return Batch(
             self.task,
             self._inputs(data, index, examples, width),
-            _targets(examples, width).to(device),
+            _targets(examples, width if self.task.aligned else None).to(device),
             index,
             torch.from_numpy(unit).to(device),
             torch.from_numpy((1 / counts).astype(np.float32)[unit]).to(device),
@@ -258,12 +258,18 @@ class Loader:
         rows = [torch.tensor(example.tokens, dtype=torch.int64) for example in examples]
         tokens = _padded(rows, width, filler(self._tokenizer)).to(device)
         inputs = {"input_ids": tokens, "attention_mask": mask}
+        if self._base.segments > 1 and any(any(example.segments) for example in examples):
+            numbers = [torch.tensor(one.segments or [0] * len(one.tokens)) for one in examples]
+            inputs["token_type_ids"] = _padded(numbers, width, 0).to(device)
         return inputs | {"depth": self._depth} if self._depth else inputs
 
 
-def _targets(examples: Sequence[Example], width: int) -> torch.Tensor:
-    targets = [torch.tensor(example.target, dtype=torch.int64) for example in examples]
-    return _padded(targets, width, IGNORED) if targets[0].dim() else torch.stack(targets)
+def _targets(examples: Sequence[Example], width: int | None) -> torch.Tensor:
+    """Returns all targets, int64 or float32; those of tokens padded to the width, where there is one."""
+    targets = [torch.tensor(example.target) for example in examples]
+    if width is None or targets[0].dim() == 0:
+        return torch.stack(targets)
+    return _padded(targets, width, IGNORED)
 
 
 def _padded(rows: list[torch.Tensor], length: int, filler: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,16 @@ class Model:
         """The kind of its task, such as `text-classification`."""
         return self._warm.task.kind
 
-    def predict(self, texts: Sequence[str]) -> list[Any]:
+    def predict(self, texts: Sequence[str | Mapping[str, Any]]) -> list[Any]:
         """Returns the model's answer to each text: what it is, depends on the task.
 
         `text-classification` answers with a `Prediction`: a label and its probability.
 
+        Args:
+            texts: Texts; or rows with the columns that the task asks about (`Task.asked`).
+
         Raises:
-            HortusError: A text is empty, or the task does not answer texts.
+            HortusError: A text is empty, a column is missing, or the task does not answer texts.
         """
         if isinstance(texts, str):
             raise UsageError("one text was given, not a list of texts", remedy="Write [text].")

@@ -63,6 +63,11 @@ class Base:
         return int(self.backbone.get_input_embeddings().weight.shape[0])
 
     @property
+    def segments(self) -> int:
+        """Kinds of texts that it is told apart by `token_type_ids`; 0 where it takes none."""
+        return int(getattr(self.config, "type_vocab_size", 0) or 0)
+
+    @property
     def has_experts(self) -> bool:
         """Whether it is a mixture of experts, which take the tokens of all records of a pass together."""
         return any("expert" in name for name, _ in self.backbone.named_parameters())

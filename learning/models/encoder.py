@@ -48,18 +48,29 @@ class EncoderClassifier(nn.Module):
             return 0
         return len(self.encoder.encoder.layer)
 
-    def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Returns what the head is given, float32 (records, hidden).
 
         Args:
             input_ids: int64 (records, tokens).
             attention_mask: int64 (records, tokens), 0 where padded.
+            token_type_ids: int64 (records, tokens), which text each is of; None: all of one.
         """
-        encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        inputs = _told(input_ids, token_type_ids)
+        encoded = self.encoder(**inputs, attention_mask=attention_mask)
         return _pool(encoded.last_hidden_state, attention_mask)
 
     def enter(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, depth: int
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        depth: int,
+        token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Returns the hidden states that enter layer `depth`, (records, tokens, hidden), 0 where padded.
 
@@ -67,8 +78,9 @@ class EncoderClassifier(nn.Module):
             input_ids: int64 (records, tokens).
             attention_mask: int64 (records, tokens), 0 where padded.
             depth: Layers to go through, at most `layers`.
+            token_type_ids: int64 (records, tokens), which text each is of; None: all of one.
         """
-        states: torch.Tensor = self.encoder.embeddings(input_ids=input_ids)
+        states: torch.Tensor = self.encoder.embeddings(**_told(input_ids, token_type_ids))
         states = self._run(states, attention_mask, slice(depth))
         return torch.where(attention_mask.unsqueeze(-1).bool(), states, 0)
 
@@ -79,6 +91,7 @@ class EncoderClassifier(nn.Module):
         states: torch.Tensor | None = None,
         depth: int = 0,
         embeddings: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Returns logits, float32 (records, classes), of tokens, of states or of embeddings.
 
@@ -88,19 +101,20 @@ class EncoderClassifier(nn.Module):
             states: What `enter` returned for `depth`.
             depth: Frozen layers, which `states` has gone through.
             embeddings: What `embed` returned.
+            token_type_ids: int64 (records, tokens), which text each is of; None: all of one.
         """
         if embeddings is None:
             assert attention_mask is not None  # noqa: S101 - goes with tokens and states
             if states is None and depth > 0:
                 assert input_ids is not None  # noqa: S101 - one of the three is given
                 with torch.no_grad():
-                    states = self.enter(input_ids, attention_mask, depth)
+                    states = self.enter(input_ids, attention_mask, depth, token_type_ids)
             if states is not None:
                 states = self._run(states, attention_mask, slice(depth, None))
                 embeddings = _pool(states, attention_mask)
             else:
                 assert input_ids is not None  # noqa: S101 - one of the three is given
-                embeddings = self.embed(input_ids, attention_mask)
+                embeddings = self.embed(input_ids, attention_mask, token_type_ids)
         logits: torch.Tensor = self.head(embeddings)
         return logits
 
@@ -131,6 +145,12 @@ def classifier(path: Path, precision: Precision, longest: int, classes: int) -> 
     """
     model = EncoderClassifier(load_encoder(path, precision, longest), classes)
     return Base(model, model.encoder, "encoder.", ("head",), model)
+
+
+def _told(input_ids: torch.Tensor, token_type_ids: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """Returns an encoder's arguments; one that knows no kinds of texts is told none."""
+    told = {"input_ids": input_ids}
+    return told if token_type_ids is None else told | {"token_type_ids": token_type_ids}
 
 
 def _pool(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

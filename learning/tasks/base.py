@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from hortus.protocol.plan import Precision
 from hortus.protocol.section import Kind
@@ -27,16 +27,26 @@ IGNORED = -100
 """A target that no loss counts, as PyTorch's `ignore_index` has it."""
 
 
+Target = int | float | tuple[int, ...] | tuple[float, ...]
+
+
 class Example(NamedTuple):
-    """One record as a model takes it.
+    """One record as a model takes it, or one of the windows that a long record is read by.
 
     Attributes:
         tokens: Its token ids, at least 1 and at most `Task.max_length`.
-        target: What is to be learnt: one number for the record, or one for each token.
+        target: What is to be learnt: one number for the record, one for each token, or whatever else the task
+            counts (`Task.aligned`).
+        segments: For each token the number of the text that it is of, for models that are told; empty: all 0.
+        continues: Whether it is of the same record as the example before it.
+        note: What the task itself needs to read an answer to it, such as a text; no model sees it.
     """
 
     tokens: tuple[int, ...]
-    target: int | tuple[int, ...]
+    target: Target
+    segments: tuple[int, ...] = ()
+    continues: bool = False
+    note: Any = None
 
 
 class Task(Kind):
@@ -45,7 +55,15 @@ class Task(Kind):
     Values are what `read` makes of a row; only the task itself looks into one.
     """
 
+    aligned: ClassVar[bool] = True
+    """Whether a target of several numbers has one for each token."""
+
     max_length: int
+
+    @property
+    def most_examples(self) -> int:
+        """Most examples that a record becomes; they stay in one unit, and share its pass."""
+        return 1
 
     @abstractmethod
     def words(self, code: Callable[[str], str]) -> str:
@@ -95,17 +113,45 @@ class Task(Kind):
         """
         raise UsageError(f"no canaries are known for the task {self.kind!r}", where="task.kind")
 
-    def ask(self, text: str) -> Any:  # noqa: ANN401, ARG002 - the task's own
-        """Returns the value that asks a trained model about a text; its target means nothing.
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Columns that a question to a trained model has; none where it answers no questions."""
+        return ()
+
+    def ask(self, question: str | Mapping[str, Any]) -> Any:  # noqa: ANN401, ARG002 - the task's own
+        """Returns the value that asks a trained model something; its target means nothing.
+
+        Args:
+            question: A row with the columns `asked`; or a text alone, where there is one column.
 
         Raises:
-            UsageError: It is not a text, or the task answers none.
+            UsageError: It is not that, or the task answers no questions.
         """
         raise UsageError(f"a model of the task {self.kind!r} does not answer texts", where="task")
 
+    def fields(self, question: str | Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns a question as a row with the columns `asked`; for `ask`.
+
+        Raises:
+            UsageError: A column is missing, or one text is given where there are several.
+        """
+        row = question if isinstance(question, Mapping) else dict.fromkeys(self.asked[:1], question)
+        missing = [column for column in self.asked if column not in row]
+        if missing:
+            raise UsageError(
+                f"a question to this model has no {' and no '.join(map(repr, missing))}",
+                where="a question",
+                remedy=f"Give a mapping with {', '.join(map(repr, self.asked))}.",
+            )
+        return row
+
     def answer(self, model: nn.Module, inputs: Mapping[str, Any]) -> Sequence[Any]:
-        """Returns a model's answer to each record of `ask`; gradients are off."""
+        """Returns what a model's pass says about each example of what `ask` returns; gradients are off."""
         raise NotImplementedError  # whatever `ask` returns values for is answered
+
+    def replies(self, examples: Sequence[Example], answers: Sequence[Any]) -> Sequence[Any]:  # noqa: ARG002 - a window's
+        """Returns the answer to each question, from what `answer` said about all examples."""
+        return answers
 
     @abstractmethod
     def load(self, path: Path, precision: Precision = Precision.FLOAT32) -> Base:
@@ -130,12 +176,10 @@ class Task(Kind):
 
     @abstractmethod
     def encode(self, tokenizer: PreTrainedTokenizerBase, values: Sequence[Any]) -> list[Example]:
-        """Returns each value as the model takes it."""
+        """Returns each value as the model takes it: one example, or up to `most_examples` in a row."""
 
     @abstractmethod
-    def made_up(
-        self, tokens: tuple[int, ...], generator: np.random.Generator
-    ) -> int | tuple[int, ...]:
+    def made_up(self, tokens: tuple[int, ...], generator: np.random.Generator) -> Target:
         """Returns a target for made-up tokens, for checks without a record."""
 
     @abstractmethod
@@ -147,15 +191,20 @@ class Task(Kind):
         Args:
             model: The module of `load`, adapted.
             inputs: Its arguments.
-            targets: int64 (records,), or (records, tokens) with IGNORED where padded.
+            targets: (records,); (records, tokens) with IGNORED where padded; or (records, numbers) where they are
+                not `aligned`. int64, or float32 where the examples' are floats.
         """
 
     @abstractmethod
     def observe(
         self, model: nn.Module, inputs: Mapping[str, Any], targets: torch.Tensor
     ) -> Sequence[Any]:
-        """Returns what `metrics` needs to know of each record; gradients are off."""
+        """Returns what `judge` needs to know of each example; gradients are off."""
+
+    def judge(self, examples: Sequence[Example], observed: Sequence[Any]) -> Metrics:  # noqa: ARG002 - a note's
+        """Returns how good a model is, from what was observed of each example."""
+        return self.metrics(observed)
 
     @abstractmethod
     def metrics(self, observed: Sequence[Any]) -> Metrics:
-        """Returns how good a model is, from what was observed of all records; one of the metrics is primary."""
+        """Returns how good a model is, from what is known of all records; one of the metrics is primary."""

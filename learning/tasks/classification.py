@@ -151,9 +151,14 @@ class TextClassification(Task):
             zip(targets.tolist(), predicted.tolist(), losses.double().tolist(), strict=True)
         )
 
-    def ask(self, text: str) -> LabelledText:
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The text."""
+        return (self.text,)
+
+    def ask(self, question: str | Mapping[str, Any]) -> LabelledText:
         """See `Task`."""
-        return LabelledText(as_text(text, "a text to predict"), 0)
+        return LabelledText(as_text(self.fields(question)[self.text], "a text to predict"), 0)
 
     def answer(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[Prediction]:
         """The likeliest label, with its probability. See `Task`."""

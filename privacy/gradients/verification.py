@@ -99,7 +99,8 @@ def verify(workbench: Workbench, plan: Agreement) -> Verification:
 
 def _made_up(workbench: Workbench, plan: Agreement) -> Encoded:
     """Records of lengths from 1 to the longest, as units of as many records as the plan allows, and of fewer."""
-    of_unit, longest = plan.privacy.max_records_per_unit or 1, workbench.task.max_length
+    of_unit = (plan.privacy.max_records_per_unit or 1) * workbench.task.most_examples
+    longest = workbench.task.max_length
     counts = [1 + unit % of_unit for unit in range(_UNITS - 1)] + [of_unit]
     units = np.repeat(np.arange(_UNITS), counts)
     lengths = np.linspace(longest, 1, len(units)).round().astype(int)

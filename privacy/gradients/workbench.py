@@ -117,7 +117,7 @@ class Workbench(WarmModel):
             plan: Says how many records go through the model together.
             kept: Bytes that the backward pass of one record of the largest size needs.
         """
-        of_unit = plan.privacy.max_records_per_unit or 1
+        of_unit = (plan.privacy.max_records_per_unit or 1) * self.task.most_examples
         one, tokens = self._memory_of_pass(self.task.max_length, of_unit, kept)
         free = available(default_device())
         if one > free:

@@ -64,7 +64,7 @@ def make_slow_world(
 
         def slow_encode(records: Records) -> Any:
             encoded = encode(loader, records)
-            time.sleep(COST * sum(len(tokens) == TOKENS for tokens, _ in encoded.examples))
+            time.sleep(COST * sum(len(one.tokens) == TOKENS for one in encoded.examples))
             return encoded
 
         def slow_sum(batches: Any, *rest: Any) -> Any:

@@ -81,7 +81,7 @@ def _folder(setting: Setting, name: str, *, parts: bool) -> Parser:
         bench = Workbench(contract, path, shares_passes=False)
         encoded = bench.loader.encode(labelled(_TEXTS, torch.arange(len(_TEXTS)).numpy() % 2))
         must(
-            all(1 <= len(tokens) <= 16 for tokens, _ in encoded.examples),
+            all(1 <= len(one.tokens) <= 16 for one in encoded.examples),
             "tokens of another number",
         )
         again = _TASK.load(path).backbone.state_dict()

@@ -56,8 +56,8 @@ def kinds(data: Encoded) -> tuple[bool, bool]:
 
 def test_texts_become_tokens_cut_to_length(tiny_model: Path) -> None:
     data = Bench(tiny_model, LAST).plain.encode(RECORDS)
-    assert [len(tokens) for tokens, _ in data.examples] == [6, 3, 8, 3, 5]
-    assert [label for _, label in data.examples] == [0, 1, 2, 0, 1]
+    assert [len(one.tokens) for one in data.examples] == [6, 3, 8, 3, 5]
+    assert [one.target for one in data.examples] == [0, 1, 2, 0, 1]
     assert len(data) == 5
 
 
@@ -191,7 +191,7 @@ def test_states_too_large_for_the_memory_are_made_anew(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(tiny_model, LAST)
-    size = 4 * 32 * sum(len(tokens) for tokens, _ in bench.plain.encode(RECORDS).examples)
+    size = 4 * 32 * sum(len(one.tokens) for one in bench.plain.encode(RECORDS).examples)
     sums = []
     for limit, kept in ((size, True), (size - 1, False)):
         monkeypatch.setattr(loader, "_STATES_BYTES", limit)

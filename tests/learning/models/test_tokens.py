@@ -89,7 +89,7 @@ def test_a_text_of_which_nothing_is_left_is_one_token(path: Path) -> None:
     document["model"]["unk_token"] = "the"
     (path / "tokenizer.json").write_text(json.dumps(document))
     data = task(path).encode(labelled(("Ä Ö", "apple"), np.array([0, 1])))
-    assert [tokens for tokens, _ in data.examples] == [(0,), (7,)]
+    assert [one.tokens for one in data.examples] == [(0,), (7,)]
 
 
 def test_added_words_beyond_the_embedding_are_refused(path: Path) -> None:
