@@ -1,7 +1,8 @@
 """From records to what a model takes: tokens, states of frozen layers, and batches that share a pass."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from hortus.learning.data.kept import keep
 from hortus.learning.data.records import Records
 from hortus.learning.methods.base import Method
 from hortus.learning.models.base import Base
@@ -20,6 +22,7 @@ from hortus.learning.passes.workers import passes_at_once, side_by_side
 from hortus.learning.tasks.base import IGNORED, Example, Task
 from hortus.runtime.metric import Metrics
 
+_ENCODED_AT_ONCE = 1024  # records; a tokenizer remembers far more of each than its tokens
 _STATES_BYTES = 2**31  # of frozen layers' output kept in memory; what is beyond is computed again
 
 
@@ -54,13 +57,14 @@ class Encoded:
     """A dataset as tokens, and as what the frozen layers make of them where that is kept.
 
     Attributes:
-        examples: Token ids and target of each record; a long one may have several in a row.
+        examples: Token ids and target of each record; a long one may have several in a row. Many lie on
+            disk: see `keep`.
         units: int64 (n,), number of each example's privacy unit, from 0.
         states: For each example what enters the first trained layer, (tokens, hidden).
         embeddings: What the head is given where nothing else is trained, float32 (n, hidden).
     """
 
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     units: NDArray[np.int64]
     states: tuple[torch.Tensor, ...] | None = None
     embeddings: torch.Tensor | None = None
@@ -112,9 +116,22 @@ class Loader:
 
     def encode(self, records: Records) -> Encoded:
         """Tokenises records, and runs them through the frozen layers."""
-        examples = tuple(self.task.encode(self._tokenizer, records.values))
-        owners = np.cumsum([not example.continues for example in examples], dtype=np.int64) - 1
+        values = records.values
+        parts = (values[i : i + _ENCODED_AT_ONCE] for i in range(0, len(values), _ENCODED_AT_ONCE))
+        begins: list[bool] = []
+        examples = keep(self._noting(begins, chain.from_iterable(map(self._encode, parts))))
+        owners = np.cumsum(begins, dtype=np.int64) - 1
         return self.ahead(Encoded(examples, records.unit_index()[owners]))
+
+    def _encode(self, values: Sequence[Any]) -> list[Example]:
+        return self.task.encode(self._tokenizer, values)
+
+    @staticmethod
+    def _noting(begins: list[bool], examples: Iterable[Example]) -> Iterator[Example]:
+        """Notes of each example whether a record begins with it."""
+        for example in examples:
+            begins.append(not example.continues)
+            yield example
 
     def made_up(self, lengths: list[int], seed: int) -> Encoded:
         """Returns texts of random tokens and targets, a unit each, not run ahead; for checks.

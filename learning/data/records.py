@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hortus.learning.data.kept import keep
 from hortus.learning.data.rows import read_rows
 from hortus.learning.data.values import as_id
 from hortus.runtime.errors import UsageError
@@ -35,12 +36,12 @@ class Records:
     """What a task has read.
 
     Attributes:
-        values: What the task makes of each row; it alone looks into one.
+        values: What the task makes of each row; it alone looks into one. Many lie on disk: see `keep`.
         rows: SHA-256 of each record's whole row in its file, all columns; empty without a file.
         units: Id of the privacy unit that each record belongs to; empty where each is one itself.
     """
 
-    values: tuple[Any, ...]
+    values: Sequence[Any]
     rows: tuple[bytes, ...] = ()
     units: tuple[str, ...] = ()
 
@@ -54,7 +55,7 @@ class Records:
 
     def take(self, indices: NDArray[np.int64]) -> "Records":
         """Returns some of the records."""
-        values = tuple(self.values[i] for i in indices)
+        values = keep(self.values[i] for i in indices)
         rows = tuple(self.rows[i] for i in indices) if self.rows else ()
         units = tuple(self.units[i] for i in indices) if self.units else ()
         return Records(values, rows, units)
@@ -81,16 +82,21 @@ def read_records(path: Path, task: Reads, unit_column: str | None = None) -> Rec
             ids of units are never quoted.
     """
     needed = (*task.columns, *([unit_column] if unit_column else []))
-    values, rows, units = [], [], []
-    for place, row in read_rows(path, needed):
-        where = f"{path}, {place}"
-        values.append(task.read(row, where))
-        rows.append(hashlib.sha256(_canonical(row)).digest())
-        if unit_column:
-            units.append(as_id(row[unit_column], f"{where}, column {unit_column!r}"))
+    rows: list[bytes] = []
+    units: list[str] = []
+
+    def read() -> Iterator[Any]:
+        for place, row in read_rows(path, needed):
+            where = f"{path}, {place}"
+            rows.append(hashlib.sha256(_canonical(row)).digest())
+            if unit_column:
+                units.append(as_id(row[unit_column], f"{where}, column {unit_column!r}"))
+            yield task.read(row, where)
+
+    values = keep(read())
     if not values:
         raise UsageError("there are no records in it", where=str(path))
-    return Records(tuple(values), tuple(rows), tuple(units))
+    return Records(values, tuple(rows), tuple(units))
 
 
 def read_units(path: Path, unit_column: str | None) -> tuple[list[bytes], list[str]]:

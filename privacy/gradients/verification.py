@@ -109,7 +109,9 @@ def _made_up(workbench: Workbench, plan: Agreement) -> Encoded:
 
 
 def _tokens(records: Encoded, unit: int) -> tuple[int, ...]:
-    return tuple(len(records.examples[i].tokens) for i in np.flatnonzero(records.units == unit))
+    return tuple(
+        len(records.examples[i].tokens) for i in np.flatnonzero(records.units == unit).tolist()
+    )
 
 
 def _step(

@@ -259,7 +259,7 @@ class _Stage:
         """Returns the site's data with the canaries that are there."""
         there = self.canaries.take(np.flatnonzero(present))
         return self.workbench.loader.encode(
-            Records(self.rest.values + there.values, (), self.rest.units + there.units)
+            Records((*self.rest.values, *there.values), (), self.rest.units + there.units)
         )
 
     def _gradients(self, start: NDArray[np.float32]) -> NDArray[np.float64]:

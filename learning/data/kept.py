@@ -1,0 +1,85 @@
+"""Sequences that outgrow memory: beyond a size they lie in a file that has no name and ends with the process."""
+
+import os
+import pickle
+import tempfile
+from collections.abc import Iterable, Sequence
+from typing import IO, Any, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hortus.runtime.errors import HortusError
+
+T = TypeVar("T")
+
+_IN_MEMORY = 2**26  # bytes, as written; as objects, several times as many
+_WRITTEN_AT_ONCE = 2**20
+
+
+def keep(items: Iterable[T], in_memory: int = _IN_MEMORY) -> Sequence[T]:
+    """Returns items as a tuple, or, where they are larger, as a sequence that reads each from disk.
+
+    Args:
+        items: Values that `pickle` writes; each is asked for once.
+        in_memory: Bytes, as written, up to which they stay in memory.
+
+    Raises:
+        HortusError: There is no room on the disk.
+    """
+    held: list[T] = []
+    encoded: list[bytes] = []
+    size, source = 0, iter(items)
+    for item in source:
+        held.append(item)
+        encoded.append(pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
+        size += len(encoded[-1])
+        if size > in_memory:
+            held.clear()
+            try:
+                return _written(encoded, source)
+            except OSError as error:
+                raise HortusError(
+                    f"records larger than memory should hold cannot be kept on disk: {error.strerror}",
+                    where=tempfile.gettempdir(),
+                    remedy="Make room there, or name a folder on a larger disk by TMPDIR.",
+                ) from error
+    return tuple(held)
+
+
+class OnDisk(Sequence[T]):
+    """Items in a file; `keep` makes it. Threads may read at once.
+
+    Args:
+        file: It has no name, so that nothing is left of it when the process ends.
+        ends: int64 (n + 1,), where each item begins, and where the last ends.
+    """
+
+    def __init__(self, file: IO[bytes], ends: NDArray[np.int64]) -> None:
+        self._file = file
+        self._ends = ends
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(*index.indices(len(self))))
+        place = range(len(self))[index]
+        start, end = int(self._ends[place]), int(self._ends[place + 1])
+        found: Any = pickle.loads(os.pread(self._file.fileno(), end - start, start))  # noqa: S301 - its own file
+        return found  # type: ignore[no-any-return]
+
+
+def _written(encoded: list[bytes], rest: Iterable[T]) -> OnDisk[T]:
+    """Writes what is encoded already, and the rest; empties the list."""
+    file = tempfile.TemporaryFile(buffering=_WRITTEN_AT_ONCE)  # noqa: SIM115 - it lives as long as what it holds
+    sizes = [0, *map(file.write, encoded)]
+    encoded.clear()
+    sizes.extend(file.write(pickle.dumps(item, pickle.HIGHEST_PROTOCOL)) for item in rest)
+    file.flush()
+    return OnDisk(file, np.cumsum(np.array(sizes, np.int64)))
