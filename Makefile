@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-LAYERS := cli client learning pages parties planning privacy protocol runtime server simulation strategies
-SOURCES := __init__.py api.py $(shell find $(LAYERS) -regex '.*\.\(py\|html\|css\|js\|md\|svg\|yaml\)')
+LAYERS := api cli client learning pages parties planning privacy protocol runtime server simulation strategies
+SOURCES := __init__.py $(shell find $(LAYERS) -regex '.*\.\(py\|html\|css\|js\|md\|svg\|yaml\)')
 # Tests run side by side: threads that wait leave the processor to others.
 export OMP_WAIT_POLICY := PASSIVE
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check

@@ -15,13 +15,13 @@ import math
 import os
 import platform
 import random
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
 from dp_accounting.pld import privacy_loss_distribution as pld
+from provenance import measured_commit
 from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
@@ -174,9 +174,7 @@ def main() -> None:
         print(f"{what:78} {value:10.4g} {unit}", flush=True)
         rows.append((what, f"{value:.4g}", unit))
     if set(options.parts) == set(PARTS):
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
-        ).stdout.strip()
+        commit = measured_commit()
         path = Path(__file__).parent / "results" / "accountants.csv"
         with path.open("w", newline="") as file:
             context = [

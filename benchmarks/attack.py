@@ -9,7 +9,6 @@ measured adds a row to benchmarks/results/attack.csv.
 import csv
 import os
 import platform
-import subprocess
 import sys
 import time
 import warnings
@@ -18,6 +17,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+from provenance import measured_commit
 
 from hortus.planning.plan_file import load_plan
 from hortus.privacy.noise import discrete_gaussian
@@ -60,13 +60,7 @@ def measure(variant: str, trainings: int) -> dict[str, object]:
         seen = attack(Plan(**fields), RUNS, out, Setting(trainings, None, None), tell)
     verdict = judge(seen, 0.95)
     write_page(verdict, out / "attack.html")
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=HERE,
-    ).stdout.strip()
+    commit = measured_commit()
     one, tenth = verdict.detections
     return {
         "variant": variant,

@@ -8,12 +8,13 @@ runs are kept in benchmarks/results/banking77.csv and not repeated.
 
 import csv
 import os
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
+
+from provenance import measured_commit
 
 from hortus.planning.plan_file import load_plan
 from hortus.protocol.plan import Plan
@@ -45,13 +46,7 @@ def measure(noise: str, epsilon: int | None, seed: int) -> dict[str, object]:
         rounds = run.store.rounds
         reached = values(rounds[-1].metrics)
         print({phase: round(spent, 2) for phase, spent in run.timings.items()})
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=HERE,
-    ).stdout.strip()
+    commit = measured_commit()
     return {
         "noise": noise,
         "epsilon": epsilon or "inf",

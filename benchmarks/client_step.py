@@ -10,7 +10,6 @@ benchmarks/results/client_step.csv.
 import csv
 import os
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from engine import Texts, build
+from provenance import measured_commit
 
 from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.engine import PerUnitGradients
@@ -94,10 +94,7 @@ def main() -> None:
         )
     )
     whole = sum(seconds for phase, seconds in medians.items() if phase != "engine")
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(
-        git, capture_output=True, text=True, check=True, cwd=HERE
-    ).stdout.strip()
+    commit = measured_commit()
     with RESULTS.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["phase", "seconds", "share", "parameters", "commit"])

@@ -9,7 +9,6 @@ benchmarks/results/clipping.csv and not repeated.
 
 import csv
 import os
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -20,6 +19,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from provenance import measured_commit
 
 from hortus.learning.data.records import Records
 from hortus.learning.loader import Encoded
@@ -50,10 +50,7 @@ def variant(demo: Plan, rule: str, norm: float, seed: int) -> Plan:
 
 
 def measure(rule: str, norm: float, seed: int) -> dict[str, object]:
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(
-        git, capture_output=True, text=True, check=True, cwd=HERE
-    ).stdout.strip()
+    commit = measured_commit()
     with tempfile.TemporaryDirectory() as folder:
         demo = load_plan(write_demo_folder(Path(folder)))
         plan = variant(demo, rule, norm, seed)

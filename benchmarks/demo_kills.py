@@ -25,6 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from provenance import measured_commit
+
 from hortus.parties.folders import Consortium
 from hortus.privacy.audit.auditor import audit
 from hortus.privacy.audit.evidence import collect
@@ -134,10 +136,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="Of an undisturbed run, if known.")
     parser.add_argument("--backwards", action="store_true", help="Begin with the last run.")
     options = parser.parse_args()
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(
-        git, cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    commit = measured_commit()
     about = (f"{platform.machine()}, {os.cpu_count()} cores", commit)
     missing = [number for number in range(1, options.n + 1) if number not in known()]
     whole = (options.seconds or undisturbed()) if missing else 0.0

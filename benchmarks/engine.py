@@ -36,6 +36,7 @@ from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import (
     GradSampleModuleFastGradientClipping,
 )
 from peft import LoraConfig, get_peft_model
+from provenance import measured_commit
 from torch import nn
 from transformers import AutoModel, BertConfig, GPT2Config, LlamaConfig
 
@@ -296,10 +297,7 @@ def memory_apart(shape: str, name: str) -> float:
 def measure(shape: str, names: list[str]) -> list[dict[str, Any]]:
     times = seconds(shape, names)
     peaks = {name: memory_apart(shape, name) for name in names}
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(
-        git, capture_output=True, text=True, check=True, cwd=HERE
-    ).stdout.strip()
+    commit = measured_commit()
     return [
         {
             "shape": shape,

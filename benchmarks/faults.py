@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from provenance import measured_commit
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "faults.csv"
 HEADER = ["point", "when", "dies", "number", "killed", "same bits", "commit"]
@@ -26,13 +28,7 @@ SAVE_SECONDS = 10.0
 
 def main() -> int:
     """Runs the sweep; returns pytest's exit code."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    commit = measured_commit()
     with tempfile.NamedTemporaryFile("r", suffix=".csv", encoding="utf-8") as found:
         done = [row[:-1] for row in _known() if row[-1] == commit]
         Path(found.name).write_text("".join(",".join(row) + "\n" for row in done), "utf-8")

@@ -32,6 +32,7 @@ from random import Random
 from typing import Any
 
 import atheris
+from provenance import measured_commit
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "fuzz.csv"
@@ -112,7 +113,7 @@ def main() -> None:
     logging.getLogger("hortus.client.agent").setLevel(logging.WARNING)
     logging.getLogger("hortus.client.agent").propagate = False
     warnings.simplefilter("ignore")
-    found, commit = False, _commit()
+    found, commit = False, measured_commit()
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="hortus-fuzz-") as folder:
         chosen = [make for make in PARSERS if _is_chosen(make.__name__, options.names)]
         for number, make in enumerate(chosen):
@@ -221,13 +222,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--crashes", type=Path, default=Path("fuzz-crashes"))
     parser.add_argument("names", nargs="*")
     return parser.parse_args()
-
-
-def _commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from provenance import measured_commit
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "isolation.csv"
 HEADER = ["adapter", "unit", "precision", "cases", "largest difference / C", "machine", "commit"]
@@ -22,8 +24,7 @@ HEADER = ["adapter", "unit", "precision", "cases", "largest difference / C", "ma
 
 def main(cases: str = "2000") -> int:
     """Runs the search; returns pytest's exit code."""
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    commit = measured_commit()
     machine = f"{os.cpu_count()} x {platform.machine()}"
     with tempfile.NamedTemporaryFile("r", suffix=".csv", encoding="utf-8") as found:
         code = subprocess.run(
@@ -36,7 +37,7 @@ def main(cases: str = "2000") -> int:
             | {"HORTUS_ISOLATION_REPORT": found.name, "HORTUS_ISOLATION_CASES": cases},
             check=False,
         ).returncode
-        rows = [[*row, machine, commit.strip()] for row in csv.reader(found)]
+        rows = [[*row, machine, commit] for row in csv.reader(found)]
     with RESULTS.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([HEADER, *rows])
     return code

@@ -29,6 +29,7 @@ from itertools import chain
 from pathlib import Path
 
 from dp_accounting.pld import privacy_loss_distribution as pld
+from provenance import measured_commit
 
 from hortus.parties.folders import ServerConfig
 from hortus.parties.founding import create_consortium
@@ -293,9 +294,7 @@ def main() -> None:
             print(f"{what:64} {value:10.4g} {unit}", flush=True)
             rows.append((what, f"{value:.4g}", unit))
     if set(options.parts) == set(PARTS):
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
-        ).stdout.strip()
+        commit = measured_commit()
         path = Path(__file__).parent / "results" / "ledger.csv"
         with path.open("w", newline="") as file:
             context = [

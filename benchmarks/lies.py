@@ -9,13 +9,14 @@ import csv
 import multiprocessing
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+
+from provenance import measured_commit
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -54,10 +55,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=60.0, help="starts no batch after these")
     options = parser.parse_args()
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(
-        git, cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout.strip()
+    commit = measured_commit()
     right: Counter[str] = Counter()
     wrong: list[Verdict] = []
     start = time.monotonic()

@@ -10,7 +10,6 @@ gradients, norms and clipping cost nothing. Results go to benchmarks/results/pro
 
 import csv
 import statistics
-import subprocess
 import sys
 import time
 import warnings
@@ -22,6 +21,7 @@ from unittest.mock import patch
 
 import torch
 from engine import STEPS, Texts, build
+from provenance import measured_commit
 from torch import nn
 
 HERE = Path(__file__).parent
@@ -100,10 +100,7 @@ def rows(shape: str, commit: str) -> list[dict[str, object]]:
 def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="Full backward hook")
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(
-        git, capture_output=True, text=True, check=True, cwd=HERE
-    ).stdout.strip()
+    commit = measured_commit()
     known: list[dict[str, object]] = []
     if RESULTS.exists():
         with RESULTS.open(encoding="utf-8", newline="") as file:

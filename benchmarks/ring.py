@@ -11,13 +11,13 @@ import csv
 import math
 import secrets
 import statistics
-import subprocess
 import time
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import yaml
+from provenance import measured_commit
 
 from hortus.planning.plan_file import make_plan
 from hortus.privacy.accounting.accountant import calibrate_noise_multiplier, epsilon
@@ -133,10 +133,7 @@ def row(plan: Agreement, bits: int, commit: str) -> dict[str, object]:
 
 
 def main() -> None:
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(
-        git, capture_output=True, text=True, check=True, cwd=HERE
-    ).stdout.strip()
+    commit = measured_commit()
     plan = demo()
     with RESULTS.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")

@@ -6,13 +6,13 @@ interleaved repetitions, so that ratios hold on a busy machine too.
 
 import csv
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from provenance import measured_commit
 
 from hortus.privacy.noise.discrete_gaussian import DiscreteGaussian
 from hortus.privacy.noise.exact_sampler import sample
@@ -42,9 +42,7 @@ def main() -> None:
             draw()
             seconds[name].append(time.process_time() - start)
     rates = {name: SIZE / statistics.median(times) / 1e6 for name, times in seconds.items()}
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
-    ).stdout.strip()
+    commit = measured_commit()
     with (Path(__file__).parent / "results" / "samplers.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["sampler", "million samples / s / core", "over numpy", "commit"])

@@ -14,7 +14,6 @@ import platform
 import secrets
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -33,6 +32,7 @@ from unittest.mock import patch
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from provenance import measured_commit
 from secaggplus import FlowerRound
 
 from hortus.client.channel import GrpcChannel, dialling
@@ -579,9 +579,7 @@ def kept_results() -> Iterator[dict[str, dict[str, Any]]]:
 
 def record(command: str, measured: Iterator[Row]) -> None:
     """Prints rows as they come, and puts them into the results in place of older ones."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    commit = measured_commit()
     machine = f"{os.cpu_count()} cores, {platform.machine()}"
     with kept_results() as rows:
         for row in measured:

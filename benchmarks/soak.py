@@ -18,7 +18,6 @@ import gc
 import os
 import platform
 import random
-import subprocess
 import sys
 import threading
 import time
@@ -34,6 +33,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from provenance import measured_commit
 from scipy import stats
 
 ROOT = Path(__file__).parents[1]
@@ -187,7 +187,7 @@ def soak(
 ) -> list[list[Any]]:
     """Runs the plan beside the churn; writes the rows as they come, and returns them."""
     rows: list[list[Any]] = []
-    started, commit = time.monotonic(), _commit()
+    started, commit = time.monotonic(), measured_commit()
 
     def sampled() -> None:
         gc.collect()
@@ -207,25 +207,14 @@ def soak(
             stack.callback(site.stop)
         grid = RelayGrid({site: relay(Path(sockets) / site / "agent.sock") for site in SITES})
         stack.callback(grid.close)
-        roster = Roster.load(consortium.server.roster)
-        federation = RoundLoop(
-            grid=grid,
-            identity=Identity.load(consortium.server.identity, SERVER),
-            roster=lambda: roster,
-            contract=contract,
-            store=RunStore(out, contract),
-            hub=hub,
-            evaluator=Evaluator(WarmModel(contract, Path(contract.model)), None),
-            attendance=AttendanceBook(out, roster.sites, time.time, grid.names),
-            on_round=lambda _: None,
-        )
+        federation = round_loop(contract, consortium, out, hub, grid)
         over = threading.Event()
         churn = threading.Thread(target=let_churn, args=(sites, watch, over))
         with watching(watch, sampled):
             churn.start()
             try:
                 while federation.store.next_round < contract.training.rounds:
-                    with suppress(CohortTooSmall):  # the same command goes on
+                    with suppress(CohortTooSmall):  # the same command resumes
                         federation.run()
             finally:
                 over.set()
@@ -233,6 +222,23 @@ def soak(
         assert watch.sums >= sums
         sampled()
     return rows
+
+
+def round_loop(
+    contract: Contract, consortium: Consortium, out: Path, hub: Hub, grid: RelayGrid
+) -> RoundLoop:
+    roster = Roster.load(consortium.server.roster)
+    return RoundLoop(
+        grid=grid,
+        identity=Identity.load(consortium.server.identity, SERVER),
+        roster=lambda: roster,
+        contract=contract,
+        store=RunStore(out, contract),
+        hub=hub,
+        evaluator=Evaluator(WarmModel(contract, Path(contract.model)), None),
+        attendance=AttendanceBook(out, roster.sites, time.time, grid.names),
+        on_round=lambda _: None,
+    )
 
 
 @contextmanager
@@ -361,13 +367,6 @@ def report(rows: list[list[Any]], watch: Watch) -> None:
             f"{name}: {1000 * line.slope:+,.0f} ± {1000 * off:,.0f} per 1,000 sums (95 %), "
             f"from {values.min():,.0f} to {values.max():,.0f}"
         )
-
-
-def _commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ benchmarks/results/timing.csv.
 
 import csv
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from provenance import measured_commit
 
 from hortus.client.agent import SiteAgent
 from hortus.client.channel import dialling
@@ -268,8 +268,7 @@ def _measured_before() -> dict[tuple[str, ...], list[str]]:
 def main() -> None:
     """Attacks a site that answers when it can, one with the default grid, one whose plan names a pace."""
     torch.set_num_threads(1)
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    commit = measured_commit()
     rows, names = _measured_before(), [grid for grid, *_ in GRIDS]
     asked = sys.argv[1:] or names
     if unknown := set(asked).difference(names):

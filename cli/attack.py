@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from hortus.cli.display import percent, terminal
@@ -12,27 +13,35 @@ from hortus.cli.settings import Settings, read_plan
 from hortus.runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from hortus.simulation.attack.verdict import Verdict
+
+
+_Site = Annotated[
+    str | None, typer.Option(help="Site at which to plant canaries. Default: the first site.")
+]
+_Trainings = Annotated[
+    int, typer.Option(min=3, help="Number of trainings; each uses all the others as shadow models.")
+]
+_Canaries = Annotated[
+    int | None,
+    typer.Option(help="Number of canaries. Default: half of the site's records, at most 200."),
+]
+_Confidence = Annotated[float, typer.Option(help="Confidence of the lower bound on ε.")]
+_Out = Annotated[
+    Path | None, typer.Option(help="Output folder. Default: runs/NAME-attack beside the plan.")
+]
 
 
 def attack(
     plan: SimulatedPlan,
     settings: Settings = None,
-    site: Annotated[
-        str | None, typer.Option(help="Site at which to plant canaries. Default: the first site.")
-    ] = None,
-    trainings: Annotated[
-        int,
-        typer.Option(min=3, help="Number of trainings; each uses all the others as shadow models."),
-    ] = 9,
-    canaries: Annotated[
-        int | None,
-        typer.Option(help="Number of canaries. Default: half of the site's records, at most 200."),
-    ] = None,
-    confidence: Annotated[float, typer.Option(help="Confidence of the lower bound on ε.")] = 0.95,
-    out: Annotated[
-        Path | None, typer.Option(help="Output folder. Default: runs/NAME-attack beside the plan.")
-    ] = None,
+    site: _Site = None,
+    trainings: _Trainings = 9,
+    canaries: _Canaries = None,
+    confidence: _Confidence = 0.95,
+    out: _Out = None,
 ) -> None:
     """Attack a plan's own pipeline in simulation, and compare what leaks with what the plan claims.
 
@@ -44,27 +53,13 @@ def attack(
         raise UsageError(f"{confidence:g} is not between 0 and 1", where="--confidence")
     loaded = read_plan(plan, settings, needs=("simulation",))
 
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
     from hortus.simulation.attack.pipeline import Setting
     from hortus.simulation.attack.pipeline import attack as run_attack
     from hortus.simulation.attack.verdict import judge, write_page
 
     console = terminal()
     folder = out or plan.parent / "runs" / f"{loaded.name}-attack"
-    with Progress(
-        TextColumn("training with canaries", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    ) as progress:
+    with _progress(console) as progress:
         task = progress.add_task("steps", total=None)
         seen = run_attack(
             loaded,
@@ -82,6 +77,24 @@ def attack(
     console.print(verdict.sentence, style="bold red" if verdict.exposed else "bold")
     if verdict.exposed:
         raise typer.Exit(1)
+
+
+def _progress(console: Console) -> "Progress":
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("training with canaries", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
 
 
 def _table(verdict: "Verdict") -> Table:

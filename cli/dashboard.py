@@ -40,11 +40,7 @@ def dashboard(
     from hortus.pages.live import serve_page
     from hortus.runtime.proxies import is_this_machine
 
-    if (certificate is None) != (key is None):
-        raise UsageError("--certificate and --key belong together")
-    for file in (certificate, key):
-        if file is not None and not file.is_file():
-            raise UsageError("there is no such file", where=str(file))
+    _check_tls(certificate, key)
     is_site = SiteFiles(directory).config.exists()
     if is_site and not is_this_machine(host):
         raise UsageError(
@@ -65,6 +61,14 @@ def dashboard(
         )
     except KeyboardInterrupt:
         console.print("stopped")
+
+
+def _check_tls(certificate: Path | None, key: Path | None) -> None:
+    if (certificate is None) != (key is None):
+        raise UsageError("--certificate and --key belong together")
+    for file in (certificate, key):
+        if file is not None and not file.is_file():
+            raise UsageError("there is no such file", where=str(file))
 
 
 def _source(directory: Path, *, is_site: bool) -> "Source":

@@ -90,35 +90,38 @@ def server_(
     console.print(f"Next, with the sites' cards: hortus roster add {files.directory} CARD…")
 
 
+_Sites = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=DATA for each site. Default: three sites with made-up data."),
+]
+_Text = Annotated[str | None, typer.Option(help="Column of the text, if the files leave it open.")]
+_Label = Annotated[
+    str | None, typer.Option(help="Column of the label, if the files leave it open.")
+]
+_Test = Annotated[
+    Path | None, typer.Option(help="Public records that the server tests the model on.")
+]
+_Model = Annotated[
+    str | None,
+    typer.Option(help="Folder of the base model. Default: the demo's model, a small encoder."),
+]
+_Aggregation = Annotated[str, typer.Option(help="Host and port of the aggregation service.")]
+_SuperLink = Annotated[str, typer.Option(help="Host and port of Flower's SuperLink.")]
+
+
 @init.command()
 def trial(
     directory: Annotated[Path, typer.Argument(help="A new folder.")],
-    site: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=DATA for each site. Default: three sites with made-up data."),
-    ] = None,
+    site: _Sites = None,
     epsilon: Epsilon = 8.0,
     delta: Delta = 1e-5,
     unit: Unit = RECORD,
-    text: Annotated[
-        str | None, typer.Option(help="Column of the text, if the files leave it open.")
-    ] = None,
-    label: Annotated[
-        str | None, typer.Option(help="Column of the label, if the files leave it open.")
-    ] = None,
-    test: Annotated[
-        Path | None, typer.Option(help="Public records that the server tests the model on.")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Folder of the base model. Default: the demo's model, a small encoder."),
-    ] = None,
-    aggregation: Annotated[
-        str, typer.Option(help="Host and port of the aggregation service.")
-    ] = "127.0.0.1:9443",
-    superlink: Annotated[
-        str, typer.Option(help="Host and port of Flower's SuperLink.")
-    ] = "127.0.0.1:9092",
+    text: _Text = None,
+    label: _Label = None,
+    test: _Test = None,
+    model: _Model = None,
+    aggregation: _Aggregation = "127.0.0.1:9443",
+    superlink: _SuperLink = "127.0.0.1:9092",
 ) -> None:
     """Create a whole consortium on one machine, with a plan, for a trial.
 

@@ -34,31 +34,34 @@ SiteFolder = Annotated[
 ]
 
 
+_Epsilon = Annotated[float | None, typer.Option(help="A site's budget ε to compare with.")]
+_Delta = Annotated[float | None, typer.Option(help="δ of that budget.")]
+_Sites = Annotated[
+    int | None,
+    typer.Option(min=2, help="Number of sites in a sum. Default: all sites that the plan names."),
+]
+_Plot = Annotated[
+    Path | None, typer.Option(help="Draw ε against rounds in a .svg, .png or .html file.")
+]
+_Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Send a step of made-up records through two gradient engines and compare them.",
+    ),
+]
+
+
 @plan.command()
 def budget(
     plan_file: PlanFile,
     settings: Settings = None,
-    epsilon: Annotated[
-        float | None, typer.Option(help="A site's budget ε to compare with.")
-    ] = None,
-    delta: Annotated[float | None, typer.Option(help="δ of that budget.")] = None,
+    epsilon: _Epsilon = None,
+    delta: _Delta = None,
     site: SiteFolder = None,
-    sites: Annotated[
-        int | None,
-        typer.Option(
-            min=2, help="Number of sites in a sum. Default: all sites that the plan names."
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw ε against rounds in a .svg, .png or .html file.")
-    ] = None,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify",
-            help="Send a step of made-up records through two gradient engines and compare them.",
-        ),
-    ] = False,
+    sites: _Sites = None,
+    plot: _Plot = None,
+    verify: _Verify = False,
 ) -> None:
     """Print what a plan costs each site, before anything runs.
 
@@ -68,7 +71,6 @@ def budget(
     loaded = read_plan(plan_file, settings, site=site)
     _check_options(epsilon, delta, site)
 
-    from hortus.privacy.accounting.forecast import shown_rounds
     from hortus.simulation.prospect import (
         doubts_about,
         prospect,
@@ -95,6 +97,14 @@ def budget(
         console.print("No noise: ε is infinite from the first round on.", style="red")
         return
     console.print(_accountants_table(what.cost, forecasts))
+    _show_curves(what, budgets, plot)
+
+
+def _show_curves(what: "Prospect", budgets: "Sequence[SiteBudget]", plot: Path | None) -> None:
+    """Prints ε round by round, as bars; also plots it if asked to."""
+    from hortus.privacy.accounting.forecast import shown_rounds
+
+    console = terminal()
     with console.status("following ε…"):
         rounds = shown_rounds(what.cost.rounds)
         curves = [what.cost.curve(one, rounds) for one in budgets]

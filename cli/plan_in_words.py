@@ -34,27 +34,11 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
         UsageError: The site's folder cannot be used.
         HortusError: Its ledger was altered.
     """
-    # The plan's words come from another party: they are shown as they are and cannot pass for ours.
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hortus.cli", "."),
-        autoescape=False,  # noqa: S701 - Markdown, and every word of the plan goes through `_code`
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "code": _code,
-        "plain": printable,
-        "up": _up,
-        "percent": _percent,
-        "bound": _bound,
-        "odds": _odds,
-        "factor": _factor,
-    }
     delta = what.contract.privacy.delta
     history = {what.cost.event: what.cost.releases} if what.cost.event else {}
     budgets = site_budgets(what, None, None, site) if site else []
     here = min(map(what.cost.forecast, budgets), key=lambda one: one.rounds, default=None)
-    text = environment.get_template("plan_in_words.md").render(
+    text = _template().render(
         contract=what.contract,
         task=TASKS.parse(what.contract.task),
         method=METHODS.parse(what.contract.adapter),
@@ -79,6 +63,26 @@ def explain(what: "Prospect", plan_file: Path, site: Path | None) -> str:
         plan_file=printable(shlex.quote(str(plan_file))),
     )
     return text.lstrip()
+
+
+def _template() -> jinja2.Template:
+    # The plan's words come from another party: they are shown as they are and cannot pass for ours.
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hortus.cli", "."),
+        autoescape=False,  # noqa: S701 - Markdown, and every word of the plan goes through `_code`
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "code": _code,
+        "plain": printable,
+        "up": _up,
+        "percent": _percent,
+        "bound": _bound,
+        "odds": _odds,
+        "factor": _factor,
+    }
+    return environment.get_template("plan_in_words.md")
 
 
 def _most_honest(what: "Prospect", site: Path | None) -> int:

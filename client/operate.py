@@ -49,11 +49,7 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
     """
     with sole(SiteFiles(directory)), Site(directory, clock=time.time) as site:
         allow_plug_ins(site.policy.plug_ins)
-        waiting = "%s is waiting for the server at %s; Ctrl-C stops it"
-        logger.info(waiting, site.name, site.server.superlink)
-        started = datetime.now(UTC)
-        warn_of_expiry(site.files, started, logger)
-        expiry = DailyWarning(site.files, logger, started)
+        expiry = _announce(site)
         warm = WarmWorkbench(site)
         config = site.config
         superlink = config.superlink or site.server.superlink
@@ -63,9 +59,7 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
         relay = _Relay(ConnectionBook(site.files, superlink, time.time), site.files)
         connect = counting(partial(dialling, aggregation, site.files.tls), counts)
         agent = SiteAgent(site, warm, connect, counts.stopwatch, MachineClock())
-        registry = CollectorRegistry()
-        registry.register(SiteCollector(counts, lambda: site.ledger.head()[0], relay.is_up))
-        registry.register(CertificateCollector(site.files))
+        registry = _registry(site, counts, relay)
 
         def stopped() -> bool:
             heartbeat.beat()
@@ -78,22 +72,36 @@ def run_site(directory: Path, stop: Callable[[], bool]) -> None:
             listening(agent, directory / "run", user) as socket,
         ):
             node_config = {"site": site.name, "agent-socket": str(socket)}
+            start = partial(start_supernode, site.files, superlink, node_config, user)
             while not stopped():
                 if not relay.may_connect():
                     time.sleep(_POLL_SECONDS)
                     continue
                 # A SuperNode gives up when the SuperLink does not know it yet.
-                with start_supernode(site.files, superlink, node_config, user) as relay.process:
-                    while relay.is_up() and not stopped():
-                        time.sleep(_POLL_SECONDS)
-                        relay.process.keep_log_small()
-                        relay.look()
+                with start() as relay.process:
+                    relay.watch(stopped)
                     if stop():
                         agent.stop(_GRACE_SECONDS)
                     else:
                         relay.explain_end()
                 _pause(_RETRY_SECONDS, stopped)
             agent.stop(_GRACE_SECONDS)  # a session continues when its relay has died
+
+
+def _announce(site: Site) -> DailyWarning:
+    """Says that a site waits for its server, and when its certificates end."""
+    waiting = "%s is waiting for the server at %s; Ctrl-C stops it"
+    logger.info(waiting, site.name, site.server.superlink)
+    started = datetime.now(UTC)
+    warn_of_expiry(site.files, started, logger)
+    return DailyWarning(site.files, logger, started)
+
+
+def _registry(site: Site, counts: SiteCounts, relay: "_Relay") -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(SiteCollector(counts, lambda: site.ledger.head()[0], relay.is_up))
+    registry.register(CertificateCollector(site.files))
+    return registry
 
 
 class _Relay:
@@ -127,6 +135,13 @@ class _Relay:
             self._connection.note(Link.DOWN, found)
         self._looked = time.monotonic()
         return not found.problem
+
+    def watch(self, stopped: Callable[[], bool]) -> None:
+        """Returns when the SuperNode has ended, or the site is stopped."""
+        while self.process is not None and self.process.is_running and not stopped():
+            time.sleep(_POLL_SECONDS)
+            self.process.keep_log_small()
+            self.look()
 
     def look(self) -> None:
         """Notes what the SuperNode says; of one that says nothing for long, tries the way itself."""

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -77,54 +77,84 @@ def _run_alone(
 ) -> RunStore:
     out = store.directory
     warn_of_expiry(files, datetime.now(UTC), logger)
-    if _is_finished(store, contract, out):
+    if _is_finished(store, contract):
         return store
     config, sites = ServerConfig.load(files.config), Roster.load(files.roster).sites
-    told, heartbeat, registry = store.next_round, Heartbeat(), CollectorRegistry()
+    heartbeat, registry, reporter = Heartbeat(), CollectorRegistry(), Reporter(out, on_stage)
     superlink = SuperLink(out / "flower", files.tls, config.superlink)
     registry.register(RunCollector(out, contract, len(sites), lambda: superlink.is_up))
     registry.register(CertificateCollector(files))
+    serving = _Serving(store, contract, superlink, heartbeat, reporter, on_round)
 
     def unready() -> str | None:
         return None if superlink.is_up else "Flower's SuperLink does not run"
 
-    reporter = Reporter(out, on_stage)
-
     def serve() -> None:
-        nonlocal told
         forget_failure(out)
         reporter.tell(f"lets {len(sites)} sites in: {', '.join(sites)}")
         nodes = superlink.register({site: files.flower_key(site) for site in sites})
         heartbeat.beat()
         reporter.tell(f"starts the run; sites dial {config.dialled(config.superlink)}")
-        run = superlink.submit(
-            "hortus.server.app:app",
-            "hortus.client.flower.relay:app",
-            {
-                "out": str(out.resolve()),
-                "home": str(files.directory.resolve()),
-                "plan": str(plan_path.resolve()),
-                "nodes": json.dumps(nodes),
-            },
-        )
-        running, asked = True, time.monotonic()
-        while running:
-            time.sleep(_POLL_SECONDS)
-            superlink.check()
-            running = not _is_finished(store, contract, out) and read_failure(out) is None
-            if running and time.monotonic() - asked > _ASK_FLOWER_SECONDS:
-                running, asked = superlink.is_running(run), time.monotonic()
-            heartbeat.beat()
-            reporter.look()
-            for record in store.rounds[told:]:
-                on_round(record)
-                told += 1
+        serving.until_over(_submit(superlink, out, files, plan_path, nodes))
 
     with monitoring(config.monitoring, registry, heartbeat.reason, unready):
         reporter.tell("starts Flower's SuperLink")
         _restarting(superlink, serve, lambda: store.next_round)
-    _check_finished(store, contract, out)
+    _check_finished(store, contract)
     return store
+
+
+def _submit(
+    superlink: SuperLink, out: Path, files: ServerFiles, plan_path: Path, nodes: Mapping[int, str]
+) -> str:
+    """Has Flower start the run's ServerApp, and relays at the sites; returns Flower's name of the run."""
+    return superlink.submit(
+        "hortus.server.app:app",
+        "hortus.client.flower.relay:app",
+        {
+            "out": str(out.resolve()),
+            "home": str(files.directory.resolve()),
+            "plan": str(plan_path.resolve()),
+            "nodes": json.dumps(nodes),
+        },
+    )
+
+
+class _Serving:
+    """Watches the ServerApp, which is a program of its own, by what it leaves in the run's folder."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        contract: Contract,
+        superlink: SuperLink,
+        heartbeat: Heartbeat,
+        reporter: Reporter,
+        on_round: Callable[[RoundRecord], None],
+    ) -> None:
+        self._store, self._contract, self._superlink = store, contract, superlink
+        self._heartbeat, self._reporter, self._on_round = heartbeat, reporter, on_round
+        self._told = store.next_round
+
+    def until_over(self, run: str) -> None:
+        """Returns when a run of Flower's has ended.
+
+        Raises:
+            ProgramEnded: The SuperLink has died.
+        """
+        running, asked = True, time.monotonic()
+        while running:
+            time.sleep(_POLL_SECONDS)
+            self._superlink.check()
+            is_failed = read_failure(self._store.directory) is not None
+            running = not is_failed and not _is_finished(self._store, self._contract)
+            if running and time.monotonic() - asked > _ASK_FLOWER_SECONDS:
+                running, asked = self._superlink.is_running(run), time.monotonic()
+            self._heartbeat.beat()
+            self._reporter.look()
+            for record in self._store.rounds[self._told :]:
+                self._on_round(record)
+                self._told += 1
 
 
 def _restarting(
@@ -143,13 +173,14 @@ def _restarting(
             logger.warning("%s and is started again; its log: %s", error.problem, error.remedy)
 
 
-def _is_finished(store: RunStore, contract: Contract, out: Path) -> bool:
-    return store.is_over and is_complete(out, contract.training.rounds)
+def _is_finished(store: RunStore, contract: Contract) -> bool:
+    return store.is_over and is_complete(store.directory, contract.training.rounds)
 
 
-def _check_finished(store: RunStore, contract: Contract, out: Path) -> None:
-    if _is_finished(store, contract, out):
+def _check_finished(store: RunStore, contract: Contract) -> None:
+    if _is_finished(store, contract):
         return
+    out = store.directory
     if (failure := read_failure(out)) is not None:
         raise failure
     failure = HortusError(

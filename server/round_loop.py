@@ -9,7 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -44,6 +44,23 @@ _FAREWELL_SECONDS = 30.0
 _POLL_SECONDS = 0.05
 _ASK_AGAIN_SECONDS = 3.0  # what it takes Flower to start a relay
 logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What sites have answered.
+
+    Attributes:
+        refusals: Why a site would not take part, by its name.
+        willing: The sites that would.
+        answered: Nodes that have decided.
+        undecided: Seconds after which to ask a node again.
+    """
+
+    refusals: dict[str, str]
+    willing: set[str] = field(default_factory=set)
+    answered: set[int] = field(default_factory=set)
+    undecided: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,57 +231,55 @@ class RoundLoop:
         few sites would take part without it, it is asked again, until the deadline. A site that has not
         decided is waited for in any case: nobody can join a session later.
         """
-        cohort = self.contract.cohort
-        deadline = time.monotonic() + cohort.join_deadline
-        willing: set[str] = set()
-        refusals, answered = dict(absent), set[int]()
+        minimum = self.contract.cohort.minimum
+        deadline = time.monotonic() + self.contract.cohort.join_deadline
+        heard = _Heard(dict(absent))
         self.attendance.ask()
         while True:
             nodes = set(self.grid.get_node_ids())
-            undecided: dict[int, int] = {}
-            for node, answer in self._ask(nodes - answered, deadline - time.monotonic()):
-                refusal = in_one_line(answer.refusal)
-                if answer.again:
-                    undecided[node] = answer.again
-                    refusals[answer.site] = refusal
-                    self.attendance.hear(answer.site, Said.LATER, refusal)
-                    continue
-                answered.add(node)
-                self.attendance.hear(answer.site, Said.NO if refusal else Said.YES, refusal)
-                if refusal:
-                    refusals[answer.site] = refusal
-                    self.store.note_departure(Departure(number, answer.site, refusal))
-                elif answer.site not in absent:
-                    refusals.pop(answer.site, None)
-                    willing.add(answer.site)
-            silent = nodes - answered - set(undecided)
+            heard.undecided = {}
+            for node, answer in self._ask(nodes - heard.answered, deadline - time.monotonic()):
+                self._hear(number, node, answer, heard, absent)
+            silent = nodes - heard.answered - heard.undecided.keys()
             self.attendance.miss(silent)
-            pause = min(
-                [*undecided.values(), *([_ASK_AGAIN_SECONDS] if silent else [])], default=0.0
-            )
+            pauses = [*heard.undecided.values(), *([_ASK_AGAIN_SECONDS] if silent else [])]
+            pause = min(pauses, default=0.0)
             is_late = time.monotonic() > deadline - pause
-            if len(willing) >= cohort.minimum and (is_late or not undecided):
-                return tuple(sorted(willing))
-            is_hopeless = not silent and not undecided and len(nodes) >= cohort.minimum
-            if is_hopeless or is_late:
-                break
+            if len(heard.willing) >= minimum and (is_late or not heard.undecided):
+                return tuple(sorted(heard.willing))
+            is_slow = bool(silent or heard.undecided) or len(nodes) < minimum
+            if is_late or not is_slow:
+                raise self._too_few(number, len(nodes), heard, is_slow=is_slow)
             time.sleep(pause)
-        is_slow = bool(silent or undecided) or len(nodes) < cohort.minimum
-        raise CohortTooSmall(
-            f"{len(willing)} of {len(nodes)} connected sites would take part, the plan needs "
-            f"{cohort.minimum}. " + self._missing(willing, refusals),
+
+    def _hear(
+        self, number: int, node: int, answer: Answer, heard: _Heard, absent: Mapping[str, str]
+    ) -> None:
+        """Notes one valid answer; a site that spoilt the last session is not asked to join this one."""
+        site, refusal = answer.site, in_one_line(answer.refusal)
+        if answer.again:
+            heard.undecided[node] = answer.again
+            heard.refusals[site] = refusal
+            self.attendance.hear(site, Said.LATER, refusal)
+            return
+        heard.answered.add(node)
+        self.attendance.hear(site, Said.NO if refusal else Said.YES, refusal)
+        if refusal:
+            heard.refusals[site] = refusal
+            self.store.note_departure(Departure(number, site, refusal))
+        elif site not in absent:
+            heard.refusals.pop(site, None)
+            heard.willing.add(site)
+
+    def _too_few(self, number: int, nodes: int, heard: _Heard, *, is_slow: bool) -> CohortTooSmall:
+        minimum = self.contract.cohort.minimum
+        step = PrivateStep.of(self.contract, len(self.evaluator.initial_adapter), minimum)
+        what_to_do = remedies(self.store, step, heard.refusals, self.site_folder, is_slow=is_slow)
+        return CohortTooSmall(
+            f"{len(heard.willing)} of {nodes} connected sites would take part, the plan needs "
+            f"{minimum}. " + self._missing(heard.willing, heard.refusals),
             where=f"round {number + 1}",
-            remedy=" ".join(
-                remedies(
-                    self.store,
-                    PrivateStep.of(
-                        self.contract, len(self.evaluator.initial_adapter), cohort.minimum
-                    ),
-                    refusals,
-                    self.site_folder,
-                    is_slow=is_slow,
-                )
-            ),
+            remedy=" ".join(what_to_do),
         )
 
     def _missing(self, willing: Set[str], refusals: Mapping[str, str]) -> str:

@@ -25,6 +25,7 @@ _CALIBRATED = 2.5e-4  # relative
 _MOST_STEPS = 2**20
 _NO_EPSILON = 1e-12  # stands for ε = 0 where a logarithm is taken
 _WIDEST = 200.0  # the PRV accountant takes long for more
+Excess = Callable[[float], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,27 @@ def calibrate_noise_multiplier(
         UsageError: An argument is out of range, δ covers that a unit is sampled at all, or no
             multiplier up to 10⁷ does.
     """
+    _check_target(target, delta, sampling_rate, steps)
+
+    def excess(log_multiplier: float, bound: Callable[[History, float], float] = bound) -> float:
+        event = GaussianEvent(sampling_rate, math.exp(log_multiplier))
+        return math.log(max(bound({event: steps}, delta), _NO_EPSILON) / target)
+
+    enough = _enough(excess, lambda log_multiplier: excess(log_multiplier, epsilon_rdp))
+    if enough is None:
+        raise UsageError(f"no noise reaches ε = {target:g} in {steps} steps at δ = {delta:g}")
+    bracket = _bracket(excess, enough)
+    if bracket is None:
+        return _LEAST_MULTIPLIER
+    found = math.exp(brentq(excess, *bracket, xtol=_CALIBRATED / 2))
+    digit = 10.0 ** (math.floor(math.log10(found)) - 4)
+    multiples = math.ceil(found / digit)
+    while excess(math.log(multiples * digit)) > 0:
+        multiples += max(1, round(_CALIBRATED * multiples))
+    return float(f"{multiples * digit:.5g}")
+
+
+def _check_target(target: float, delta: float, sampling_rate: float, steps: int) -> None:
     if not 0 < target < math.inf or steps < 1:
         raise UsageError(f"no noise can be chosen for ε = {target:g} and {steps} steps")
     sampled = 1.0 if sampling_rate == 1 else -math.expm1(steps * math.log1p(-sampling_rate))
@@ -129,35 +151,35 @@ def calibrate_noise_multiplier(
             remedy="Choose a δ far below that probability, and below 1 / the number of units.",
         )
 
-    def excess(log_multiplier: float, bound: Callable[[History, float], float] = bound) -> float:
-        event = GaussianEvent(sampling_rate, math.exp(log_multiplier))
-        return math.log(max(bound({event: steps}, delta), _NO_EPSILON) / target)
 
-    smallest, largest = math.log(_LEAST_MULTIPLIER), math.log(_LARGEST_MULTIPLIER)
-    # The Rényi bound is quick to compute and hardly ever below another, so its answer is about enough noise.
-    low, high = smallest, largest
+def _enough(excess: Excess, quick: Excess) -> float | None:
+    """Returns a log-multiplier, not far from the smallest, with no excess; None if there is none up to 10⁷.
+
+    Args:
+        excess: log(ε / target) at a log-multiplier; it falls as that rises.
+        quick: The same of the Rényi bound, quick to compute and hardly ever below another.
+    """
+    largest = math.log(_LARGEST_MULTIPLIER)
+    low, high = math.log(_LEAST_MULTIPLIER), largest
     while high - low > 0.1:
         middle = (low + high) / 2
-        low, high = (low, middle) if excess(middle, epsilon_rdp) <= 0 else (middle, high)
+        low, high = (low, middle) if quick(middle) <= 0 else (middle, high)
     most = excess(high)
     while most > 0 and high < largest:
         high = min(largest, high + max(0.05, most))
         most = excess(high)
-    if most > 0:
-        raise UsageError(f"no noise reaches ε = {target:g} in {steps} steps at δ = {delta:g}")
+    return high if most <= 0 else None
+
+
+def _bracket(excess: Excess, enough: float) -> tuple[float, float] | None:
+    """Returns log-multipliers with and without excess, in this order; None if even the least has none."""
+    smallest, low = math.log(_LEAST_MULTIPLIER), enough
+    high, most = enough, excess(enough)
     # ε falls at least as fast as the multiplier rises.
-    low = high
     while most <= 0 and low > smallest:
         high, low = low, max(smallest, low + min(most, -0.01))
         most = excess(low)
-    if most <= 0:
-        return _LEAST_MULTIPLIER
-    found = math.exp(brentq(excess, low, high, xtol=_CALIBRATED / 2))
-    digit = 10.0 ** (math.floor(math.log10(found)) - 4)
-    multiples = math.ceil(found / digit)
-    while excess(math.log(multiples * digit)) > 0:
-        multiples += max(1, round(_CALIBRATED * multiples))
-    return float(f"{multiples * digit:.5g}")
+    return None if most <= 0 else (low, high)
 
 
 def affordable_steps(

@@ -7,7 +7,7 @@ that shares nothing with the ledger's (`audit_costs`).
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hortus.privacy.audit.chain import (
     Chain,
@@ -173,40 +173,14 @@ def audit(evidence: Evidence, roster: Roster, anchor: Head | None = None) -> Aud
     Raises:
         RuntimeError: A defect of the audit: it has not compared every claim of ε.
     """
-    chain, accounts = Chain(evidence.site, roster), Accounts()
-    rules, costs, told = Rules(evidence.contracts, accounts), Costs(accounts), _Told(evidence)
-    consents = Consents(evidence.contracts)
-    findings: list[Finding] = []
-    hashes: dict[int, str] = {}
-    times: dict[int, float] = {}
-    first_misfit, levels = math.inf, 0
-    with checked_signatures(evidence, roster) as signatures:
-        for row, is_signed in zip(evidence.rows, signatures, strict=True):
-            hashes[row[0]] = row[2]
-            entry = chain.read(row)
-            if isinstance(entry, Finding):
-                findings.append(entry)
-                first_misfit = min(first_misfit, entry.entry)
-                continue
-            times[row[0]] = entry.time
-            misfit = chain.check(row[0], entry, is_signed=is_signed)
-            first_misfit = min(first_misfit, misfit.entry if misfit else math.inf)
-            placed, allowed = accounts.check(entry), consents.check(entry)
-            findings += [misfit] if misfit else [*placed, *rules.check(entry)]
-            findings += chain.late(entry)
-            told.add(entry)
-            # After a break an approval may be what is missing, and every ε is of other entries.
-            if math.isinf(first_misfit):
-                findings += allowed
-                if isinstance(entry.body, Charged):
-                    findings += costs.add(entry, entry.body)
-                    levels += len(entry.body.levels)
-    findings += costs.finish()
-    if costs.compared != levels:
-        raise RuntimeError(f"{levels} claims of ε were read and {costs.compared} compared")
-    findings += check_heads(evidence, roster, anchor, hashes, first_misfit)
-    findings += check_times(evidence, roster, times)
-    findings += check_sent(evidence, told.charges)
+    read = _read(evidence, roster)
+    told, times = read.told, read.times
+    findings = [
+        *read.findings,
+        *check_heads(evidence, roster, anchor, read.hashes, read.first_misfit),
+        *check_times(evidence, roster, times),
+        *check_sent(evidence, told.charges),
+    ]
     vouched = [one for one in evidence.countersignatures if vouches(one, roster)]
     if told.charges and not vouched:
         findings.append(_unseen())
@@ -217,7 +191,7 @@ def audit(evidence: Evidence, roster: Roster, anchor: Head | None = None) -> Aud
         key=roster.sites.get(evidence.site, b"").hex(),
         server_key=roster.server.hex(),
         entries=len(evidence.rows),
-        head=chain.head,
+        head=read.chain.head,
         countersigned=last.head.seq if last else 0,
         countersigned_time=last.time if last else 0.0,
         findings=tuple(in_order(findings)),
@@ -226,11 +200,57 @@ def audit(evidence: Evidence, roster: Roster, anchor: Head | None = None) -> Aud
         plans=tuple(told.plans),
         refusals=tuple(told.refusals),
         charges=tuple(told.charges),
-        accounts={charge.dataset: accounts.root(charge.dataset) for charge in told.charges},
+        accounts={charge.dataset: read.accounts.root(charge.dataset) for charge in told.charges},
         names=told.names(),
         period=(seen[0], seen[-1]) if seen else (0.0, 0.0),
         anchored=anchor.seq if anchor else 0,
     )
+
+
+@dataclass(slots=True)
+class _Read:
+    """What was found entry by entry: hashes and times are by number of the entry."""
+
+    chain: Chain
+    accounts: Accounts
+    told: "_Told"
+    findings: list[Finding] = field(default_factory=list)
+    hashes: dict[int, str] = field(default_factory=dict)
+    times: dict[int, float] = field(default_factory=dict)
+    first_misfit: float = math.inf
+
+
+def _read(evidence: Evidence, roster: Roster) -> _Read:
+    """Reads and checks every entry."""
+    chain, accounts = Chain(evidence.site, roster), Accounts()
+    rules, costs = Rules(evidence.contracts, accounts), Costs(accounts)
+    consents, read = Consents(evidence.contracts), _Read(chain, accounts, _Told(evidence))
+    findings, levels = read.findings, 0
+    with checked_signatures(evidence, roster) as signatures:
+        for row, is_signed in zip(evidence.rows, signatures, strict=True):
+            read.hashes[row[0]] = row[2]
+            entry = chain.read(row)
+            if isinstance(entry, Finding):
+                findings.append(entry)
+                read.first_misfit = min(read.first_misfit, entry.entry)
+                continue
+            read.times[row[0]] = entry.time
+            misfit = chain.check(row[0], entry, is_signed=is_signed)
+            read.first_misfit = min(read.first_misfit, misfit.entry if misfit else math.inf)
+            placed, allowed = accounts.check(entry), consents.check(entry)
+            findings += [misfit] if misfit else [*placed, *rules.check(entry)]
+            findings += chain.late(entry)
+            read.told.add(entry)
+            # After a break an approval may be what is missing, and every ε is of other entries.
+            if math.isinf(read.first_misfit):
+                findings += allowed
+                if isinstance(entry.body, Charged):
+                    findings += costs.add(entry, entry.body)
+                    levels += len(entry.body.levels)
+    findings += costs.finish()
+    if costs.compared != levels:
+        raise RuntimeError(f"{levels} claims of ε were read and {costs.compared} compared")
+    return read
 
 
 class _Told:

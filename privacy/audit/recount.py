@@ -10,7 +10,7 @@ are refined until ε stays.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -175,24 +175,7 @@ class _Sums:
         self, bottom: float, size: int, expected: float, *, exact: bool
     ) -> tuple[float, float]:
         """Returns ε, and what share of δ rounding may come to, with 64-bit floats or longer ones."""
-        transforms = [
-            (_transform(*one, size, self.tilt, exact=exact, **way), n)
-            for one, way, n in self.of_one
-        ]
-        # Most of a power is less than any rounding, and need not be computed.
-        some = sum(n * log_size for (_, log_size), n in transforms) > _LEAST_LOG
-        spectrum = np.zeros_like(transforms[0][0][0])
-        spectrum[some] = 1.0
-        for (transform, _), n in transforms:
-            spectrum[some] *= transform[some] ** n
-        first = math.floor(bottom / self.width)
-        mass = np.roll(fft.irfft(spectrum, size), -(first % size)).astype(np.float64)
-        values = self.width * np.arange(first, first + size)
-        total = sum(n for _, _, n in self.of_one)
-        # Σ|e|·w ≤ ‖e‖₂·‖w‖₂: transforms err by some ulps·log₂ N of the norm, n-fold powers by n·ulp.
-        ulp = float(np.finfo(spectrum.dtype).eps)
-        noise = ulp * (2 * total + 4 * math.log2(size)) * math.sqrt(float(mass @ mass))
-        noise /= math.sqrt(-math.expm1(-2 * self.tilt * self.width))
+        values, mass, noise = self._sum(bottom, size, exact=exact)
         breach = sum(n * _discretise(*one, **way).breach for one, way, n in self.of_one)
         left = self.delta * (1 - _SHARE) - breach
         if left <= 0:
@@ -213,18 +196,42 @@ class _Sums:
 
         if not len(values) or excess(0.0) <= 0:
             return 0.0, 0.0
-        last = float(values[-1])
-        if excess(last) > 0:
+        if excess(float(values[-1])) > 0:
             return math.inf, math.inf
+        found = self._root(excess, expected, float(values[-1]))
+        rounding = noise * math.exp(min(700.0, log_moment - self.tilt * found - log_left))
+        return found, rounding
+
+    def _sum(self, bottom: float, size: int, *, exact: bool) -> tuple[Array, Array, float]:
+        """Returns the cells of a window, the tilted law's mass in each, and what rounding may add to a sum of it."""
+        transforms = [
+            (_transform(*one, size, self.tilt, exact=exact, **way), n)
+            for one, way, n in self.of_one
+        ]
+        # Most of a power is less than any rounding, and need not be computed.
+        some = sum(n * log_size for (_, log_size), n in transforms) > _LEAST_LOG
+        spectrum = np.zeros_like(transforms[0][0][0])
+        spectrum[some] = 1.0
+        for (transform, _), n in transforms:
+            spectrum[some] *= transform[some] ** n
+        first = math.floor(bottom / self.width)
+        mass = np.roll(fft.irfft(spectrum, size), -(first % size)).astype(np.float64)
+        values: Array = self.width * np.arange(first, first + size)
+        total = sum(n for _, _, n in self.of_one)
+        # Σ|e|·w ≤ ‖e‖₂·‖w‖₂: transforms err by some ulps·log₂ N of the norm, n-fold powers by n·ulp.
+        ulp = float(np.finfo(spectrum.dtype).eps)
+        noise = ulp * (2 * total + 4 * math.log2(size)) * math.sqrt(float(mass @ mass))
+        return values, mass, noise / math.sqrt(-math.expm1(-2 * self.tilt * self.width))
+
+    def _root(self, excess: Callable[[float], float], expected: float, last: float) -> float:
+        """Returns the ε at which the excess vanishes, rounded up; it lies in (0, last], probably near `expected`."""
         close = max(1e-6 * expected, 1e-6 * self.delta)
         low, high = (0.0, last)
         slack = excess(expected)
         if slack <= 0:
             near = max(0.0, expected + 2 * slack / self.tilt - close)
             low, high = (near if excess(near) > 0 else 0.0), expected
-        found = float(brentq(excess, low, high, xtol=close, rtol=1e-12)) + close
-        rounding = noise * math.exp(min(700.0, log_moment - self.tilt * found - log_left))
-        return found, rounding
+        return float(brentq(excess, low, high, xtol=close, rtol=1e-12)) + close
 
 
 @lru_cache(maxsize=32)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -83,15 +83,7 @@ def open_run(
     inputs = input_digests(plan)
     changes = [] if force else differences(plan, contract, inputs, directory, simulated=simulated)
     if changes and has_begun(directory):
-        lines = [
-            *changes[:_SHOWN],
-            *([f"… and {len(changes) - _SHOWN} more"] * (len(changes) > _SHOWN)),
-        ]
-        raise UsageError(
-            "this folder holds a run of something else:\n" + "\n".join(lines),
-            where=str(directory),
-            remedy="Choose another folder with --out, or start over in this one with --force.",
-        )
+        raise _another(changes, directory)
     if force or changes:
         _clear(directory, plan_path)
     store = RunStore(directory, contract)
@@ -99,6 +91,18 @@ def open_run(
     if not _is_same(directory / _PLAN, plan_path):
         write_atomic(directory / _PLAN, dump_plan(plan))
     return store
+
+
+def _another(changes: Sequence[str], directory: Path) -> UsageError:
+    lines = [
+        *changes[:_SHOWN],
+        *([f"… and {len(changes) - _SHOWN} more"] * (len(changes) > _SHOWN)),
+    ]
+    return UsageError(
+        "this folder holds a run of something else:\n" + "\n".join(lines),
+        where=str(directory),
+        remedy="Choose another folder with --out, or start over in this one with --force.",
+    )
 
 
 def input_digests(plan: Plan) -> dict[str, str]:

@@ -51,18 +51,29 @@ def test_a_run_is_audited_exported_shown_and_compared_with_the_servers_record(
     whole = hortus("audit", run)
     assert whole.exit_code == 0, whole.output
     lines = whole.output.splitlines()
-    assert [
-        line.split(" holds up to entry 5, ")[0] for line in lines if " holds up to " in line
-    ] == [
-        "ash",
-        "birch",
-        "cedar",
-    ]
+    held = [line.split(" holds up to entry 5, ")[0] for line in lines if " holds up to " in line]
+    assert held == ["ash", "birch", "cedar"]
     assert "the server countersigned entry 5" in whole.output
     assert lines[-1] == "HOLDS: ash, birch, cedar (0 errors, 0 warnings)"
+    check_bundle(run, site, tmp_path / "ash.evidence")
+    check_json(json.loads(hortus("audit", run, "--json").stdout))
+    page = tmp_path / "audit.html"
+    assert hortus("audit", run, "--html", page).exit_code == 0
+    check_page(page.read_text())
+    check_rolled_back(run, site, tmp_path / "anchor.json")
+    broken = hortus("audit", run, "--html", page)
+    assert broken.exit_code == 1
+    assert page.read_text().count("DOES NOT HOLD: ash: ") == 2, "first and last"
 
-    # One file for an auditor elsewhere, who trusts a roster of their own; no word of a record in it.
-    bundle = tmp_path / "ash.evidence"
+    # Another site's ledger in its place is signed by another key.
+    shutil.copy(site.parent / "birch" / "ledger.sqlite", site / "ledger.sqlite")
+    exchanged = hortus("audit", site)
+    assert exchanged.exit_code == 1
+    assert "entry 1: its signature is not by the key of ash" in exchanged.output
+
+
+def check_bundle(run: Path, site: Path, bundle: Path) -> None:
+    """One file for an auditor elsewhere, who trusts a roster of their own; no word of a record in it."""
     assert hortus("audit", "export", site, bundle).exit_code == 0
     keys = ("--roster", run / "consortium/server/roster.yaml")
     alone = hortus("audit", bundle, *keys)
@@ -80,7 +91,8 @@ def test_a_run_is_audited_exported_shown_and_compared_with_the_servers_record(
     assert words
     assert not any(word.encode() in stored for word in words)
 
-    told = json.loads(hortus("audit", run, "--json").stdout)
+
+def check_json(told: Any) -> None:
     assert told["holds"] is True
     assert [one["site"] for one in told["sites"]] == ["ash", "birch", "cedar"]
     first = told["sites"][0]
@@ -96,9 +108,8 @@ def test_a_run_is_audited_exported_shown_and_compared_with_the_servers_record(
     for time in (first["last_time"], total["ended"], first["approvals"][0]["time"], told["made"]):
         assert datetime.fromisoformat(time).tzinfo is not None
 
-    page = tmp_path / "audit.html"
-    assert hortus("audit", run, "--html", page).exit_code == 0
-    text = page.read_text()
+
+def check_page(text: str) -> None:
     for expected in (
         "HOLDS: ash",
         "<svg",
@@ -110,8 +121,9 @@ def test_a_run_is_audited_exported_shown_and_compared_with_the_servers_record(
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert "<script" not in text
 
-    # An anchor that is kept elsewhere shows that an older copy is in place.
-    anchor = tmp_path / "anchor.json"
+
+def check_rolled_back(run: Path, site: Path, anchor: Path) -> None:
+    """An anchor that is kept elsewhere shows that an older copy of a ledger is in place."""
     assert hortus("budget", "anchor", site, anchor).exit_code == 0
     assert hortus("audit", site, "--anchor", anchor).exit_code == 0
     with closing(sqlite3.connect(site / "ledger.sqlite")) as raw, raw:
@@ -128,15 +140,6 @@ def test_a_run_is_audited_exported_shown_and_compared_with_the_servers_record(
     omitted = hortus("audit", run)
     assert omitted.exit_code == 1
     assert "ash: the server has its vector of session" in omitted.output
-    broken = hortus("audit", run, "--html", page)
-    assert broken.exit_code == 1
-    assert page.read_text().count("DOES NOT HOLD: ash: ") == 2, "first and last"
-
-    # Another site's ledger in its place is signed by another key.
-    shutil.copy(site.parent / "birch" / "ledger.sqlite", site / "ledger.sqlite")
-    exchanged = hortus("audit", site)
-    assert exchanged.exit_code == 1
-    assert "entry 1: its signature is not by the key of ash" in exchanged.output
 
 
 def test_refusals_are_in_the_table_which_fits_80_columns(write_plan: Any, tmp_path: Path) -> None:

@@ -232,19 +232,7 @@ def test_whatever_the_server_says_a_site_does_what_the_model_does(
     with TemporaryDirectory() as directory:
         ledger = Ledger.open(Path(directory) / "ledger.sqlite", IDENTITIES[OWN], lambda: 1.0)
         server = Script(script, ledger, descriptor)
-        session = Session(
-            identity=IDENTITIES[OWN],
-            roster=ROSTER,
-            descriptor=descriptor,
-            encoding=encoding,
-            trainer=Trainer(),  # type: ignore[arg-type]
-            terms=FixedTerms(ChargeAccount(ledger, "d" * 64, Budget(epsilon=1, delta=1e-5))),
-            ledger=ledger,
-            channel=server,
-            stopwatch=untimed,
-            timetable=Timetable(Pace(1), RehearsalClock()),
-            public=str,
-        )
+        session = make_session(encoding, descriptor, ledger, server)
         followed = legal(script)
         if len(followed) < len(script):
             with pytest.raises(HortusError):
@@ -256,6 +244,29 @@ def test_whatever_the_server_says_a_site_does_what_the_model_does(
             assert session._states.now is ClientState.FINISHED
         assert server._uses() == {when for when, _ in followed}
         ledger.close()
+    check_vectors(server, followed)
+
+
+def make_session(
+    encoding: PrivateStep, descriptor: Descriptor, ledger: Ledger, server: Script
+) -> Session:
+    return Session(
+        identity=IDENTITIES[OWN],
+        roster=ROSTER,
+        descriptor=descriptor,
+        encoding=encoding,
+        trainer=Trainer(),  # type: ignore[arg-type]
+        terms=FixedTerms(ChargeAccount(ledger, "d" * 64, Budget(epsilon=1, delta=1e-5))),
+        ledger=ledger,
+        channel=server,
+        stopwatch=untimed,
+        timetable=Timetable(Pace(1), RehearsalClock()),
+        public=str,
+    )
+
+
+def check_vectors(server: Script, followed: list[tuple[tuple[int, int], str]]) -> None:
+    """What the server holds is what the model says was sent, each vector under masks of its own."""
     assert set(server.words) == {when for when, _ in followed}
     for (step, attempt), upload in followed:
         held = server.words[step, attempt]

@@ -24,13 +24,14 @@ from hortus.parties.folders import Consortium, ServerConfig, SiteConfig
 from hortus.planning.plan_file import load_plan
 from hortus.protocol.policy import Policy
 from hortus.runtime.processes import dying_with_parent
-from hortus.simulation.simulate import simulate
+from hortus.simulation.simulate import SimulatedRun, simulate
 
 pytestmark = [pytest.mark.processes, pytest.mark.minutes, pytest.mark.timeout(900)]
 
 HORTUS = str(Path(sys.executable).with_name("hortus"))
 SITES = ("ash", "birch", "cedar")
 GRACE_SECONDS = 90  # what systemd gives
+ENDED = "ended with exit code -9 and is started again"
 
 
 def start(log: Path, *arguments: str) -> subprocess.Popen[bytes]:
@@ -184,29 +185,25 @@ def unpaid(consortium: Consortium, site: str, run: Path) -> set[tuple[str, int, 
 def test_a_deployed_run_gives_the_simulated_bits_whatever_is_stopped_or_killed(
     write_plan: Any, tmp_path: Path
 ) -> None:
-    rounds, steps = 15, 4
+    rounds = 15
     path = write_plan(
         cohort={"minimum": 3, "max_colluding": 1},
-        training={"rounds": rounds, "steps_per_round": steps},
+        training={"rounds": rounds, "steps_per_round": 4},
         privacy={"epsilon": 60.0},
     )
     simulated = simulate(load_plan(path), path, tmp_path / "simulated", lambda *_: None)
-    consortium = make_consortium(path, tmp_path / "consortium", epsilon=200)
-    server_address, site_address = let_watch(consortium)
-    allow_repeatable_noise(consortium)
-    folders = {site: consortium.site(site).directory for site in SITES}
-    for site in SITES:
-        hortus("approve", str(folders[site]), str(path))
-    home, out, log = consortium.server.directory, tmp_path / "run", tmp_path / "server.log"
-    arguments = ("server", str(path), "--home", str(home), "--out", str(out))
+    consortium, (server_address, site_address) = approved(path, tmp_path / "consortium")
+    ash, birch = (consortium.site(site).directory for site in SITES[:2])
+    out, log = tmp_path / "run", tmp_path / "server.log"
+    home = str(consortium.server.directory)
+    arguments = ("server", str(path), "--home", home, "--out", str(out))
 
     def finished() -> int:
         metrics = out / "metrics.jsonl"
         return metrics.read_text().count("\n") if metrics.exists() else 0
 
     def go_on(server: subprocess.Popen[bytes]) -> None:
-        """Waits for a round that was not under way before."""
-        enough = finished() + 2
+        enough = finished() + 2  # a round that was not under way before
         wait_for(lambda: finished() >= enough, server, log)
 
     with clients(consortium) as started:
@@ -215,35 +212,62 @@ def test_a_deployed_run_gives_the_simulated_bits_whatever_is_stopped_or_killed(
         assert told(server_address, "hortus_server_rounds_total") >= 1
         assert told(site_address, "hortus_site_uploads_total") >= 1
         with held(started["cedar"]):
-            server.send_signal(signal.SIGTERM)
-            assert server.wait(GRACE_SECONDS) == 130
-        assert not running(out), "the server leaves nothing behind"
-        config = yaml.safe_load(consortium.server.config.read_text())
-        assert not any(is_served(address) for address in config.values())
+            stop_server(server, consortium, out)
 
         server = start(log, *arguments)
         go_on(server)
-        kill(folders["birch"], "flower-supernode")
+        kill(birch, "flower-supernode")
         go_on(server)
         assert finished() < rounds - 6, "there must be something left to disturb"
 
-        again = "ended with exit code -9 and is started again"
         with held(started["cedar"]):
             kill(out, "guarded_superlink")
-            wait_for(lambda: again in log.read_text(), server, log)
+            wait_for(lambda: ENDED in log.read_text(), server, log)
         go_on(server)
 
-        kill(folders["ash"], "flower-supernode")
-        started["ash"].send_signal(signal.SIGTERM)
-        assert started["ash"].wait(GRACE_SECONDS) == 0
-        assert not running(folders["ash"]), "a site leaves nothing behind"
+        stop_without_relay(started["ash"], ash)
         assert finished() < rounds
         started["ash"] = start_client(consortium, "ash")
         assert server.wait(300) == 0, log.read_text()
-    for site in SITES:
-        assert not unpaid(consortium, site, out)
-    assert "HOLDS: " in hortus("audit", str(out), *map(str, folders.values()))
+    check_accounts(consortium, out)
     check_what_was_said(consortium, out)
+    check_bits(out, simulated, rounds)
+
+
+def approved(path: Path, folder: Path) -> tuple[Consortium, tuple[str, str]]:
+    """A consortium that adds repeatable noise and has approved a plan, and where it may be watched."""
+    consortium = make_consortium(path, folder, epsilon=200)
+    addresses = let_watch(consortium)
+    allow_repeatable_noise(consortium)
+    for site in SITES:
+        hortus("approve", str(consortium.site(site).directory), str(path))
+    return consortium, addresses
+
+
+def stop_server(server: subprocess.Popen[bytes], consortium: Consortium, out: Path) -> None:
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(GRACE_SECONDS) == 130
+    assert not running(out), "the server leaves nothing behind"
+    config = yaml.safe_load(consortium.server.config.read_text())
+    assert not any(is_served(address) for address in config.values())
+
+
+def stop_without_relay(site: subprocess.Popen[bytes], folder: Path) -> None:
+    kill(folder, "flower-supernode")
+    site.send_signal(signal.SIGTERM)
+    assert site.wait(GRACE_SECONDS) == 0
+    assert not running(folder), "a site leaves nothing behind"
+
+
+def check_accounts(consortium: Consortium, out: Path) -> None:
+    """Every vector was paid for, and an audit says so."""
+    folders = [consortium.site(site).directory for site in SITES]
+    assert not any(unpaid(consortium, site, out) for site in SITES)
+    assert "HOLDS: " in hortus("audit", str(out), *map(str, folders))
+
+
+def check_bits(out: Path, simulated: SimulatedRun, rounds: int) -> None:
+    """What was trained and saved in a folder has the bits of the simulation."""
     deployed = load_file(out / "checkpoints" / f"round-{rounds:05d}.safetensors")["adapter"]
     assert np.isfinite(deployed).all()
     assert deployed.tobytes() == simulated.adapter.tobytes()
