@@ -7,9 +7,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hortus.cli.display import percent, terminal
+from hortus.cli.display import terminal
 from hortus.cli.options import SimulatedPlan
 from hortus.cli.settings import Settings, read_plan
+from hortus.pages.numbers import percent
 from hortus.runtime.errors import UsageError
 
 if TYPE_CHECKING:

@@ -67,7 +67,6 @@ def audit_page(report: AuditReport) -> str:
     environment.filters |= {
         "moment": moment,
         "epsilon": _epsilon,
-        "percent_up": percent_up,
         "backing": departed_backing,
     }
     return environment.get_template("audit.html").render(
@@ -164,8 +163,3 @@ def _plot(audits: Sequence[Audit]) -> Plot:
 
 def _epsilon(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "none"
-
-
-def percent_up(share: float) -> str:
-    """Writes an upper bound on a share, rounded up so that it stays a bound."""
-    return f"{math.ceil(1000 * share) / 10:.1f} %"

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hortus.cli.display import echo_json, terminal
 from hortus.cli.settings import allow_kinds
-from hortus.parties.checks import Check, Verdict
+from hortus.parties.checks import Check, Outcome
 from hortus.parties.folders import ServerFiles, SiteFiles, open_party
 from hortus.planning.plan_file import load_plan
 from hortus.protocol.plan import Plan
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _STYLES = {
-    Verdict.OK: "green",
-    Verdict.WARNING: "yellow",
-    Verdict.PROBLEM: "bold red",
-    Verdict.UNTRIED: "dim",
+    Outcome.OK: "green",
+    Outcome.WARNING: "yellow",
+    Outcome.PROBLEM: "bold red",
+    Outcome.UNTRIED: "dim",
 }
 _FOUND = 1
 
@@ -56,9 +56,9 @@ def check(
             _show(console, line)
     if as_json:
         echo_json([asdict(line) for line in found])
-    problems = sum(line.verdict is Verdict.PROBLEM for line in found)
+    problems = sum(line.verdict is Outcome.PROBLEM for line in found)
     if not as_json:
-        warnings = sum(line.verdict is Verdict.WARNING for line in found)
+        warnings = sum(line.verdict is Outcome.WARNING for line in found)
         console.print(f"{len(found)} checks, {problems} problems, {warnings} warnings")
     if problems:
         raise typer.Exit(_FOUND)

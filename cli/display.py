@@ -218,11 +218,6 @@ def absences_table(absences: Sequence["Absence"]) -> Table:
     return table
 
 
-def percent(value: float | None) -> str:
-    """Writes a share of one."""
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
 def _range(values: Collection[float]) -> str:
     low, high = min(values), max(values)
     return f"{high:.3f}" if high - low < 5e-4 else f"{low:.3f} to {high:.3f}"

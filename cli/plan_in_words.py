@@ -9,6 +9,7 @@ import jinja2
 
 from hortus.learning.methods.kinds import METHODS
 from hortus.learning.tasks.kinds import TASKS
+from hortus.pages.numbers import factor
 from hortus.parties.folders import SiteConfig, SiteFiles
 from hortus.privacy.attacks.detection import true_positive_bound_of
 from hortus.protocol.policy import Policy
@@ -77,10 +78,10 @@ def _template() -> jinja2.Template:
         "code": _code,
         "plain": printable,
         "up": _up,
-        "percent": _percent,
+        "exact_percent": _exact_percent,
         "bound": _bound,
         "odds": _odds,
-        "factor": _factor,
+        "factor": factor,
     }
     return environment.get_template("plan_in_words.md")
 
@@ -102,7 +103,7 @@ def _up(value: float, digits: int) -> str:
     return f"{math.ceil(value / unit - 1e-9) * unit:.{digits}g}"
 
 
-def _percent(share: float) -> str:
+def _exact_percent(share: float) -> str:
     return f"{100 * share:g} %"
 
 
@@ -113,8 +114,3 @@ def _bound(share: float) -> str:
 
 def _odds(probability: float) -> str:
     return f"1 in {1 / probability:,.0f}"
-
-
-def _factor(epsilon: float) -> str:
-    factor = math.exp(min(epsilon, 700))
-    return f"{factor:,.0f}" if 100 < factor < 1e12 else f"{factor:.3g}"

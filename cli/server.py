@@ -33,7 +33,7 @@ def server(
     from hortus.parties.folders import ServerFiles
     from hortus.server.operate import run_server
     from hortus.server.run.absences import absences
-    from hortus.server.web.report import report_run
+    from hortus.server.web.report import report_deployment
 
     console = terminal()
     files = ServerFiles(home or plan.parent / "server")
@@ -48,9 +48,9 @@ def server(
             lambda record: display.add(record, {}),
             display.say,
             force=force,
-            on_stop=lambda: tell_kept(console, folder, lambda: report_run(folder, loaded)),
+            on_stop=lambda: tell_kept(console, folder, lambda: report_deployment(folder, loaded)),
         )
     if away := absences(store.departures, store.rounds):
         console.print(absences_table(away))
     console.print(f"adapter (PEFT)  {folder / 'adapter'}")
-    console.print(f"report          {report_run(folder, loaded)}")
+    console.print(f"report          {report_deployment(folder, loaded)}")

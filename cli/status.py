@@ -81,6 +81,7 @@ def _show_party(console: Console, told: dict[str, Any]) -> None:
 
 
 def _show_site(console: Console, told: dict[str, Any]) -> None:
+    _show_anchor(console, told)
     datasets = Table("dataset", "unit", "ε spent", "limit", "", box=None)
     for line in told["datasets"]:
         said = [f"frozen: {line['frozen']}"] if line["frozen"] else []
@@ -101,6 +102,25 @@ def _show_site(console: Console, told: dict[str, Any]) -> None:
         rounds.add_row(line["run"][:8], str(line["round"]), line["time"], after)
     console.print(rounds)
     console.print(f"ε at δ = {told['delta']:g}")
+
+
+def _show_anchor(console: Console, told: dict[str, Any]) -> None:
+    """Reminds the operator of an anchor, without which an older copy of the ledger may go unnoticed."""
+    anchor = told["anchor"]
+    if anchor is None:
+        if told["entries"]:
+            console.print(
+                "anchor       none: only this folder and the server show how long the ledger is. Keep its head on "
+                "another machine's disk: hortus budget anchor SITE_DIR FILE, then name FILE as `anchor` in site.yaml",
+                style="yellow",
+                soft_wrap=True,
+            )
+    elif anchor["contained"]:
+        said = f"entry {anchor['entry']} of {told['entries']}, in {anchor['file']}"
+        console.print(f"anchor       {said}", soft_wrap=True)
+    else:
+        said = f"the ledger does not contain entry {anchor['entry']} of {anchor['file']}: it is an older copy"
+        console.print(f"anchor       {said}", style="red", soft_wrap=True)
 
 
 def _show_run(console: Console, told: dict[str, Any]) -> None:

@@ -120,7 +120,7 @@ class SiteCollector(Collector):
 
     Args:
         counts: What it has counted.
-        entries: Number of the ledger's last entry.
+        entries: Number of the ledger's last entry; whoever scrapes must not wait for a step to be charged.
         connected: Whether its relay runs.
     """
 

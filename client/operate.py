@@ -26,6 +26,7 @@ from hortus.parties.identity_change import sole
 from hortus.parties.monitoring import CertificateCollector, Heartbeat, monitoring
 from hortus.parties.reach import Reached, greet, knock
 from hortus.privacy.gradients.workbench import Workbench
+from hortus.privacy.ledger.spending import count_entries
 from hortus.protocol.plan import Contract
 from hortus.runtime.processes import ChildProcess
 from hortus.runtime.registry import allow_plug_ins
@@ -99,7 +100,7 @@ def _announce(site: Site) -> DailyWarning:
 
 def _registry(site: Site, counts: SiteCounts, relay: "_Relay") -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(SiteCollector(counts, lambda: site.ledger.head()[0], relay.is_up))
+    registry.register(SiteCollector(counts, partial(count_entries, site.files.ledger), relay.is_up))
     registry.register(CertificateCollector(site.files))
     return registry
 

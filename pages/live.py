@@ -132,7 +132,7 @@ def _problem_part(problem: str) -> str:
     ).format(escape(printable(problem)))
 
 
-def make_app(
+def page_app(
     watcher: Watcher,
     token: str | None,
     names: frozenset[str] = _OWN_NAMES,
@@ -214,7 +214,7 @@ def serve_page(
     token = None if is_open else secrets.token_urlsafe(32)
     names = _OWN_NAMES | {f"[{host}]" if ":" in host else host}
     config = uvicorn.Config(
-        make_app(watcher, token, names, ending=lambda: server.should_exit),
+        page_app(watcher, token, names, ending=lambda: server.should_exit),
         ssl_certfile=certificate,
         ssl_keyfile=key,
         lifespan="off",

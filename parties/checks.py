@@ -28,7 +28,7 @@ _FEW_BYTES, _LITTLE_BYTES = 200 * 2**20, 2 * 2**30
 _FEW_FILES = 1024
 
 
-class Verdict(StrEnum):
+class Outcome(StrEnum):
     """The outcome of a check."""
 
     OK = "ok"
@@ -49,7 +49,7 @@ class Check:
     """
 
     what: str
-    verdict: Verdict
+    verdict: Outcome
     said: str
     remedy: str = ""
 
@@ -57,8 +57,8 @@ class Check:
 def of_reaching(what: str, found: Reached, good: str) -> Check:
     """Makes a line of how far one came on the way to a server."""
     if found.problem:
-        return Check(what, Verdict.PROBLEM, found.problem, found.remedy)
-    return Check(what, Verdict.OK, good)
+        return Check(what, Outcome.PROBLEM, found.problem, found.remedy)
+    return Check(what, Outcome.OK, good)
 
 
 def guarded(what: str, look: Callable[[], Check]) -> Check:
@@ -67,10 +67,10 @@ def guarded(what: str, look: Callable[[], Check]) -> Check:
         return look()
     except HortusError as error:
         where = f"{error.where}: " if error.where else ""
-        return Check(what, Verdict.PROBLEM, where + error.problem, error.remedy or "")
+        return Check(what, Outcome.PROBLEM, where + error.problem, error.remedy or "")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return Check(what, Verdict.PROBLEM, where + (error.strerror or str(error)))
+        return Check(what, Outcome.PROBLEM, where + (error.strerror or str(error)))
 
 
 def check_keys(modes: Mapping[Path, int]) -> Check:
@@ -81,11 +81,11 @@ def check_keys(modes: Mapping[Path, int]) -> Check:
     """
     open_ = [path for path, mode in modes.items() if stat.S_IMODE(mode) & 0o077]
     if not open_:
-        return Check("keys", Verdict.OK, "nobody else can read them")
+        return Check("keys", Outcome.OK, "nobody else can read them")
     names = " ".join(map(str, open_))
     return Check(
         "keys",
-        Verdict.PROBLEM,
+        Outcome.PROBLEM,
         f"others than their owner may read or change {', '.join(map(str, open_))}",
         f"chmod go= {names}; if somebody may have read one, hortus rotate makes new ones.",
     )
@@ -108,11 +108,11 @@ def check_certificates(found: Iterable[Expiry], now: datetime) -> Iterator[Check
         days = (expiry.expires - now).days
         if urgency is Urgency.EXPIRED:
             said = f"expired on {expiry.expires:%Y-%m-%d}"
-            yield Check(what, Verdict.PROBLEM, said, expiry.remedy)
+            yield Check(what, Outcome.PROBLEM, said, expiry.remedy)
         elif urgency is Urgency.FAR:
-            yield Check(what, Verdict.OK, f"valid until {expiry.expires:%Y-%m-%d}")
+            yield Check(what, Outcome.OK, f"valid until {expiry.expires:%Y-%m-%d}")
         else:
-            yield Check(what, Verdict.WARNING, f"ends in {days} days", expiry.remedy)
+            yield Check(what, Outcome.WARNING, f"ends in {days} days", expiry.remedy)
 
 
 def check_certificate(files: SiteFiles | ServerFiles) -> Check:
@@ -121,18 +121,18 @@ def check_certificate(files: SiteFiles | ServerFiles) -> Check:
     if not files.tls.certificate.exists():
         return Check(
             what,
-            Verdict.PROBLEM,
+            Outcome.PROBLEM,
             "the server has not issued one yet",
             f"It adds this site's card; then: hortus roster add {files.directory} server.card.yaml",
         )
     if not is_certificate_of(files.tls.certificate.read_bytes(), files.tls.key):
         return Check(
             what,
-            Verdict.PROBLEM,
+            Outcome.PROBLEM,
             "it is not for the key beside it: a renewal was interrupted",
             "Do it again: hortus roster add (at a site), hortus rotate tls (at the server).",
         )
-    return Check(what, Verdict.OK, "it is for the key beside it")
+    return Check(what, Outcome.OK, "it is for the key beside it")
 
 
 def check_roster(path: Path) -> Check:
@@ -140,13 +140,13 @@ def check_roster(path: Path) -> Check:
     if not path.exists():
         return Check(
             "roster",
-            Verdict.PROBLEM,
+            Outcome.PROBLEM,
             "nobody is pinned yet",
             "hortus roster add DIR with the others' cards.",
         )
     words = roster_words(Roster.load(path))
     return Check(
-        "roster", Verdict.OK, f"the same words at every party with the same roster: {words}"
+        "roster", Outcome.OK, f"the same words at every party with the same roster: {words}"
     )
 
 
@@ -163,18 +163,18 @@ def check_cards(roster: Roster, keys: Mapping[str, bytes]) -> Check:
     if other:
         return Check(
             "cards",
-            Verdict.PROBLEM,
+            Outcome.PROBLEM,
             f"the card of {', '.join(other)} has another key than the roster",
             "Ask its owner, by telephone, which one is right; hortus roster add takes up a new card.",
         )
     if unknown:
         return Check(
             "cards",
-            Verdict.WARNING,
+            Outcome.WARNING,
             f"{', '.join(unknown)} has a card here, but is not pinned",
             "hortus roster add takes it up.",
         )
-    return Check("cards", Verdict.OK, "those in the folder have the keys that are pinned")
+    return Check("cards", Outcome.OK, "those in the folder have the keys that are pinned")
 
 
 def card_keys(directory: Path) -> dict[str, bytes]:
@@ -192,10 +192,10 @@ def check_disk(free: int) -> Check:
     told = f"{free / 2**30:.1f} GiB free"
     if free < _FEW_BYTES:
         remedy = "Make room: a site that cannot write its ledger takes no part."
-        return Check("disk", Verdict.PROBLEM, told, remedy)
+        return Check("disk", Outcome.PROBLEM, told, remedy)
     if free < _LITTLE_BYTES:
-        return Check("disk", Verdict.WARNING, told, "Make room before a long run.")
-    return Check("disk", Verdict.OK, told)
+        return Check("disk", Outcome.WARNING, told, "Make room before a long run.")
+    return Check("disk", Outcome.OK, told)
 
 
 def free_bytes(directory: Path) -> int:
@@ -211,10 +211,10 @@ def check_open_files(hard: int, needed: int) -> Check:
         needed: Files that may be open at once.
     """
     if hard == resource.RLIM_INFINITY or hard >= needed:
-        return Check("open files", Verdict.OK, f"enough for {needed}")
+        return Check("open files", Outcome.OK, f"enough for {needed}")
     remedy = "Raise it: ulimit -Hn, or LimitNOFILE= of a service."
     return Check(
-        "open files", Verdict.PROBLEM, f"{hard} are allowed, {needed} may be needed", remedy
+        "open files", Outcome.PROBLEM, f"{hard} are allowed, {needed} may be needed", remedy
     )
 
 
@@ -231,7 +231,7 @@ def needed_files(sites: int) -> int:
 def check_listening(what: str, address: str, *, runs: bool) -> Check:
     """The server can listen on its port, or already does."""
     if runs:
-        return Check(what, Verdict.OK, f"{address}, where the server runs")
+        return Check(what, Outcome.OK, f"{address}, where the server runs")
     host, port = host_and_port(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -239,8 +239,8 @@ def check_listening(what: str, address: str, *, runs: bool) -> Check:
     except OSError as error:
         said = f"{address} cannot be listened on: {error.strerror or error}"
         remedy = "Stop what listens there, or change the address in server.yaml."
-        return Check(what, Verdict.PROBLEM, said, remedy)
-    return Check(what, Verdict.OK, f"{address} is free")
+        return Check(what, Outcome.PROBLEM, said, remedy)
+    return Check(what, Outcome.OK, f"{address} is free")
 
 
 def check_server(files: ServerFiles, now: datetime) -> Iterator[Check]:
@@ -251,7 +251,7 @@ def check_server(files: ServerFiles, now: datetime) -> Iterator[Check]:
     """
     config = ServerConfig.load(files.config)
     runs = is_held(files.lock)
-    yield Check("server", Verdict.OK, "it runs" if runs else "it does not run")
+    yield Check("server", Outcome.OK, "it runs" if runs else "it does not run")
     yield from check_party(files, now)
     for what, address in (("aggregation", config.aggregation), ("superlink", config.superlink)):
         yield guarded(what, lambda w=what, a=address: check_listening(w, a, runs=runs))  # type: ignore[misc]
@@ -263,12 +263,12 @@ def check_server(files: ServerFiles, now: datetime) -> Iterator[Check]:
     missing = [name for name in sites if not files.flower_key(name).exists()]
     if missing:
         remedy = f"hortus roster add {files.directory} with their cards."
-        yield Check("sites", Verdict.PROBLEM, f"no Flower key of {', '.join(missing)}", remedy)
+        yield Check("sites", Outcome.PROBLEM, f"no Flower key of {', '.join(missing)}", remedy)
     elif len(sites) < 2:
         remedy = f"hortus roster add {files.directory} CARD…"
-        yield Check("sites", Verdict.WARNING, f"{len(sites)} in the roster", remedy)
+        yield Check("sites", Outcome.WARNING, f"{len(sites)} in the roster", remedy)
     else:
-        yield Check("sites", Verdict.OK, ", ".join(sites))
+        yield Check("sites", Outcome.OK, ", ".join(sites))
     yield check_open_files(open_files_limit(), needed_files(len(sites)))
 
 
@@ -279,7 +279,7 @@ def check_party(files: SiteFiles | ServerFiles, now: datetime) -> Iterator[Check
     try:
         yield from check_certificates(expiries(files), now)
     except HortusError as error:
-        yield Check("certificates", Verdict.PROBLEM, str(error))
+        yield Check("certificates", Outcome.PROBLEM, str(error))
     yield guarded("roster", lambda: check_roster(files.roster))
     if files.roster.exists():
         roster, folder = files.roster, files.directory

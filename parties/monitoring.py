@@ -76,7 +76,7 @@ class CertificateCollector(Collector):
         yield ends
 
 
-def make_app(registry: CollectorRegistry, alive: Reason, ready: Reason) -> FastAPI:
+def monitoring_app(registry: CollectorRegistry, alive: Reason, ready: Reason) -> FastAPI:
     """Makes the application: GET /healthz, /readyz and /metrics.
 
     Args:
@@ -110,9 +110,9 @@ def monitoring(
 
     Args:
         address: Host and port; port 0 takes a free one.
-        registry: See `make_app`.
-        alive: See `make_app`.
-        ready: See `make_app`.
+        registry: See `monitoring_app`.
+        alive: See `monitoring_app`.
+        ready: See `monitoring_app`.
 
     Raises:
         HortusError: It cannot be listened on.
@@ -122,7 +122,7 @@ def monitoring(
         return
     listener = _listening(address)
     config = uvicorn.Config(
-        make_app(registry, alive, ready),
+        monitoring_app(registry, alive, ready),
         lifespan="off",
         ws="none",
         log_config=None,

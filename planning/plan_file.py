@@ -1,4 +1,4 @@
-"""Plan files: YAML in, `Plan` out, with paths made absolute and label files read in."""
+"""Plan files: YAML in, `Plan` out, with paths made absolute and lists read in from their files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,12 +38,7 @@ def plan_of(fields: Mapping[str, Any], folder: Path, document: Document | None =
     Raises:
         UsageError: They are wrong; names each.
     """
-    located = dict(fields)
-    task = located.get("task")
-    if isinstance(task, dict) and isinstance(task.get("labels"), str):
-        place = ("task", "labels")
-        where = f"{document.source(place)}: task.labels" if document else "task.labels"
-        located["task"] = task | {"labels": _read_labels(folder / task["labels"], where)}
+    located = sections.read_lists(fields, folder, document)
     _make_absolute(located, folder)
     return make_plan(located, document)
 
@@ -102,15 +97,3 @@ def _make_absolute(fields: dict[str, Any], folder: Path) -> None:
             for site, file in simulation["sites"].items()
         }
     fields["simulation"] = simulation
-
-
-def _read_labels(path: Path, where: str) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"the label file cannot be read: {error}",
-            where=where,
-            remedy="Give a list of labels, or the path of a UTF-8 file with one label a line.",
-        ) from error
-    return [line for line in lines if line.strip()]

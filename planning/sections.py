@@ -1,6 +1,7 @@
 """Which sections of a plan are kinds', and which registry reads each."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from hortus.learning.methods.kinds import METHODS
@@ -41,24 +42,75 @@ def complete(
         The plan's fields, and what is wrong. A section that is wrong holds its kind's name alone.
     """
     completed, wrong = dict(fields), []
+    for registry, outer in _around(completed):
+        name = registry.place[-1]
+        written = outer.get(name)
+        if written is None and registry.default is None:
+            continue  # missing, which is said of the plan
+        try:
+            kind = registry.complete({} if written is None else written, source)
+            outer[name] = kind.model_dump(mode="json")
+        except UsageError as error:
+            wrong.append(error)
+            outer[name] = {"kind": "wrong"}
+    return completed, wrong
+
+
+def read_lists(
+    fields: Mapping[str, Any], folder: Path, source: Document | None = None
+) -> dict[str, Any]:
+    """Returns a plan's fields with the lists that it names files for (`Kind.listed`).
+
+    Args:
+        fields: The plan's; changed nowhere.
+        folder: What relative paths are relative to.
+        source: The document that they come from.
+
+    Raises:
+        UsageError: A file cannot be read.
+    """
+    located = dict(fields)
+    for registry, outer in _around(located):
+        written, name = outer.get(registry.place[-1]), registry.place[-1]
+        if not isinstance(written, Mapping):
+            continue
+        try:
+            kind, _ = registry.kind_of(written, source, registry.place)
+        except UsageError:
+            continue  # said by `complete`
+        for field in kind.listed:
+            if isinstance(written.get(field), str):
+                place = (*registry.place, field)
+                where = ".".join(place)
+                where = f"{source.source(place)}: {where}" if source else where
+                lines = _read_list(folder / written[field], where)
+                outer[name] = written = dict(written) | {field: lines}
+    return located
+
+
+def _around(fields: dict[str, Any]) -> Iterator[tuple[Registry[Any], dict[str, Any]]]:
+    """Yields each registry with what its section stands in, copied into the fields so that it may be changed."""
     for registry in REGISTRIES:
-        outer, name = completed, registry.place[-1]
+        outer = fields
         for key in registry.place[:-1]:
             if not isinstance(outer.get(key), Mapping):
                 break  # said of the plan
             outer[key] = dict(outer[key])
             outer = outer[key]
         else:
-            written = outer.get(name)
-            if written is None and registry.default is None:
-                continue  # missing, which is said of the plan
-            try:
-                kind = registry.complete({} if written is None else written, source)
-                outer[name] = kind.model_dump(mode="json")
-            except UsageError as error:
-                wrong.append(error)
-                outer[name] = {"kind": "wrong"}
-    return completed, wrong
+            yield registry, outer
+
+
+def _read_list(path: Path, where: str) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"the list cannot be read from its file: {error}",
+            where=where,
+            remedy="Give a list, or the path of a UTF-8 file with one item a line.",
+        ) from error
+    return [line for line in lines if line.strip()]
 
 
 def kinds(plan: Agreement) -> Iterator[tuple[str, Kind]]:

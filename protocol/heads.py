@@ -20,7 +20,7 @@ _COUNTERSIGNATURE = "countersigned ledger head"
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class LedgerHead:
     """A site's statement that its ledger ends, or ended, with this entry.
 
     Attributes:
@@ -78,12 +78,12 @@ class Countersignature:
         signature: The server's.
     """
 
-    head: Head
+    head: LedgerHead
     time: float
     signature: bytes
 
     @classmethod
-    def make(cls, server: Identity, head: Head, time: float) -> Self:
+    def make(cls, server: Identity, head: LedgerHead, time: float) -> Self:
         """Countersigns a head that the server has checked."""
         message = _encode_seen(head.site, head.seq, head.hash, time)
         return cls(head, time, server.sign(_COUNTERSIGNATURE, message))

@@ -59,9 +59,11 @@ class Kind(Schema):
 
     A subclass states its name as `kind: Literal["name"] = "name"`, and of each field what it may do to
     a site where nobody has read the plan: `unread` has a reason why a stranger may choose it, or
-    a number that it must not exceed unless the site's policy says otherwise.
+    a number that it must not exceed unless the site's policy says otherwise. `listed` names the fields that
+    hold a list of words, for which a plan file may give the path of a text file, one word a line.
     """
 
+    listed: ClassVar[tuple[str, ...]] = ()
     unread: ClassVar[Mapping[str, str | float]] = MappingProxyType({})
 
     kind: str

@@ -99,7 +99,7 @@ class Part:
     def __post_init__(self) -> None:
         """Makes plain numbers of whatever a library gave."""
         object.__setattr__(self, "count", int(self.count))
-        object.__setattr__(self, "value", _finite(self.value))
+        object.__setattr__(self, "value", finite(self.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class Metric:
 
     def __post_init__(self) -> None:
         """Makes a plain number of whatever float a library gave."""
-        object.__setattr__(self, "value", _finite(self.value))
+        object.__setattr__(self, "value", finite(self.value))
         object.__setattr__(self, "label", self.label or self.name)
 
     @property
@@ -264,5 +264,6 @@ def values(metrics: Metrics) -> dict[str, float]:
     return {one.name: math.nan if one.value is None else one.value for one in metrics}
 
 
-def _finite(value: float | None) -> float | None:
+def finite(value: float | None) -> float | None:
+    """Returns a number as JSON can hold it; None where it is infinite or not a number."""
     return None if value is None or not math.isfinite(value) else float(value)

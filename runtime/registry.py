@@ -7,7 +7,7 @@ loaded only where somebody has allowed the package: a site by its policy, whoeve
 
 import difflib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -77,7 +77,8 @@ class Registry(Generic[K]):
             where: The place that names it, for errors; None: the section's.
 
         Raises:
-            UsageError: There is none of that name, or what it needs is not installed.
+            UsageError: There is none of that name, more than one package brings it, or what it needs is not
+                installed.
         """
         where = where or _path((*self.place, "kind"))
         target = self._kinds.get(name)
@@ -85,8 +86,8 @@ class Registry(Generic[K]):
             if target is not None:
                 module, _, attribute = target.partition(":")
                 found = getattr(import_module(module), attribute)
-            elif (plug_in := self._plug_ins().get(name)) is not None:
-                found = plug_in.load()
+            elif plug_ins := self._plug_ins().get(name):
+                found = self._only(name, plug_ins, where).load()
             else:
                 raise self._unknown(name, where)
         except ImportError as error:
@@ -111,6 +112,22 @@ class Registry(Generic[K]):
             UsageError: There is no such kind, or its fields are wrong; names each.
         """
         place = self.place if place is None else tuple(place)
+        found, named = self.kind_of(fields, source, place)
+        return found.parse(named, source or "plan", place, context=(source, place))
+
+    def kind_of(
+        self, fields: object, source: Document | None, place: Place
+    ) -> tuple[type[K], dict[str, Any]]:
+        """Returns the class of a section that somebody has written, and its fields with `kind` among them.
+
+        Args:
+            fields: As of `complete`.
+            source: As of `complete`.
+            place: Where the section is in the document.
+
+        Raises:
+            UsageError: It names no kind, or there is no such kind.
+        """
         name = fields.get("kind", self.default) if isinstance(fields, Mapping) else None
         if not isinstance(fields, Mapping) or not isinstance(name, str):
             raise UsageError(
@@ -119,8 +136,7 @@ class Registry(Generic[K]):
                 remedy=f"Write `kind:` and one of: {', '.join(self.names())}.",
             )
         found = self.kind(name, self._source(source, (*place, "kind")))
-        named = dict(fields) | {"kind": name}
-        return found.parse(named, source or "plan", place, context=(source, place))
+        return found, dict(fields) | {"kind": name}
 
     def nested(self) -> BeforeValidator:
         """Returns what reads a field of another kind as a section of this registry."""
@@ -159,12 +175,24 @@ class Registry(Generic[K]):
             )
         return kind
 
-    def _plug_ins(self) -> dict[str, EntryPoint]:
-        return {
-            point.name: point
-            for point in _entry_points(self._group)
-            if point.name not in self._kinds and _is_allowed(point)
-        }
+    def _plug_ins(self) -> dict[str, list[EntryPoint]]:
+        found: dict[str, list[EntryPoint]] = {}
+        for point in _entry_points(self._group):
+            if point.name not in self._kinds and _is_allowed(point):
+                found.setdefault(point.name, []).append(point)
+        return found
+
+    def _only(self, name: str, points: Sequence[EntryPoint], where: str) -> EntryPoint:
+        """Returns the one package's kind of a name: which of several is meant, no contract could say."""
+        if len(points) == 1:
+            return points[0]
+        packages = [point.dist.name for point in points if point.dist is not None]
+        raise UsageError(
+            f"the {self.noun} {name!r} is brought by more than one package: {', '.join(packages)}",
+            where=where,
+            remedy="Uninstall all of them but one, or at a site allow only one in policy.yaml: "
+            f"plug_ins: [{packages[0]}]",
+        )
 
     def _unknown(self, name: str, where: str) -> UsageError:
         for point in _entry_points(self._group):
@@ -189,7 +217,11 @@ class Registry(Generic[K]):
 
 @lru_cache(maxsize=64)
 def _entry_points(group: str) -> tuple[EntryPoint, ...]:
-    return tuple(sorted(entry_points(group=group), key=lambda point: point.name))
+    return tuple(sorted(entry_points(group=group), key=_order))
+
+
+def _order(point: EntryPoint) -> tuple[str, str]:
+    return point.name, _normal(point.dist.name) if point.dist is not None else ""
 
 
 def _is_allowed(point: EntryPoint) -> bool:

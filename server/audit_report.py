@@ -12,7 +12,7 @@ from hortus.privacy.audit.auditor import audit as audit_evidence
 from hortus.privacy.audit.evidence import Evidence, collect, load
 from hortus.privacy.audit.reconcile import Departed, Omission, departed, forks, omissions
 from hortus.privacy.audit.verdict import Reach, Verdict, judge, overall
-from hortus.protocol.heads import Head
+from hortus.protocol.heads import LedgerHead
 from hortus.protocol.identity import Roster
 from hortus.runtime.errors import UsageError
 from hortus.server.run.records import read_record, read_run
@@ -89,7 +89,7 @@ def make_report(
     if not shown:
         raise _no_ledger(paths[0])
     trusted = Roster.load(roster) if roster else None
-    kept = Head.load(anchor) if anchor else None
+    kept = LedgerHead.load(anchor) if anchor else None
     if kept and kept.site not in {one.evidence.site for one in shown}:
         raise UsageError(
             f"the anchor is {kept.site}'s, whose ledger is not here", where=str(anchor)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hortus.client.operator.checks import check_plan
 from hortus.client.site.folder import Site
-from hortus.parties.checks import Check, Verdict, guarded
+from hortus.parties.checks import Check, Outcome, guarded
 from hortus.parties.folders import SiteFiles
 from hortus.planning.prepare import prepare
 from hortus.protocol.plan import Plan
@@ -21,7 +21,7 @@ def check_plan_at_server(plan: Plan, path: Path) -> Check:
 
     def look() -> Check:
         contract, _ = prepare(plan, path.resolve().parent)
-        return Check(what, Verdict.OK, f"it can be served, as {contract.digest()[:16]}…")
+        return Check(what, Outcome.OK, f"it can be served, as {contract.digest()[:16]}…")
 
     return guarded(what, look)
 
@@ -31,13 +31,13 @@ def check_kept_plans(files: SiteFiles) -> Iterator[Check]:
     try:
         site = Site(files.directory, clock=time.time)
     except HortusError as error:
-        yield Check("plans", Verdict.UNTRIED, f"the site does not open: {error}")
+        yield Check("plans", Outcome.UNTRIED, f"the site does not open: {error}")
         return
     with closing(site.ledger):
         contracts = [site.kept_contract(plan) for plan in sorted(site.kept_contracts())]
         if not contracts:
             said = "none is approved yet"
-            yield Check("plans", Verdict.OK, said, "hortus check SITE_DIR PLAN looks at one.")
+            yield Check("plans", Outcome.OK, said, "hortus check SITE_DIR PLAN looks at one.")
         for contract in contracts:
             if contract is not None:
                 yield from check_plan(site, contract)
@@ -49,7 +49,7 @@ def check_plan_at_site(files: SiteFiles, plan: Plan, path: Path) -> Iterator[Che
         what = prospect(plan, path.resolve().parent, None)
         site = Site(files.directory, clock=time.time, model=what.model_path)
     except HortusError as error:
-        yield Check(f"{plan.name}: plan", Verdict.PROBLEM, str(error))
+        yield Check(f"{plan.name}: plan", Outcome.PROBLEM, str(error))
         return
     with closing(site.ledger):
         yield from check_plan(site, what.contract)
@@ -59,9 +59,9 @@ def check_plan_at_site(files: SiteFiles, plan: Plan, path: Path) -> Iterator[Che
         refusal = refusal_at(what, files.directory)
         if refusal:
             return Check(
-                told, Verdict.PROBLEM, refusal, "hortus plan show says what the plan asks."
+                told, Outcome.PROBLEM, refusal, "hortus plan show says what the plan asks."
             )
-        return Check(told, Verdict.OK, "it allows the plan, once approved")
+        return Check(told, Outcome.OK, "it allows the plan, once approved")
 
     yield guarded(told, policy)
     if not what.contract.privacy.noise_multiplier:
@@ -69,7 +69,7 @@ def check_plan_at_site(files: SiteFiles, plan: Plan, path: Path) -> Iterator[Che
     try:
         budgets = site_budgets(what, None, None, files.directory)
     except HortusError as error:
-        yield Check(f"{plan.name}: budget", Verdict.PROBLEM, str(error))
+        yield Check(f"{plan.name}: budget", Outcome.PROBLEM, str(error))
         return
     for budget in budgets:
         yield of_rounds(f"{plan.name}: budget", what.cost.forecast(budget).rounds, plan)
@@ -79,9 +79,9 @@ def of_rounds(what: str, covered: int, plan: Plan) -> Check:
     """Says whether a budget covers all rounds of a plan."""
     rounds = plan.training.rounds
     if covered >= rounds:
-        return Check(what, Verdict.OK, f"it covers all {rounds} rounds")
+        return Check(what, Outcome.OK, f"it covers all {rounds} rounds")
     said = f"it covers {covered} of {rounds} rounds"
     remedy = (
         "Ask for a plan that costs less, or hortus budget grant adds to the budget, for a reason."
     )
-    return Check(what, Verdict.PROBLEM, said, remedy)
+    return Check(what, Outcome.PROBLEM, said, remedy)

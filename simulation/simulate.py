@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hortus.client.agent import SiteAgent
 from hortus.client.channel import dialling
 from hortus.client.consent.approval import approve_unasked
-from hortus.client.flower.relay import Agent, make_app
+from hortus.client.flower.relay import Agent, relay_app
 from hortus.client.pace import RehearsalClock
 from hortus.client.site.folder import Site
 from hortus.learning.data.partition import partition
@@ -176,7 +176,7 @@ def _run(
             )
         grid = LocalGrid(
             {
-                site.name: make_app(partial(_reach, agent))
+                site.name: relay_app(partial(_reach, agent))
                 for site, agent in zip(sites, agents, strict=True)
             }
         )

@@ -10,7 +10,7 @@ from hortus.client.consent.contract import (
     check_ceiling,
     check_contract,
     check_model,
-    read_contract,
+    parse_contract,
 )
 from hortus.client.consent.terms import ChargeAccount, noise_of
 from hortus.client.consent.unread import check_room
@@ -123,7 +123,7 @@ class Gate:
             Preparing: What it needs is not there yet.
             HortusError: It cannot be prepared for.
         """
-        site, contract = self._site, read_contract(encoded)
+        site, contract = self._site, parse_contract(encoded)
         check_contract(site.mandate, contract)
         self._check_room(contract)
         prepared = self._prepared(contract)

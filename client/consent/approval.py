@@ -18,6 +18,7 @@ from hortus.privacy.ledger.store import Ledger
 from hortus.privacy.step import PrivateStep
 from hortus.protocol.plan import Contract
 from hortus.runtime.errors import Refused, UsageError
+from hortus.runtime.metric import finite
 from hortus.runtime.moments import iso_time
 
 
@@ -50,7 +51,7 @@ class Consented:
         told |= {"entry": self.entry, "time": iso_time(self.time)}
         if isinstance(said, Withdrawn):
             return told | {"operator": said.operator, "reason": said.reason}
-        cost = said.epsilon if math.isfinite(said.epsilon) else None
+        cost = finite(said.epsilon)
         operator = said.operator if isinstance(said, Approved) else None
         return told | {
             "operator": operator,

@@ -19,7 +19,7 @@ from hortus.strategies.kinds import strategy_of
 Read = TypeVar("Read", bound=BaseModel)
 
 
-def read_contract(encoded: bytes) -> Contract:
+def parse_contract(encoded: bytes) -> Contract:
     """Reads a contract as the server sends it.
 
     Raises:

@@ -29,7 +29,7 @@ class Agent(Protocol):
         ...
 
 
-def make_app(find: Callable[[Context], AbstractContextManager[Agent]]) -> ClientApp:
+def relay_app(find: Callable[[Context], AbstractContextManager[Agent]]) -> ClientApp:
     """Makes the ClientApp; `find` finds the node's agent."""
     app = ClientApp()
 
@@ -111,4 +111,4 @@ def _version(record: ConfigRecord) -> int:
     return told if isinstance(told, int) and 0 <= told < 2**32 else 0
 
 
-app = make_app(_over_socket)
+app = relay_app(_over_socket)

@@ -54,7 +54,7 @@ def start_supernode(
         user.make_home(home)
         authority = user.take(home / "ca.crt", authority)
         key = user.take(home / "flower.pem", key)
-        user.check_apart(guarded(files, user), needed=authority)
+        user.check_apart(protected(files, user), needed=authority)
     command = [
         installed_script("flower-supernode"),
         *("--superlink", superlink),
@@ -79,7 +79,7 @@ def supernode_log(files: SiteFiles) -> Path:
     return files.directory / "flower" / "supernode.log"
 
 
-def guarded(files: SiteFiles, user: RelayUser) -> list[Guarded]:
+def protected(files: SiteFiles, user: RelayUser) -> list[Guarded]:
     """Returns what Flower's programs must not be able to do, beside the site's agent.
 
     Keys, ledger and records stay closed to them. What the agent believes (policy, roster, cards, addresses,

@@ -11,7 +11,7 @@ from hortus.client.site.folder import Site
 from hortus.parties.card import ServerCard, load_card
 from hortus.parties.checks import (
     Check,
-    Verdict,
+    Outcome,
     check_open_files,
     check_party,
     guarded,
@@ -39,7 +39,7 @@ def check_site(files: SiteFiles, now: datetime) -> Iterator[Check]:
     """
     config = SiteConfig.load(files.config)
     runs = is_held(files.lock)
-    yield Check("agent", Verdict.OK, "it runs" if runs else "it does not run")
+    yield Check("agent", Outcome.OK, "it runs" if runs else "it does not run")
     yield from check_party(files, now)
     sites = len(Roster.load(files.roster).sites) if files.roster.exists() else 0
     yield check_open_files(open_files_limit(), needed_files(sites))
@@ -55,10 +55,10 @@ def check_way(files: SiteFiles, config: SiteConfig, now: datetime) -> Iterator[C
         card = load_card(path)
     except UsageError as error:
         remedy = f"hortus roster add {files.directory} server.card.yaml"
-        yield Check("server's card", Verdict.PROBLEM, str(error), remedy)
+        yield Check("server's card", Outcome.PROBLEM, str(error), remedy)
         return
     if not isinstance(card, ServerCard):
-        yield Check("server's card", Verdict.PROBLEM, f"{path} is no server's card")
+        yield Check("server's card", Outcome.PROBLEM, f"{path} is no server's card")
         return
     superlink = config.superlink or card.superlink
     aggregation = config.aggregation or card.aggregation
@@ -84,27 +84,27 @@ def _check_port(
     files: SiteFiles, what: str, address: str, now: datetime, *, speaks_http: bool
 ) -> Iterator[Check]:
     port = of_reaching(f"port of {what}", knock(address), f"{address} can be reached")
-    if port.verdict is Verdict.PROBLEM and not speaks_http:
+    if port.verdict is Outcome.PROBLEM and not speaks_http:
         # It is open only during a run.
         port = Check(
             port.what,
-            Verdict.WARNING,
+            Outcome.WARNING,
             port.said,
             f"It is open only while the server serves a plan. {port.remedy}",
         )
     yield port
-    if port.verdict is not Verdict.OK or not files.tls.certificate.exists():
+    if port.verdict is not Outcome.OK or not files.tls.certificate.exists():
         return
     found = greet(address, files.tls, now, speaks_http=speaks_http)
     if found.ahead is not None and found.problem:
-        yield Check(f"TLS of {what}", Verdict.OK, "the pinned authority vouches for it")
-        yield Check("clock", Verdict.PROBLEM, found.problem, found.remedy)
+        yield Check(f"TLS of {what}", Outcome.OK, "the pinned authority vouches for it")
+        yield Check("clock", Outcome.PROBLEM, found.problem, found.remedy)
         return
     yield of_reaching(f"TLS of {what}", found, "the pinned authority vouches for it")
     if found.ahead is not None:
         allowed = f"{in_words(MOST_BEHIND)} behind to {in_words(MOST_AHEAD)} ahead are allowed"
         said = f"within {max(1.0, abs(found.ahead)):.0f} s of the server's; {allowed}"
-        yield Check("clock", Verdict.OK, said)
+        yield Check("clock", Outcome.OK, said)
 
 
 def check_account(line: AccountLine, budget: Budget) -> Check:
@@ -112,14 +112,14 @@ def check_account(line: AccountLine, budget: Budget) -> Check:
     what = f"budget of dataset {line.dataset[:8]}"
     if line.frozen:
         remedy = "hortus budget unfreeze, by whoever froze it."
-        return Check(what, Verdict.PROBLEM, f"it is frozen: {line.frozen}", remedy)
+        return Check(what, Outcome.PROBLEM, f"it is frozen: {line.frozen}", remedy)
     if line.unit != budget.unit:
         said = f"it was spent for a {line.unit}, the policy protects a {budget.unit}"
-        return Check(what, Verdict.WARNING, said, "Losses by different units cannot be added up.")
+        return Check(what, Outcome.WARNING, said, "Losses by different units cannot be added up.")
     said = f"ε {line.spent:.3f} of {line.limit:g} is spent"
     if line.spent >= line.limit:
-        return Check(what, Verdict.PROBLEM, said, "hortus budget grant adds to it, for a reason.")
-    return Check(what, Verdict.OK, said)
+        return Check(what, Outcome.PROBLEM, said, "hortus budget grant adds to it, for a reason.")
+    return Check(what, Outcome.OK, said)
 
 
 def check_plan(site: Site, contract: Contract) -> Iterator[Check]:
@@ -128,7 +128,7 @@ def check_plan(site: Site, contract: Contract) -> Iterator[Check]:
 
     def model() -> Check:
         check_model(contract, site.model_digest(contract))
-        return Check(what, Verdict.OK, f"{contract.model_digest[:16]}…, as the plan says")
+        return Check(what, Outcome.OK, f"{contract.model_digest[:16]}…, as the plan says")
 
     yield guarded(what, model)
     told = f"{contract.name}: data"
@@ -138,7 +138,7 @@ def check_plan(site: Site, contract: Contract) -> Iterator[Check]:
         counted = f"{len(records):,} records"
         if contract.privacy.unit_column:
             counted += f" of {records.unit_count:,} different {contract.privacy.unit}"
-        return Check(told, Verdict.OK, f"columns, labels and unit fit: {counted} (told here alone)")
+        return Check(told, Outcome.OK, f"columns, labels and unit fit: {counted} (told here alone)")
 
     yield guarded(told, data)
 
@@ -148,7 +148,7 @@ def _check_policy(files: SiteFiles) -> Check:
     budget = policy.budget
     return Check(
         "policy",
-        Verdict.OK,
+        Outcome.OK,
         f"ε up to {budget.epsilon:g} at δ = {budget.delta:g} for each {budget.unit}, sums of at least "
         f"{policy.min_cohort} sites",
     )
@@ -157,7 +157,7 @@ def _check_policy(files: SiteFiles) -> Check:
 def _check_ledger(files: SiteFiles, config: SiteConfig, now: datetime) -> Check:
     """The ledger opens, its chain holds, and every dataset in it has something left."""
     if not files.ledger.exists():
-        return Check("ledger", Verdict.OK, "nothing has been released yet")
+        return Check("ledger", Outcome.OK, "nothing has been released yet")
     identity, budget = (
         Identity.load(files.identity, config.site),
         Policy.load(files.policy).budget,
@@ -165,8 +165,8 @@ def _check_ledger(files: SiteFiles, config: SiteConfig, now: datetime) -> Check:
     with closing(Ledger.open(files.ledger, identity, now.timestamp)) as ledger:
         lines = [check_account(line, budget) for line in account_lines(ledger, budget)]
         entries = ledger.head()[0]
-    worst = next((line for line in lines if line.verdict is Verdict.PROBLEM), None)
+    worst = next((line for line in lines if line.verdict is Outcome.PROBLEM), None)
     if worst is not None:
         return worst
     said = "; ".join(f"{line.what}: {line.said}" for line in lines) or "nothing was released"
-    return Check("ledger", Verdict.OK, f"{entries} entries, whole; {said}")
+    return Check("ledger", Outcome.OK, f"{entries} entries, whole; {said}")

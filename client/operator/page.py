@@ -52,7 +52,7 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class SiteView:
+class SitePage:
     """A site at one moment.
 
     Attributes:
@@ -106,7 +106,7 @@ class SiteView:
         return list(_warnings(self))
 
 
-def _warnings(view: SiteView) -> Iterator[str]:
+def _warnings(view: SitePage) -> Iterator[str]:
     here, now = shlex.quote(str(view.directory)), datetime.fromtimestamp(view.now, UTC)
     if view.server is None:
         yield f"No server is pinned yet: hortus roster add {here} server.card.yaml"
@@ -150,7 +150,7 @@ class SiteSource:
         self._templates = templates("hortus.client.operator")
         self._templates.filters |= {"moment": moment, "day": day}
 
-    def view(self) -> SiteView:
+    def view(self) -> SitePage:
         """Reads the folder.
 
         Raises:
@@ -165,7 +165,7 @@ class SiteSource:
         self._reader.look(partial(key_at, card.key, card.handovers))
         roster = Roster.load(files.roster) if files.roster.exists() else None
         is_running = is_held(files.lock)
-        return SiteView(
+        return SitePage(
             directory=files.directory,
             name=self._name,
             words=key_words(self._name, card.key),
@@ -248,7 +248,7 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _news(view: SiteView) -> str:
+def _news(view: SitePage) -> str:
     news = f"{view.name}: {view.state}."
     most = max(view.ledger.datasets, key=lambda line: line.share, default=None)
     if most is not None:

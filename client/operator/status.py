@@ -1,6 +1,5 @@
-"""What `hortus status SITE_DIR` tells: all of it from the site's own files, beside a running agent."""
+"""What `hortus status SITE_DIR` shows: all of it from the site's own files, beside a running agent."""
 
-import math
 from dataclasses import asdict
 from datetime import datetime
 
@@ -11,7 +10,9 @@ from hortus.parties.folders import SiteConfig, SiteFiles
 from hortus.parties.standing import party_standing
 from hortus.privacy.ledger.charges import Charged
 from hortus.privacy.ledger.store import Ledger
+from hortus.protocol.heads import LedgerHead
 from hortus.runtime.locks import is_held
+from hortus.runtime.metric import finite
 from hortus.runtime.moments import iso_time
 from hortus.runtime.names import SERVER
 
@@ -25,14 +26,15 @@ def site_status(files: SiteFiles, now: datetime) -> dict[str, object]:
         UsageError: A file is missing or wrong; it names the file and the field.
         HortusError: The ledger was altered.
     """
-    name = SiteConfig.load(files.config).site
+    config = SiteConfig.load(files.config)
+    name = config.site
     with opened_ledger(files.directory, now.timestamp) as (ledger, policy):
         budget = policy.budget
         datasets = [
             {
                 "dataset": line.dataset,
                 "unit": line.unit,
-                "epsilon_spent": _finite(line.spent),
+                "epsilon_spent": finite(line.spent),
                 "epsilon_limit": line.limit,
                 "frozen": line.frozen,
                 "contents": line.contents,
@@ -43,6 +45,7 @@ def site_status(files: SiteFiles, now: datetime) -> dict[str, object]:
         approvals = [one.line() for one in consented(ledger) if one.is_in_force]
         rounds = _last_rounds(ledger)
         seen = ledger.last_countersigned()
+        entries, anchor = ledger.head()[0], _anchor(ledger, files, config)
     return {
         "kind": "site",
         "connection": _connection(files) if is_held(files.lock) else None,
@@ -51,6 +54,21 @@ def site_status(files: SiteFiles, now: datetime) -> dict[str, object]:
         "delta": budget.delta,
         "datasets": datasets,
         "rounds": rounds,
+        "entries": entries,
+        "anchor": anchor,
+    }
+
+
+def _anchor(ledger: Ledger, files: SiteFiles, config: SiteConfig) -> dict[str, object] | None:
+    """The head that the operator keeps elsewhere, and whether the ledger still contains it; None without one."""
+    if config.anchor is None:
+        return None
+    path = files.directory / config.anchor
+    head = LedgerHead.load(path)
+    return {
+        "file": str(path),
+        "entry": head.seq,
+        "contained": ledger.contains(head.seq, head.hash),
     }
 
 
@@ -78,10 +96,6 @@ def _last_rounds(ledger: Ledger) -> list[dict[str, object]]:
                 "run": charge.run,
                 "round": charge.round + 1,
                 "time": iso_time(entry.time),
-                "epsilon": _finite(entry.body.epsilon_after),
+                "epsilon": finite(entry.body.epsilon_after),
             }
     return list(last.values())[-_ROUNDS_SHOWN:]
-
-
-def _finite(value: float) -> float | None:
-    return None if math.isinf(value) else value

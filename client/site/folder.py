@@ -23,7 +23,7 @@ from hortus.parties.folders import SiteConfig, SiteFiles
 from hortus.privacy.ledger.lineages import Placement
 from hortus.privacy.ledger.marks import Content, dataset_fingerprint
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.heads import Head
+from hortus.protocol.heads import LedgerHead
 from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.plan import Agreement, Contract
 from hortus.protocol.policy import Policy
@@ -154,7 +154,7 @@ class Site:
     def _check_anchor(self) -> None:
         """Does not start from a ledger that was rolled back behind what the operator keeps."""
         if self.config.anchor is not None:
-            anchor = Head.load(self.files.directory / self.config.anchor)
+            anchor = LedgerHead.load(self.files.directory / self.config.anchor)
             require(self.ledger, anchor)
 
     def model_path(self, plan: Agreement) -> Path:

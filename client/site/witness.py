@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.heads import Countersignature, Head
+from hortus.protocol.heads import Countersignature, LedgerHead
 from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.runtime.errors import Refused
@@ -38,17 +38,17 @@ class Witness:
         if not announcements.HasField("known_head"):
             return
         told = announcements.known_head
-        head = Head(self.identity.site, told.seq, told.hash, told.signature)
+        head = LedgerHead(self.identity.site, told.seq, told.hash, told.signature)
         if not any(map(head.is_signed_by, self.identity.public_keys_since(head.seq))):
             logger.warning("the server showed a ledger head that this site never signed")
             return
         require(self.ledger, head)
 
-    def head(self) -> Head | None:
+    def head(self) -> LedgerHead | None:
         """Returns the signed head to show; None while the ledger is empty."""
         return self.ledger.signed_head()
 
-    def keep(self, head: Head | None, turn: wire.Turn) -> None:
+    def keep(self, head: LedgerHead | None, turn: wire.Turn) -> None:
         """Stores the server's countersignature of the head that it was shown."""
         if head is None or not turn.HasField("countersignature"):
             return
@@ -60,7 +60,7 @@ class Witness:
             logger.warning("the server's countersignature does not fit its key in the roster")
 
 
-def require(ledger: Ledger, head: Head) -> None:
+def require(ledger: Ledger, head: LedgerHead) -> None:
     """Checks that a ledger contains an entry that its site has signed as its head.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -47,6 +47,8 @@ class Prediction(NamedTuple):
 
 class TextClassification(Task):
     """`text-classification`: one label for each text; a linear head on an encoder's pooled states."""
+
+    listed: ClassVar[tuple[str, ...]] = ("labels",)
 
     kind: Literal["text-classification"] = "text-classification"
     text: str = Field("text", description="Column that holds the text.")

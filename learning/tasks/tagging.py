@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -38,13 +38,16 @@ class TaggedWords(NamedTuple):
 class TokenClassification(Task):
     """`token-classification`: a tag for each word (IOB2); transformers' own head on an encoder."""
 
+    listed: ClassVar[tuple[str, ...]] = ("entities",)
+
     kind: Literal["token-classification"] = "token-classification"
     tokens: str = Field("tokens", description="Column that holds a list of words.")
     tags: str = Field("tags", description="Column that holds a list of tags, one for each word.")
     entities: tuple[str, ...] = Field(
         min_length=1,
         description="What is to be found, such as `Disease`: words are tagged `B-Disease` where one begins, "
-        "`I-Disease` within it, and `O` elsewhere (IOB2).",
+        "`I-Disease` within it, and `O` elsewhere (IOB2). A list, or in a plan file the path of a text file with one "
+        "a line.",
     )
     max_length: int = Field(128, ge=4, le=4096, description="Tokens a text is cut to.")
 

@@ -35,7 +35,7 @@ from hortus.privacy.ledger.decisions import (
     Withdrawn,
 )
 from hortus.privacy.ledger.entries import Entry
-from hortus.protocol.heads import Head
+from hortus.protocol.heads import LedgerHead
 from hortus.protocol.identity import Roster
 
 
@@ -162,7 +162,7 @@ class Audit:
         return next((f for f in self.findings if f.severity is Severity.BROKEN), None)
 
 
-def audit(evidence: Evidence, roster: Roster, anchor: Head | None = None) -> Audit:
+def audit(evidence: Evidence, roster: Roster, anchor: LedgerHead | None = None) -> Audit:
     """Audits a site's evidence.
 
     Args:

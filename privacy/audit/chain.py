@@ -10,7 +10,7 @@ from itertools import chain
 from hortus.privacy.audit.evidence import Evidence, Row
 from hortus.privacy.audit.findings import Finding, broken, warning
 from hortus.privacy.ledger.entries import GENESIS, SIGNATURE_CONTEXT, Entry, content_hash
-from hortus.protocol.heads import Countersignature, Head
+from hortus.protocol.heads import Countersignature, LedgerHead
 from hortus.protocol.identity import Roster, is_signed
 from hortus.runtime.moments import moment
 from hortus.runtime.surroundings import processors
@@ -132,7 +132,7 @@ class Chain:
 def check_heads(
     evidence: Evidence,
     roster: Roster,
-    anchor: Head | None,
+    anchor: LedgerHead | None,
     hashes: Mapping[int, str],
     first_misfit: float = math.inf,
 ) -> Iterator[Finding]:
@@ -215,7 +215,7 @@ def check_times(
         latest = max(latest, time)
 
 
-def _gone(head: Head, hashes: Mapping[int, str], who: str) -> Finding:
+def _gone(head: LedgerHead, hashes: Mapping[int, str], who: str) -> Finding:
     last = max(hashes, default=0)
     if head.seq in hashes:
         return broken(

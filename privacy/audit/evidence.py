@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from hortus.parties.folders import SiteFiles
-from hortus.protocol.heads import Countersignature, Head
+from hortus.protocol.heads import Countersignature, LedgerHead
 from hortus.protocol.identity import SIGNATURE_BYTES, Roster
 from hortus.runtime.canonical import canonical_json
 from hortus.runtime.databases import DAMAGED, read_snapshot
@@ -213,7 +213,7 @@ def _countersignature(
         raise ValueError("a countersignature has no time of any calendar")
     if not isinstance(signature, bytes) or len(signature) != SIGNATURE_BYTES:
         raise ValueError(f"a countersignature is not of {SIGNATURE_BYTES} bytes")
-    head = Head(site, _whole(seq), _hexadecimal(_HASH, hash_), b"")
+    head = LedgerHead(site, _whole(seq), _hexadecimal(_HASH, hash_), b"")
     return Countersignature(head, time, signature)
 
 

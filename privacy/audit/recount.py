@@ -216,7 +216,7 @@ class _Sums:
             spectrum[some] *= transform[some] ** n
         first = math.floor(bottom / self.width)
         mass = np.roll(fft.irfft(spectrum, size), -(first % size)).astype(np.float64)
-        values: Array = self.width * np.arange(first, first + size)
+        values: Array = self.width * np.arange(first, first + size, dtype=np.float64)
         total = sum(n for _, _, n in self.of_one)
         # Σ|e|·w ≤ ‖e‖₂·‖w‖₂: transforms err by some ulps·log₂ N of the norm, n-fold powers by n·ulp.
         ulp = float(np.finfo(spectrum.dtype).eps)

@@ -22,8 +22,8 @@ from hortus.privacy.ledger.reader import (
     altered,
     continued,
 )
-from hortus.privacy.ledger.schema import prepare
-from hortus.protocol.heads import Countersignature, Head
+from hortus.privacy.ledger.schema import create_tables
+from hortus.protocol.heads import Countersignature, LedgerHead
 from hortus.protocol.identity import Identity
 from hortus.runtime.databases import remedy_for
 from hortus.runtime.errors import HortusError
@@ -99,10 +99,10 @@ class Journal:
         with self._reading():
             return self._head
 
-    def signed_head(self) -> Head | None:
+    def signed_head(self) -> LedgerHead | None:
         """Returns the head with the site's signature; None while there is no entry."""
         seq, hash_ = self.head()
-        return Head.sign(self._identity, seq, hash_) if seq else None
+        return LedgerHead.sign(self._identity, seq, hash_) if seq else None
 
     def contains(self, seq: int, hash_: str) -> bool:
         """Returns whether the entry of that number has that hash."""
@@ -141,7 +141,7 @@ class Journal:
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                prepare(self._connection)
+                create_tables(self._connection)
                 self._connection.execute("COMMIT")
             except ValueError as error:
                 self._connection.execute("ROLLBACK")

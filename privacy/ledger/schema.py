@@ -69,7 +69,7 @@ CREATE TRIGGER uses_remain BEFORE DELETE ON uses
 """
 
 
-def prepare(connection: sqlite3.Connection) -> None:
+def create_tables(connection: sqlite3.Connection) -> None:
     """Makes the tables in an empty file, within the caller's transaction.
 
     Raises:

@@ -3,7 +3,7 @@
 Nothing is verified here; `audit` does that.
 """
 
-import math
+import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from hortus.privacy.ledger.books import Books
 from hortus.privacy.ledger.charges import Charged
 from hortus.privacy.ledger.entries import Entry
 from hortus.privacy.ledger.lineages import Placement
-from hortus.runtime.databases import DAMAGED, read_sqlite
+from hortus.runtime.databases import DAMAGED, read_snapshot, read_sqlite
 from hortus.runtime.errors import HortusError
 
 
@@ -32,6 +32,23 @@ class Spending:
     epsilon: float
     after_round: Mapping[int, float]
     granted: float
+
+
+def count_entries(path: Path) -> int:
+    """Returns the number of a ledger's last entry, 0 for none, without waiting for a transaction on it.
+
+    Raises:
+        HortusError: The file cannot be read.
+    """
+
+    def last(connection: sqlite3.Connection) -> int:
+        (number,) = connection.execute("SELECT ifnull(max(seq), 0) FROM entries").fetchone()
+        return int(number)
+
+    try:
+        return read_snapshot(path, last)
+    except (*DAMAGED, OSError) as error:
+        raise HortusError(f"the ledger cannot be read: {error}", where=str(path)) from error
 
 
 def read_spending(path: Path, run: str) -> Spending:
@@ -69,8 +86,3 @@ def read_spending(path: Path, run: str) -> Spending:
             if charge.run == run:
                 after_round[charge.round] = entry.body.epsilon_after
     return Spending(charges, largest, after_round, granted)
-
-
-def finite(epsilon: float) -> float | None:
-    """Returns an ε, or None where there is no bound."""
-    return epsilon if math.isfinite(epsilon) else None

@@ -8,11 +8,11 @@ from pathlib import Path
 from hortus.pages.plots import Plot, Points, together
 from hortus.parties.folders import Consortium
 from hortus.planning.plan_file import load_plan
-from hortus.privacy.ledger.spending import Spending, finite, read_spending
+from hortus.privacy.ledger.spending import Spending, read_spending
 from hortus.protocol.plan import Contract
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import HortusError
-from hortus.runtime.metric import Metric, Metrics, columns
+from hortus.runtime.metric import Metric, Metrics, columns, finite
 from hortus.server.run.absences import Absence, absences
 from hortus.server.run.attendance import (
     ATTENDANCE,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from hortus.parties.folders import ServerFiles
-from hortus.protocol.heads import Countersignature, Head
+from hortus.protocol.heads import Countersignature, LedgerHead
 from hortus.protocol.identity import Identity
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.runtime.databases import DAMAGED, read_sqlite, remedy_for, write_sqlite
@@ -61,15 +61,15 @@ class Notary:
         identity = Identity.load(files.identity, SERVER)
         return cls(identity, files.heads, clock)
 
-    def known(self, site: str) -> Head | None:
+    def known(self, site: str) -> LedgerHead | None:
         """Returns the last head countersigned for a site; None before the first."""
         with self._connected() as connection:
             row = connection.execute(
                 "SELECT site, seq, hash, signature FROM heads WHERE site = ?", (site,)
             ).fetchone()
-        return Head(*row) if row else None
+        return LedgerHead(*row) if row else None
 
-    def countersign(self, head: Head, public_key: bytes) -> Countersignature:
+    def countersign(self, head: LedgerHead, public_key: bytes) -> Countersignature:
         """Countersigns a head, once it is the last known, on disk.
 
         Args:
@@ -119,7 +119,7 @@ class Notary:
         if not request.HasField("head"):
             return None
         head = request.head
-        done = self.countersign(Head(site, head.seq, head.hash, head.signature), public_key)
+        done = self.countersign(LedgerHead(site, head.seq, head.hash, head.signature), public_key)
         return wire.Countersignature(time=done.time, signature=done.signature)
 
     @contextmanager

@@ -28,7 +28,7 @@ _LIBRARIES = (
 )
 
 
-def report_run(directory: Path, plan: Plan) -> Path:
+def report_deployment(directory: Path, plan: Plan) -> Path:
     """Writes the report of a deployed run.
 
     Args:

@@ -14,7 +14,7 @@ from attacks.world import SITES, UNTIMED, World
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from hortus.client.flower.relay import make_app
+from hortus.client.flower.relay import relay_app
 from hortus.client.pace import Clock
 from hortus.learning.warm_model import WarmModel
 from hortus.protocol.answer import Answer
@@ -95,7 +95,7 @@ def test_a_node_speaks_for_itself_alone(
     with serving(hub, world.consortium.server.tls, "127.0.0.1:0", len(SITES)) as port:
         apps: dict[str, ClientApp] = {NODE: _node(answer)}
         for site in SITES:
-            apps[site] = make_app(partial(_reach, world.agent(world.site(site), port)))
+            apps[site] = relay_app(partial(_reach, world.agent(world.site(site), port)))
         grid = LocalGrid(apps)
         evaluator = Evaluator(WarmModel(world.contract, tiny_model), None)
         federation = RoundLoop(
@@ -153,7 +153,7 @@ def test_a_site_that_prepares_is_asked_again_and_misses_no_session(
     roster = Roster.load(world.consortium.server.roster)
     with serving(hub, world.consortium.server.tls, "127.0.0.1:0", len(SITES)) as port:
         agents = {s: world.agent(world.site(s), port, clocks.get(s, UNTIMED)) for s in SITES}
-        grid = LocalGrid({s: make_app(partial(_reach, Noting(a))) for s, a in agents.items()})
+        grid = LocalGrid({s: relay_app(partial(_reach, Noting(a))) for s, a in agents.items()})
         RoundLoop(
             grid=grid,
             identity=Identity.load(world.consortium.server.identity, SERVER),

@@ -15,10 +15,11 @@ from helpers.made_runs import make_contract, make_plan, make_store
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from hortus.cli.audit_page import audit_page, percent_up
+from hortus.cli.audit_page import audit_page
 from hortus.cli.audit_table import round_tables
 from hortus.cli.main import app
 from hortus.client.site.folder import Site
+from hortus.pages.numbers import percent_up
 from hortus.privacy.accounting.events import GaussianEvent
 from hortus.privacy.attacks.detection import true_positive_bound, true_positive_bound_of
 from hortus.privacy.audit.auditor import audit

@@ -10,12 +10,14 @@ from helpers.made_runs import SITES, make_contract, make_plan, make_store
 from typer.testing import CliRunner, Result
 
 from hortus.cli.main import app
+from hortus.client.operator.accounts import opened_ledger
 from hortus.client.site.folder import Site
 from hortus.parties.fingerprint import roster_words
-from hortus.parties.folders import Consortium, ServerConfig
+from hortus.parties.folders import Consortium, ServerConfig, SiteConfig
 from hortus.parties.founding import create_consortium
 from hortus.parties.identity_change import sole
-from hortus.protocol.heads import Head
+from hortus.privacy.ledger.decisions import EVERY_DATASET, Frozen
+from hortus.protocol.heads import LedgerHead
 from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.policy import Budget, Policy
 from hortus.server.run.attendance import AttendanceBook, Said, attended
@@ -97,7 +99,7 @@ def test_both_ends_show_when_they_last_heard_of_each_other(consortium: Consortiu
         status(files.directory)["contacts"] == status(consortium.server.directory)["contacts"] == {}
     )
     identity = Identity.load(files.identity, "ash")
-    head = Head.sign(identity, 1, "ab" * 32)
+    head = LedgerHead.sign(identity, 1, "ab" * 32)
     notary = Notary.open(consortium.server, lambda: 1.8e9)
     seen = notary.countersign(head, identity.public_key_bytes)
     with Site(files.directory, lambda: 1.0) as site:
@@ -146,3 +148,27 @@ def test_a_run_that_goes_on_tells_who_is_there(tmp_path: Path) -> None:
     assert "birch, cedar, dogwood" in shown
     assert "not connected yet" in shown
     assert status(tmp_path)["attendance"] is None
+
+
+def test_a_site_is_reminded_of_an_anchor_until_it_has_one(consortium: Consortium) -> None:
+    files = consortium.site("ash")
+    ash, kept = str(files.directory), files.directory / "kept.anchor"
+
+    def shown() -> list[str]:
+        lines = hortus("status", ash).output.splitlines()
+        return [line for line in lines if line.startswith("anchor")]
+
+    assert (status(files.directory)["entries"], shown()) == (0, []), "there is nothing to lose yet"
+    with opened_ledger(files.directory, lambda: 1.8e9) as (ledger, _):
+        ledger.record(Frozen(EVERY_DATASET, "an incident"))
+    (line,) = shown()
+    assert "none" in line
+    assert "hortus budget anchor SITE_DIR FILE" in line
+    assert hortus("budget", "anchor", ash, str(kept)).exit_code == 0
+    SiteConfig.load(files.config).model_copy(update={"anchor": Path(kept.name)}).save(files.config)
+    assert shown() == [f"anchor       entry 1 of 1, in {kept}"]
+    assert status(files.directory)["anchor"] == {"file": str(kept), "entry": 1, "contained": True}
+    for path in files.directory.glob("ledger.sqlite*"):
+        path.unlink()
+    (line,) = shown()
+    assert "does not contain entry 1" in line

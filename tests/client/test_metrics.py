@@ -2,17 +2,23 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
+from helpers.charges import approve
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hortus.client.metrics import SiteCollector, SiteCounts, counting
 from hortus.client.site.folder import Site
 from hortus.planning.plan_file import load_plan
-from hortus.privacy.ledger.spending import read_spending
+from hortus.privacy.ledger.decisions import Frozen
+from hortus.privacy.ledger.spending import count_entries, read_spending
+from hortus.privacy.ledger.store import Ledger
+from hortus.protocol.identity import Identity
 from hortus.simulation import simulate as simulation
 from tests.conftest import write_records
 
@@ -91,3 +97,22 @@ def test_the_time_of_a_phase_that_records_lengthen_is_not_kept() -> None:
     kept = {phase for phase in ("gradients", "noise", "wait", "upload") if counts.seconds(phase)}
     assert not kept
     assert all(counts.seconds(phase) > 0 for phase in ("keys", "download"))
+
+
+def test_a_scrape_does_not_wait_for_a_step_that_is_charged(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger.open(path, Identity.generate("ash"), lambda: 1.8e9)
+    approve(ledger)
+    answered, asked = Event(), partial(count_entries, path)
+
+    def scrape() -> None:
+        assert samples(SiteCounts(), asked())["hortus_site_ledger_entries"] == 1
+        answered.set()
+
+    with ledger._transaction():
+        ledger._append(Frozen("d" * 64, "an incident"), 1.8e9)
+        Thread(target=scrape, daemon=True).start()
+        assert answered.wait(10), "what is not on disk yet is not counted, and not waited for"
+    assert asked() == 2
+    ledger.close()
+    assert asked() == 2

@@ -23,7 +23,7 @@ from hortus.privacy.ledger.decisions import Declined
 from hortus.privacy.ledger.store import Ledger
 from hortus.privacy.step import PrivateStep
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.heads import Countersignature, Head
+from hortus.protocol.heads import Countersignature, LedgerHead
 from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget
@@ -359,7 +359,7 @@ class Notarised(Server):
 
     def __init__(self, world: World, script: Callable[[str], list[wire.Go]]) -> None:
         super().__init__(script)
-        self.server, self.heads = world.server, dict[str, Head]()
+        self.server, self.heads = world.server, dict[str, LedgerHead]()
 
     def tamper(self, site: str, announcements: wire.Announcements) -> wire.Announcements:
         if site in self.heads:
@@ -371,7 +371,7 @@ class Notarised(Server):
     def countersign(self, site: str, request: wire.ReadyRequest, turn: wire.Turn) -> wire.Turn:
         if request.HasField("head"):
             shown = request.head
-            self.heads[site] = Head(site, shown.seq, shown.hash, shown.signature)
+            self.heads[site] = LedgerHead(site, shown.seq, shown.hash, shown.signature)
             done = Countersignature.make(self.server, self.heads[site], 1.8e9)
             turn.countersignature.time, turn.countersignature.signature = done.time, done.signature
         return turn
@@ -417,7 +417,7 @@ def test_a_site_that_was_rolled_back_refuses_to_go_on(world: World) -> None:
 def test_a_made_up_head_keeps_nobody_from_going_on(world: World) -> None:
     server = Notarised(world, lambda _: [go(0)])
     server.heads = {
-        site: Head(site, 99, "f" * 64, Head.sign(world.server, 99, "f" * 64).signature)
+        site: LedgerHead(site, 99, "f" * 64, LedgerHead.sign(world.server, 99, "f" * 64).signature)
         for site in SITES
     }
     outcomes = play_notarised(world, server)

@@ -30,7 +30,7 @@ from flwr.clientapp import ClientApp
 from hortus.client.agent import SiteAgent
 from hortus.client.agent_service import listening
 from hortus.client.channel import dialling
-from hortus.client.flower.relay import _over_socket, make_app
+from hortus.client.flower.relay import _over_socket, relay_app
 from hortus.client.operate import WarmWorkbench
 from hortus.client.pace import RehearsalClock
 from hortus.client.site.folder import Site
@@ -232,7 +232,7 @@ def _run_server(deployment: Deployment, sockets: Path) -> None:
 
 def relay(path: Path) -> ClientApp:
     context: Any = SimpleNamespace(node_config={"agent-socket": str(path)})
-    return make_app(lambda _: _over_socket(context))
+    return relay_app(lambda _: _over_socket(context))
 
 
 class RelayGrid(LocalGrid):

@@ -25,7 +25,7 @@ from hortus.protocol.certificates import (
     is_certificate_of,
     load_certificate,
 )
-from hortus.protocol.heads import Head
+from hortus.protocol.heads import LedgerHead
 from hortus.protocol.identity import (
     Handover,
     Identity,
@@ -256,11 +256,11 @@ def flower_key(setting: Setting) -> Parser:
 
 def anchor(setting: Setting) -> Parser:
     identity, path = setting.identity("ash"), setting.folder / "anchor.json"
-    honest = Head.sign(identity, 7, "ab" * 32)
+    honest = LedgerHead.sign(identity, 7, "ab" * 32)
     honest.save(path)
 
     def read(path: Path) -> None:
-        head = Head.load(path)
+        head = LedgerHead.load(path)
         signed = head.is_signed_by(identity.public_key_bytes)
         must(not signed or head == honest, "a forged head")
 

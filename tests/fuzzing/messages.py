@@ -16,7 +16,7 @@ from fuzzing.setting import Maker, Setting, without_defects
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from hortus.client.consent.contract import read_contract, read_descriptor
+from hortus.client.consent.contract import parse_contract, read_descriptor
 from hortus.client.site.witness import Witness
 from hortus.privacy.secure_sum.key_exchange import (
     KeyExchange,
@@ -25,7 +25,7 @@ from hortus.privacy.secure_sum.key_exchange import (
 )
 from hortus.protocol.answer import Answer
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.heads import Countersignature, Head
+from hortus.protocol.heads import Countersignature, LedgerHead
 from hortus.protocol.limits import checked
 from hortus.protocol.plan import Contract
 from hortus.protocol.vectors import receive, split
@@ -87,7 +87,7 @@ def _is_known(message: Any) -> bool:
 
 def contract(setting: Setting) -> Parser:
     def read(data: bytes) -> None:
-        parsed = read_contract(data)
+        parsed = parse_contract(data)
         again = Contract.model_validate_json(canonical_json(parsed.model_dump(mode="json")))
         must(again == parsed and again.digest() == parsed.digest(), "another one, read again")
 
@@ -120,7 +120,7 @@ def contract_at_an_agent(setting: Setting) -> Parser:
         )
         if reply.refusal:
             raise Documented(reply.refusal)
-        must(read_contract(data).digest() == honest, "a plan that is not approved")
+        must(parse_contract(data).digest() == honest, "a plan that is not approved")
 
     seeds = (canonical_json(world.contract.model_dump(mode="json")),)
     return Parser("contract of a hostile server", seeds, of_json, read, 0.1)
@@ -254,7 +254,7 @@ def encapsulations(setting: Setting) -> Parser:
 def head_at_the_notary(setting: Setting) -> Parser:
     world, identity = setting.world, setting.identity("ash")
     notary = Notary.open(world.consortium.server, lambda: 1.8e9)
-    signed = Head.sign(identity, 7, "ab" * 32)
+    signed = LedgerHead.sign(identity, 7, "ab" * 32)
     head = wire.Head(seq=signed.seq, hash=signed.hash, signature=signed.signature)
     honest = wire.ReadyRequest(session="2" * 32, head=head)
 
@@ -270,7 +270,7 @@ def head_at_the_notary(setting: Setting) -> Parser:
 
 def countersignature_at_a_site(setting: Setting) -> Parser:
     world, site = setting.world, setting.site("ash")
-    head = Head.sign(site.identity, 1, "ab" * 32)
+    head = LedgerHead.sign(site.identity, 1, "ab" * 32)
     made = Countersignature.make(world.server, head, 1.8e9)
     told = wire.Countersignature(time=made.time, signature=made.signature)
     honest = wire.Turn(go=wire.Go(step=1), countersignature=told)
@@ -291,7 +291,7 @@ def known_head_at_a_site(setting: Setting) -> Parser:
     """A server shows a site a head of its own ledger, or one that it made up."""
     site = setting.site("ash")
     witness = Witness(site.identity, site.roster, site.ledger)
-    signed = Head.sign(site.identity, 10**6, "ab" * 32)
+    signed = LedgerHead.sign(site.identity, 10**6, "ab" * 32)
     head = wire.Head(seq=signed.seq, hash=signed.hash, signature=signed.signature)
 
     def read(data: bytes) -> None:

@@ -31,7 +31,7 @@ from hortus.privacy.ledger.books import Tally
 from hortus.privacy.ledger.charges import Charge, Charged, Level, Scope
 from hortus.privacy.ledger.decisions import Admitted, Approved, Consent, Frozen, Granted, Withdrawn
 from hortus.privacy.ledger.entries import GENESIS, Entry, content_hash
-from hortus.protocol.heads import Countersignature, Head
+from hortus.protocol.heads import Countersignature, LedgerHead
 from hortus.protocol.identity import Identity
 from hortus.protocol.numbers import MOST_DELTA
 from hortus.protocol.policy import Every, period_of
@@ -57,7 +57,7 @@ class Lie:
     kind: str
     evidence: Evidence
     records: tuple[ServerRecord, ...]
-    anchor: Head | None = None
+    anchor: LedgerHead | None = None
     breaks: bool = True
 
 
@@ -92,7 +92,7 @@ def _patched(history: History, said: Sequence[_Said], *, removed: int = 0) -> Ev
     for one in history.evidence.countersignatures:
         seq = one.head.seq - (1 if removed and removed <= one.head.seq else 0)
         if seq and seq <= len(rows):
-            head = Head(SITE, seq, rows[seq - 1][2], b"")
+            head = LedgerHead(SITE, seq, rows[seq - 1][2], b"")
             countersignatures.append(Countersignature.make(OWN, head, one.time))
     return replace(
         history.evidence,
@@ -725,7 +725,7 @@ def _rolled_back(draw: Draw, history: History) -> Lie | None:
     older = replace(evidence, rows=evidence.rows[:kept])
     if draw(2) or seen <= kept:
         last = evidence.rows[-1]
-        anchor = Head.sign(identity_after([]), last[0], last[2])
+        anchor = LedgerHead.sign(identity_after([]), last[0], last[2])
         countersigned = tuple(one for one in evidence.countersignatures if one.head.seq <= kept)
         return Lie(
             "rolled back, anchor", replace(older, countersignatures=countersigned), (), anchor
@@ -749,7 +749,7 @@ def _made_up_countersignature(draw: Draw, history: History) -> Lie | None:
     if not history.evidence.rows:
         return None
     row = pick(draw, history.evidence.rows)
-    forged = Countersignature.make(STRANGER, Head(SITE, row[0], row[2], b""), 1.79e9)
+    forged = Countersignature.make(STRANGER, LedgerHead(SITE, row[0], row[2], b""), 1.79e9)
     return Lie(
         "countersignature made up",
         replace(history.evidence, countersignatures=(forged,)),

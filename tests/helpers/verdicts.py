@@ -13,7 +13,7 @@ from hortus.privacy.audit.auditor import audit
 from hortus.privacy.audit.evidence import Evidence, export, load
 from hortus.privacy.audit.findings import Severity
 from hortus.privacy.audit.reconcile import ServerRecord, omissions
-from hortus.protocol.heads import Head
+from hortus.protocol.heads import LedgerHead
 
 HONEST = "an honest history"
 Verdict = tuple[str, str]  # what was shown; the first thing that is wrong with the auditor's answer
@@ -66,7 +66,7 @@ def examine(number: int, examples: int, folder: Path) -> tuple[Counter[str], lis
 
 
 def _problems(
-    evidence: Evidence, records: tuple[ServerRecord, ...], anchor: Head | None = None
+    evidence: Evidence, records: tuple[ServerRecord, ...], anchor: LedgerHead | None = None
 ) -> tuple[list[str], Counter[str]]:
     """What is broken, and what is warned of."""
     audited = audit(evidence, evidence.roster, anchor)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hortus.pages.numbers import bound, percent, power
 from hortus.pages.plots import Plot, _figure, describe, round_ticks, svg, write_plot
-from hortus.pages.templates import bound, percent, power
 from hortus.runtime.errors import UsageError
 
 CURVES = {f"site {n}": tuple((x, float(x * n)) for x in range(1, 9)) for n in range(1, 7)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hortus.parties.checks import (
-    Verdict,
+    Outcome,
     check_cards,
     check_certificates,
     check_disk,
@@ -26,7 +26,7 @@ from hortus.runtime.errors import UsageError
 from hortus.runtime.names import SERVER
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
-OK, WARNING, PROBLEM = Verdict.OK, Verdict.WARNING, Verdict.PROBLEM
+OK, WARNING, PROBLEM = Outcome.OK, Outcome.WARNING, Outcome.PROBLEM
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ OK, WARNING, PROBLEM = Verdict.OK, Verdict.WARNING, Verdict.PROBLEM
         (0o100777, PROBLEM),
     ],
 )
-def test_keys_are_for_their_owner_alone(mode: int, expected: Verdict) -> None:
+def test_keys_are_for_their_owner_alone(mode: int, expected: Outcome) -> None:
     found = check_keys({Path("keys/a.pem"): 0o100600, Path("keys/b.pem"): mode})
     assert found.verdict is expected
     assert ("chmod go= keys/b.pem" in found.remedy) == (expected is PROBLEM)
@@ -56,7 +56,7 @@ def test_keys_are_for_their_owner_alone(mode: int, expected: Verdict) -> None:
     ],
 )
 def test_certificates_that_end_soon_are_told_with_the_command(
-    left: timedelta, expected: Verdict, said: str
+    left: timedelta, expected: Outcome, said: str
 ) -> None:
     expiry = Expiry("this site", Path("node.crt"), NOW + left, "hortus rotate tls north")
     (found,) = check_certificates([expiry], NOW)
@@ -75,7 +75,7 @@ def test_certificates_that_end_soon_are_told_with_the_command(
     ],
 )
 def test_cards_are_of_the_keys_that_are_pinned(
-    keys: dict[str, bytes], expected: Verdict, said: str
+    keys: dict[str, bytes], expected: Outcome, said: str
 ) -> None:
     roster = Roster({"ash": b"a" * 32, "birch": b"b" * 32}, b"s" * 32)
     found = check_cards(roster, {name: 32 * key for name, key in keys.items()})
@@ -86,7 +86,7 @@ def test_cards_are_of_the_keys_that_are_pinned(
 @pytest.mark.parametrize(
     ("free", "expected"), [(2**20, PROBLEM), (2**30, WARNING), (50 * 2**30, OK)]
 )
-def test_little_room_is_told(free: int, expected: Verdict) -> None:
+def test_little_room_is_told(free: int, expected: Outcome) -> None:
     assert check_disk(free).verdict is expected
 
 
@@ -94,7 +94,7 @@ def test_little_room_is_told(free: int, expected: Verdict) -> None:
     ("hard", "expected"),
     [(256, PROBLEM), (1024, PROBLEM), (4096, OK), (resource.RLIM_INFINITY, OK)],
 )
-def test_a_low_limit_of_open_files_is_told(hard: int, expected: Verdict) -> None:
+def test_a_low_limit_of_open_files_is_told(hard: int, expected: Outcome) -> None:
     found = check_open_files(hard, needed_files(60))
     assert found.verdict is expected
     assert ("LimitNOFILE" in found.remedy) == (expected is PROBLEM)

@@ -11,7 +11,7 @@ from helpers.made_runs import SITES, make_consortium
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
-from hortus.parties.monitoring import CertificateCollector, Heartbeat, make_app, monitoring
+from hortus.parties.monitoring import CertificateCollector, Heartbeat, monitoring, monitoring_app
 from hortus.runtime.errors import HortusError
 
 
@@ -24,7 +24,7 @@ def client(
 ) -> TestClient:
     registry = CollectorRegistry()
     Counter("things", "Things.", registry=registry).inc(3)
-    return TestClient(make_app(registry, alive, ready))
+    return TestClient(monitoring_app(registry, alive, ready))
 
 
 def test_a_process_that_lives_but_cannot_work_is_healthy_and_not_ready() -> None:

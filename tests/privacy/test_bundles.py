@@ -23,7 +23,7 @@ from hortus.privacy.audit.verdict import Reach, judge, overall
 from hortus.privacy.ledger.decisions import Approved, Declined, Frozen, Granted, Withdrawn
 from hortus.privacy.ledger.entries import GENESIS, Entry
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.heads import Countersignature, Head
+from hortus.protocol.heads import Countersignature, LedgerHead
 from hortus.protocol.identity import Identity, Roster
 from hortus.runtime.errors import UsageError
 from hortus.runtime.names import SERVER
@@ -145,7 +145,7 @@ def test_page_and_json_are_written_whatever_a_ledger_says(words: list[str], more
             return
         rows.append((entry.seq, entry.content, entry.hash, entry.signature))
         previous = entry.hash
-    seen = Countersignature.make(OWN, Head("north", 5, previous, b""), 253_402_300_799.0)
+    seen = Countersignature.make(OWN, LedgerHead("north", 5, previous, b""), 253_402_300_799.0)
     audited = audit(Evidence("north", ROSTER, tuple(rows), (seen,), frozenset(), {}), ROSTER)
     assert audited.first_broken is None
     verdict = judge(audited, Reach(), [])

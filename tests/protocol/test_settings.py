@@ -98,7 +98,7 @@ def test_paths_are_relative_to_the_plans_folder_as_in_the_file(path: Path) -> No
         ),
         (
             ["task.labels=none.txt"],
-            "--set task.labels=none.txt: task.labels: the label file cannot",
+            "--set task.labels=none.txt: task.labels: the list cannot be read from its file",
         ),
         (["simulation.sites.North=n.csv"], "--set simulation.sites.North=n.csv: simulation.sites"),
         (

@@ -94,24 +94,33 @@ def test_a_kind_whose_package_is_missing_says_what_to_install() -> None:
         known.kind("cube")
 
 
-@pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A distribution of somebody else, installed as pip leaves it."""
-    (tmp_path / "triangles.py").write_text(
-        "from typing import Literal\nfrom hortus.protocol.section import Kind\n"
-        "class Triangle(Kind):\n    kind: Literal['triangle'] = 'triangle'\n"
+def install(folder: Path, package: str, *kinds: str) -> None:
+    """A distribution of somebody else, installed as pip leaves it, whose kinds are all one class."""
+    module = package.replace("-", "_").lower()
+    folder.joinpath(f"{module}.py").write_text(
+        "from hortus.protocol.section import Kind\nclass Triangle(Kind):\n    kind: str = 'triangle'\n"
     )
-    info = tmp_path / "hortus_triangles-1.0.dist-info"
+    info = folder / f"{module}-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hortus_triangles\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[hortus.test-shapes]\ntriangle = triangles:Triangle\nsquare = triangles:Triangle\n"
-    )
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    lines = "".join(f"{kind} = {module}:Triangle\n" for kind in kinds)
+    (info / "entry_points.txt").write_text(f"[hortus.test-shapes]\n{lines}")
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of packages; none is allowed yet."""
     monkeypatch.syspath_prepend(str(tmp_path))
     allow_plug_ins(())
-    yield
+    yield tmp_path
     allow_plug_ins(())
-    sys.modules.pop("triangles", None)
+    for path in tmp_path.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+@pytest.fixture
+def installed(packages: Path) -> None:
+    install(packages, "hortus_triangles", "triangle", "square")
 
 
 @pytest.mark.usefixtures("installed")
@@ -120,10 +129,43 @@ def test_a_third_partys_kind_loads_only_where_its_package_is_allowed() -> None:
     assert known.names() == ("circle", "square")
     with pytest.raises(UsageError, match=r"plug_ins: \[hortus_triangles\]"):
         known.complete({"kind": "triangle"})
-    assert "triangles" not in sys.modules  # not even imported
+    assert "hortus_triangles" not in sys.modules  # not even imported
     allow_plug_ins(["Hortus-Triangles"])
     assert known.names() == ("circle", "square", "triangle")
     assert known.complete({"kind": "triangle"}).kind == "triangle"
     assert known.kind("square") is Square  # a name of ours is never theirs
     allow_plug_ins(None)
     assert "triangle" in known.names()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "brought"),
+    [
+        (None, "hortus-more, hortus_triangles"),
+        (["hortus_triangles", "hortus-more"], "hortus-more, hortus_triangles"),
+        (["Hortus.More", "hortus-triangles"], "hortus-more, hortus_triangles"),
+        (["hortus_triangles"], ""),
+        (["hortus-more"], ""),
+    ],
+)
+def test_a_kind_of_two_packages_is_refused_unless_one_of_them_is_allowed(
+    packages: Path, allowed: list[str] | None, brought: str
+) -> None:
+    install(packages, "hortus_triangles", "triangle", "kite")
+    install(packages, "hortus-more", "triangle", "rhombus")
+    allow_plug_ins(allowed)
+    known = shapes()
+    assert "triangle" in known.names()
+    if not brought:
+        assert known.complete({"kind": "triangle"}).kind == "triangle"
+        return
+    for _ in range(2):  # whichever is asked first
+        with pytest.raises(UsageError) as caught:
+            known.complete({"kind": "triangle"})
+        assert f"by more than one package: {brought}" in str(caught.value)
+        assert "plug_ins: [hortus-more]" in str(caught.value)
+    assert not {"hortus_triangles", "hortus_more"} & set(sys.modules), "neither is imported"
+    with pytest.raises(UsageError, match="more than one package"):
+        known.parse(Section(kind="triangle"))
+    assert known.complete({"kind": "rhombus"}).kind == "rhombus"
+    assert known.complete({"kind": "kite"}).kind == "kite"

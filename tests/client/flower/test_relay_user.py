@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from hortus.client.flower.relay_user import Access, RelayUser
-from hortus.client.flower.supernode import guarded
+from hortus.client.flower.supernode import protected
 from hortus.parties.folders import ServerConfig, SiteConfig, SiteFiles
 from hortus.parties.founding import create_consortium
 from hortus.protocol.policy import Budget, Policy
@@ -52,7 +52,7 @@ def refusal(files: SiteFiles) -> str:
     """Why the check refuses, before it comes to what the user needs; nothing if it does not."""
     user = RelayUser.find("nobody")
     try:
-        user.check_apart(guarded(files, user), needed=Path("/no/such/file"))
+        user.check_apart(protected(files, user), needed=Path("/no/such/file"))
     except UsageError as error:
         return str(error)
     raise AssertionError("it needs a file that is not there")
@@ -191,4 +191,4 @@ def test_a_check_that_does_not_run_refuses(
     user = RelayUser.find("nobody")
     monkeypatch.setattr(RelayUser, "_run", run)
     with pytest.raises(UsageError, match=r"site.yaml: relay_user: .* cannot be checked"):
-        user.check_apart(guarded(files, user), needed=files.config)
+        user.check_apart(protected(files, user), needed=files.config)

@@ -18,7 +18,7 @@ from hortus.cli.main import app
 from hortus.client.operator.ledger_view import LedgerView, epsilon_plot, view_ledger
 from hortus.client.operator.page import SiteSource
 from hortus.client.site.connection import ConnectionBook, Link
-from hortus.pages.live import Watcher, make_app
+from hortus.pages.live import Watcher, page_app
 from hortus.parties.folders import Consortium, ServerConfig, SiteFiles
 from hortus.parties.founding import create_consortium
 from hortus.parties.identity_change import sole
@@ -334,7 +334,7 @@ def test_what_others_said_stays_text(files: SiteFiles) -> None:
 def test_over_http_a_token_is_asked_for_on_loopback_too(files: SiteFiles) -> None:
     watcher = Watcher(SiteSource(files.directory, time.time))
     client = TestClient(
-        make_app(watcher, "t" * 43), base_url="http://127.0.0.1", follow_redirects=False
+        page_app(watcher, "t" * 43), base_url="http://127.0.0.1", follow_redirects=False
     )
     for path in ("/", "/events", "/style.css"):
         assert client.get(path).status_code == 401

@@ -36,7 +36,7 @@ from hortus.privacy.ledger.decisions import (
 from hortus.privacy.ledger.entries import GENESIS, Body, Entry, content_hash
 from hortus.privacy.ledger.reader import SELECT_ENTRIES
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.heads import Countersignature, Head
+from hortus.protocol.heads import Countersignature, LedgerHead
 from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.plan import Plan
 from hortus.protocol.policy import Budget, Every, PeriodBudget
@@ -698,7 +698,7 @@ def _first_entry(evidence: Evidence) -> int | None:
 
 def test_a_rollback_is_found_by_countersignature_and_by_anchor(mixed: Path) -> None:
     evidence = _evidence(mixed)
-    anchor = Head.sign(SITE, evidence.rows[-1][0], evidence.rows[-1][2])
+    anchor = LedgerHead.sign(SITE, evidence.rows[-1][0], evidence.rows[-1][2])
     assert audit(evidence, ROSTER, anchor).first_broken is None
     older = replace(evidence, rows=evidence.rows[:4])
     finding = audit(older, ROSTER).first_broken
@@ -718,7 +718,7 @@ def test_a_countersignature_of_another_server_is_a_warning_and_vouches_for_nothi
     """An honest site keeps those of a server that was replaced without a hand-over."""
     evidence = _evidence(mixed)
     for hash_ in (evidence.rows[1][2], "f" * 64):
-        forged = Countersignature.make(STRANGER, Head(SITE.site, 2, hash_, b""), 1.8e9)
+        forged = Countersignature.make(STRANGER, LedgerHead(SITE.site, 2, hash_, b""), 1.8e9)
         audited = audit(replace(evidence, countersignatures=(forged,)), ROSTER)
         (finding,) = [f for f in audited.findings if "vouches for nothing" in f.problem]
         assert (finding.entry, finding.severity) == (2, Severity.WARNING)

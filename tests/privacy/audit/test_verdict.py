@@ -14,7 +14,7 @@ from hortus.privacy.audit.verdict import Outcome, Reach, Verdict, in_words, judg
 from hortus.privacy.ledger.charges import Charged
 from hortus.privacy.ledger.entries import Entry
 from hortus.privacy.ledger.store import Ledger
-from hortus.protocol.heads import Countersignature, Head
+from hortus.protocol.heads import Countersignature, LedgerHead
 from hortus.protocol.identity import Identity, Roster
 from hortus.runtime.names import SERVER
 
@@ -64,13 +64,13 @@ def stripped(evidence: Evidence) -> Evidence:
     return replace(evidence, countersignatures=())
 
 
-def anchor(evidence: Evidence, number: int) -> Head:
-    return Head.sign(SITE, number, evidence.rows[number - 1][2])
+def anchor(evidence: Evidence, number: int) -> LedgerHead:
+    return LedgerHead.sign(SITE, number, evidence.rows[number - 1][2])
 
 
 def verdict_on(
     evidence: Evidence,
-    kept: Head | None = None,
+    kept: LedgerHead | None = None,
     *records: ServerRecord,
     is_live: bool = False,
     roster: Roster = ROSTER,

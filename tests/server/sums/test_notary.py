@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hortus.protocol.descriptor import Descriptor
-from hortus.protocol.heads import Countersignature, Head
+from hortus.protocol.heads import Countersignature, LedgerHead
 from hortus.protocol.identity import Identity, Roster
 from hortus.protocol.plan import Cohort
 from hortus.protocol.wire import aggregation_pb2 as wire
@@ -20,8 +20,8 @@ OWN = Identity.generate(SERVER)
 KEY = ASH.public_key_bytes
 
 
-def _head(seq: int, letter: str = "a", signer: Identity = ASH) -> Head:
-    return Head.sign(signer, seq, letter * 64)
+def _head(seq: int, letter: str = "a", signer: Identity = ASH) -> LedgerHead:
+    return LedgerHead.sign(signer, seq, letter * 64)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_the_last_head_is_countersigned_and_remembered_over_restarts(path: Path)
 
 
 @pytest.mark.parametrize("head", [_head(6), _head(7, "c")], ids=["older", "another"])
-def test_an_older_copy_is_not_countersigned(path: Path, head: Head) -> None:
+def test_an_older_copy_is_not_countersigned(path: Path, head: LedgerHead) -> None:
     notary = _open(path)
     notary.countersign(_head(7, "b"), KEY)
     with pytest.raises(ProtocolError, match="an older copy is in place"):
@@ -61,7 +61,7 @@ def test_an_older_copy_is_not_countersigned(path: Path, head: Head) -> None:
 def test_a_head_that_the_site_did_not_sign_is_not_countersigned(path: Path) -> None:
     notary = _open(path)
     for signer in (BIRCH, OWN):
-        forged = Head("ash", 1, "a" * 64, _head(1, signer=signer).signature)
+        forged = LedgerHead("ash", 1, "a" * 64, _head(1, signer=signer).signature)
         with pytest.raises(ProtocolError, match="does not fit"):
             notary.countersign(forged, KEY)
     assert notary.known("ash") is None
@@ -99,4 +99,4 @@ def test_a_file_that_cannot_be_used_any_more_is_named(path: Path) -> None:
 
 def test_an_anchor_reads_back(tmp_path: Path) -> None:
     _head(3).save(tmp_path / "anchor.json")
-    assert Head.load(tmp_path / "anchor.json") == _head(3)
+    assert LedgerHead.load(tmp_path / "anchor.json") == _head(3)

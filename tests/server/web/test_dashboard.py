@@ -24,7 +24,7 @@ from helpers.made_runs import (
     release,
 )
 
-from hortus.pages.live import Watcher, make_app
+from hortus.pages.live import Watcher, page_app
 from hortus.server.run.records import Departure
 from hortus.server.web.dashboard import RunSource
 
@@ -33,7 +33,7 @@ TOKEN = "t" * 43
 
 
 def reader(directory: Path, token: str | None = None, base: str = "http://127.0.0.1") -> TestClient:
-    app = make_app(Watcher(RunSource(directory)), token)
+    app = page_app(Watcher(RunSource(directory)), token)
     return TestClient(app, base_url=base, follow_redirects=False)
 
 

@@ -6,7 +6,7 @@ from helpers.html_page import HtmlPage
 from helpers.made_runs import SITES, make_contract, make_plan, make_round, make_store
 
 from hortus.server.run.records import Departure
-from hortus.server.web.report import report_run
+from hortus.server.web.report import report_deployment
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -16,7 +16,7 @@ def test_a_deployed_run_gets_a_report_of_claims(tmp_path: Path) -> None:
     store = make_store(tmp_path, make_contract(plan), 1)
     store.commit(make_round(1, SITES[:-1], attempts=3), {})
     store.note_departure(Departure(1, "dogwood", HOSTILE))
-    path = report_run(tmp_path, plan)
+    path = report_deployment(tmp_path, plan)
     assert path == tmp_path / "report.html"
     page = HtmlPage(path.read_text(encoding="utf-8"))
     assert page.table("As the server saw them. Each step")[1:] == [
