@@ -154,7 +154,7 @@ class Texts:
         ]
 
     def losses(self, model: nn.Module) -> torch.Tensor:
-        logits = model(input_ids=self.ids, attention_mask=torch.ones_like(self.ids))
+        logits = model(input_ids=self.ids, attention_mask=torch.ones_like(self.ids)).logits
         return nn.functional.cross_entropy(logits, self.labels, reduction="none")
 
 

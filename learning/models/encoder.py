@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hortus.learning.models.base import Base
 from hortus.learning.models.loading import load_encoder
@@ -92,8 +93,8 @@ class EncoderClassifier(nn.Module):
         depth: int = 0,
         embeddings: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Returns logits, float32 (records, classes), of tokens, of states or of embeddings.
+    ) -> SequenceClassifierOutput:
+        """Returns `logits`, float32 (records, classes), of tokens, of states or of embeddings.
 
         Args:
             attention_mask: int64 (records, tokens), 0 where padded; not with `embeddings`.
@@ -115,8 +116,7 @@ class EncoderClassifier(nn.Module):
             else:
                 assert input_ids is not None  # noqa: S101 - one of the three is given
                 embeddings = self.embed(input_ids, attention_mask, token_type_ids)
-        logits: torch.Tensor = self.head(embeddings)
-        return logits
+        return SequenceClassifierOutput(logits=self.head(embeddings))
 
     def _run(
         self, states: torch.Tensor, attention_mask: torch.Tensor, layers: slice

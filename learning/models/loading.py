@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -24,7 +25,6 @@ from hortus.protocol.plan import Precision
 from hortus.runtime.errors import UsageError, in_one_line
 from hortus.runtime.surroundings import out_of_memory
 
-ReadBy = Callable[[PretrainedConfig], Any]
 _DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16}
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 # What makes a model compute something else each time.
@@ -40,22 +40,58 @@ _WRAPPERS = ("module.", "_orig_mod.", "model._orig_mod.", "base_model.model.")
 _OLD_BUFFERS = ("position_ids", "token_type_ids", ".attn.bias", ".masked_bias", ".inv_freq")
 
 
+def pooler_of(model: PreTrainedModel) -> frozenset[str]:
+    """Returns the names of the weights of a model's pooler, a part that checkpoints of masked words lack."""
+    prefix = f"{model.base_model_prefix}."
+    names = (name for name, _ in model.named_parameters())
+    return frozenset(name for name in names if name.removeprefix(prefix).startswith(_POOLER))
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What transformers is to make of a model's files.
+
+    Attributes:
+        kind: The class that reads them, such as `AutoModel`.
+        own: Of a model that was read, the names of the weights that its files may lack, or hold for another task.
+    """
+
+    kind: Any
+    own: Callable[[PreTrainedModel], frozenset[str]] = lambda _: frozenset()
+
+
+class Loaded(NamedTuple):
+    """A model, and the weights that its files lack, or hold in other shapes: all of them the form's own."""
+
+    model: PreTrainedModel
+    lacking: frozenset[str]
+
+
+ReadBy = Callable[[PretrainedConfig], Form]
+
+
 def load_encoder(path: Path, precision: Precision, longest: int) -> PreTrainedModel:
     """Reads whatever turns a text into hidden states: of an encoder and a decoder, the encoder alone.
 
     Arguments and errors are those of `load_model`.
     """
-    return load_model(path, precision, longest, _encoder_class)
+    loaded = load_model(path, precision, longest, _encoder).model
+    if getattr(loaded, "pooler", None) is not None:
+        loaded.pooler = None
+    config = loaded.config
+    has_decoder = config.is_encoder_decoder and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING
+    encoder: PreTrainedModel = loaded.get_encoder() if has_decoder else loaded
+    return encoder
 
 
-def load_model(path: Path, precision: Precision, longest: int, read_by: ReadBy) -> PreTrainedModel:
+def load_model(path: Path, precision: Precision, longest: int, read_by: ReadBy) -> Loaded:
     """Reads a base model, without dropout, so that steps repeat.
 
     Args:
         path: Folder of the model.
         precision: What it computes in.
         longest: Tokens that it must read at once.
-        read_by: Returns the class of transformers that reads a model of a configuration.
+        read_by: Returns how a model of a configuration is read; it may set the configuration's labels.
 
     Raises:
         UsageError: The model cannot be read, is not what its folder says, or does not read as many tokens
@@ -67,21 +103,21 @@ def load_model(path: Path, precision: Precision, longest: int, read_by: ReadBy) 
     fields, tensors = read_config(path), read_tensors(path)
     try:
         config = _config(path)
-        kind = read_by(config)
-        _check_size(config, kind, tensors, precision, path)
-        model, report = _load(path, config, kind, precision)
+        form = read_by(config)
+        _check_size(config, form.kind, tensors, precision, path)
+        model, report = _load(path, config, form.kind, precision)
     except UsageError:
         raise
     except Exception as error:  # whatever a library says of a damaged folder
         if (no_memory := out_of_memory(error)) is not None:
             raise no_memory from error
         raise _explained(path, fields, error) from error
-    _check_report(model, report, tensors, path)
+    lacking = _check_report(model, report, tensors, path, form.own(model))
     _check_reads_tokens(model, path)
     _check_finite(model.named_parameters(), path)
     _check_finite(model.named_buffers(), path)
     _check_length(model, longest)
-    return model
+    return Loaded(model, lacking)
 
 
 def _config(path: Path) -> PretrainedConfig:
@@ -107,12 +143,8 @@ def _load(
         ignore_mismatched_sizes=True,  # they are in the report
         **_LOCAL,
     )
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None
-    has_decoder = kind is AutoModel and config.is_encoder_decoder
-    encoder = model.get_encoder() if has_decoder else model
-    encoder.eval()
-    return encoder, report
+    model.eval()
+    return model, report
 
 
 def _check_size(
@@ -149,11 +181,10 @@ def _check_size(
         )
 
 
-def _encoder_class(config: PretrainedConfig) -> Any:  # noqa: ANN401 - transformers has no types
-    """Returns what reads the model: of an encoder and a decoder, the encoder alone."""
-    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
-        return AutoModelForTextEncoding
-    return AutoModel
+def _encoder(config: PretrainedConfig) -> Form:
+    """Returns how the model without a head is read; its pooler, made for another pooling than ours, may be missing."""
+    has_own = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+    return Form(AutoModelForTextEncoding if has_own else AutoModel, pooler_of)
 
 
 def _explained(path: Path, fields: Mapping[str, Any], error: Exception) -> UsageError:
@@ -169,35 +200,54 @@ def _explained(path: Path, fields: Mapping[str, Any], error: Exception) -> Usage
 
 
 def _check_report(
-    encoder: PreTrainedModel,
+    model: PreTrainedModel,
     report: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     path: Path,
-) -> None:
-    """Refuses a model of which transformers has made something up, or left something out."""
-    missing = sorted(name for name in report["missing_keys"] if not _is_pooler(name))
+    own: Collection[str],
+) -> frozenset[str]:
+    """Refuses a model of which transformers has made something up, or left something out.
+
+    Returns the names of what it has made up of the form's own weights.
+    """
+    missing = sorted(report["missing_keys"])
     unexpected = sorted(report["unexpected_keys"])
-    if mismatched := sorted(report["mismatched_keys"]):
-        name, stored, expected = mismatched[0]
+    mismatched = sorted(report["mismatched_keys"])
+    lacking = frozenset(missing) | {name for name, *_ in mismatched}
+    if others := [one for one in mismatched if one[0] not in own]:
+        name, stored, expected = others[0]
         raise UsageError(
-            f"{_named([name for name, *_ in mismatched])} of other shapes than config.json says: "
+            f"{_named(others)} of other shapes than config.json says: "
             f"{in_one_line(name, 100)} is {list(stored)}, not {list(expected)}",
             where=_place(path, tensors, [name]),
             remedy=_OTHER_CONFIG,
         )
-    if missing:
+    if absent := [name for name in missing if name not in own]:
         raise UsageError(
-            f"{_named(missing)} missing: {_few(missing)}",
+            f"{_named(absent)} missing: {_few(absent)}",
             where=_place(path, tensors, []),
             remedy=_remedy_of_missing(unexpected),
         )
-    children = {name for name, _ in encoder.named_children()}
-    prefix = f"{encoder.base_model_prefix}."
+    _refuse_left_over(model.base_model, unexpected, tensors, path)
+    if report["error_msgs"]:
+        raise unreadable(path, "model", ValueError(str(report["error_msgs"][0])))
+    return lacking
+
+
+def _refuse_left_over(
+    backbone: PreTrainedModel,
+    unexpected: Collection[str],
+    tensors: Mapping[str, Tensor],
+    path: Path,
+) -> None:
+    """Refuses weights of the backbone's own parts that it has no place for; heads of other tasks are dropped."""
+    children = {name for name, _ in backbone.named_children()}
+    prefix = f"{backbone.base_model_prefix}."
     own = [
         name
         for name in unexpected
         if name.removeprefix(prefix).partition(".")[0] in children
-        and not _is_pooler(name.removeprefix(prefix))
+        and not name.removeprefix(prefix).startswith(_POOLER)
         and not name.endswith(_OLD_BUFFERS)
     ]
     if own:
@@ -206,12 +256,6 @@ def _check_report(
             where=_place(path, tensors, own),
             remedy="Without them it would be another model: take the config.json that belongs to the weights.",
         )
-    if report["error_msgs"]:
-        raise unreadable(path, "model", ValueError(str(report["error_msgs"][0])))
-
-
-def _is_pooler(name: str) -> bool:
-    return name.startswith(_POOLER)
 
 
 def _remedy_of_missing(unexpected: Collection[str]) -> str:
@@ -229,7 +273,7 @@ def _remedy_of_missing(unexpected: Collection[str]) -> str:
     return "transformers would make them up at random, and others at each site: copy the whole model again."
 
 
-def _named(names: Collection[str]) -> str:
+def _named(names: Collection[Any]) -> str:
     return "a weight is" if len(names) == 1 else f"{len(names)} weights are"
 
 

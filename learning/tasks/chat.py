@@ -85,9 +85,9 @@ class Chat(Task):
 
     def load(self, path: Path, precision: Precision = Precision.FLOAT32) -> Base:
         """See `Task`."""
-        from hortus.learning.models.causal import language_model
+        from hortus.learning.models.heads import CAUSAL, model_with_head
 
-        return language_model(path, precision, self.max_length)
+        return model_with_head(path, precision, self.max_length, CAUSAL)
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Tries the chat template: what is learnt must be answers, each with its end, and nothing else."""

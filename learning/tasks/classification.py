@@ -46,7 +46,7 @@ class Prediction(NamedTuple):
 
 
 class TextClassification(Task):
-    """`text-classification`: one label for each text; a linear head on an encoder's pooled states."""
+    """`text-classification`: one label for each text; a head on an encoder or a decoder."""
 
     listed: ClassVar[tuple[str, ...]] = ("labels",)
 
@@ -59,6 +59,12 @@ class TextClassification(Task):
         "plan file the path of a text file with one label a line.",
     )
     max_length: int = Field(64, ge=4, le=4096, description="Tokens a text is cut to.")
+    head: Literal["sentence", "sequence"] = Field(
+        "sentence",
+        description="What gives a text its classes. `sentence`: a linear layer on the mean of the states of its "
+        "tokens, scaled to one length; for small encoders. `sequence`: what transformers has for the architecture "
+        "(`…ForSequenceClassification`), which `pipeline` opens; for decoders, and for encoders that have a head.",
+    )
 
     @model_validator(mode="after")
     def _labels_are_distinct_words(self) -> Self:
@@ -115,9 +121,20 @@ class TextClassification(Task):
 
     def load(self, path: Path, precision: Precision = Precision.FLOAT32) -> Base:
         """See `Task`."""
-        from hortus.learning.models.encoder import classifier
+        if self.head == "sentence":
+            from hortus.learning.models.encoder import classifier
 
-        return classifier(path, precision, self.max_length, len(self.labels))
+            return classifier(path, precision, self.max_length, len(self.labels))
+        from hortus.learning.models.heads import SEQUENCE, model_with_head
+
+        return model_with_head(
+            path,
+            precision,
+            self.max_length,
+            SEQUENCE,
+            labels=self.labels,
+            problem_type="single_label_classification",
+        )
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, values: Sequence[LabelledText]
@@ -138,7 +155,7 @@ class TextClassification(Task):
         """Cross-entropy, in nats. See `Task`."""
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(model(**inputs), targets, reduction="none")
+        return cross_entropy(model(**inputs).logits, targets, reduction="none")
 
     def observe(
         self, model: nn.Module, inputs: Mapping[str, Any], targets: torch.Tensor
@@ -146,7 +163,7 @@ class TextClassification(Task):
         """The label, the label predicted, and the cross-entropy in nats. See `Task`."""
         from torch.nn.functional import cross_entropy
 
-        logits = model(**inputs)
+        logits = model(**inputs).logits
         losses = cross_entropy(logits, targets, reduction="none")
         predicted = logits.argmax(1)
         return list(
@@ -164,7 +181,7 @@ class TextClassification(Task):
 
     def answer(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[Prediction]:
         """The likeliest label, with its probability. See `Task`."""
-        shares, labels = model(**inputs).double().softmax(1).max(1)
+        shares, labels = model(**inputs).logits.double().softmax(1).max(1)
         return [
             Prediction(self.labels[label], share)
             for label, share in zip(labels.tolist(), shares.tolist(), strict=True)

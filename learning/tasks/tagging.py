@@ -113,9 +113,9 @@ class TokenClassification(Task):
 
     def load(self, path: Path, precision: Precision = Precision.FLOAT32) -> Base:
         """See `Task`."""
-        from hortus.learning.models.tagger import tagger
+        from hortus.learning.models.heads import TOKENS, model_with_head
 
-        return tagger(path, precision, self.max_length, self.names)
+        return model_with_head(path, precision, self.max_length, TOKENS, labels=self.names)
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Refuses a tokenizer that does not say which word a token is of."""

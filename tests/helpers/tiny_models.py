@@ -26,6 +26,7 @@ _BERT = {
     "pad_token_id": 0,
 }
 _LLAMA = _BERT | {"num_key_value_heads": 1, "bos_token_id": 2, "eos_token_id": 3}
+_HEADED = _LLAMA | {"head_dim": 8}
 _T5 = {
     "vocab_size": len(VOCABULARY),
     "d_model": 16,
@@ -33,6 +34,7 @@ _T5 = {
     "d_ff": 24,
     "num_layers": 2,
     "num_heads": 2,
+    "decoder_start_token_id": 0,
 }
 
 
@@ -90,6 +92,60 @@ ARCHITECTURES = {
     ),
     "llama": Architecture("LlamaConfig", "LlamaModel", _LLAMA, ("q_proj", "v_proj")),
     "qwen2": Architecture("Qwen2Config", "Qwen2ForCausalLM", _LLAMA, ("q_proj", "down_proj")),
+    "qwen3": Architecture("Qwen3Config", "Qwen3ForCausalLM", _HEADED, ("q_proj", "up_proj")),
+    "gemma2": Architecture("Gemma2Config", "Gemma2ForCausalLM", _HEADED, ("q_proj", "down_proj")),
+    "gemma3": Architecture(
+        "Gemma3TextConfig", "Gemma3ForCausalLM", _HEADED, ("k_proj", "gate_proj")
+    ),
+    "mistral": Architecture("MistralConfig", "MistralForCausalLM", _LLAMA, ("q_proj", "o_proj")),
+    "phi": Architecture("PhiConfig", "PhiForCausalLM", _LLAMA, ("q_proj", "fc1")),
+    "phi3": Architecture("Phi3Config", "Phi3ForCausalLM", _LLAMA, ("qkv_proj", "gate_up_proj")),
+    "opt": Architecture(
+        "OPTConfig",
+        "OPTForCausalLM",
+        _BERT
+        | {
+            "ffn_dim": 24,
+            "word_embed_proj_dim": 16,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+        },
+        ("q_proj", "fc2"),
+    ),
+    "deberta": Architecture(
+        "DebertaV2Config",
+        "DebertaV2Model",
+        _BERT
+        | {
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_buckets": 8,
+            "position_biased_input": False,
+            "max_relative_positions": -1,
+            "pooler_hidden_size": 16,
+        },
+        ("query_proj", "dense"),
+    ),
+    "modernbert": Architecture(
+        "ModernBertConfig",
+        "ModernBertForMaskedLM",
+        _BERT
+        | {
+            "cls_token_id": 2,
+            "sep_token_id": 3,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+            "local_attention": 8,
+            "global_attn_every_n_layers": 2,
+        },
+        ("Wqkv", "Wi"),
+    ),
+    "albert": Architecture(
+        "AlbertConfig", "AlbertModel", _BERT | {"embedding_size": 8}, ("query", "ffn")
+    ),
+    "electra": Architecture(
+        "ElectraConfig", "ElectraModel", _BERT | {"embedding_size": 8}, ("query", "value")
+    ),
     "t5": Architecture("T5Config", "T5Model", _T5, ("q", "v")),
     "t5 encoder": Architecture("T5Config", "T5EncoderModel", _T5, ("wi", "wo")),
     "bart": Architecture(

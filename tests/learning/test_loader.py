@@ -220,7 +220,7 @@ def test_evaluation_is_that_of_one_record_at_a_time(tiny_model: Path) -> None:
         for index in ALL:
             (batch,) = bench.plain.batches(data, np.array([index]), 1)
             losses.append(float(batch.losses(bench.model)))
-            predicted.append(int(bench.model(**batch.inputs).argmax()))
+            predicted.append(int(bench.model(**batch.inputs).logits.argmax()))
     for task in (bench.plain, bench.ahead):
         metrics = values(task.measure(bench.model, task.encode(RECORDS)))
         assert metrics["accuracy"] == np.mean(np.array(predicted) == labels_of(RECORDS))

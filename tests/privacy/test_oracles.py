@@ -163,7 +163,7 @@ class Texts:
         return cls(ids, mask, labels, torch.from_numpy(numbers))
 
     def losses(self, model: nn.Module) -> torch.Tensor:
-        logits = model(input_ids=self.ids, attention_mask=self.mask)
+        logits = model(input_ids=self.ids, attention_mask=self.mask).logits
         return nn.functional.cross_entropy(logits, self.labels, reduction="none")
 
     def of(self, records: torch.Tensor) -> "Texts":

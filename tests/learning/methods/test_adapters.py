@@ -39,7 +39,7 @@ def trained(path: Path, adapter: Method) -> tuple[PeftModel, AdapterSpace]:
 def logits(model: nn.Module) -> torch.Tensor:
     model.eval()
     with torch.no_grad():
-        result: torch.Tensor = model(input_ids=TOKENS, attention_mask=MASK)
+        result: torch.Tensor = model(input_ids=TOKENS, attention_mask=MASK).logits
     return result
 
 

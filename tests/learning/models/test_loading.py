@@ -45,7 +45,7 @@ def copy(saved: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
 def test_usual_architectures_are_read_whole(saved: Callable[[str], Path], name: str) -> None:
     model = TASK.load(saved(name)).module
     tokens = torch.tensor([[2, 5, 6, 3, 0], [2, 7, 8, 9, 3]])
-    logits = model.eval()(input_ids=tokens, attention_mask=(tokens != 0).long())
+    logits = model.eval()(input_ids=tokens, attention_mask=(tokens != 0).long()).logits
     assert logits.shape == (2, 2)
     again = TASK.load(saved(name)).module
     assert all(map(torch.equal, model.state_dict().values(), again.state_dict().values()))
