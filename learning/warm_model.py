@@ -35,6 +35,7 @@ class WarmModel:
         space: The adapter as a flat vector.
         initial_adapter: float32[d], what training starts from.
         task: What is learnt.
+        tokenizer: The base model's own.
         loader: Encodes records, and divides them into passes.
     """
 
@@ -42,7 +43,7 @@ class WarmModel:
         self.plan = plan
         self.task = TASKS.parse(plan.task)
         self.base = self.task.load(path, plan.training.precision)
-        self._tokenizer = load_tokenizer(path)
+        self.tokenizer = load_tokenizer(path)
         self._method = METHODS.parse(plan.adapter)
         self.model = self._method.attach(self.base, plan.seed).to(default_device())
         self.space = AdapterSpace(self.model)
@@ -53,7 +54,7 @@ class WarmModel:
     def another_loader(self) -> Loader:
         """Returns a loader for the same model that divides records into passes of its own."""
         size = self.plan.training.micro_batch
-        return Loader(self.task, self._tokenizer, self.base, self._method, size)
+        return Loader(self.task, self.tokenizer, self.base, self._method, size)
 
     @contextmanager
     def holding(self, adapter: NDArray[np.float32]) -> Iterator[nn.Module]:

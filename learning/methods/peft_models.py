@@ -34,6 +34,8 @@ def adapted(base: Base, config: PeftConfig) -> nn.Module:
             where="adapter",
             remedy="Use another model; or `kind: head`, which trains the head alone.",
         ) from error
+    # Not before: PEFT would choose a class of its own, and say which heads are trained.
+    config.task_type = base.task_type
     keep_apart(model)
     return model
 

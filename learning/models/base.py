@@ -39,6 +39,7 @@ class Base:
         prefix: Where the backbone is in the module, such as `encoder.`; empty where it is the module.
         heads: Names of the modules that are trained whole, beside any adapter.
         ahead: How frozen layers are run ahead; None where that is not known of this model.
+        task_type: What PEFT calls the task, such as `SEQ_CLS`; None where no class of transformers is the module.
     """
 
     module: nn.Module
@@ -46,6 +47,7 @@ class Base:
     prefix: str
     heads: tuple[str, ...]
     ahead: RunsAhead | None = None
+    task_type: str | None = None
 
     @property
     def config(self) -> Any:  # noqa: ANN401 - transformers has no types

@@ -16,6 +16,7 @@ from hortus.runtime.errors import UsageError, in_one_line
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+GGUF = ".gguf"
 _CONFIG = "config.json"
 _HIDDEN = (".", "__pycache__")
 _NEVER_READ = {".py", ".pyc", ".md"}
@@ -24,7 +25,6 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _INTEGERS = {"I64", "I32", "BOOL"}  # of tables of positions, which some checkpoints hold
 _OTHER_WEIGHTS = {
-    "*.gguf": "GGUF files, whose weights are quantised",
     "tf_model.h5": "weights for TensorFlow",
     "flax_model.msgpack": "weights for Flax",
     "*.onnx": "an ONNX graph",
@@ -48,14 +48,14 @@ class Tensor:
 
 
 def resolve_model(spec: str, base: Path) -> Path:
-    """Finds the folder of a base model.
+    """Finds a base model: its folder, or its GGUF file.
 
     Args:
-        spec: A folder, or `package:NAME/FOLDER` for one inside an installed Python package.
-        base: What a relative folder is relative to.
+        spec: A folder or a GGUF file, or `package:NAME/FOLDER` for one inside an installed Python package.
+        base: What a relative path is relative to.
 
     Raises:
-        UsageError: There is no such package or folder, or it holds no safetensors model.
+        UsageError: There is no such package, folder or file, or it holds no model.
     """
     where = f"model: {spec}"
     if spec.startswith("package:"):
@@ -84,6 +84,8 @@ def _in_package(spec: str, where: str) -> Path:
 
 
 def _check_there(path: Path, spec: str, where: str) -> None:
+    if path.suffix == GGUF and path.is_file():
+        return
     if not path.is_dir() and _HUB_NAME.fullmatch(spec):
         raise UsageError(
             f"there is no folder {path}",
@@ -91,9 +93,19 @@ def _check_there(path: Path, spec: str, where: str) -> None:
             remedy=f"{_NO_HUB} If it is the name of a model on a hub, download it first, where there is a "
             f"network: hf download {spec} --local-dir models/{spec.rpartition('/')[2]}",
         )
+    files = sorted(path.glob(f"*{GGUF}"))
+    is_saved = (path / WEIGHTS).is_file() or (path / INDEX).is_file()
+    if files and not is_saved:
+        if len(files) > 1:
+            raise UsageError(
+                f"there are {len(files)} GGUF files in {path}",
+                where=where,
+                remedy=f"Name the one that is meant, such as {Path(spec) / files[0].name}.",
+            )
+        return
     if not (path / _CONFIG).is_file():
         raise UsageError(f"there is no {_CONFIG} in {path}", where=where, remedy=_NO_HUB)
-    if (path / WEIGHTS).is_file() or (path / INDEX).is_file():
+    if is_saved:
         return
     if any(path.glob("pytorch_model*.bin")):
         raise UsageError(
@@ -109,13 +121,35 @@ def _check_there(path: Path, spec: str, where: str) -> None:
     )
 
 
+def gguf_file(path: Path) -> Path | None:
+    """Returns the GGUF file that a model is read from; None for a folder that transformers has saved."""
+    if path.suffix == GGUF and path.is_file():
+        return path
+    if (path / WEIGHTS).is_file() or (path / INDEX).is_file():
+        return None
+    return next(iter(sorted(path.glob(f"*{GGUF}"))), None)
+
+
+def transformers_source(path: Path) -> dict[str, Any]:
+    """Returns the arguments by which transformers finds a model, a configuration or a tokenizer."""
+    file = gguf_file(path)
+    if file is None:
+        return {"pretrained_model_name_or_path": path}
+    return {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+
+
+def config_place(path: Path) -> str:
+    """Returns the file that says what a model's architecture is."""
+    return str(gguf_file(path) or path / _CONFIG)
+
+
 def is_relative_model(spec: str) -> bool:
     """Whether a plan's base model is a folder that is found from the plan's own."""
     return not spec.startswith("package:") and not Path(spec).is_absolute()
 
 
 def model_digest(path: Path) -> str:
-    """Returns the SHA-256 over names and contents of all files in a model's folder.
+    """Returns the SHA-256 over names and contents of all files in a model's folder, or of one GGUF file.
 
     Whatever `transformers` comes to read there is among them. Left out are hidden files, Python code,
     which is never run, and Markdown.
@@ -128,7 +162,8 @@ def model_digest(path: Path) -> str:
         for file in _model_files(path):
             with file.open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").digest()
-            name = os.fsencode(file.relative_to(path).as_posix())
+            within = file.relative_to(path).as_posix() if file != path else file.name
+            name = os.fsencode(within)
             total.update(len(name).to_bytes(4, "big") + name + content)
     except OSError as error:
         raise unreadable(path, "model", error) from error
@@ -136,6 +171,8 @@ def model_digest(path: Path) -> str:
 
 
 def _model_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
     files = []
     for folder, inner, names in os.walk(path):
         inner[:] = [name for name in inner if not name.startswith(_HIDDEN)]
@@ -155,6 +192,8 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: It is none, or of a model whose weights are quantised.
     """
+    if gguf_file(path) is not None:
+        return {}  # within the file, which transformers reads
     fields = _read_json(path / _CONFIG)
     where = str(path / _CONFIG)
     if fields.get("quantization_config"):
@@ -170,13 +209,15 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads what a model's safetensors files say of their tensors, in one file or in several.
+    """Reads what a model's files say of their tensors: safetensors in one file or in several, or GGUF.
 
     Raises:
-        UsageError: A file is missing or damaged, or its weights are quantised.
+        UsageError: A file is missing or damaged, or its weights are quantised otherwise than by GGUF.
     """
+    if (whole := gguf_file(path)) is not None:
+        return _tensors_of_gguf(whole)
     found: dict[str, Tensor] = {}
-    for file in [WEIGHTS] if (path / WEIGHTS).is_file() else _parts(path):
+    for file in _parts(path):
         for name, tensor in _tensors_of(path / file).items():
             _check_kind(name, tensor, path)
             found[name] = tensor
@@ -185,8 +226,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return found
 
 
+def weight_files(path: Path) -> list[str]:
+    """Returns the names of the safetensors files of a model, the index of several included.
+
+    Raises:
+        UsageError: One that the index names is missing.
+    """
+    parts = _parts(path)
+    return parts if parts == [WEIGHTS] else [INDEX, *parts]
+
+
 def _parts(path: Path) -> list[str]:
-    """Returns the names of the files that an index names."""
+    """Returns the names of the files that hold weights: one, or those that an index names."""
+    if (path / WEIGHTS).is_file():
+        return [WEIGHTS]
     where, map_ = str(path / INDEX), _read_json(path / INDEX).get("weight_map")
     names = set(map_.values()) if isinstance(map_, dict) and _are_texts(map_.values()) else set()
     if not names:
@@ -234,6 +287,34 @@ def _tensors_of(file: Path) -> dict[str, Tensor]:
         raise unreadable(file, "model", error) from error
 
 
+def _tensors_of_gguf(file: Path) -> dict[str, Tensor]:
+    try:
+        from gguf import GGUFReader  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise UsageError(
+            "a GGUF file is read by the package gguf, which is not installed",
+            where=str(file),
+            remedy="pip install 'hortus[gguf]'",
+        ) from error
+    try:
+        reader = GGUFReader(file)
+        parts = reader.get_field("split.count")
+        is_part = parts is not None and int(parts.contents()) > 1
+        found = {
+            str(one.name): Tensor(one.tensor_type.name, tuple(map(int, one.shape)), file.name)
+            for one in reader.tensors
+        }
+    except Exception as error:  # whatever a damaged file leads to
+        raise unreadable(file, "model", error) from error
+    if is_part or not found:
+        raise UsageError(
+            "it is one of several parts of a model" if is_part else "there are no weights in it",
+            where=str(file),
+            remedy="Put the parts together: llama-gguf-split --merge FIRST_PART WHOLE.gguf",
+        )
+    return found
+
+
 def _check_kind(name: str, tensor: Tensor, path: Path) -> None:
     if tensor.dtype not in _FLOATS | _INTEGERS:
         raise UsageError(
@@ -265,5 +346,5 @@ def unreadable(path: Path, what: str, error: BaseException) -> UsageError:
     return UsageError(
         f"the {what} cannot be read ({type(error).__name__}{': ' if reason else ''}{reason})",
         where=str(path),
-        remedy="Hortus reads encoders that transformers has the code for, from safetensors files.",
+        remedy="Hortus reads models that transformers has the code for, from safetensors or GGUF files.",
     )

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto import modeling_auto
 
 from hortus.learning.models.base import Base
+from hortus.learning.models.folder import config_place
 from hortus.learning.models.loading import Form, load_model, pooler_of
 from hortus.protocol.plan import Precision
 from hortus.runtime.errors import UsageError
@@ -31,12 +32,14 @@ class HeadKind:
     Attributes:
         auto: The class of transformers that reads models with it.
         known: The architectures that have it, by their configuration's class.
+        task_type: What PEFT calls the task, and opens an adapter by; None where it has no name for it.
         does: What a model with it does.
         remedy: Which models have one.
     """
 
     auto: str
     known: Mapping[Any, Any]
+    task_type: str | None
     does: str
     remedy: str
 
@@ -44,39 +47,46 @@ class HeadKind:
 SEQUENCE = HeadKind(
     "AutoModelForSequenceClassification",
     modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    "SEQ_CLS",
     "give a text classes",
     "Use BERT, RoBERTa, DeBERTa, ModernBERT, Llama, Qwen, GPT-2 or the like.",
 )
 TOKENS = HeadKind(
     "AutoModelForTokenClassification",
     modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    "TOKEN_CLS",
     "give each token a class",
     "Use an encoder such as BERT, RoBERTa, DistilBERT, DeBERTa, ALBERT, ELECTRA or ModernBERT.",
 )
 SPAN = HeadKind(
     "AutoModelForQuestionAnswering",
     modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+    "QUESTION_ANS",
     "find an answer within a text",
     "Use an encoder such as BERT, RoBERTa, DistilBERT, DeBERTa, ALBERT, ELECTRA or ModernBERT.",
 )
 CAUSAL = HeadKind(
     "AutoModelForCausalLM",
     modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING,
+    "CAUSAL_LM",
     "predict the next token",
     "Use a decoder, such as Llama, Qwen, Gemma, Mistral, Phi or GPT-2.",
 )
 MASKED = HeadKind(
     "AutoModelForMaskedLM",
     modeling_auto.MODEL_FOR_MASKED_LM_MAPPING,
+    None,
     "predict masked tokens",
     "Use an encoder such as BERT, RoBERTa, DistilBERT, DeBERTa, ALBERT, ELECTRA or ModernBERT.",
 )
 SEQ2SEQ = HeadKind(
     "AutoModelForSeq2SeqLM",
     modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    "SEQ_2_SEQ_LM",
     "turn one text into another",
     "Use a model with an encoder and a decoder, such as T5 or BART.",
 )
+HEADS = (SEQUENCE, TOKENS, SPAN, CAUSAL, MASKED, SEQ2SEQ)
 _OF_TASK = (SEQUENCE, TOKENS, SPAN)
 
 
@@ -127,7 +137,7 @@ def model_with_head(
     if kind is CAUSAL:
         _check_looks_back_only(model, path)
     if kind not in _OF_TASK:
-        return Base(model, model, "", ())
+        return Base(model, model, "", (), task_type=kind.task_type)
     same = type(model).__name__ in (stored["made_for"] or ()) and (
         kind is SPAN or stored["labels"] == model.config.id2label
     )
@@ -142,7 +152,7 @@ def model_with_head(
         _pool_by_mask(model)
     backbone = model.base_model
     prefix = "" if backbone is model else f"{model.base_model_prefix}."
-    return Base(model, backbone, prefix, heads)
+    return Base(model, backbone, prefix, heads, task_type=kind.task_type)
 
 
 def _check_has_head(config: PretrainedConfig, kind: HeadKind, path: Path) -> None:
@@ -154,14 +164,14 @@ def _check_has_head(config: PretrainedConfig, kind: HeadKind, path: Path) -> Non
     if not known:
         raise UsageError(
             f"a model of type {config.model_type!r} does not {kind.does}",
-            where=str(path / "config.json"),
+            where=config_place(path),
             remedy=kind.remedy,
         )
     starts = getattr(config, "decoder_start_token_id", None)
     if config.is_encoder_decoder and kind is not TOKENS and starts is None:
         raise UsageError(
             "decoder_start_token_id is missing, which says what the decoder starts from",
-            where=str(path / "config.json"),
+            where=config_place(path),
             remedy="Write what the model was pretrained with: for T5, the id of its padding token.",
         )
 
@@ -175,7 +185,7 @@ def _check_looks_back_only(model: PreTrainedModel, path: Path) -> None:
     if not torch.allclose(logits[0], logits[1], rtol=1e-2, atol=1e-3):
         raise UsageError(
             "it sees the tokens that it is to predict: its attention is not causal",
-            where=str(path / "config.json"),
+            where=config_place(path),
             remedy=CAUSAL.remedy,
         )
 

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,15 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from hortus.learning.models.folder import Tensor, read_config, read_tensors, unreadable
+from hortus.learning.models.folder import (
+    Tensor,
+    config_place,
+    gguf_file,
+    read_config,
+    read_tensors,
+    transformers_source,
+    unreadable,
+)
 from hortus.learning.models.memory import available, in_gib
 from hortus.protocol.plan import Precision
 from hortus.runtime.errors import UsageError, in_one_line
@@ -121,7 +130,7 @@ def load_model(path: Path, precision: Precision, longest: int, read_by: ReadBy) 
 
 
 def _config(path: Path) -> PretrainedConfig:
-    config = AutoConfig.from_pretrained(path, **_LOCAL)
+    config: PretrainedConfig = AutoConfig.from_pretrained(**transformers_source(path), **_LOCAL)
     for name, value in vars(config).items():
         if isinstance(value, float) and any(word in name for word in _RANDOM):
             setattr(config, name, 0.0)
@@ -134,15 +143,18 @@ def _load(
     kind: Any,  # noqa: ANN401 - a class of transformers
     precision: Precision,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    model, report = kind.from_pretrained(
-        path,
-        config=config,
-        use_safetensors=True,
-        dtype=_DTYPES[precision],
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are in the report
-        **_LOCAL,
-    )
+    with redirect_stderr(
+        StringIO()
+    ):  # bars that nothing else switches off, of what is de-quantised
+        model, report = kind.from_pretrained(
+            **transformers_source(path),
+            config=config,
+            use_safetensors=None if gguf_file(path) else True,
+            dtype=_DTYPES[precision],
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report
+            **_LOCAL,
+        )
     model.eval()
     return model, report
 
@@ -193,7 +205,7 @@ def _explained(path: Path, fields: Mapping[str, Any], error: Exception) -> Usage
     if "auto_map" in fields and "trust_remote_code" in str(error):
         return UsageError(
             f"the model is of a custom architecture ({in_one_line(str(kind), 40)}), with code of its own",
-            where=str(path / "config.json"),
+            where=config_place(path),
             remedy="Hortus runs no code from a model's folder: use a model that transformers has the code for.",
         )
     return unreadable(path, "model", error)
@@ -297,7 +309,7 @@ def _check_reads_tokens(encoder: PreTrainedModel, path: Path) -> None:
     if not isinstance(embedding, nn.Embedding) or not isinstance(width, int):
         raise UsageError(
             f"a model of type {encoder.config.model_type!r} does not read tokens of a text",
-            where=str(path / "config.json"),
+            where=config_place(path),
             remedy="Hortus trains models of text, such as BERT, RoBERTa, T5, GPT-2 and Llama.",
         )
 

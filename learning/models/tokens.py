@@ -4,7 +4,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hortus.learning.models.folder import unreadable
+from hortus.learning.models.folder import transformers_source, unreadable
 from hortus.runtime.errors import UsageError
 
 # Characters that few vocabularies have: what is unknown must be readable too.
@@ -31,7 +31,9 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         UsageError: It cannot be read.
     """
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            **transformers_source(path), local_files_only=True, trust_remote_code=False
+        )
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the library's Rust code is no Exception
