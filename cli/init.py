@@ -52,13 +52,33 @@ def site(
     epsilon: Epsilon = 8.0,
     delta: Delta = 1e-5,
     unit: Unit = RECORD,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=OWN",
+            help="The file's own column for one that plans call NAME, such as text=query. Can be repeated.",
+        ),
+    ] = None,
+    mask_identifiers: Annotated[
+        bool,
+        typer.Option(
+            "--mask-identifiers",
+            help="Mask e-mail addresses, telephone and identity numbers before anything learns from them.",
+        ),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="The new folder. Default: NAME.")] = None,
 ) -> None:
     """Create a site: keys that never leave this machine, a policy, and a public card."""
     check_site_name(name)
     files = SiteFiles(out or Path(name))
     policy = Policy(budget=_option(Budget, epsilon=epsilon, delta=delta, unit=unit))
-    config = SiteConfig(site=name, data=_existing(data, "--data"))
+    config = _option(
+        SiteConfig,
+        site=name,
+        data=_existing(data, "--data"),
+        columns=_parse_columns(column or ()),
+        mask_identifiers=mask_identifiers,
+    )
     card = create_site(files, config, policy, datetime.now(UTC))
     console = terminal()
     console.print(f"{files.directory} is the site {name}. Its fingerprint:")
@@ -172,6 +192,16 @@ def _existing(path: Path, option: str) -> Path:
     if not path.exists():
         raise UsageError("there is no such file or folder", where=f"{option} {path}")
     return path.resolve()
+
+
+def _parse_columns(items: Iterable[str]) -> dict[str, str]:
+    columns: dict[str, str] = {}
+    for item in items:
+        name, _, own = item.partition("=")
+        if not name or not own or name in columns:
+            raise UsageError(f"{item!r} is not NAME=OWN, or names one twice", where="--column")
+        columns[name] = own
+    return columns
 
 
 def _parse_sites(items: Iterable[str]) -> dict[str, Path]:

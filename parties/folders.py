@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, JsonValue
 
 from hortus.runtime.errors import UsageError
 from hortus.runtime.names import SERVER
@@ -34,6 +34,7 @@ def _checked_address(address: str) -> str:
     return address
 
 
+Name = Annotated[str, Field(min_length=1)]
 Address = Annotated[str, AfterValidator(_checked_address)]
 
 
@@ -215,7 +216,17 @@ class SiteConfig(SchemaFile):
     """site.yaml."""
 
     site: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="This site's name.")
-    data: Path = Field(description="Its records: CSV, JSONL, Parquet or a `datasets` folder.")
+    data: Path = Field(
+        description="Its records: CSV, JSON lines, Parquet, Arrow, CoNLL or a `datasets` folder."
+    )
+    columns: dict[str, Name] = Field(
+        default_factory=dict,
+        description="The file's own columns by the plans' names for them, such as `{text: query}`.",
+    )
+    mask_identifiers: bool | dict[str, JsonValue] = Field(
+        False,
+        description="Whether what identifies somebody is masked before anything learns from it; or by which finder.",
+    )
     aggregation: Address | None = Field(
         None,
         description="Host and port of the aggregation service, if not as the server's card says.",

@@ -15,7 +15,9 @@ from pydantic import ValidationError
 from hortus.client.site.mandate import Mandate
 from hortus.client.site.reread import Reread, file_version
 from hortus.client.site.witness import require
+from hortus.learning.data.identifiers import finder_of
 from hortus.learning.data.records import Records, read_records, read_units, record_bytes
+from hortus.learning.data.view import View
 from hortus.learning.models.folder import is_relative_model, model_digest, resolve_model
 from hortus.learning.tasks.kinds import TASKS
 from hortus.parties.card import ServerCard, load_card
@@ -81,6 +83,7 @@ class Site:
         self._roster = Reread(self.files.roster, Roster.load)
         if not alone:
             self._check_pinned()
+        self._view = self._make_view()
         self.ledger = Ledger.open(self.files.ledger, self.identity, clock)
         try:
             self._check_anchor()
@@ -196,7 +199,7 @@ class Site:
         key, task = (plan.task.digest(), unit), TASKS.parse(plan.task)
 
         def read(path: Path) -> Dataset:
-            records = read_records(path, task, unit)
+            records = read_records(path, task, unit, self._view)
             return Dataset(records, self._fingerprint(record_bytes(records)))
 
         with self._reading:
@@ -250,13 +253,22 @@ class Site:
             UsageError: The file cannot be read, or has no such column.
         """
         unit = self.policy.budget.unit
-        rows, units = read_units(data, None if unit == RECORD else unit)
+        rows, units = read_units(data, None if unit == RECORD else unit, self._view)
         return Content.of(self._dataset_key(), self._fingerprint(rows), unit, rows, units)
 
     @property
     def data(self) -> Path:
         """Where the records lie."""
         return self.files.directory / self.config.data
+
+    def _make_view(self) -> View:
+        """Returns the file's own names for columns, and what is masked in them."""
+        try:
+            finder = finder_of(self.config.mask_identifiers)
+        except UsageError as error:
+            where = f"{self.files.config}: {error.where}"
+            raise UsageError(error.problem, where=where, remedy=error.remedy) from error
+        return View(self.config.columns, None if finder is None else finder.mask)
 
     def _dataset_key(self) -> bytes:
         return self.files.dataset_key.read_bytes()

@@ -17,7 +17,7 @@ _OTHERS = {
     b"\xfd7zXZ\0": ("compressed by xz", "Unpack it with unxz, or compress it with gzip or zstd."),
     b"7z\xbc\xaf": ("a 7z archive", "Unpack it."),
     b"PAR1": ("a Parquet file", "Give it a name that ends in .parquet."),
-    b"ARROW1": ("an Arrow file", "Write it as Parquet."),
+    b"ARROW1": ("an Arrow file", "Give it a name that ends in .arrow."),
     b"SQLite format 3\0": ("an SQLite database", "Export the table as CSV."),
 }
 _LONGEST_MAGIC = 16

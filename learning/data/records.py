@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 from hortus.learning.data.kept import keep
 from hortus.learning.data.rows import read_rows
 from hortus.learning.data.values import as_id
+from hortus.learning.data.view import AS_IT_IS, View
 from hortus.runtime.errors import UsageError
+
+MOST_ROWS = 2**25
+"""Of a file: a site keeps a keyed hash of each row and unit, of some 50 bytes on disk, and reads them into memory."""
 
 
 class Reads(Protocol):
@@ -24,6 +28,11 @@ class Reads(Protocol):
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns that a file must have."""
+        ...
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Those of them that hold what people have written, which may name somebody."""
         ...
 
     def read(self, row: Mapping[str, Any], where: str) -> Any:  # noqa: ANN401 - the task's own
@@ -69,42 +78,47 @@ class Records:
         return np.array([numbers[unit] for unit in self.units], np.int64)
 
 
-def read_records(path: Path, task: Reads, unit_column: str | None = None) -> Records:
+def read_records(
+    path: Path, task: Reads, unit_column: str | None = None, view: View = AS_IT_IS
+) -> Records:
     """Reads a file of records.
 
     Args:
         path: The file.
         task: What is read of each row.
         unit_column: Column of the privacy unit's id; None: each record is a unit of its own.
+        view: The file's own names for columns, and what is masked in them.
 
     Raises:
         UsageError: It names the file, the line or row, the column, the value, and a remedy. Texts and
             ids of units are never quoted.
+        HortusError: They are larger than memory should hold, and there is no room on the disk.
     """
-    needed = (*task.columns, *([unit_column] if unit_column else []))
     rows: list[bytes] = []
     units: list[str] = []
 
     def read() -> Iterator[Any]:
-        for place, row in read_rows(path, needed):
-            where = f"{path}, {place}"
-            rows.append(hashlib.sha256(_canonical(row)).digest())
-            if unit_column:
-                units.append(as_id(row[unit_column], f"{where}, column {unit_column!r}"))
+        for where, row in _seen(path, task.columns, unit_column, view, rows, units, task.texts):
             yield task.read(row, where)
 
-    values = keep(read())
+    try:
+        values = keep(read())
+    except UsageError as error:
+        raise view.explained(error) from error
     if not values:
         raise UsageError("there are no records in it", where=str(path))
     return Records(values, tuple(rows), tuple(units))
 
 
-def read_units(path: Path, unit_column: str | None) -> tuple[list[bytes], list[str]]:
+def read_units(
+    path: Path, unit_column: str | None, view: View = AS_IT_IS
+) -> tuple[list[bytes], list[str]]:
     """Reads what identifies rows and units, whatever a plan makes of them.
 
     Args:
         path: The file.
         unit_column: Column of the privacy unit's id; None: each record is a unit of its own.
+        view: The file's own names for columns.
 
     Returns:
         `Records.rows`, and the ids of units as `Records.units` has them.
@@ -112,14 +126,45 @@ def read_units(path: Path, unit_column: str | None) -> tuple[list[bytes], list[s
     Raises:
         UsageError: The file or the column cannot be read.
     """
-    rows, units = [], []
-    for place, row in read_rows(path, (unit_column,) if unit_column else ()):
-        rows.append(hashlib.sha256(_canonical(row)).digest())
-        if unit_column:
-            units.append(as_id(row[unit_column], f"{path}, {place}, column {unit_column!r}"))
+    rows: list[bytes] = []
+    units: list[str] = []
+    try:
+        for _ in _seen(path, (), unit_column, view, rows, units):
+            pass
+    except UsageError as error:
+        raise view.explained(error) from error
     if not rows:
         raise UsageError("there are no records in it", where=str(path))
     return rows, units
+
+
+def _seen(
+    path: Path,
+    columns: Sequence[str],
+    unit_column: str | None,
+    view: View,
+    rows: list[bytes],
+    units: list[str],
+    texts: Sequence[str] = (),
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields each row as a plan sees it, with its place; notes its hash, and whose it is.
+
+    What is hashed is the row as it stands in the file: neither a column's name nor a mask makes it another.
+    """
+    needed = view.sources([*columns, *([unit_column] if unit_column else [])])
+    for place, row in read_rows(path, needed):
+        if len(rows) == MOST_ROWS:
+            raise UsageError(
+                f"the file has more than {MOST_ROWS:,} rows",
+                where=f"{path}, {place}",
+                remedy="Leave rows out, or join those of one unit: a site keeps a hash of each.",
+            )
+        where = f"{path}, {place}"
+        rows.append(hashlib.sha256(_canonical(row)).digest())
+        seen = view.of(row, texts)
+        if unit_column:
+            units.append(as_id(seen[unit_column], f"{where}, column {unit_column!r}"))
+        yield where, seen
 
 
 def read_ids(path: Path, column: str) -> list[str]:

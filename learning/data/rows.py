@@ -1,24 +1,18 @@
-"""Rows of a file of any format: CSV, TSV, JSON lines, Parquet, a folder of the `datasets` library."""
+"""Rows of a file of any format, as its name says: CSV and JSON here, the others in their own files."""
 
 import csv
 import difflib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
-from hortus.learning.data.packing import PACKED_SUFFIXES, packed, unreadable
+from hortus.learning.data.arrow import read_arrow, read_datasets, read_parquet
+from hortus.learning.data.conll import read_conll
+from hortus.learning.data.packing import PACKED_SUFFIXES
+from hortus.learning.data.row import Row, check_distinct
 from hortus.learning.data.text import LONGEST_LINE, read_lines
 from hortus.runtime.canonical import KeyTwiceError, distinct_keys
 from hortus.runtime.errors import UsageError
-
-Row = tuple[str, dict[str, Any]]
-"""Where the row is, such as "line 3", as an editor counts, or "row 2"; and its columns."""
-
-_BATCH_ROWS = 1024
 
 
 def read_rows(path: Path, needed: Sequence[str]) -> Iterator[Row]:
@@ -46,7 +40,7 @@ def read_rows(path: Path, needed: Sequence[str]) -> Iterator[Row]:
 
 def _reader(path: Path) -> Callable[[Path], Iterator[Row]]:
     if path.is_dir():
-        return _read_datasets
+        return read_datasets
     if not path.is_file():
         problem = "this is no regular file" if path.exists() else "there is no such file"
         raise UsageError(problem, where=str(path))
@@ -95,7 +89,7 @@ def _read_delimited(path: Path, delimiter: str) -> Iterator[Row]:
             continue  # a blank line
         if header is None:
             header = fields
-            _check_distinct(header, f"{path}, {place}")
+            check_distinct(header, f"{path}, {place}")
             continue
         if len(fields) != len(header):
             raise UsageError(
@@ -131,88 +125,15 @@ def _read_json_lines(path: Path) -> Iterator[Row]:
         yield place, row
 
 
-def _read_parquet(path: Path) -> Iterator[Row]:
-    try:
-        if codec := packed(path):
-            raise UsageError(
-                f"it is compressed by {codec}, not Parquet",
-                where=str(path),
-                remedy=f"Unpack it with {codec} -d: Parquet compresses its own columns.",
-            )
-        with pyarrow.parquet.ParquetFile(path) as parquet:
-            _check_distinct(parquet.schema_arrow.names, str(path))
-            yield from _numbered(path, parquet.iter_batches(_BATCH_ROWS))
-    except (pyarrow.ArrowException, ValueError, OverflowError) as error:
-        raise UsageError(f"malformed Parquet: {type(error).__name__}", where=str(path)) from None
-    except OSError as error:
-        if error.errno is None:
-            raise UsageError("malformed Parquet: damaged or cut short", where=str(path)) from None
-        raise unreadable(path, error) from None
-
-
-def _read_datasets(path: Path) -> Iterator[Row]:
-    try:
-        from datasets import ClassLabel, DatasetDict, load_from_disk  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise UsageError(
-            "reading a folder needs the datasets library",
-            where=str(path),
-            remedy="pip install datasets",
-        ) from None
-    try:
-        dataset = load_from_disk(str(path))
-    except Exception as error:  # noqa: BLE001 - whatever the library says of a damaged folder
-        raise UsageError(
-            f"the folder is not one of the datasets library: {type(error).__name__}",
-            where=str(path),
-            remedy="Make it with Dataset.save_to_disk.",
-        ) from None
-    if isinstance(dataset, DatasetDict):
-        raise UsageError(
-            f"the folder holds several datasets: {', '.join(dataset)}",
-            where=str(path),
-            remedy=f"Name one of them: {path / next(iter(dataset), '')}",
-        )
-    classes = {
-        column: feature.names
-        for column, feature in dataset.features.items()
-        if isinstance(feature, ClassLabel)
-    }
-    # As Arrow: nothing is decoded, images and sound least of all.
-    tables = dataset.with_format("arrow").iter(_BATCH_ROWS)
-    for place, row in _numbered(path, tables):
-        yield place, row | {column: _class_name(row[column], classes[column]) for column in classes}
-
-
-def _class_name(number: int | None, names: Sequence[str]) -> str | None:
-    """Returns the name of a class; None where there is none: -1 is the library's "unknown"."""
-    return names[number] if number is not None and 0 <= number < len(names) else None
-
-
-def _numbered(path: Path, tables: Iterable[pyarrow.Table | pyarrow.RecordBatch]) -> Iterator[Row]:
-    number = 0
-    for table in tables:
-        try:
-            table.validate(full=True)
-            rows: list[dict[str, Any]] = table.to_pylist()
-        except (pyarrow.ArrowException, ValueError, OverflowError) as error:
-            problem = f"malformed values: {type(error).__name__}"
-            raise UsageError(problem, where=f"{path}, after row {number}") from None
-        for row in rows:
-            number += 1
-            yield f"row {number}", row
-
-
-def _check_distinct(columns: Sequence[str], where: str) -> None:
-    if len(set(columns)) != len(columns):
-        twice = next(name for name in columns if columns.count(name) > 1)
-        raise UsageError(f"the column {twice!r} comes twice", where=where)
-
-
 _READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
-    ".parquet": _read_parquet,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+    ".feather": read_arrow,
+    ".conll": read_conll,
+    ".iob": read_conll,
+    ".bio": read_conll,
 }

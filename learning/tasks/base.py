@@ -78,6 +78,11 @@ class Task(Kind):
     def columns(self) -> tuple[str, ...]:
         """Columns that a file of records must have."""
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Those of them that hold what people have written: in these a site may mask identifiers."""
+        return self.columns
+
     @abstractmethod
     def read(self, row: Mapping[str, Any], where: str) -> Any:  # noqa: ANN401 - the task's own
         """Returns the value of a row.

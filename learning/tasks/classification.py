@@ -87,6 +87,11 @@ class TextClassification(Task):
         """Text and label."""
         return self.text, self.label
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text: a label is a word of the plan's."""
+        return (self.text,)
+
     def read(self, row: Mapping[str, Any], where: str) -> LabelledText:
         """See `Task`."""
         return LabelledText(

@@ -76,6 +76,11 @@ class TokenClassification(Task):
         """Words and tags."""
         return self.tokens, self.tags
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The words: a tag is a word of the plan's."""
+        return (self.tokens,)
+
     def read(self, row: Mapping[str, Any], where: str) -> TaggedWords:
         """See `Task`. In CSV, lists are written as JSON."""
         words = as_list(row[self.tokens], f"{where}, column {self.tokens!r}")

@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers.charges import make_charge
 
 from hortus.client.consent.admission import Admission, LiveTerms
@@ -27,7 +29,7 @@ from hortus.privacy.ledger.charges import Added
 from hortus.privacy.step import PrivateStep
 from hortus.protocol.plan import Contract, Plan
 from hortus.protocol.policy import Budget, Policy
-from hortus.runtime.errors import DataError, HortusError, Refused
+from hortus.runtime.errors import DataError, HortusError, Refused, UsageError
 from tests.helpers.labelled import texts_of
 
 DELTA = 1e-5
@@ -239,3 +241,38 @@ def test_a_step_on_former_records_is_charged_where_they_belong(
     entry = site.ledger.charge(charge, site.policy.budget)
     assert site.ledger.account_of(second) == site.ledger.account_of(first) == first
     assert entry.body.epsilon_after == epsilon({GaussianEvent(1.0, 4.0): 2}, DELTA)  # type: ignore[union-attr]
+
+
+def change_config(site: Site, **fields: object) -> None:
+    config = yaml.safe_load(site.files.config.read_text()) | fields
+    site.files.config.write_text(yaml.safe_dump(config))
+
+
+def test_a_site_reads_its_own_columns_and_masks_what_identifies(
+    site: Site, data: Path, contract: Contract
+) -> None:
+    """And neither gives anybody in the file a budget that was spent before."""
+    pytest.importorskip("presidio_analyzer")
+    data.write_text("query,category\nAda is ill,a\nask ben@example.com,b\n")
+    change_config(site, columns={"text": "query", "label": "category"})
+    with Site(site.files.directory, lambda: 0.0) as plain:
+        before = plain.dataset(contract)
+    assert texts_of(before.records) == ("Ada is ill", "ask ben@example.com")
+    change_config(site, mask_identifiers=True)
+    with Site(site.files.directory, lambda: 0.0) as masked:
+        after = masked.dataset(contract)
+    assert texts_of(after.records) == ("Ada is ill", "ask <EMAIL_ADDRESS>")
+    assert after.fingerprint == before.fingerprint
+
+
+def test_a_site_that_cannot_mask_does_not_open(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    change_config(site, mask_identifiers={"kind": "presid"})
+    with pytest.raises(UsageError, match="no finder of identifiers 'presid'") as caught:
+        Site(site.files.directory, lambda: 0.0)
+    assert "site.yaml: mask_identifiers" in (caught.value.where or "")
+    change_config(site, mask_identifiers=True)
+    monkeypatch.delitem(sys.modules, "hortus.learning.data.presidio", raising=False)
+    monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
+    with pytest.raises(UsageError, match="not installed") as missing:
+        Site(site.files.directory, lambda: 0.0)
+    assert "hortus[identifiers]" in str(missing.value)
