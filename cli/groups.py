@@ -60,11 +60,14 @@ def _command(name: str, found: Any) -> click.Command:  # noqa: ANN401 - a functi
 class FallbackGroup(TyperGroup):
     """`hortus GROUP ARGUMENTS` runs the command that was added first.
 
-    So a word that names no command of the group is an argument of that one.
+    So a word that names no command of the group is an argument of that one; so are no words at all, unless they ask
+    for help.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Puts the first command's name before arguments that start with no command's."""
-        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+        first = args[0] if args else None
+        named = first in self.commands or first in ctx.help_option_names
+        if not named and (args or not self.no_args_is_help):
             args = [next(iter(self.commands)), *args]
         return super().parse_args(ctx, args)

@@ -191,6 +191,9 @@ def _mechanism_table(what: "Prospect") -> Table:
     bits, scale = privacy.ring_bits, strategy_of(what.contract).codec(encoding).scale
     table.add_row("ring scale", f"2^{math.log2(scale):.0f} units for 1.0, of 2^{bits}")
     up, down = _bytes(bits // 8 * encoding.words), _bytes(4 * encoding.words)
+    if what.kept_bytes:
+        kept = f"run once for each record; {_bytes(what.kept_bytes)} of it at most are kept"
+        table.add_row("frozen layers", kept)
     table.add_row("on the wire", f"{up} up and {down} down, a secure sum and site")
     table.add_row(
         "",

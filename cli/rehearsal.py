@@ -13,6 +13,7 @@ from hortus.protocol.plan import Plan
 from hortus.runtime.metric import primary
 
 if TYPE_CHECKING:
+    from hortus.privacy.gradients.workbench import Workbench
     from hortus.server.run.names import Place
     from hortus.server.run.records import RoundRecord
     from hortus.simulation.demo import Alone
@@ -67,6 +68,13 @@ class Training:
                 on_stop=stop,
                 shared=self._shared,
             )
+
+    def warm(self, run: "SimulatedRun") -> "tuple[Workbench, Path]":
+        """Returns the base model that a run was trained on, in memory, and its folder."""
+        from hortus.learning.models.folder import resolve_model
+
+        path = resolve_model(run.contract.model, self._path.parent)
+        return self._shared.of(run.contract, path), path
 
     def baselines(self, plan: Plan, out: Path) -> "tuple[SimulatedRun, list[Alone]]":
         """Trains without privacy, together and each site alone."""

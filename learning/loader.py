@@ -15,7 +15,7 @@ from hortus.learning.data.kept import keep
 from hortus.learning.data.records import Records
 from hortus.learning.methods.base import Method
 from hortus.learning.models.base import Base
-from hortus.learning.models.memory import available
+from hortus.learning.models.storage import room_for
 from hortus.learning.models.tokens import check_tokenizer, filler
 from hortus.learning.passes.division import Passes
 from hortus.learning.passes.workers import passes_at_once, side_by_side
@@ -23,7 +23,6 @@ from hortus.learning.tasks.base import IGNORED, Example, Task
 from hortus.runtime.metric import Metrics
 
 _ENCODED_AT_ONCE = 1024  # records; a tokenizer remembers far more of each than its tokens
-_STATES_BYTES = 2**31  # of frozen layers' output kept in memory; what is beyond is computed again
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +81,7 @@ class Loader:
         base: The model, whose first layers the method may leave frozen.
         method: Says which.
         micro_batch: Records that share a pass through the frozen layers at most.
+        keeps: Whether what those return is kept: it is worth that where a record is looked at more than once.
 
     Raises:
         UsageError: The tokenizer does not fit the model, or the task.
@@ -100,6 +100,8 @@ class Loader:
         base: Base,
         method: Method,
         micro_batch: int,
+        *,
+        keeps: bool = True,
     ) -> None:
         self.task = task
         self.workers = passes_at_once()
@@ -108,10 +110,10 @@ class Loader:
         self._tokenizer = tokenizer
         self._base = base
         self._micro_batch = micro_batch
+        self._keeps = keeps
         self._width = int(base.config.hidden_size)
         self.embeds = method.trains_heads_alone and base.ahead is not None
-        layers = base.ahead.layers if base.ahead and not self.embeds else 0
-        self._depth = method.frozen_layers(layers) if layers else 0
+        self._depth = 0 if self.embeds else _depth(base, method)
         self.passes = Passes(task.max_length, self._width)
 
     def encode(self, records: Records) -> Encoded:
@@ -155,11 +157,17 @@ class Loader:
         """Runs records through the frozen layers, where what they make of them is kept."""
         if self.embeds:
             return replace(encoded, embeddings=self._embeddings(encoded))
-        size = sum(len(example.tokens) for example in encoded.examples) * self._width
-        room = min(_STATES_BYTES, available(torch.device("cpu")) // 4)
-        if self._depth == 0 or size * self._base.backbone.dtype.itemsize > room:
+        if self._depth == 0 or not self._keeps:
             return encoded
-        return replace(encoded, states=self._states(encoded))
+        tokens = sum(len(example.tokens) for example in encoded.examples)
+        room = room_for(tokens, self._width, self._base.backbone.dtype)
+        return encoded if room is None else replace(encoded, states=self._states(encoded, room))
+
+    @property
+    def kept_bytes(self) -> int:
+        """What is kept of a record's states at most, in bytes; 0 where nothing is."""
+        size = self.task.max_length * self._width * self._base.backbone.dtype.itemsize
+        return size * self.task.most_examples if self._depth and self._keeps else 0
 
     def _embeddings(self, encoded: Encoded) -> torch.Tensor:
         embeddings = torch.empty(len(encoded), self._width)
@@ -174,10 +182,9 @@ class Loader:
         side_by_side(self._all(encoded), embed, self.workers)
         return embeddings
 
-    def _states(self, encoded: Encoded) -> tuple[torch.Tensor, ...]:
+    def _states(self, encoded: Encoded, room: torch.Tensor) -> tuple[torch.Tensor, ...]:
         lengths = [len(example.tokens) for example in encoded.examples]
-        kept_states = torch.empty(sum(lengths), self._width, dtype=self._base.backbone.dtype)
-        states: tuple[torch.Tensor, ...] = kept_states.split(lengths)  # type: ignore[no-untyped-call]
+        states: tuple[torch.Tensor, ...] = room.split(lengths)  # type: ignore[no-untyped-call]
         assert self._base.ahead is not None  # noqa: S101 - else no layer is known to be frozen
         enter_with = self._base.ahead.enter
 
@@ -192,10 +199,13 @@ class Loader:
 
     def measure(self, model: nn.Module, data: Encoded) -> Metrics:
         """Returns how good a model is on a dataset."""
-        observed = self._of_each(
+        return self.task.judge(data.examples, self.observe(model, data))
+
+    def observe(self, model: nn.Module, data: Encoded) -> list[Any]:
+        """Returns what the task observes of each example."""
+        return self._of_each(
             model, data, lambda batch: self.task.observe(model, batch.inputs, batch.targets)
         )
-        return self.task.judge(data.examples, observed)
 
     def answer(self, model: nn.Module, data: Encoded) -> list[Any]:
         """Returns what a model answers to each record."""
@@ -269,16 +279,21 @@ class Loader:
         for row, example in zip(mask, examples, strict=True):
             row[: len(example.tokens)] = 1
         mask = mask.to(device)
-        if data.states is not None:
-            states = _padded([data.states[i] for i in index], width, 0).to(device)
-            return {"states": states, "attention_mask": mask, "depth": self._depth}
         rows = [torch.tensor(example.tokens, dtype=torch.int64) for example in examples]
         tokens = _padded(rows, width, filler(self._tokenizer)).to(device)
         inputs = {"input_ids": tokens, "attention_mask": mask}
         if self._base.segments > 1 and any(any(example.segments) for example in examples):
             numbers = [torch.tensor(one.segments or [0] * len(one.tokens)) for one in examples]
             inputs["token_type_ids"] = _padded(numbers, width, 0).to(device)
+        if data.states is not None:
+            inputs["states"] = _padded([data.states[i] for i in index], width, 0).to(device)
         return inputs | {"depth": self._depth} if self._depth else inputs
+
+
+def _depth(base: Base, method: Method) -> int:
+    """Returns how many of a model's layers are run once for each record."""
+    depth = method.frozen_layers(base.ahead.layers) if base.ahead and base.ahead.layers else 0
+    return depth if depth and base.ahead and base.ahead.reaches(depth) else 0
 
 
 def _targets(examples: Sequence[Example], width: int | None) -> torch.Tensor:

@@ -18,6 +18,11 @@ from hortus.learning.tasks.kinds import TASKS
 from hortus.protocol.plan import Agreement
 
 
+def joins_often(plan: Agreement) -> bool:
+    """Whether a record joins a step at least once, so that it is worth keeping what frozen layers make of it."""
+    return plan.steps * plan.training.sampling_rate >= 1
+
+
 class WarmModel:
     """Base model, adapter and task of one plan; a process that trains and evaluates shares one.
 
@@ -48,13 +53,13 @@ class WarmModel:
         self.model = self._method.attach(self.base, plan.seed).to(default_device())
         self.space = AdapterSpace(self.model)
         self.initial_adapter: NDArray[np.float32] = self.space.read(self.model)
-        self.loader = self.another_loader()
+        self.loader = self.another_loader(keeps=joins_often(plan))
         self._in_use = threading.Lock()
 
-    def another_loader(self) -> Loader:
-        """Returns a loader for the same model that divides records into passes of its own."""
+    def another_loader(self, *, keeps: bool = True) -> Loader:
+        """Returns a loader for the same model that divides records into passes of its own; see `Loader`."""
         size = self.plan.training.micro_batch
-        return Loader(self.task, self.tokenizer, self.base, self._method, size)
+        return Loader(self.task, self.tokenizer, self.base, self._method, size, keeps=keeps)
 
     @contextmanager
     def holding(self, adapter: NDArray[np.float32]) -> Iterator[nn.Module]:

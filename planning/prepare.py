@@ -1,6 +1,7 @@
 """From a plan to the contract that sites are asked to approve: the noise and the model pinned."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from hortus.learning.models.folder import model_digest, resolve_model
 from hortus.privacy.accounting.accountant import calibrate_noise_multiplier, epsilon
@@ -12,13 +13,26 @@ from hortus.protocol.privacy import Noise
 from hortus.runtime.errors import UsageError
 from hortus.strategies.kinds import strategy_of
 
-_dimensions: dict[str, int] = {}  # of adapters that this process knows to fit their model
+
+class Trial(NamedTuple):
+    """What was found out of an adapter that fits its model.
+
+    Attributes:
+        dimension: Its parameters.
+        kept_bytes: What a site keeps of a record's states at most; see `Loader.kept_bytes`.
+    """
+
+    dimension: int
+    kept_bytes: int
+
+
+_trials: dict[str, Trial] = {}  # that this process has made
 
 
 def prepare(plan: Plan, folder: Path) -> tuple[Contract, Path]:
-    """Fills in a plan, and tries its model: see `pin` and `adapter_dimension`."""
+    """Fills in a plan, and tries its model: see `pin` and `trial`."""
     contract, path = pin(plan, folder)
-    adapter_dimension(contract, path)
+    trial(contract, path)
     return contract, path
 
 
@@ -66,13 +80,14 @@ def noise_for(plan: Plan, target: float, releases: int) -> float:
     return found
 
 
-def adapter_dimension(contract: Contract, path: Path) -> int:
-    """Tries a contract's model; returns the number of adapter parameters.
+def trial(contract: Contract, path: Path) -> Trial:
+    """Tries a contract's model.
 
     Raises:
         UsageError: The model is not what its folder says, or would fail at some site with some records.
     """
     key = repr(made_of(contract, contract.model_digest))
-    if key not in _dimensions:
-        _dimensions[key] = Workbench(contract, path, shares_passes=False).space.dimension
-    return _dimensions[key]
+    if key not in _trials:
+        tried = Workbench(contract, path, shares_passes=False)
+        _trials[key] = Trial(tried.space.dimension, tried.loader.kept_bytes)
+    return _trials[key]

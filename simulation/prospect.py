@@ -8,7 +8,7 @@ from pathlib import Path
 from hortus.client.consent.approval import check_terms
 from hortus.client.consent.contract import budget_of
 from hortus.client.site.folder import Site
-from hortus.planning.prepare import adapter_dimension, noise_for, pin
+from hortus.planning.prepare import noise_for, pin, trial
 from hortus.privacy.accounting.forecast import PlanCost, SiteBudget
 from hortus.privacy.ledger.books import Account, Tally
 from hortus.privacy.sanity import doubts
@@ -30,6 +30,7 @@ class Prospect:
         encoding: A step's numbers with this many sites.
         cost: The releases.
         model_path: Folder of the base model, as the plan names it.
+        kept_bytes: What a site keeps of what frozen layers make of a record, at most.
     """
 
     plan: Plan
@@ -39,6 +40,7 @@ class Prospect:
     encoding: PrivateStep
     cost: PlanCost
     model_path: Path
+    kept_bytes: int
 
     @property
     def target(self) -> float | None:
@@ -71,10 +73,10 @@ def prospect(plan: Plan, folder: Path, sites: int | None) -> Prospect:
             where="cohort.minimum" if sites is None else "--sites",
         )
     contract, model_path = pin(plan, folder)
-    dimension = adapter_dimension(contract, model_path)
+    dimension, kept_bytes = trial(contract, model_path)
     encoding = PrivateStep.of(contract, dimension, count)
     cost = PlanCost.of(encoding.event, contract)
-    return Prospect(plan, contract, dimension, count, encoding, cost, model_path)
+    return Prospect(plan, contract, dimension, count, encoding, cost, model_path, kept_bytes)
 
 
 def site_budgets(

@@ -18,6 +18,10 @@ class RunsAhead(Protocol):
         """Layers, one after another, that `enter` can go through."""
         ...
 
+    def reaches(self, depth: int) -> bool:
+        """Whether so many layers, at least one, can be run ahead, and nothing changes."""
+        ...
+
     def enter(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, depth: int
     ) -> torch.Tensor:

@@ -49,6 +49,10 @@ class EncoderClassifier(nn.Module):
             return 0
         return len(self.encoder.encoder.layer)
 
+    def reaches(self, depth: int) -> bool:
+        """Whether so many layers can be run ahead."""
+        return depth <= self.layers
+
     def embed(
         self,
         input_ids: torch.Tensor,

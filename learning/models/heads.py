@@ -16,6 +16,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto import modeling_auto
 
 from hortus.learning.models.base import Base
+from hortus.learning.models.decoder import Decoder
 from hortus.learning.models.folder import config_place
 from hortus.learning.models.loading import Form, load_model, pooler_of
 from hortus.protocol.plan import Precision
@@ -137,7 +138,8 @@ def model_with_head(
     if kind is CAUSAL:
         _check_looks_back_only(model, path)
     if kind not in _OF_TASK:
-        return Base(model, model, "", (), task_type=kind.task_type)
+        ahead = Decoder(model) if kind is CAUSAL else None
+        return Base(model, model, "", (), ahead, task_type=kind.task_type)
     same = type(model).__name__ in (stored["made_for"] or ()) and (
         kind is SPAN or stored["labels"] == model.config.id2label
     )

@@ -49,6 +49,9 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
         bias: (out,).
     """
     records = x.shape[0]
+    if x.dtype is torch.bfloat16 and x.device.type == "cpu":
+        # Several times as fast as a batch of matrices, which oneDNN has no kernel of its own for.
+        return torch.stack([functional.linear(record, weight, bias) for record in x])
     # No view where none is needed: whoever writes into one has autograd copy it three times.
     rows = x if x.dim() == 3 else x.reshape(records, -1, x.shape[-1])
     weights = weight.T.expand(records, -1, -1)

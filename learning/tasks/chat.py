@@ -145,14 +145,18 @@ class Chat(Task):
         self, model: nn.Module, inputs: Mapping[str, Any], targets: torch.Tensor
     ) -> torch.Tensor:
         """Mean cross-entropy of a record's answer tokens, in nats; 0 where none is left. See `Task`."""
-        each, _ = _each_token(model, inputs, targets)
+        from hortus.learning.models.decoder import token_losses
+
+        each = token_losses(model, inputs, targets).losses
         return each.sum(1) / (targets[:, 1:] != IGNORED).sum(1).clamp(min=1)
 
     def observe(
         self, model: nn.Module, inputs: Mapping[str, Any], targets: torch.Tensor
     ) -> list[tuple[float, int, int]]:
         """Each record's cross-entropy, answer tokens, and how many of them are the likeliest. See `Task`."""
-        each, hits = _each_token(model, inputs, targets)
+        from hortus.learning.models.decoder import token_losses
+
+        each, hits = token_losses(model, inputs, targets)
         counts = (targets[:, 1:] != IGNORED).sum(1)
         sums = each.double().sum(1)
         return list(zip(sums.tolist(), counts.tolist(), hits.sum(1).tolist(), strict=True))
@@ -187,18 +191,6 @@ class Chat(Task):
                 meaning="The share of answers' tokens that the model takes for the likeliest.",
             ),
         )
-
-
-def _each_token(
-    model: nn.Module, inputs: Mapping[str, Any], targets: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns cross-entropy, float32, and hits, bool, of each token but the first, (records, tokens - 1)."""
-    from torch.nn.functional import cross_entropy
-
-    logits = model(**inputs, use_cache=False).logits[:, :-1].float()
-    wanted = targets[:, 1:]
-    each = cross_entropy(logits.mT, wanted, reduction="none", ignore_index=IGNORED)
-    return each, logits.detach().argmax(2) == wanted
 
 
 def _rendered(

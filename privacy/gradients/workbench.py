@@ -15,7 +15,7 @@ from hortus.learning.models.base import default_device
 from hortus.learning.models.memory import available, in_gib, kept_for_backward
 from hortus.learning.passes.division import EMBEDDED, Shape
 from hortus.learning.passes.workers import passes_at_once
-from hortus.learning.warm_model import WarmModel
+from hortus.learning.warm_model import WarmModel, joins_often
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.privacy.gradients.engines.kinds import ENGINES
 from hortus.protocol.plan import Agreement
@@ -58,7 +58,7 @@ class Workbench(WarmModel):
         self.gradients = PerUnitGradients(self.model, ENGINES.parse(plan.privacy.engine))
         self._most = max(1, min(plan.training.micro_batch, _GRADIENTS // self.space.dimension))
         self._check_runs(plan, path, sites)
-        if shares_passes and not self.base.has_experts:
+        if shares_passes and self._most > 1 and not self.base.has_experts:
             self._keep_apart(plan, self.base.config)
         else:
             alone = (*self.loader.passes.shared_shapes(), EMBEDDED)
@@ -217,6 +217,7 @@ def made_of(plan: Agreement, model_digest: str) -> tuple[object, ...]:
         plan.training.micro_batch,
         plan.privacy.max_records_per_unit,
         plan.privacy.engine,
+        joins_often(plan),
     )
 
 

@@ -54,7 +54,7 @@ def test_settings_are_for_runs_of_ones_own() -> None:
         for path in commands(get_command(app))
         if any("--set" in parameter.opts for parameter in found(path).params)
     }
-    assert having == {"plan budget", "simulate", "demo", "audit attack"}
+    assert having == {"plan budget", "simulate", "demo classify", "demo chat", "audit attack"}
 
 
 def test_the_version_is_told() -> None:

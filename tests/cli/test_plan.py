@@ -45,6 +45,17 @@ def test_noise_is_chosen_for_the_epsilon_asked_and_every_accountant_is_shown(
     assert "49.99" in output
 
 
+def test_what_is_kept_of_frozen_layers_is_told_in_advance(write_plan: Any) -> None:
+    """16 tokens, 32 wide, in float32; nothing where no layer is frozen or a record joins less than one step."""
+    last = {"kind": "lora", "rank": 2, "alpha": 4, "layers": [1]}
+    assert "frozen layers run once for each record; 2.0 KiB" in shown(
+        hortus("plan", write_plan(adapter=last))
+    )
+    seldom = "training.sampling_rate=0.2"
+    assert "frozen layers" not in shown(hortus("plan", write_plan(adapter=last), "--set", seldom))
+    assert "frozen layers" not in shown(hortus("plan", write_plan()))
+
+
 def test_epsilon_follows_from_the_noise_given(write_plan: Any) -> None:
     path = write_plan(privacy=CHEAP | {"noise_multiplier": 1.0})
     output = shown(hortus("plan", path, "--set", "privacy.noise_multiplier=2"))

@@ -6,20 +6,23 @@ import pytest
 import torch
 from transformers import MPNetConfig, MPNetModel
 
-from hortus.learning import loader
 from hortus.learning.data.records import Records
 from hortus.learning.loader import Encoded, Loader
 from hortus.learning.methods.base import Method
 from hortus.learning.methods.head import Head
 from hortus.learning.methods.lora import LoRA
 from hortus.learning.methods.space import AdapterSpace
+from hortus.learning.models import storage
 from hortus.learning.models.base import default_device
 from hortus.learning.models.tokens import load_tokenizer
 from hortus.learning.tasks.classification import TextClassification
+from hortus.learning.warm_model import joins_often
+from hortus.planning.plan_file import load_plan
 from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.protocol.plan import Precision
 from hortus.runtime.metric import values
+from tests.conftest import PlanWriter
 from tests.helpers.labelled import labelled, labels_of
 
 TASK = TextClassification(labels=("warm", "fresh", "cool"), max_length=8)
@@ -93,6 +96,29 @@ def test_the_frozen_part_is_run_ahead(
     tiny_model: Path, adapter: Method, kept: tuple[bool, bool]
 ) -> None:
     assert kinds(Bench(tiny_model, adapter).ahead.encode(RECORDS)) == kept
+
+
+def test_what_is_looked_at_once_is_not_kept_and_comes_to_the_same(tiny_model: Path) -> None:
+    bench = Bench(tiny_model, LAST)
+    tokenizer = load_tokenizer(tiny_model)
+    once = Loader(TASK, tokenizer, bench.base, LAST, 64, keeps=False)
+    assert kinds(once.encode(RECORDS)) == (False, False)
+    losses = [
+        one.batch(one.encode(RECORDS), ALL, ALL).losses(bench.model) for one in (once, bench.ahead)
+    ]
+    assert torch.equal(*losses)
+    assert (once.kept_bytes, bench.plain.kept_bytes) == (0, 0)
+    assert bench.ahead.kept_bytes == 8 * 32 * 4  # tokens, width, float32
+
+
+@pytest.mark.parametrize(
+    ("rate", "rounds", "often"), [(0.25, 4, True), (0.25, 3, False), (1.0, 1, True)]
+)
+def test_a_record_that_joins_less_than_one_step_is_not_kept(
+    write_plan: PlanWriter, rate: float, rounds: int, often: bool
+) -> None:
+    training = {"rounds": rounds, "steps_per_round": 1, "sampling_rate": rate}
+    assert joins_often(load_plan(write_plan(training=training))) == often
 
 
 def test_an_encoder_of_another_form_is_trained_without_running_ahead(
@@ -187,19 +213,21 @@ def test_what_was_run_ahead_does_not_depend_on_the_adapter(tiny_model: Path) -> 
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_states_too_large_for_the_memory_are_made_anew(
+def test_states_too_large_for_the_memory_lie_on_disk_and_else_are_made_again(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(tiny_model, LAST)
     size = 4 * 32 * sum(len(one.tokens) for one in bench.plain.encode(RECORDS).examples)
     sums = []
-    for limit, kept in ((size, True), (size - 1, False)):
-        monkeypatch.setattr(loader, "_STATES_BYTES", limit)
+    for memory, disk, kept in ((size, 0, True), (size - 1, 0.5, True), (size - 1, 0, False)):
+        monkeypatch.setattr(storage, "_IN_MEMORY", memory)
+        monkeypatch.setattr(storage, "_OF_DISK", disk)
         data = bench.ahead.encode(RECORDS)
         assert kinds(data) == (kept, False)
         batch = bench.ahead.batch(data, ALL, ALL)
         sums.append(batch.losses(bench.model).detach())
     assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0], sums[2])
 
 
 def test_the_packaged_encoder_runs_ahead_bit_for_bit(minilm: Path) -> None:

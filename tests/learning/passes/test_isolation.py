@@ -18,6 +18,17 @@ def test_the_product_is_a_linear_layers(shape: tuple[int, ...], biased: bool) ->
     assert torch.allclose(linear(x, weight, bias), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_record_in_bfloat16_has_the_product_that_it_has_alone(biased: bool) -> None:
+    x = torch.randn(4, 6, 40).to(torch.bfloat16)
+    weight = torch.randn(50, 40).to(torch.bfloat16)
+    bias = torch.randn(50).to(torch.bfloat16) if biased else None
+    together = linear(x, weight, bias)
+    assert together.dtype is torch.bfloat16
+    for record, product in zip(x, together, strict=True):
+        assert torch.equal(product, functional.linear(record, weight, bias))
+
+
 def test_what_a_text_comes_to_is_no_view() -> None:
     """The tap on a trained layer writes into it, and autograd would copy a view three times over."""
     assert not linear(torch.randn(3, 4, 5), torch.randn(7, 5))._is_view()
