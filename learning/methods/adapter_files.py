@@ -45,7 +45,10 @@ def write_template(directory: Path, model: PeftModel, space: AdapterSpace) -> No
     space.write(model, np.concatenate(numbered))
     save_adapter(directory, model)
     saved = safetensors.torch.load((directory / TENSORS).read_bytes())
-    order = sorted(saved, key=lambda name: float(saved[name].flatten()[0]))
+    # What is frozen is saved as it is, and holds no part's number throughout.
+    filled = {name: float(tensor.flatten()[0]) for name, tensor in saved.items()}
+    trained = (name for name, first in filled.items() if bool((saved[name] == first).all()))
+    order = sorted(trained, key=lambda name: filled[name])
     write_atomic(directory / _ORDER, json.dumps(order).encode())
 
 
@@ -83,7 +86,7 @@ def _filled(template: Path, vector: NDArray[np.float32]) -> bytes:
         saved = safetensors.torch.load((template / TENSORS).read_bytes())
         ends = np.cumsum([saved[name].numel() for name in order])
         parts = np.split(vector, ends[:-1])
-        tensors = {
+        tensors = saved | {
             name: torch.from_numpy(part.reshape(saved[name].shape))
             for name, part in zip(order, parts, strict=True)
         }

@@ -9,6 +9,7 @@ METHODS: Registry[Method] = Registry(
     "hortus.methods",
     {
         "dora": "hortus.learning.methods.dora:DoRA",
+        "ffa-lora": "hortus.learning.methods.ffa_lora:FFALoRA",
         "head": "hortus.learning.methods.head:Head",
         "lora": "hortus.learning.methods.lora:LoRA",
     },

@@ -13,6 +13,7 @@ from hortus.learning.data.records import Records
 from hortus.learning.loader import Encoded, Loader
 from hortus.learning.methods.base import Method
 from hortus.learning.methods.dora import DoRA
+from hortus.learning.methods.ffa_lora import FFALoRA
 from hortus.learning.methods.head import Head
 from hortus.learning.methods.kinds import METHODS
 from hortus.learning.methods.lora import LoRA
@@ -59,6 +60,7 @@ SAMPLES: dict[str, tuple[Task, tuple[Any, ...], str]] = {
 }
 TRAINED: dict[str, Callable[[tuple[str, ...]], Method]] = {
     "dora": lambda targets: DoRA(rank=2, targets=targets),
+    "ffa-lora": lambda targets: FFALoRA(rank=2, targets=targets),
     "head": lambda _: Head(),
     "lora": lambda targets: LoRA(rank=2, targets=targets),
 }

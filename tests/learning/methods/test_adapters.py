@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch import nn
 
-from hortus.learning.methods.adapter_files import save_adapter
+from hortus.learning.methods.adapter_files import save_adapter, write_adapter, write_template
 from hortus.learning.methods.base import Method
+from hortus.learning.methods.ffa_lora import FFALoRA
 from hortus.learning.methods.head import Head
 from hortus.learning.methods.lora import LoRA
 from hortus.learning.methods.space import AdapterSpace
@@ -22,9 +24,12 @@ LORA = LoRA(rank=2, alpha=4)
 ADAPTERS = [
     LORA,
     LoRA(rank=3, targets=("query", "dense"), layers=(1,)),
+    FFALoRA(rank=2, alpha=4),
     Head(),
 ]
-every_adapter = pytest.mark.parametrize("adapter", ADAPTERS, ids=["lora", "one layer", "head"])
+every_adapter = pytest.mark.parametrize(
+    "adapter", ADAPTERS, ids=["lora", "one layer", "ffa-lora", "head"]
+)
 
 
 def trained(path: Path, adapter: Method) -> tuple[PeftModel, AdapterSpace]:
@@ -64,6 +69,37 @@ def test_an_older_adapter_is_replaced_whole(tiny_model: Path, tmp_path: Path) ->
     save_adapter(tmp_path / "adapter", trained(tiny_model, LORA)[0])
     assert not (tmp_path / "adapter" / "stale").exists()
     assert [file.name for file in tmp_path.iterdir()] == ["adapter"]
+
+
+@every_adapter
+def test_an_adapter_written_from_its_vector_is_the_one_that_is_saved(
+    tiny_model: Path, tmp_path: Path, adapter: Method
+) -> None:
+    """What is trained comes from the vector, and what stays as it was drawn from the template."""
+    model, space = trained(tiny_model, adapter)
+    vector = space.read(model)
+    save_adapter(tmp_path / "saved", model)
+    write_template(tmp_path / "template", model, space)
+    write_adapter(tmp_path / "written", tmp_path / "template", vector, b"{}")
+    saved, written = (
+        load_file(tmp_path / one / "adapter_model.safetensors") for one in ("saved", "written")
+    )
+    assert saved.keys() == written.keys()
+    assert all(torch.equal(saved[name], written[name]) for name in saved)
+
+
+def test_matrices_that_stay_as_they_are_drawn_are_those_of_lora(tiny_model: Path) -> None:
+    frozen, trained_too = (
+        dict(one.attach(TASK.load(tiny_model), seed=1).named_parameters())
+        for one in (FFALoRA(rank=2), LoRA(rank=2))
+    )
+    for name, parameter in trained_too.items():
+        if ".lora_A." in name:
+            assert torch.equal(parameter, frozen[name])
+            assert parameter.requires_grad
+            assert not frozen[name].requires_grad
+        else:
+            assert frozen[name].requires_grad == parameter.requires_grad
 
 
 def test_training_starts_at_the_base_model(tiny_model: Path) -> None:
