@@ -2,10 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import safetensors
@@ -17,9 +17,12 @@ from pydantic import ValidationError
 from hortus.learning.data.records import Records
 from hortus.learning.methods.adapter_files import ABOUT, TENSORS
 from hortus.learning.models.folder import model_digest, resolve_model
+from hortus.learning.models.generation import Writer, Writing
 from hortus.learning.warm_model import WarmModel
 from hortus.protocol.plan import Contract
 from hortus.runtime.errors import HortusError, UsageError
+
+_AT_ONCE = 16  # prompts that are written to in one pass
 
 
 class Model:
@@ -36,19 +39,24 @@ class Model:
         self.contract = contract
         self._warm = WarmModel(contract, base)
         self._adapter = _read_adapter(folder, self._warm)
+        self._writer = Writer(self._warm.base, self._warm.tokenizer)
 
     @property
     def task(self) -> str:
         """The kind of its task, such as `text-classification`."""
         return self._warm.task.kind
 
-    def predict(self, texts: Sequence[str | Mapping[str, Any]]) -> list[Any]:
+    def predict(
+        self, texts: Sequence[str | Mapping[str, Any]], how: Writing | None = None
+    ) -> list[Any]:
         """Returns the model's answer to each text: what it is, depends on the task.
 
-        `text-classification` answers with a `Prediction`: a label and its probability.
+        `text-classification` answers with a `Prediction`: a label and its probability; `chat` with what the assistant
+        says. An answer does not depend on the other texts, but for rounding in the last bits.
 
         Args:
             texts: Texts; or rows with the columns that the task asks about (`Task.asked`).
+            how: How an answer is written, where the model writes it.
 
         Raises:
             HortusError: A text is empty, a column is missing, or the task does not answer texts.
@@ -57,10 +65,104 @@ class Model:
             raise UsageError("one text was given, not a list of texts", remedy="Write [text].")
         if not texts:
             return []
-        values = tuple(self._warm.task.ask(text) for text in texts)
+        task = self._warm.task
+        values = tuple(task.ask(text) for text in texts)
+        if task.writes:
+            prompts = [self._prompt(value) for value in values]
+            with self._holding():
+                return self._in_passes(prompts, how or Writing())
         data = self._warm.loader.encode(Records(values))
-        with self._warm.holding(self._adapter) as model:
+        with self._holding() as model:
             return self._warm.loader.answer(model, data)
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stream: Literal[False] = False,
+        adapter: bool = True,
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stream: Literal[True],
+        adapter: bool = True,
+    ) -> Iterator[str]: ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stream: bool = False,
+        adapter: bool = True,
+    ) -> str | Iterator[str]:
+        """Returns the text that the model writes after a prompt.
+
+        Args:
+            prompt: A text; or, for `chat`, messages such as `{"role": "user", "content": "…"}`.
+            max_new_tokens: The text ends after this many tokens, wherever it is.
+            temperature: 0 takes the likeliest token each time; above 0 tokens are drawn.
+            seed: What is drawn follows from it.
+            stream: Return an iterator over pieces of the text, each as soon as it is written, instead of the text.
+                Nobody else can use the model until it is exhausted or closed.
+            adapter: False: the base model answers, with the adapter switched off.
+
+        Raises:
+            HortusError: The task does not write texts, or the prompt is empty or longer than the model reads.
+        """
+        task = self._warm.task
+        if not task.writes:
+            raise UsageError(
+                f"a model of the task {task.kind!r} writes no text",
+                remedy="Use predict, which returns what it answers.",
+            )
+        tokens = self._prompt(task.ask(prompt))
+        how = Writing(max_new_tokens, temperature, seed)
+        if stream:
+            return self._streamed(tokens, how, adapter=adapter)
+        with self._holding(adapter=adapter):
+            return self._writer.write([tokens], how)[0]
+
+    def _streamed(self, tokens: tuple[int, ...], how: Writing, *, adapter: bool) -> Iterator[str]:
+        with self._holding(adapter=adapter):
+            yield from self._writer.stream(tokens, how)
+
+    def _prompt(self, value: Any) -> tuple[int, ...]:  # noqa: ANN401 - the task's own
+        return self._warm.task.prompt(self._warm.tokenizer, value)
+
+    def _in_passes(self, prompts: Sequence[tuple[int, ...]], how: Writing) -> list[str]:
+        """Writes to some prompts at a time, those of like lengths together."""
+        order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+        found: dict[int, str] = {}
+        for start in range(0, len(order), _AT_ONCE):
+            places = order[start : start + _AT_ONCE]
+            texts = self._writer.write([prompts[place] for place in places], how)
+            found.update(zip(places, texts, strict=True))
+        return [found[place] for place in range(len(prompts))]
+
+    @contextmanager
+    def _holding(self, *, adapter: bool = True) -> Iterator[Any]:
+        """Lends the trained model; or the base model, which is the same one with its adapter switched off."""
+        with self._warm.holding(self._adapter) as model:
+            lent: Any = model
+            if adapter:
+                yield lent
+            else:
+                with lent.disable_adapter():
+                    yield lent
 
     def export(self, out: Path | str) -> Path:
         """Copies the adapter, in PEFT's format, with what was trained, to a new folder.

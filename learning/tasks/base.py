@@ -151,12 +151,24 @@ class Task(Kind):
         return row
 
     def answer(self, model: nn.Module, inputs: Mapping[str, Any]) -> Sequence[Any]:
-        """Returns what a model's pass says about each example of what `ask` returns; gradients are off."""
-        raise NotImplementedError  # whatever `ask` returns values for is answered
+        """Returns what a model's pass says about each example of what `ask` returns; gradients are off.
+
+        A `NamedTuple` or a mapping is shown by its fields, and anything else as one answer.
+        """
+        raise NotImplementedError  # whatever `ask` returns values for is answered, here or by writing
 
     def replies(self, examples: Sequence[Example], answers: Sequence[Any]) -> Sequence[Any]:  # noqa: ARG002 - a window's
         """Returns the answer to each question, from what `answer` said about all examples."""
         return answers
+
+    @property
+    def writes(self) -> bool:
+        """Whether a trained model answers by writing a text after a `prompt`, and not by `answer`."""
+        return False
+
+    def prompt(self, tokenizer: PreTrainedTokenizerBase, value: Any) -> tuple[int, ...]:  # noqa: ANN401 - the task's own
+        """Returns the tokens after which the answer to a value of `ask` begins; for an encoder all that it reads."""
+        raise NotImplementedError  # of tasks that write
 
     @abstractmethod
     def load(self, path: Path, precision: Precision = Precision.FLOAT32) -> Base:

@@ -83,6 +83,40 @@ class Chat(Task):
         """See `Task`."""
         return {self.messages: [message._asdict() for message in value]}
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The conversation."""
+        return (self.messages,)
+
+    def ask(self, question: str | Sequence[Any] | Mapping[str, Any]) -> Conversation:
+        """Returns a conversation that the assistant is to answer: a user's text, or messages. See `Task`.
+
+        Whatever the assistant says after the last message of somebody else is left out: it is what is asked for.
+        """
+        where = "a prompt"
+        if isinstance(question, str):
+            question = [{"role": "user", "content": question}]
+        elif isinstance(question, Mapping):
+            question = self.fields(question)[self.messages]
+        messages = as_list(question, where)
+        conversation = tuple(
+            _message(one, f"{where}, message {n}") for n, one in enumerate(messages, 1)
+        )
+        asked = [n for n, message in enumerate(conversation, 1) if message.role != _ASSISTANT]
+        if not asked:
+            raise UsageError("nobody but the assistant says anything in it", where=where)
+        return conversation[: asked[-1]]
+
+    @property
+    def writes(self) -> bool:
+        """It does."""
+        return True
+
+    def prompt(self, tokenizer: PreTrainedTokenizerBase, value: Conversation) -> tuple[int, ...]:
+        """The conversation, and what begins an answer. See `Task`."""
+        messages = [message._asdict() for message in value]
+        return _tokens(tokenizer, messages, asks=True)
+
     def load(self, path: Path, precision: Precision = Precision.FLOAT32) -> Base:
         """See `Task`."""
         from hortus.learning.models.heads import CAUSAL, model_with_head

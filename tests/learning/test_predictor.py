@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.tiny_models import ARCHITECTURES, save_for_task
 
 import hortus
+from hortus.learning.models.generation import Writing
 from hortus.runtime.metric import values
 from tests.conftest import save_tiny_model, write_tiny_plan
+from tests.simulation.test_every_task import conversations
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +134,79 @@ def test_an_adapter_of_another_shape_is_named(run: hortus.Run, tmp_path: Path) -
     (adapter / "hortus.json").write_text(json.dumps(about))
     with pytest.raises(hortus.HortusError, match="belongs to another model"):
         hortus.load(adapter)
+
+
+@pytest.fixture(scope="module")
+def talker(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tiny Llama that has learnt to name the colour of a thing."""
+    folder = tmp_path_factory.mktemp("talker")
+    save_for_task("llama", folder / "model")
+    for site in ("ash", "birch", "cedar"):
+        (folder / f"{site}.jsonl").write_text("\n".join(map(json.dumps, conversations(24))))
+    plan = hortus.Plan(
+        name="talker",
+        model="model",
+        task={"kind": "chat", "max_length": 16},
+        adapter={"kind": "lora", "rank": 4, "targets": list(ARCHITECTURES["llama"].targets)},
+        strategy={
+            "kind": "fedsgd",
+            "server_optimizer": {"kind": "Adam", "learning_rate": 0.1},
+        },
+        training={"rounds": 1, "steps_per_round": 4, "sampling_rate": 0.5, "nominal_units": 24},
+        privacy={"noise": "unsafe_none"},
+        simulation={"sites": {site: f"{site}.jsonl" for site in ("ash", "birch", "cedar")}},
+        folder=folder,
+    )
+    return hortus.load(hortus.simulate(plan))
+
+
+def test_a_trained_model_writes_and_its_base_model_beside_it(talker: Any) -> None:
+    trained = talker.generate("sky", max_new_tokens=3)
+    base = talker.generate("sky", max_new_tokens=3, adapter=False)
+    assert trained.split()[0] in {"red", "green", "blue"}
+    assert base != trained
+    assert talker.generate("sky", max_new_tokens=3) == trained  # the adapter is on again
+    assert "".join(talker.generate("sky", max_new_tokens=3, stream=True)) == trained
+    assert "".join(talker.generate("sky", max_new_tokens=3, stream=True, adapter=False)) == base
+    messages = [{"role": "user", "content": "sky"}, {"role": "assistant", "content": "a rose"}]
+    assert talker.generate(messages, max_new_tokens=3) == trained
+
+
+def test_a_stream_that_is_left_gives_the_model_back(talker: Any) -> None:
+    stream = talker.generate("rose", stream=True)
+    next(stream)
+    stream.close()
+    assert talker.predict(["rose"], Writing(2)) == [talker.generate("rose", max_new_tokens=2)]
+
+
+def test_many_prompts_are_answered_in_their_own_order(talker: Any) -> None:
+    prompts = ["sky", "the rose is", "ice", "a leaf is a"] * 5
+    how = Writing(3, temperature=1.0, seed=1)
+    answers = talker.predict(prompts, how)
+    assert answers == [
+        talker.generate(one, max_new_tokens=3, temperature=1.0, seed=1) for one in prompts
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("  ", "empty"),
+        ([], "empty one"),
+        ([{"role": "assistant", "content": "sky"}], "nobody but the assistant"),
+        ([{"role": "doctor", "content": "sky"}], "role"),
+        ([{"content": "sky"}], "no message"),
+        ("sky " * 60, "the prompt is 63 tokens long, and the model reads 40"),
+    ],
+)
+def test_a_prompt_that_cannot_be_answered_is_refused(
+    talker: Any, prompt: Any, expected: str
+) -> None:
+    for stream in (False, True):
+        with pytest.raises(hortus.HortusError, match=expected):
+            list(talker.generate(prompt, stream=stream))
+
+
+def test_a_model_that_writes_no_text_says_what_it_does(model: Any) -> None:
+    with pytest.raises(hortus.HortusError, match="writes no text.*Use predict"):
+        model.generate("the sky is")
