@@ -33,8 +33,9 @@ class Model:
         contract: What was trained, as the sites approved it.
     """
 
-    def __init__(self, folder: Path, contract: Contract, base: Path) -> None:
+    def __init__(self, folder: Path, contract: Contract, base: Path, keeps: object = None) -> None:
         """See `load_model`."""
+        self._keeps = keeps
         self.folder = folder
         self.contract = contract
         self._warm = WarmModel(contract, base)
@@ -45,6 +46,29 @@ class Model:
     def task(self) -> str:
         """The kind of its task, such as `text-classification`."""
         return self._warm.task.kind
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Columns of a row that it answers about; a text alone stands for the first where there is one."""
+        return self._warm.task.asked
+
+    @property
+    def writes(self) -> bool:
+        """Whether it answers by writing a text, so that `generate` works."""
+        return self._warm.task.writes
+
+    @property
+    def converses(self) -> bool:
+        """Whether it answers the messages of a conversation."""
+        return self._warm.task.converses
+
+    def check(self, question: str | Mapping[str, Any]) -> None:
+        """Checks that a question can be answered.
+
+        Raises:
+            UsageError: See `predict`.
+        """
+        self._warm.task.ask(question)
 
     def predict(
         self, texts: Sequence[str | Mapping[str, Any]], how: Writing | None = None
@@ -123,18 +147,26 @@ class Model:
         Raises:
             HortusError: The task does not write texts, or the prompt is empty or longer than the model reads.
         """
+        tokens = self._asked_to_write(prompt)
+        how = Writing(max_new_tokens, temperature, seed)
+        if stream:
+            return self._streamed(tokens, how, adapter=adapter)
+        with self._holding(adapter=adapter):
+            return self._writer.write([tokens], how)[0]
+
+    def fits(self, prompt: str | Sequence[Mapping[str, str]], max_new_tokens: int) -> bool:
+        """Whether the model reads a prompt of `generate` and this many tokens after it."""
+        return self._writer.fits(self._asked_to_write(prompt), max_new_tokens)
+
+    def _asked_to_write(self, prompt: str | Sequence[Mapping[str, str]]) -> tuple[int, ...]:
         task = self._warm.task
         if not task.writes:
             raise UsageError(
                 f"a model of the task {task.kind!r} writes no text",
                 remedy="Use predict, which returns what it answers.",
             )
-        tokens = self._prompt(task.ask(prompt))
-        how = Writing(max_new_tokens, temperature, seed)
-        if stream:
-            return self._streamed(tokens, how, adapter=adapter)
-        with self._holding(adapter=adapter):
-            return self._writer.write([tokens], how)[0]
+        asked = prompt if isinstance(prompt, str) else {task.asked[0]: list(prompt)}
+        return self._prompt(task.ask(asked))
 
     def _streamed(self, tokens: tuple[int, ...], how: Writing, *, adapter: bool) -> Iterator[str]:
         with self._holding(adapter=adapter):
@@ -182,30 +214,34 @@ class Model:
         return target
 
 
-def load_model(folder: Path, base: Path | None = None) -> Model:
+def load_model(
+    folder: Path, base: Path | None = None, near: Path | None = None, keeps: object = None
+) -> Model:
     """Loads an adapter and its base model.
 
     Args:
         folder: The adapter's folder, as a run writes it.
         base: The base model's folder; None: where the plan says, seen from the current directory, or from the
             adapter's folder and those above it.
+        near: Another folder to look from instead of the adapter's.
+        keeps: What the model holds on to, such as a temporary folder that the adapter is in.
 
     Raises:
         UsageError: There is no adapter of Hortus's in the folder, or its base model is not there or another one.
         HortusError: The adapter is damaged.
     """
     contract = _read_contract(folder)
-    found = [base] if base is not None else _candidates(contract.model, folder)
+    found = [base] if base is not None else _candidates(contract.model, near or folder)
     for path in found:
         if model_digest(resolve_model(".", path)) == contract.model_digest:
-            return Model(folder, contract, path)
+            return Model(folder, contract, path, keeps)
     raise UsageError(
         "this is not the base model that the adapter was trained on: its files have another hash"
         if found
         else f"the base model {contract.model} is not here",
         where=", ".join(map(str, found)) or str(folder),
         remedy=f"Name a folder of {contract.model} with the hash {contract.model_digest[:16]}…: "
-        "load(…, model=FOLDER).",
+        "--model FOLDER, or load(…, model=FOLDER).",
     )
 
 

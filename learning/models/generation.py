@@ -114,6 +114,11 @@ class Writer:
             leaves.set()
             thread.join()
 
+    def fits(self, prompt: tuple[int, ...], more: int) -> bool:
+        """Whether the model reads a prompt and this many more tokens."""
+        apart = 0 if self._answers_apart else more
+        return self._longest is None or len(prompt) + apart <= self._longest
+
     def _room(self, prompts: Sequence[tuple[int, ...]], how: Writing) -> int:
         """Returns how many tokens can follow the prompts."""
         longest = max(map(len, prompts))
@@ -196,7 +201,7 @@ class Writer:
         return sorted(ends)
 
 
-class _Drawn(LogitsProcessor):
+class _Drawn(LogitsProcessor):  # type: ignore[misc]  # transformers has no types
     """Makes the likeliest token a drawn one, by Gumbel noise of a generator of its own (Gumbel 1954).
 
     Every prompt of a pass has the same noise, so that none depends on how many others there are.
@@ -213,7 +218,7 @@ class _Drawn(LogitsProcessor):
         return scores.float() / self._temperature + noise.float().to(scores.device)
 
 
-class _Left(StoppingCriteria):
+class _Left(StoppingCriteria):  # type: ignore[misc]  # transformers has no types
     """Stops when nobody waits for the text any more."""
 
     def __init__(self, leaves: threading.Event) -> None:
@@ -224,7 +229,7 @@ class _Left(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self._leaves.is_set(), device=input_ids.device)
 
 
-class _Teller(TextStreamer):
+class _Teller(TextStreamer):  # type: ignore[misc]  # transformers has no types
     """Tells each piece of a text once no later token can change it; white space at either end is left out."""
 
     def __init__(

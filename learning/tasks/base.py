@@ -166,6 +166,11 @@ class Task(Kind):
         """Whether a trained model answers by writing a text after a `prompt`, and not by `answer`."""
         return False
 
+    @property
+    def converses(self) -> bool:
+        """Whether what is asked may be the messages of a conversation, `{role, content}` each."""
+        return False
+
     def prompt(self, tokenizer: PreTrainedTokenizerBase, value: Any) -> tuple[int, ...]:  # noqa: ANN401 - the task's own
         """Returns the tokens after which the answer to a value of `ask` begins; for an encoder all that it reads."""
         raise NotImplementedError  # of tasks that write

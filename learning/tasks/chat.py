@@ -88,17 +88,15 @@ class Chat(Task):
         """The conversation."""
         return (self.messages,)
 
-    def ask(self, question: str | Sequence[Any] | Mapping[str, Any]) -> Conversation:
+    def ask(self, question: str | Mapping[str, Any]) -> Conversation:
         """Returns a conversation that the assistant is to answer: a user's text, or messages. See `Task`.
 
         Whatever the assistant says after the last message of somebody else is left out: it is what is asked for.
         """
         where = "a prompt"
         if isinstance(question, str):
-            question = [{"role": "user", "content": question}]
-        elif isinstance(question, Mapping):
-            question = self.fields(question)[self.messages]
-        messages = as_list(question, where)
+            question = {self.messages: [{"role": "user", "content": question}]}
+        messages = as_list(self.fields(question)[self.messages], where)
         conversation = tuple(
             _message(one, f"{where}, message {n}") for n, one in enumerate(messages, 1)
         )
@@ -109,6 +107,11 @@ class Chat(Task):
 
     @property
     def writes(self) -> bool:
+        """It does."""
+        return True
+
+    @property
+    def converses(self) -> bool:
         """It does."""
         return True
 

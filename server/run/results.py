@@ -76,6 +76,21 @@ def export(directory: Path, which: str, out: Path | None) -> tuple[RoundRecord, 
     return record, folder
 
 
+def find_adapter(directory: Path, which: str) -> Path | None:
+    """Returns the folder in which a run keeps the adapter of its last or best round.
+
+    Args:
+        directory: The run's folder.
+        which: `last`, `best`, or a round's number from 1.
+
+    Returns:
+        None where only a checkpoint is kept of that round, which `export` reads.
+    """
+    known = {"last": LAST, "best": BEST}
+    folder = directory / known[which] if which in known else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
 def is_complete(directory: Path, rounds: int) -> bool:
     """Whether the adapter of the last of this many rounds is in a run's folder."""
     return _saved_round(directory / LAST) == rounds - 1
@@ -107,7 +122,7 @@ def _chosen(directory: Path, rounds: Sequence[RoundRecord], which: str) -> Round
     numbers = ", ".join(str(record.round + 1) for record in kept)
     raise UsageError(
         f"{which!r} is no round of which a checkpoint is kept",
-        where="--round",
+        where="--which",
         remedy=f"Kept are rounds {numbers}: the last two and the best. Or name `last` or `best`.",
     )
 
@@ -119,13 +134,13 @@ def _best(rounds: Sequence[RoundRecord]) -> RoundRecord:
     if metric is not None:
         raise UsageError(
             f"no round is known to be the best: {metric.label} was finite after none of them",
-            where="--round best",
-            remedy="Take --round last, or train with a smaller learning rate.",
+            where="--which best",
+            remedy="Take --which last, or train with a smaller learning rate.",
         )
     raise UsageError(
         "no round is known to be the best: the plan names no evaluation records",
-        where="--round best",
-        remedy="Take --round last, or set `evaluation` in the plan of another run.",
+        where="--which best",
+        remedy="Take --which last, or set `evaluation` in the plan of another run.",
     )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.tiny_models import ARCHITECTURES, save_for_task
+import torch
+from helpers.tiny_models import save_for_task
 
 import hortus
 from hortus.learning.models.generation import Writing
@@ -147,7 +148,7 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Any:
         name="talker",
         model="model",
         task={"kind": "chat", "max_length": 16},
-        adapter={"kind": "lora", "rank": 4, "targets": list(ARCHITECTURES["llama"].targets)},
+        adapter={"kind": "lora", "rank": 4, "targets": ["q_proj", "v_proj", "down_proj"]},
         strategy={
             "kind": "fedsgd",
             "server_optimizer": {"kind": "Adam", "learning_rate": 0.1},
@@ -160,11 +161,21 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return hortus.load(hortus.simulate(plan))
 
 
+def by_hand(talker: Any, count: int) -> str:
+    """The likeliest token after `sky`, again and again, with no cache."""
+    warm = talker._warm
+    tokens = list(warm.task.prompt(warm.tokenizer, warm.task.ask("sky")))
+    asked = len(tokens)
+    with warm.holding(talker._adapter) as model, torch.no_grad():
+        for _ in range(count):
+            tokens.append(int(model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
+    return str(warm.tokenizer.decode(tokens[asked:], skip_special_tokens=True))
+
+
 def test_a_trained_model_writes_and_its_base_model_beside_it(talker: Any) -> None:
     trained = talker.generate("sky", max_new_tokens=3)
     base = talker.generate("sky", max_new_tokens=3, adapter=False)
-    assert trained.split()[0] in {"red", "green", "blue"}
-    assert base != trained
+    assert trained == by_hand(talker, 3) != base
     assert talker.generate("sky", max_new_tokens=3) == trained  # the adapter is on again
     assert "".join(talker.generate("sky", max_new_tokens=3, stream=True)) == trained
     assert "".join(talker.generate("sky", max_new_tokens=3, stream=True, adapter=False)) == base
@@ -173,10 +184,15 @@ def test_a_trained_model_writes_and_its_base_model_beside_it(talker: Any) -> Non
 
 
 def test_a_stream_that_is_left_gives_the_model_back(talker: Any) -> None:
-    stream = talker.generate("rose", stream=True)
+    stream = talker.generate("rose", stream=True, temperature=3.0)
     next(stream)
     stream.close()
     assert talker.predict(["rose"], Writing(2)) == [talker.generate("rose", max_new_tokens=2)]
+
+
+def test_a_prompt_fits_where_there_is_room_for_the_answer_too(talker: Any) -> None:
+    assert talker.fits("sky", 35)
+    assert not talker.fits("sky", 36)  # a message has four tokens more than its words, of forty
 
 
 def test_many_prompts_are_answered_in_their_own_order(talker: Any) -> None:
@@ -196,7 +212,7 @@ def test_many_prompts_are_answered_in_their_own_order(talker: Any) -> None:
         ([{"role": "assistant", "content": "sky"}], "nobody but the assistant"),
         ([{"role": "doctor", "content": "sky"}], "role"),
         ([{"content": "sky"}], "no message"),
-        ("sky " * 60, "the prompt is 63 tokens long, and the model reads 40"),
+        ("sky " * 60, "the prompt is 65 tokens long, and the model reads 40"),
     ],
 )
 def test_a_prompt_that_cannot_be_answered_is_refused(
