@@ -14,6 +14,7 @@ from hortus.api.runs import Round, Run, simulate
 from hortus.planning.sections import REGISTRIES
 from hortus.runtime.errors import HortusError
 from hortus.runtime.registry import Registry
+from hortus.simulation.engines.kinds import ENGINES
 from hortus.strategies.optimizers.kinds import OPTIMIZERS
 
 __all__ = [
@@ -31,6 +32,6 @@ __all__ = [
 ]
 
 kinds: Mapping[str, Registry[Any]] = MappingProxyType(
-    {registry.noun: registry for registry in (*REGISTRIES, OPTIMIZERS)}
+    {registry.noun: registry for registry in (*REGISTRIES, OPTIMIZERS, ENGINES)}
 )
 """The kinds that plans can name, by what they are: `kinds["task"].names()`."""

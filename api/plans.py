@@ -12,6 +12,7 @@ from hortus.planning.plan_file import dump_plan, load_plan, plan_of
 from hortus.protocol.section import Kind
 from hortus.runtime.files import write_atomic
 from hortus.runtime.registry import allow_plug_ins
+from hortus.simulation.engines.kinds import engine_of
 
 PathLike = str | os.PathLike[str]
 SectionLike = Mapping[str, Any] | Kind
@@ -33,7 +34,7 @@ class Plan:
         strategy: What a site computes, and what the server makes of the sum.
         cohort: The smallest cohort, and the deadlines.
         evaluation: File of public records on which the server measures the model.
-        simulation: Where the virtual sites of `simulate` get their records.
+        simulation: Where the virtual sites of `simulate` get their records, and which engine brings them together.
         seed: Public seed.
         folder: What relative paths are relative to. Default: the current directory.
 
@@ -77,6 +78,7 @@ class Plan:
         self._path = self._folder / f"{name}.yaml"
         allow_plug_ins(None)  # whoever writes a plan in code has installed its kinds
         self._inner = plan_of(fields, self._folder)
+        engine_of(self._inner)
 
     @classmethod
     def load(cls, path: PathLike, settings: Sequence[str] = ()) -> Plan:
@@ -94,6 +96,7 @@ class Plan:
         plan._path = Path(path).resolve()
         plan._folder = plan._path.parent
         plan._inner = load_plan(Path(path), settings)
+        engine_of(plan._inner)
         return plan
 
     def save(self, path: PathLike) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hortus.api.plans import PathLike, Plan
 from hortus.runtime.metric import Metrics, best
+from hortus.simulation.engines.kinds import with_engine
 
 if TYPE_CHECKING:
     from hortus.server.run.records import RoundRecord
@@ -84,6 +85,7 @@ def simulate(
     plan: Plan,
     *,
     out: PathLike | None = None,
+    engine: str | None = None,
     on_round: Callable[[Round], object] | None = None,
     force: bool = False,
 ) -> Run:
@@ -91,6 +93,9 @@ def simulate(
 
     Args:
         plan: A plan with a `simulation` section.
+        engine: Name of the simulation engine, one of `kinds["simulation engine"].names()`. Default: the plan's
+            `simulation.engine`. `rehearsal` runs every message, key, mask and ledger of a deployment; `in-process`
+            gives the same bits without them, for thousands of sites.
         out: The run's folder. Default: `runs/NAME` in the plan's folder, or `runs/NAME-2` and so on if the earlier
             ones hold runs of another plan.
         on_round: Called with each round when it is finished, such as `print`.
@@ -111,7 +116,8 @@ def simulate(
             on_round(_round(record, planned))
 
     folder = None if out is None else Path(out)
-    done = run_plan(plan._inner, plan._path, folder, tell, force=force)
+    chosen = with_engine(plan._inner, engine)
+    done = run_plan(chosen, plan._path, folder, tell, force=force)
     return Run.open(done.directory)
 
 

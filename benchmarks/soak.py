@@ -65,6 +65,7 @@ from hortus.protocol.policy import Budget, Policy  # noqa: E402
 from hortus.runtime.errors import CohortTooSmall  # noqa: E402
 from hortus.runtime.names import SERVER  # noqa: E402
 from hortus.server.evaluation import Evaluator  # noqa: E402
+from hortus.server.grid_sites import GridSites  # noqa: E402
 from hortus.server.round_loop import RoundLoop  # noqa: E402
 from hortus.server.run.attendance import AttendanceBook  # noqa: E402
 from hortus.server.run.records import read_record, read_run  # noqa: E402
@@ -227,18 +228,19 @@ def soak(
 def round_loop(
     contract: Contract, consortium: Consortium, out: Path, hub: Hub, grid: RelayGrid
 ) -> RoundLoop:
-    roster = Roster.load(consortium.server.roster)
-    return RoundLoop(
+    roster, store = Roster.load(consortium.server.roster), RunStore(out, contract)
+    attendance = AttendanceBook(out, roster.sites, time.time, grid.names)
+    reached = GridSites(
         grid=grid,
         identity=Identity.load(consortium.server.identity, SERVER),
         roster=lambda: roster,
         contract=contract,
-        store=RunStore(out, contract),
+        store=store,
         hub=hub,
-        evaluator=Evaluator(WarmModel(contract, Path(contract.model)), None),
-        attendance=AttendanceBook(out, roster.sites, time.time, grid.names),
-        on_round=lambda _: None,
+        attendance=attendance,
     )
+    evaluator = Evaluator(WarmModel(contract, Path(contract.model)), None)
+    return RoundLoop(reached, contract, store, evaluator, attendance, lambda _: None)
 
 
 @contextmanager

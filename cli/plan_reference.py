@@ -16,6 +16,7 @@ from hortus.protocol.plan import Plan
 from hortus.protocol.policy import Policy
 from hortus.protocol.section import Kind, Section
 from hortus.runtime.registry import Registry
+from hortus.simulation.engines.kinds import ENGINES
 from hortus.strategies.optimizers.kinds import OPTIMIZERS
 
 _HEAD = """# Plan and policy reference
@@ -24,7 +25,7 @@ Generated from the schemas of plans and policies in `protocol/`, and from the ki
 `make docs`; a test fails when it is stale. A plan is a YAML file; an unknown key is an error, with the
 nearest known one named.
 """
-_SHOWN: tuple[Registry[Any], ...] = (*REGISTRIES, OPTIMIZERS)
+_SHOWN: tuple[Registry[Any], ...] = (*REGISTRIES, OPTIMIZERS, ENGINES)
 
 
 def reference() -> str:
@@ -57,7 +58,9 @@ def _section(model: type[BaseModel], prefix: str) -> Iterator[str]:
             nested.append((f"{prefix}{name}", inner))
         meaning = field.description or _summary(inner)
         row = (
-            _open_section(name) if inner is Section else (_type(field.annotation), _default(field))
+            _open_section(f"{prefix}{name}")
+            if inner is Section
+            else (_type(field.annotation), _default(field))
         )
         yield f"| `{name}` | {' | '.join(row)} | {meaning} |"
     yield ""
@@ -66,9 +69,9 @@ def _section(model: type[BaseModel], prefix: str) -> Iterator[str]:
         yield from _section(inner, f"{path}.")
 
 
-def _open_section(name: str) -> tuple[str, str]:
+def _open_section(path: str) -> tuple[str, str]:
     """Returns where a section's kinds are, and which is the default."""
-    (registry,) = (registry for registry in REGISTRIES if registry.place[-1] == name)
+    (registry,) = (registry for registry in _SHOWN if ".".join(registry.place) == path)
     default = f"`{registry.default}`" if registry.default else "**required**"
     anchor = registry.noun.replace(" ", "-")
     return f"[{registry.noun}](#kinds-of-{anchor})", default

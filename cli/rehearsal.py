@@ -134,9 +134,12 @@ def conclude(
     for sentence in found.advice:
         console.print(sentence)
     console.print(f"adapter (PEFT)  {run.directory / 'adapter'}")
-    console.print(f"ledgers         {run.consortium.directory / 'sites'}/*/ledger.sqlite")
     console.print(f"report          {path}")
-    console.print(f"audit them      hortus audit {run.directory}")
+    if run.has_ledgers:
+        console.print(f"ledgers         {run.consortium.directory / 'sites'}/*/ledger.sqlite")
+        console.print(f"audit them      hortus audit {run.directory}")
+    else:
+        console.print("ε               from the accountant; no ledger was charged", soft_wrap=True)
 
 
 def _line(alone: "Alone") -> str:

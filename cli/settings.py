@@ -12,6 +12,7 @@ from hortus.protocol.plan import Plan
 from hortus.protocol.policy import Policy
 from hortus.runtime.errors import UsageError
 from hortus.runtime.registry import allow_plug_ins
+from hortus.simulation.engines.kinds import engine_of
 
 Settings = Annotated[
     list[str] | None,
@@ -45,6 +46,8 @@ def read_plan(
 
     allow_kinds(site)
     plan = load_plan(path, settings or ())
+    if site is None:  # a site knows no simulation engine, and its policy allows none
+        engine_of(plan)
     resolve_model(plan.model, path.resolve().parent)
     for field, file in files_of(plan).items():
         if field.partition(".")[0] in needs and not file.exists():

@@ -9,6 +9,7 @@ from hortus.cli.display import absences_table, terminal
 from hortus.cli.options import Force, SimulatedPlan
 from hortus.cli.rehearsal import Training, baselines_folder, conclude
 from hortus.cli.settings import Settings, read_plan
+from hortus.simulation.engines.kinds import with_engine
 
 if TYPE_CHECKING:
     from hortus.simulation.demo import Alone
@@ -33,6 +34,14 @@ def simulate(
             help="Also train without privacy, and each site alone, to find out what limits the result.",
         ),
     ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Simulation engine instead of the plan's: rehearsal (every message, key, mask and ledger, for up to "
+            "some 100 sites) or in-process (the same steps and the same bits without them, for thousands).",
+        ),
+    ] = None,
     force: Force = False,
 ) -> None:
     """Run a plan with virtual sites on this machine, with the deployment's own code.
@@ -40,7 +49,7 @@ def simulate(
     Run it again with the same plan, settings and files to resume after the last secure sum.
     """
     needs = ("evaluation",) if _has_run(plan, out) else ("evaluation", "simulation")
-    loaded = read_plan(plan, settings, needs=needs)
+    loaded = with_engine(read_plan(plan, settings, needs=needs), engine)
 
     from hortus.server.run.absences import absences
 

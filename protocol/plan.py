@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hortus.protocol.numbers import Count, Deadline, Fraction, Positive
 from hortus.protocol.privacy import Noise, Privacy
@@ -220,9 +220,16 @@ class Simulation(Schema):
         default_factory=dict,
         description="ε of single sites, to rehearse what happens when one has spent it.",
     )
-    transport: Literal["memory", "grpc"] = Field(
-        "memory", description="`grpc`: TLS over loopback, as deployed. Both give the same bits."
+    engine: Section = Field(
+        Section(kind="rehearsal"),
+        description="How the virtual sites take part: see the simulation engines below. It is no part of the contract.",
     )
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _of_the_usual_kind(cls, engine: object) -> object:
+        """Fills in the kind: no site or server knows the engines, and none needs one."""
+        return {"kind": "rehearsal", **engine} if isinstance(engine, dict) else engine
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -23,6 +23,7 @@ from hortus.runtime.names import SERVER
 from hortus.runtime.registry import allow_plug_ins
 from hortus.runtime.surroundings import out_of_memory
 from hortus.server.evaluation import Evaluator
+from hortus.server.grid_sites import GridSites
 from hortus.server.round_loop import RoundLoop
 from hortus.server.run.attendance import AttendanceBook, Stage, watching
 from hortus.server.run.failure import write_failure
@@ -74,17 +75,16 @@ def run_deployed(
     with watching(attendance, grid.get_node_ids), serving(hub, files.tls, address, sites):
         attendance.begin(Stage.CONNECTING)
         _await_nodes(grid, sites, contract)
-        RoundLoop(
+        reached = GridSites(
             grid=grid,
             identity=Identity.load(files.identity, SERVER),
             roster=lambda: Roster.load(files.roster),
             contract=contract,
             store=store,
             hub=hub,
-            evaluator=evaluator,
             attendance=attendance,
-            on_round=lambda _: None,
-        ).run()
+        )
+        RoundLoop(reached, contract, store, evaluator, attendance, lambda _: None).run()
 
 
 def _await_nodes(grid: Grid, sites: int, contract: Contract) -> None:

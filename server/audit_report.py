@@ -15,6 +15,7 @@ from hortus.privacy.audit.verdict import Reach, Verdict, judge, overall
 from hortus.protocol.heads import LedgerHead
 from hortus.protocol.identity import Roster
 from hortus.runtime.errors import UsageError
+from hortus.server.run.accounts import read_accounts
 from hortus.server.run.records import read_record, read_run
 
 
@@ -137,6 +138,13 @@ def evidence_of(path: Path) -> list[Evidence]:
 
 def _no_ledger(path: Path) -> UsageError:
     run = quote(str(path))
+    if read_accounts(path):
+        return UsageError(
+            "this is a simulation whose sites kept no ledger, so there is nothing to audit",
+            where=str(path),
+            remedy="The same plan and seed give the same bits, and every site a ledger, with: hortus simulate "
+            f"{quote(str(path / 'plan.yaml'))} --engine rehearsal --out FOLDER",
+        )
     return UsageError(
         "there is no site's ledger here, and a server's claims are not evidence of ε",
         where=str(path),

@@ -18,7 +18,7 @@ from hortus.server.evaluation import Evaluator
 from hortus.simulation.alone import train_alone, without_privacy
 from hortus.simulation.corpus import demo_sites, write_demo
 from hortus.simulation.shared_workbench import SharedWorkbench
-from hortus.simulation.simulate import read_site_records
+from hortus.simulation.site_records import read_site_records
 
 _SEED = 7
 _ALONE = "alone.json"

@@ -1,11 +1,24 @@
 """A sum within one process: of the same vectors as a secure sum, without the masks, which cancel."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hortus.client.trainer import Trainer
+
+
+def ring_sum(vectors: Iterable[NDArray[np.int64]], words: int) -> NDArray[np.uint32]:
+    """Returns the sum modulo 2³², uint32[words], one vector at a time.
+
+    Args:
+        vectors: int64[words] each.
+        words: Of a vector.
+    """
+    total = np.zeros(words, np.uint32)
+    for vector in vectors:
+        total += vector.astype(np.uint32)
+    return total
 
 
 class LocalSum:
@@ -24,7 +37,5 @@ class LocalSum:
         self, number: int, start: NDArray[np.float32]
     ) -> tuple[NDArray[np.uint32], tuple[str, ...]]:
         """Returns the ring sum, uint32[words], and the sites."""
-        total = np.zeros(self._words, np.uint32)
-        for trainer in self._trainers.values():
-            total += trainer.vector(start, number, attempt=0).astype(np.uint32)
-        return total, tuple(self._trainers)
+        vectors = (own.vector(start, number, attempt=0) for own in self._trainers.values())
+        return ring_sum(vectors, self._words), tuple(self._trainers)

@@ -14,6 +14,7 @@ from hortus.protocol.plan import Contract, Plan
 from hortus.runtime.databases import DAMAGED, read_snapshot
 from hortus.runtime.errors import HortusError, UsageError
 from hortus.runtime.files import write_atomic
+from hortus.server.run.accounts import ACCOUNTS
 from hortus.server.run.attendance import ATTENDANCE, attended
 from hortus.server.run.records import read_contract
 from hortus.server.run.store import RunStore
@@ -24,7 +25,7 @@ _VIRTUAL = "consortium"  # the parties of a simulation
 _OWN = (
     *("run.sqlite", "run.sqlite-wal", "run.sqlite-shm", "contract.json", _PLAN, _INPUTS),
     *("checkpoints", "layout", "adapter", "adapter-best", "metrics.jsonl", "failure.json"),
-    *("report.html", "records", _VIRTUAL, "flower", ATTENDANCE),
+    *("report.html", "records", _VIRTUAL, ACCOUNTS, "flower", ATTENDANCE),
 )
 _SHOWN = 6
 _CHARACTERS = 60
@@ -146,7 +147,8 @@ def differences(
         return []
     before, known = read_contract(directory), _known_inputs(directory)
     found = []
-    if has_begun(directory) and (directory / _VIRTUAL).is_dir() != simulated:
+    virtual = (directory / _VIRTUAL).is_dir() or (directory / ACCOUNTS).exists()
+    if has_begun(directory) and virtual != simulated:
         found.append("its sites are real" if simulated else "it is a simulation")
     found += [
         f"{field}: {path} has changed since"
@@ -185,7 +187,7 @@ def comparable(plan: Plan) -> dict[str, Any]:
     return {
         field: "a file" if field in named else value
         for field, value in fields.items()
-        if field != "simulation.transport"
+        if field != "simulation.engine.transport"
     }
 
 

@@ -1,6 +1,6 @@
 """A run as people look at it, during or after: read from its folder, which is not changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +14,7 @@ from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import HortusError
 from hortus.runtime.metric import Metric, Metrics, columns, finite
 from hortus.server.run.absences import Absence, absences
+from hortus.server.run.accounts import ACCOUNTS, Account, read_accounts
 from hortus.server.run.attendance import (
     ATTENDANCE,
     Attendance,
@@ -91,8 +92,8 @@ class RunView:
         sites: Every site that is known here, by name.
         attendance: What the server does now; None where none is at work.
         planned: The ε that the plan was made for; None where it names none.
-        simulated: Whether the folder holds the sites: ε is then their own ledgers', else the
-            server's claim.
+        simulated: Whether the folder holds the sites: ε is then what each has spent, else the server's claim.
+        has_ledgers: Whether what they have spent stands in their own ledgers; else an accountant has counted it.
         state: How far it has come.
         failure: Why it stopped; None otherwise.
         changed: When the run last changed, seconds since the epoch.
@@ -106,6 +107,7 @@ class RunView:
     attendance: Attendance | None
     planned: float | None
     simulated: bool
+    has_ledgers: bool
     state: State
     failure: HortusError | None
     changed: float
@@ -167,7 +169,8 @@ def read_view(directory: Path) -> RunView:
     """
     contract = read_contract(directory)
     rows = read_run(directory)
-    virtual = _virtual_sites(directory, rows.run)
+    accounts = read_accounts(directory)
+    virtual = _accounted(accounts, contract) or _virtual_sites(directory, rows.run)
     attendance = read_attendance(directory) if is_attended(directory) else None
     seen = attendance.sites if attendance else {}
     away = absences(rows.departures, rows.rounds)
@@ -187,6 +190,7 @@ def read_view(directory: Path) -> RunView:
         attendance=attendance,
         planned=_planned(directory),
         simulated=bool(virtual),
+        has_ledgers=bool(virtual) and not accounts,
         state=_state(directory, contract, rows.rounds, failure),
         failure=failure,
         changed=max(_modified(path) for path in _followed(directory)[:2]),
@@ -253,6 +257,19 @@ def _virtual_sites(directory: Path, run: str) -> Mapping[str, tuple[Spending, Bu
     return found
 
 
+def _accounted(
+    accounts: Iterable[Account], contract: Contract
+) -> Mapping[str, tuple[Spending, Budget]]:
+    """Returns the same of sites that keep no ledger."""
+    unit = contract.privacy.unit
+    found: dict[str, tuple[Spending, Budget]] = {}
+    for account in accounts:
+        spending = Spending(account.charges, account.epsilon, account.after_round, 0.0)
+        budget = Budget(epsilon=account.budget, delta=account.delta, unit=unit)
+        found |= dict.fromkeys(account.sites, (spending, budget))
+    return found
+
+
 def _site(
     name: str,
     contract: Contract,
@@ -307,7 +324,13 @@ def _followed(directory: Path) -> list[Path]:
     ledgers = sorted((directory / "consortium" / "sites").glob("*/ledger.sqlite"))
     databases = [directory / "run.sqlite", *ledgers]
     logged = [path for base in databases for path in (base, base.with_name(f"{base.name}-wal"))]
-    return [*logged, directory / FAILURE, directory / ATTENDANCE, directory / LAST]
+    return [
+        *logged,
+        directory / ACCOUNTS,
+        directory / FAILURE,
+        directory / ATTENDANCE,
+        directory / LAST,
+    ]
 
 
 def _stat(path: Path) -> tuple[int, int]:

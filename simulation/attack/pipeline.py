@@ -40,7 +40,7 @@ from hortus.runtime.files import write_atomic
 from hortus.server.run.folder import claimed, comparable, input_digests
 from hortus.simulation.attack.attacker import Regression, WatchedGradients
 from hortus.simulation.local_sum import LocalSum
-from hortus.simulation.simulate import read_site_records
+from hortus.simulation.site_records import read_site_records
 from hortus.strategies.base import Strategy
 from hortus.strategies.kinds import strategy_of
 from hortus.strategies.loop import steps

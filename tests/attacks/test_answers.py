@@ -22,6 +22,7 @@ from hortus.protocol.identity import Identity, Roster
 from hortus.runtime.errors import ProtocolError
 from hortus.runtime.names import SERVER
 from hortus.server.evaluation import Evaluator
+from hortus.server.grid_sites import GridSites
 from hortus.server.round_loop import RoundLoop
 from hortus.server.run.attendance import AttendanceBook
 from hortus.server.run.store import RunStore
@@ -70,6 +71,24 @@ def _says_nonsense(_: Message) -> RecordDict:
     return RecordDict({"answer": ConfigRecord({"site": 7, "refusal": [1, 2], "signature": "x"})})
 
 
+def _loop(
+    world: World, grid: LocalGrid, hub: Hub, store: RunStore, evaluator: Evaluator
+) -> RoundLoop:
+    """The server of a world."""
+    files, roster = world.consortium.server, Roster.load(world.consortium.server.roster)
+    attendance = AttendanceBook(store.directory, roster.sites, time.time, grid.names)
+    reached = GridSites(
+        grid=grid,
+        identity=Identity.load(files.identity, SERVER),
+        roster=lambda: roster,
+        contract=world.contract,
+        store=store,
+        hub=hub,
+        attendance=attendance,
+    )
+    return RoundLoop(reached, world.contract, store, evaluator, attendance, lambda _: None)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -91,25 +110,13 @@ def test_a_node_speaks_for_itself_alone(
     world = make_world(training={"rounds": 1, "steps_per_round": 1})
     hub = Hub(Notary.open(world.consortium.server, lambda: 1.8e9))
     store = RunStore(tmp_path / "run", world.contract)
-    roster = Roster.load(world.consortium.server.roster)
     with serving(hub, world.consortium.server.tls, "127.0.0.1:0", len(SITES)) as port:
         apps: dict[str, ClientApp] = {NODE: _node(answer)}
         for site in SITES:
             apps[site] = relay_app(partial(_reach, world.agent(world.site(site), port)))
         grid = LocalGrid(apps)
         evaluator = Evaluator(WarmModel(world.contract, tiny_model), None)
-        federation = RoundLoop(
-            grid=grid,
-            identity=Identity.load(world.consortium.server.identity, SERVER),
-            roster=lambda: roster,
-            contract=world.contract,
-            store=store,
-            hub=hub,
-            evaluator=evaluator,
-            attendance=AttendanceBook(store.directory, roster.sites, time.time, grid.names),
-            on_round=lambda _: None,
-        )
-        final = federation.run()
+        final = _loop(world, grid, hub, store, evaluator).run()
         grid.close()
     assert np.isfinite(final).all()
     assert [record.sites for record in store.rounds] == [SITES]
@@ -150,21 +157,10 @@ def test_a_site_that_prepares_is_asked_again_and_misses_no_session(
 
     hub = Hub(Notary.open(world.consortium.server, lambda: 1.8e9))
     store = RunStore(tmp_path / "run", world.contract)
-    roster = Roster.load(world.consortium.server.roster)
     with serving(hub, world.consortium.server.tls, "127.0.0.1:0", len(SITES)) as port:
         agents = {s: world.agent(world.site(s), port, clocks.get(s, UNTIMED)) for s in SITES}
         grid = LocalGrid({s: relay_app(partial(_reach, Noting(a))) for s, a in agents.items()})
-        RoundLoop(
-            grid=grid,
-            identity=Identity.load(world.consortium.server.identity, SERVER),
-            roster=lambda: roster,
-            contract=world.contract,
-            store=store,
-            hub=hub,
-            evaluator=Evaluator(WarmModel(world.contract, tiny_model), None),
-            attendance=AttendanceBook(store.directory, roster.sites, time.time, grid.names),
-            on_round=lambda _: None,
-        ).run()
+        _loop(world, grid, hub, store, Evaluator(WarmModel(world.contract, tiny_model), None)).run()
         grid.close()
     assert [record.sites for record in store.rounds] == [SITES]
     assert not store.departures

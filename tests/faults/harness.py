@@ -45,6 +45,7 @@ from hortus.runtime.faults import SWITCH
 from hortus.runtime.names import SERVER
 from hortus.runtime.processes import tail
 from hortus.server.evaluation import Evaluator
+from hortus.server.grid_sites import GridSites
 from hortus.server.round_loop import RoundLoop
 from hortus.server.run.attendance import AttendanceBook
 from hortus.server.run.store import RunStore
@@ -58,6 +59,7 @@ _POLL_SECONDS = 0.02
 _PRELOADED = [
     "hortus.client.agent_service",
     "hortus.client.operate",
+    "hortus.server.grid_sites",
     "hortus.server.round_loop",
     "hortus.server.sums.service",
     "hortus.simulation.local_grid",
@@ -213,17 +215,18 @@ def _run_server(deployment: Deployment, sockets: Path) -> None:
             stack.enter_context(serving(hub, files.tls, address, len(roster.sites)))
             grid = RelayGrid({site: relay(sockets / site / "agent.sock") for site in roster.sites})
             stack.callback(grid.close)
-            RoundLoop(
+            attendance = AttendanceBook(store.directory, roster.sites, time.time, grid.names)
+            reached = GridSites(
                 grid=grid,
                 identity=Identity.load(files.identity, SERVER),
                 roster=lambda: roster,
                 contract=contract,
                 store=store,
                 hub=hub,
-                evaluator=Evaluator(WarmModel(contract, Path(contract.model)), None),
-                attendance=AttendanceBook(store.directory, roster.sites, time.time, grid.names),
-                on_round=lambda _: None,
-            ).run()
+                attendance=attendance,
+            )
+            evaluator = Evaluator(WarmModel(contract, Path(contract.model)), None)
+            RoundLoop(reached, contract, store, evaluator, attendance, lambda _: None).run()
     except HortusError:
         time.sleep(0.2)
         os._exit(_FAILED)

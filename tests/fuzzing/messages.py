@@ -31,7 +31,7 @@ from hortus.protocol.plan import Contract
 from hortus.protocol.vectors import receive, split
 from hortus.protocol.wire import aggregation_pb2 as wire
 from hortus.runtime.canonical import canonical_json
-from hortus.server.round_loop import _read_answer
+from hortus.server.grid_sites import _read_answer
 from hortus.server.sums.notary import Notary
 
 KINDS = [getattr(wire, name) for name in wire.DESCRIPTOR.message_types_by_name]

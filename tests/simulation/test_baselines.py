@@ -18,7 +18,7 @@ from hortus.planning.prepare import prepare
 from hortus.privacy.gradients.workbench import Workbench
 from hortus.protocol.plan import Plan
 from hortus.simulation.clipped import share_cut
-from hortus.simulation.simulate import read_site_records
+from hortus.simulation.site_records import read_site_records
 
 ROOT = Path(__file__).parents[2]
 

@@ -25,7 +25,8 @@ from hortus.runtime.errors import CohortTooSmall, HortusError, UsageError
 from hortus.runtime.metric import values
 from hortus.server.run.records import RoundRecord
 from hortus.server.run.store import RunStore
-from hortus.simulation.simulate import SimulatedRun, _policies, simulate
+from hortus.simulation.rehearsed_sites import _policies
+from hortus.simulation.simulate import SimulatedRun, simulate
 from tests.conftest import write_records
 
 pytestmark = pytest.mark.minutes
@@ -37,6 +38,10 @@ AVERAGED = {
     "training": {"steps_per_round": 1, "local_steps": 3},
     "strategy": {"kind": "fedavg", "local_optimizer": {"kind": "SGD", "learning_rate": 0.5}},
 }
+
+
+def over(transport: str) -> dict[str, Any]:
+    return {"engine": {"kind": "rehearsal", "transport": transport}}
 
 
 def run(path: Path, out: Path, stop_after: int | None = None) -> SimulatedRun:
@@ -81,7 +86,7 @@ def test_memory_and_grpc_give_the_same_bits(
 ) -> None:
     adapters = []
     for transport in ("memory", "grpc"):
-        path = write_plan(**changes, simulation={"transport": transport})
+        path = write_plan(**changes, simulation=over(transport))
         adapters.append(run(path, tmp_path / transport).adapter)
     assert adapters[0].tobytes() == adapters[1].tobytes()
     assert np.isfinite(adapters[0]).all()
@@ -146,7 +151,7 @@ def test_a_folder_of_other_sites_is_refused_but_another_transport_goes_on(
     run(write_plan(), tmp_path / "run")
     with pytest.raises(UsageError, match=r"simulation.budgets.ash: was not set, is 9.0"):
         run(write_plan(simulation={"budgets": {"ash": 9.0}}), tmp_path / "run")
-    run(write_plan(simulation={"transport": "grpc"}), tmp_path / "run")
+    run(write_plan(simulation=over("grpc")), tmp_path / "run")
 
 
 def test_every_release_is_in_the_ledger_and_the_audit_agrees(

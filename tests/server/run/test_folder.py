@@ -131,7 +131,10 @@ def test_files_that_have_moved_or_are_gone_are_no_change(folder: Path) -> None:
     (folder / "elsewhere").mkdir()
     (folder / "ash.csv").rename(folder / "elsewhere" / "ash.csv")
     sites = {"ash": "elsewhere/ash.csv", "birch": "birch.csv", "cedar": "cedar"}
-    simulation = {"sites": {s: folder / p for s, p in sites.items()}, "transport": "grpc"}
+    simulation = {
+        "sites": {s: folder / p for s, p in sites.items()},
+        "engine": {"kind": "rehearsal", "transport": "grpc"},
+    }
     (folder / "test.csv").unlink()
     _write(folder, {"simulation": simulation})
     _open(folder)

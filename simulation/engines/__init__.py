@@ -1,0 +1,1 @@
+"""Simulation engines: how a plan's virtual sites take part in its rounds, one file a kind."""
