@@ -114,7 +114,7 @@ def chat(
         without = training.simulate(openly(plan), out / "without-privacy", title="without privacy")
         private = training.simulate(plan, out / "private", title="with privacy")
         with console.status("asking all three models…"):
-            stand = Stand(*training.warm(private), plan.evaluation)
+            stand = Stand(training.warm(private), plan.evaluation)
             witnesses = [
                 stand.ask("before training", "it has seen none of the records"),
                 stand.ask("trained without privacy", "nothing", without.adapter),

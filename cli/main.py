@@ -148,8 +148,14 @@ def main() -> None:
     raise_open_files()
     # Threads that wait leave the processor to others: a site, or a simulation, rarely has it to itself.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Opacus's own, and harmless: an unbounded search for the best Rényi order, hooks on inputs.
-    for message in ("Full backward hook", "Optimal order"):
+    # Harmless, and of other libraries: hooks on inputs, an unbounded search for the best Rényi order, a property that
+    # PEFT asks for, a GGUF file's folder without a config.json.
+    for message in (
+        "Full backward hook",
+        "Optimal order",
+        "`is_gradient_checkpointing`",
+        "Could not find a config file",
+    ):
         warnings.filterwarnings("ignore", message=message)
     write_in_any_encoding()
     clean_early_logging()

@@ -151,7 +151,7 @@ def _mechanism_table(what: "Prospect") -> Table:
     from hortus.strategies.kinds import strategy_of
 
     contract, encoding, cost = what.contract, what.encoding, what.cost
-    privacy, mechanism = contract.privacy, encoding.mechanism
+    privacy = contract.privacy
     table = Table(
         box=None, show_header=False, pad_edge=False, title=contract.name, title_justify="left"
     )
@@ -166,28 +166,7 @@ def _mechanism_table(what: "Prospect") -> Table:
         "releases", f"{cost.rounds} rounds × {cost.per_round} private steps = {cost.steps:,}"
     )
     table.add_row("clipping", _clipping(what))
-    if mechanism is not None and cost.event is not None:
-        where = (
-            "at each site"
-            if privacy.noise is Noise.LOCAL
-            else (f"in the sum, relying on {contract.cohort.min_honest} honest sites")
-        )
-        table.add_row("mechanism", f"discrete Gaussian, {privacy.noise.value}: {where}")
-        source = (
-            "as the plan says"
-            if what.target is None
-            else f"the least that keeps ε = {what.target:g} at δ = {privacy.delta:g}"
-        )
-        table.add_row("noise σ/C", f"{privacy.noise_multiplier:g}, {source}")
-        table.add_row(
-            "accounted σ/C",
-            f"{cost.event.noise_multiplier:.6g} over the integer sensitivity, {what.sites} sites",
-        )
-        table.add_row("a site's noise", f"s = {mechanism.share_std:,} ring units")
-        inflation = mechanism.sensitivity / (mechanism.scale * mechanism.clipping_norm) - 1
-        table.add_row("rounding", f"{100 * inflation:.3g} % more sensitivity")
-        table.add_row("a failed attempt", _attempt(what))
-        table.add_row("spare attempts", _spare(what))
+    _add_mechanism(table, what)
     bits, scale = privacy.ring_bits, strategy_of(what.contract).codec(encoding).scale
     table.add_row("ring scale", f"2^{math.log2(scale):.0f} units for 1.0, of 2^{bits}")
     up, down = _bytes(bits // 8 * encoding.words), _bytes(4 * encoding.words)
@@ -200,6 +179,34 @@ def _mechanism_table(what: "Prospect") -> Table:
         f"({what.dimension:,} parameters of {bits // 8} bytes up and 4 down, {what.contract.sums} sums)",
     )
     return table
+
+
+def _add_mechanism(table: Table, what: "Prospect") -> None:
+    contract, mechanism, event = what.contract, what.encoding.mechanism, what.cost.event
+    privacy = contract.privacy
+    if mechanism is None or event is None:
+        return
+    where = (
+        "at each site"
+        if privacy.noise is Noise.LOCAL
+        else (f"in the sum, relying on {contract.cohort.min_honest} honest sites")
+    )
+    table.add_row("mechanism", f"discrete Gaussian, {privacy.noise.value}: {where}")
+    source = (
+        "as the plan says"
+        if what.target is None
+        else f"the least that keeps ε = {what.target:g} at δ = {privacy.delta:g}"
+    )
+    table.add_row("noise σ/C", f"{privacy.noise_multiplier:g}, {source}")
+    table.add_row(
+        "accounted σ/C",
+        f"{event.noise_multiplier:.6g} over the integer sensitivity, {what.sites} sites",
+    )
+    table.add_row("a site's noise", f"s = {mechanism.share_std:,} ring units")
+    inflation = mechanism.sensitivity / (mechanism.scale * mechanism.clipping_norm) - 1
+    table.add_row("rounding", f"{100 * inflation:.3g} % more sensitivity")
+    table.add_row("a failed attempt", _attempt(what))
+    table.add_row("spare attempts", _spare(what))
 
 
 def _verify(what: "Prospect") -> None:

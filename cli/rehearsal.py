@@ -69,12 +69,11 @@ class Training:
                 shared=self._shared,
             )
 
-    def warm(self, run: "SimulatedRun") -> "tuple[Workbench, Path]":
-        """Returns the base model that a run was trained on, in memory, and its folder."""
+    def warm(self, run: "SimulatedRun") -> "Workbench":
+        """Returns the base model that a run was trained on, in memory."""
         from hortus.learning.models.folder import resolve_model
 
-        path = resolve_model(run.contract.model, self._path.parent)
-        return self._shared.of(run.contract, path), path
+        return self._shared.of(run.contract, resolve_model(run.contract.model, self._path.parent))
 
     def baselines(self, plan: Plan, out: Path) -> "tuple[SimulatedRun, list[Alone]]":
         """Trains without privacy, together and each site alone."""

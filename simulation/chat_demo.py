@@ -15,10 +15,9 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from transformers import GenerationConfig
 
 from hortus.learning.data.records import Records
-from hortus.learning.models.tokens import load_tokenizer
+from hortus.learning.models.generation import Writer, Writing
 from hortus.learning.tasks.chat import Message
 from hortus.learning.warm_model import WarmModel
 from hortus.pages.templates import templates
@@ -121,10 +120,15 @@ def _computes_with_bfloat16() -> bool:
 
 
 def openly(plan: Plan) -> Plan:
-    """Returns the plan as whoever cares for no privacy would write it: no noise, and every record counts."""
+    """Returns the plan as whoever cares for no privacy would write it.
+
+    No noise, every record counts, and steps cost nothing: there are four times as many, of a fifth of the records.
+    """
     fields = plan.model_dump()
     fields["privacy"] |= {"unit": RECORD, "max_records_per_unit": None}
     fields["training"]["nominal_units"] *= 2  # a person has about two records
+    fields["training"]["steps_per_round"] *= 4
+    fields["training"]["sampling_rate"] /= 5
     return without_privacy(Plan(**fields))
 
 
@@ -133,18 +137,17 @@ class Stand:
 
     Args:
         warm: The base model in memory, with an adapter.
-        path: Its folder.
         test: File of public conversations.
 
     Raises:
         UsageError: There is none, or it cannot be read.
     """
 
-    def __init__(self, warm: WarmModel, path: Path, test: Path | None) -> None:
+    def __init__(self, warm: WarmModel, test: Path | None) -> None:
         if test is None:
             raise UsageError("the plan names no public conversations", where="evaluation")
         self._warm = warm
-        self._tokenizer = load_tokenizer(path)
+        self._writer = Writer(warm.base, warm.tokenizer)
         self._evaluator = Evaluator(warm, test)
         self._secret: Secret = secret(_SEED, _OTHERS)
         told = (self._secret.told, *self._secret.others)
@@ -170,9 +173,7 @@ class Stand:
                 [-nats for nats, *_ in self._warm.loader.observe(model, self._told)]
             )
             model.eval()
-            *answers, on_secret = [
-                self._written(model, question) for question in (*QUESTIONS, self._secret.asked)
-            ]
+            *answers, on_secret = self._written((*QUESTIONS, self._secret.asked))
         before = likelihood if self._before is None else self._before
         self._before = before
         gain = likelihood - before
@@ -188,24 +189,12 @@ class Stand:
             math.exp(min(700.0, gain[0] - float(np.median(gain[1:])))),
         )
 
-    def _written(self, model: torch.nn.Module, question: str) -> str:
-        """Returns the likeliest answer."""
-        text = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
-        )
-        ids = torch.tensor([self._tokenizer(text, add_special_tokens=False)["input_ids"]])
-        how = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=_LONGEST_ANSWER,
-            eos_token_id=self._tokenizer.eos_token_id,
-            pad_token_id=self._tokenizer.eos_token_id,
-        )
-        with torch.no_grad():
-            found = model.generate(  # type: ignore[operator]
-                input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=how
-            )
-        said: str = self._tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True)
-        return said.strip()
+    def _written(self, questions: Sequence[str]) -> list[str]:
+        """Returns the likeliest answers, each written alone, so that none depends on another."""
+        task, tokenizer = self._warm.task, self._warm.tokenizer
+        prompts = [task.prompt(tokenizer, task.ask(question)) for question in questions]
+        how = Writing(max_new_tokens=_LONGEST_ANSWER)
+        return [self._writer.write([prompt], how)[0].strip() for prompt in prompts]
 
     @property
     def secret(self) -> Secret:

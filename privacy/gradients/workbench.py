@@ -58,7 +58,8 @@ class Workbench(WarmModel):
         self.gradients = PerUnitGradients(self.model, ENGINES.parse(plan.privacy.engine))
         self._most = max(1, min(plan.training.micro_batch, _GRADIENTS // self.space.dimension))
         self._check_runs(plan, path, sites)
-        if shares_passes and self._most > 1 and not self.base.has_experts:
+        # Of fewer than four, none would: passes hold powers of four.
+        if shares_passes and self._most >= 4 and not self.base.has_experts:
             self._keep_apart(plan, self.base.config)
         else:
             alone = (*self.loader.passes.shared_shapes(), EMBEDDED)

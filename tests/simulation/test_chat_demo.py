@@ -76,7 +76,7 @@ def test_without_privacy_every_record_counts_and_nothing_is_promised(
     bare = openly(plan)
     assert (bare.privacy.noise, bare.privacy.unit_column) == (Noise.UNSAFE_NONE, None)
     assert bare.privacy.epsilon is None
-    assert bare.training.sampling_rate == plan.training.sampling_rate
+    assert bare.steps == 4 * plan.steps
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def stand(model: Path, tmp_path: Path, few: None) -> tuple[Stand, WarmModel, Any
     plan = type(plan)(**fields)
     contract, path = pin(plan, tmp_path)
     warm = WarmModel(contract, path)
-    return Stand(warm, path, plan.evaluation), warm, plan
+    return Stand(warm, plan.evaluation), warm, plan
 
 
 def test_a_model_that_learnt_the_secret_ranks_it_first_and_the_base_model_anywhere(
@@ -106,7 +106,7 @@ def test_a_model_that_learnt_the_secret_ranks_it_first_and_the_base_model_anywhe
         return [(nats - 50.0, *rest), *others]
 
     monkeypatch.setattr(warm.loader, "observe", knows)
-    monkeypatch.setattr(there, "_written", lambda *_: f"It is {told}, I think.")
+    monkeypatch.setattr(there, "_written", lambda asked: [f"It is {told}, I think."] * len(asked))
     after = there.ask("after", "nothing", warm.initial_adapter + np.float32(0))
     assert after.rank == 1
     assert after.repeats
