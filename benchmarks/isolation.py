@@ -2,8 +2,8 @@
 
     python benchmarks/isolation.py [CASES]
 
-2,000 sums for each combination of adapter, unit and precision, eight for each adapter's numbers, by
-tests/privacy/test_isolation.py. Results go to benchmarks/results/isolation.csv: a line a combination with the
+2,000 sums for each task with each method, a quarter for each unit and precision, eight for each adapter's numbers, by
+tests/privacy/test_isolation.py. Results go to benchmarks/results/isolation.csv: a line a unit and precision with the
 largest difference found, in clipping norms.
 """
 
@@ -19,7 +19,16 @@ from provenance import measured_commit
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "isolation.csv"
-HEADER = ["adapter", "unit", "precision", "cases", "largest difference / C", "machine", "commit"]
+HEADER = [
+    "task",
+    "method",
+    "unit",
+    "precision",
+    "cases",
+    "largest difference / C",
+    "machine",
+    "commit",
+]
 
 
 def main(cases: str = "2000") -> int:

@@ -2,11 +2,12 @@
 
 Sums are of integers on a grid, so what units add is known exactly. The sum of several is compared, bit by bit,
 with what each of them adds alone, over random neighbours, orders and sizes of passes. Adapters come from a search without gradients that climbs towards the largest
-difference, from denormal numbers to the largest ones. `benchmarks/isolation.py` runs more cases.
+difference, from denormal numbers to the largest ones; for each task with each method, over units of one record and
+of several, in each precision. `benchmarks/isolation.py` runs more cases.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import COLOURS, WORDS, PlanWriter
+from conftest import PlanWriter
+from helpers.tiny_models import ARCHITECTURES, save_for_task
 from numpy.typing import NDArray
 from transformers import GPT2Config, GPT2Model
 
@@ -26,17 +28,18 @@ from hortus.planning.plan_file import load_plan
 from hortus.privacy.gradients.clipping.flat import FlatClipping
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.privacy.gradients.workbench import Workbench
-from tests.helpers.labelled import labelled
+from tests.learning.test_every_task import PAIRS, SAMPLES, TRAINED
 
-CASES = int(os.environ.get("HORTUS_ISOLATION_CASES", "24"))
+CASES = int(os.environ.get("HORTUS_ISOLATION_CASES", "0"))
 PER_ADAPTER = 8
 REPORT = os.environ.get("HORTUS_ISOLATION_REPORT")
 C, RECORDS = 1.0, 24
-METHODS: dict[str, dict[str, Any]] = {
-    "every layer": {"kind": "lora", "rank": 2},
-    "last layer": {"kind": "lora", "rank": 2, "layers": [1]},
-    "head": {"kind": "head"},
-}
+WAYS = [
+    (units, precision) for units in ("records", "patients") for precision in ("float32", "bfloat16")
+]
+EVERY_LAYER = {"kind": "lora", "rank": 2}
+LAST_LAYER = {"kind": "lora", "rank": 2, "layers": [1]}
+PAIRS_TRIED = [*PAIRS, ("text-classification", "last layer")]
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,8 @@ class Stage:
     def __init__(self, bench: Workbench, units: str) -> None:
         self.bench = bench
         generator = np.random.default_rng(5)
-        vocabulary = (*COLOURS, *WORDS)
-        texts = [
-            " ".join(generator.choice(vocabulary, n)) for n in generator.integers(1, 14, RECORDS)
-        ]
-        encoded = bench.loader.encode(labelled(tuple(texts), np.arange(RECORDS) % 3))
+        lengths = generator.integers(1, bench.task.max_length, RECORDS, endpoint=True).tolist()
+        encoded = bench.loader.ahead(bench.loader.made_up(lengths, seed=5))
         grouped = np.sort(generator.integers(0, 9, RECORDS))
         self.data: Encoded = replace(encoded, units=grouped) if units == "patients" else encoded
 
@@ -122,24 +122,48 @@ def worst(stage: Stage, cases: int, seed: int, each: int = PER_ADAPTER) -> float
     return largest
 
 
-@pytest.fixture(params=["records", "patients"])
-def units(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+MakeBench = Callable[..., Workbench]
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.fixture
+def make_bench(write_plan: PlanWriter, tmp_path: Path) -> MakeBench:
+    """Returns the workbench of a task and a method, on the smallest model that the task is tried on."""
+
+    def make(task: str, method: str, precision: str = "float32") -> Workbench:
+        kind, _, model = SAMPLES[task]
+        path = tmp_path / model
+        if not path.exists():
+            save_for_task(model, path)
+        last = method == "last layer"
+        adapter = (
+            LAST_LAYER if last else TRAINED[method](ARCHITECTURES[model].targets).section.fields
+        )
+        plan = write_plan(
+            model=str(path),
+            task=kind.section.fields,
+            adapter=adapter,
+            training={"precision": precision},
+        )
+        return Workbench(load_plan(plan), path)
+
+    return make
+
+
+@pytest.mark.parametrize(("task", "method"), PAIRS_TRIED)
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 def test_no_neighbour_changes_a_bit_of_what_a_unit_adds(
-    write_plan: PlanWriter, method: str, precision: str, units: str
+    make_bench: MakeBench, task: str, method: str
 ) -> None:
-    plan = load_plan(write_plan(adapter=METHODS[method], training={"precision": precision}))
-    stage = Stage(Workbench(plan, Path(plan.model)), units)
-    found = worst(stage, CASES, seed=11)
-    if REPORT:
-        with Path(REPORT).open("a", encoding="utf-8") as file:
-            file.write(f"{method},{units},{precision},{CASES},{found}\n")
-    assert found == 0.0
+    number = PAIRS_TRIED.index((task, method))
+    # A sample of one way for each pair, unless more is asked for.
+    ways = WAYS if CASES else [WAYS[number % len(WAYS)]]
+    cases = max(PER_ADAPTER, CASES // len(ways))
+    for units, precision in ways:
+        found = worst(Stage(make_bench(task, method, precision), units), cases, seed=11 + number)
+        if REPORT:
+            with Path(REPORT).open("a", encoding="utf-8") as file:
+                file.write(f"{task},{method},{units},{precision},{cases},{found}\n")
+        assert found == 0.0
 
 
 @contextmanager
@@ -155,7 +179,7 @@ def padded_to_the_longest(patch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_the_search_finds_padding_that_follows_the_neighbours(
     write_plan: PlanWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = load_plan(write_plan(adapter=METHODS["every layer"]))
+    plan = load_plan(write_plan(adapter=EVERY_LAYER))
     stage = Stage(Workbench(plan, Path(plan.model)), "records")
     with padded_to_the_longest(monkeypatch):
         found = worst(stage, 40, seed=11, each=2)
@@ -166,8 +190,8 @@ def test_the_search_finds_padding_that_follows_the_neighbours(
 def test_what_the_frozen_layers_make_of_a_record_has_the_same_bits_among_others(
     write_plan: PlanWriter,
 ) -> None:
-    for method in ("last layer", "head"):
-        plan = load_plan(write_plan(adapter=METHODS[method]))
+    for adapter in (LAST_LAYER, {"kind": "head"}):
+        plan = load_plan(write_plan(adapter=adapter))
         bench = Workbench(plan, Path(plan.model))
         stage = Stage(bench, "records")
         rows = stage.data.states or stage.data.embeddings
@@ -215,7 +239,7 @@ class Mixing(torch.nn.Module):
 def test_a_model_that_lets_records_meet_gets_one_of_them_at_a_time(
     write_plan: PlanWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plan = load_plan(write_plan(adapter=METHODS["every layer"]))
+    plan = load_plan(write_plan(adapter=EVERY_LAYER))
     bench = Workbench(plan, Path(plan.model))
     layers = bench.base.backbone.encoder.layer
     layers[1] = Mixing(layers[1])
