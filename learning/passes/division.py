@@ -20,6 +20,11 @@ _MOST = 64
 _STEPS = ((64, 8), (128, 16), (256, 32))
 
 
+def shortest_alone(width: int) -> int:
+    """Returns the fewest tokens with which a record always has a pass of its own, in a model so wide."""
+    return _HIDDEN // width // 4 + 1
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Shape:
     """What a record must have in common with those that share its pass.

@@ -7,7 +7,8 @@ treats records apart too, as layer normalisation, activations, softmax and atten
 
 No library promises that a matrix of a batch has the same bits whatever the batch's size, and a model may
 multiply elsewhere. So what shares a pass is compared bit by bit before it is relied upon
-(`hortus.privacy.gradients.workbench`), and a unit that is alone in its pass needs no promise at all.
+(`hortus.privacy.gradients.workbench`), and a unit that is alone in its pass needs no promise at all. A record so
+long that it never shares one is therefore multiplied as usual, which is faster.
 """
 
 from functools import partial
@@ -17,6 +18,8 @@ from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from hortus.learning.passes.division import shortest_alone
+
 
 def keep_apart(model: nn.Module) -> None:
     """Has every linear layer of a model, from now on, multiply each record by itself.
@@ -24,16 +27,19 @@ def keep_apart(model: nn.Module) -> None:
     Args:
         model: Changed in place. The first dimension of its activations is the record.
     """
+    width = getattr(getattr(model, "config", None), "hidden_size", None)
+    alone = shortest_alone(width) if width else None
     for layer in model.modules():
         if isinstance(layer, nn.Linear | Conv1D):
-            layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+            layer.forward = partial(_forward, layer, alone)  # type: ignore[method-assign]
 
 
-def _forward(layer: nn.Linear | Conv1D, x: torch.Tensor) -> torch.Tensor:
+def _forward(layer: nn.Linear | Conv1D, alone: int | None, x: torch.Tensor) -> torch.Tensor:
     weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.T
     # What is trained is seen to by `hortus.privacy.gradients.tracking`.
     plain = type(weight) in _PLAIN and type(layer.bias) in _PLAIN
-    product = linear if plain and x.dim() >= 2 else functional.linear
+    never_shares = alone is not None and x.dim() == 3 and len(x) == 1 and x.shape[1] >= alone
+    product = linear if plain and x.dim() >= 2 and not never_shares else functional.linear
     return product(x, weight, layer.bias)
 
 
