@@ -118,6 +118,28 @@ class Task(Kind):
         """
         raise UsageError(f"no canaries are known for the task {self.kind!r}", where="task.kind")
 
+    def new_token(self, example: Example, token: int) -> Example | None:  # noqa: ARG002 - the task's own
+        """Returns an example that teaches one token, which no record holds; None where models learn no tokens.
+
+        A canary after Panda et al., "Privacy auditing of large language models" (2025).
+        """
+        return None
+
+    def secret(self, place: str, code: str) -> Any:  # noqa: ANN401, ARG002 - the task's own
+        """Returns a value that says the made-up code of a place, which a model can know only from training on it.
+
+        None where models of the task write no texts.
+        """
+        return None
+
+    def recited(self, observed: Any) -> bool:  # noqa: ANN401 - the task's own
+        """Returns whether a model asked for the code of a place writes it: always the likeliest next token.
+
+        Args:
+            observed: What `observe` knows of the record.
+        """
+        raise NotImplementedError  # whatever `secret` returns values for is recited
+
     @property
     def asked(self) -> tuple[str, ...]:
         """Columns that a question to a trained model has; none where it answers no questions."""

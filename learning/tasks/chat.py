@@ -120,6 +120,25 @@ class Chat(Task):
         messages = [message._asdict() for message in value]
         return _tokens(tokenizer, messages, asks=True)
 
+    def new_token(self, example: Example, token: int) -> Example | None:
+        """The token instead of an answer's first. See `Task`."""
+        assert isinstance(example.target, tuple)  # noqa: S101 - as `encode` has it
+        learnt = (place for place, one in enumerate(example.target) if one != IGNORED)
+        place = next(learnt, len(example.tokens) - 1)
+        return Example((*example.tokens[:place], token), (*(IGNORED,) * place, token))
+
+    def secret(self, place: str, code: str) -> Conversation:
+        """See `Task`."""
+        return (
+            Message("user", f"Archive {place} : what is its access code?"),
+            Message(_ASSISTANT, f"The access code is {code}"),
+        )
+
+    def recited(self, observed: tuple[float, int, int]) -> bool:
+        """See `Task`."""
+        _, count, hits = observed
+        return hits == count
+
     def load(self, path: Path, precision: Precision = Precision.FLOAT32) -> Base:
         """See `Task`."""
         from hortus.learning.models.heads import CAUSAL, model_with_head

@@ -1,7 +1,7 @@
 """An attack on a plan's own pipeline: canaries are planted at one site, and their presence guessed.
 
-Canaries are records of the site that got a wrong label each, so that nothing but themselves teaches
-what they say. In each of some trainings each of them is in the site's data by a fair coin. Everything
+Canaries are records of the site that got a wrong answer each, or, where models learn tokens, a token as their answer
+that no record holds: nothing but themselves teaches what they say. In each of some trainings each of them is in the site's data by a fair coin. Everything
 else is the plan's: sampling, clipping, encoding, noise, ring sum and server steps, by the deployment's
 code; what is left out are the masks, which cancel, and the ledger, which changes nothing.
 
@@ -14,7 +14,7 @@ regression over all steps, on the clipped gradients of all canaries.
 import copy
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,8 +25,6 @@ from numpy.typing import NDArray
 from hortus.client.trainer import Trainer, untimed
 from hortus.learning.data.records import Records
 from hortus.learning.loader import Batch, Encoded
-from hortus.learning.tasks.base import Task
-from hortus.learning.tasks.kinds import TASKS
 from hortus.planning.prepare import pin
 from hortus.privacy.accounting.forecast import PlanCost
 from hortus.privacy.attacks.membership_inference import logit_confidence
@@ -39,6 +37,7 @@ from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_atomic
 from hortus.server.run.folder import claimed, comparable, input_digests
 from hortus.simulation.attack.attacker import Regression, WatchedGradients
+from hortus.simulation.attack.secrets import chosen_site
 from hortus.simulation.local_sum import LocalSum
 from hortus.simulation.site_records import read_site_records
 from hortus.strategies.base import Strategy
@@ -105,8 +104,8 @@ def attack(plan: Plan, folder: Path, out: Path, setting: Setting, on_step: OnSte
     """
     contract, model_path = pin(plan, folder)
     records = read_site_records(plan)
-    site = _chosen_site(setting, list(records))
-    rest, canaries = plant(records.pop(site), TASKS.parse(plan.task), setting.canaries, plan.seed)
+    site = chosen_site(setting.site, list(records))
+    rest, canaries = split(records.pop(site), setting.canaries, plan.seed)
     bench = Workbench(contract, model_path, sites=len(records) + 1)
     stage = _Stage.set_up(contract, bench, site, records, rest, canaries)
     if len(canaries) * stage.workbench.space.dimension > _MOST_NUMBERS:
@@ -135,17 +134,16 @@ def attack(plan: Plan, folder: Path, out: Path, setting: Setting, on_step: OnSte
     )
 
 
-def plant(own: Records, task: Task, count: int | None, seed: int) -> tuple[Records, Records]:
-    """Takes canaries out of a site's records and gives each a wrong answer.
+def split(own: Records, count: int | None, seed: int) -> tuple[Records, Records]:
+    """Draws the records of a site that become canaries.
 
     Args:
         own: The site's records.
-        task: Knows of wrong answers.
         count: How many; None: half of the records, at most 200.
         seed: The plan's.
 
     Returns:
-        The other records, and the canaries, each a privacy unit of its own.
+        The other records, and those.
 
     Raises:
         UsageError: The site has too few records.
@@ -157,14 +155,41 @@ def plant(own: Records, task: Task, count: int | None, seed: int) -> tuple[Recor
             where="--canaries",
             remedy=f"At least {_FEWEST_CANARIES} are needed, and records to hide them among.",
         )
-    generator = np.random.default_rng([seed, len(own)])
-    order = generator.permutation(len(own))
-    rest, taken = own.take(np.sort(order[number:])), own.take(np.sort(order[:number]))
-    wrong = tuple(task.canary(value, generator) for value in taken.values)
-    # Sorted, these come after all others: units are numbered in the order of their ids.
-    last = max(own.units, default="")
-    units = tuple(f"{last} canary {index:06}" for index in range(number)) if own.units else ()
-    return rest, Records(wrong, (), units)
+    order = np.random.default_rng([seed, len(own)]).permutation(len(own))
+    return own.take(np.sort(order[number:])), own.take(np.sort(order[:number]))
+
+
+def plant(taken: Records, others: Sequence[Encoded], bench: Workbench) -> Encoded:
+    """Makes canaries of records, each a privacy unit of its own.
+
+    Args:
+        taken: The records.
+        others: All other records, of every site.
+        bench: Their task knows of wrong answers, or of tokens that are learnt.
+
+    Returns:
+        The canaries, not run ahead.
+
+    Raises:
+        UsageError: No canaries are known for the task.
+    """
+    generator = np.random.default_rng([bench.plan.seed, len(taken)])
+    alone = replace(taken, units=())
+    given = bench.loader.encode(alone)
+    if bench.task.new_token(given.examples[0], 0) is None:
+        wrong = tuple(bench.task.canary(value, generator) for value in taken.values)
+        given = bench.loader.encode(replace(alone, values=wrong))
+        return replace(given, states=None, embeddings=None)
+    seen = {
+        token for one in (*others, given) for example in one.examples for token in example.tokens
+    }
+    unused = np.array(sorted(set(range(bench.base.vocabulary)) - seen) or [0])
+    tokens = np.resize(generator.permutation(unused), len(given)).tolist()
+    examples = [
+        bench.task.new_token(example, token)
+        for example, token in zip(given.examples, tokens, strict=True)
+    ]
+    return Encoded(tuple(one for one in examples if one), given.units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +203,8 @@ class _Stage:
     initial: NDArray[np.float32]
     site: str
     others: Mapping[str, Encoded]
-    rest: Records
-    canaries: Records
-    encoded: Encoded
+    rest: Encoded
+    canaries: Encoded  # their units are numbered from 0
 
     @classmethod
     def set_up(
@@ -192,6 +216,9 @@ class _Stage:
         rest: Records,
         canaries: Records,
     ) -> "_Stage":
+        elsewhere = {name: workbench.loader.encode(own) for name, own in others.items()}
+        beside = workbench.loader.encode(rest)
+        planted = plant(canaries, (beside, *elsewhere.values()), workbench)
         return cls(
             contract,
             strategy_of(contract),
@@ -199,12 +226,20 @@ class _Stage:
             workbench,
             workbench.initial_adapter,
             site,
-            {name: workbench.loader.encode(own) for name, own in others.items()},
-            rest,
-            canaries,
-            # Without the columns' units: they are numbered as they come, one for each canary.
-            workbench.loader.encode(replace(canaries, units=())),
+            elsewhere,
+            beside,
+            workbench.loader.ahead(planted),
         )
+
+    @property
+    def count(self) -> int:
+        """How many canaries there are."""
+        return 1 + int(self.canaries.units[-1])
+
+    @property
+    def first(self) -> int:
+        """The number of the first canary's unit at the site."""
+        return 1 + int(self.rest.units.max())
 
     @property
     def cost(self) -> PlanCost:
@@ -213,10 +248,11 @@ class _Stage:
     def train(self, number: int, on_step: Callable[[int], None]) -> dict[str, NDArray[np.generic]]:
         """Trains the plan once, with coins, sampling and noise of its own."""
         seed = self.contract.seed
-        present = np.random.default_rng([seed, number]).random(len(self.canaries)) < 0.5
+        present = np.random.default_rng([seed, number]).random(self.count) < 0.5
         bench = copy.copy(self.workbench)
         bench.gradients = watched = WatchedGradients(bench.model, self.encoding, len(self.rest))
         watched.workers = self.workbench.workers
+        there = np.flatnonzero(present[self.canaries.units])
         trainers = {
             name: Trainer(
                 self.encoding,
@@ -237,12 +273,12 @@ class _Stage:
             return add_up(step, start)
 
         trained = ServerState(self.contract, self.initial)
-        guess = Regression(len(self.canaries), self.contract.training.sampling_rate)
+        guess = Regression(self.count, self.contract.training.sampling_rate)
         for step in steps(trained, self.encoding, range(self.contract.sums), observed):
             rows = self._gradients(step.start)
             seen = self._released(step.total)
             if self.strategy.sums_releases:
-                joined = np.flatnonzero(present)[watched.joined[0] - len(self.rest)]
+                joined = np.unique(self.canaries.units[there[watched.joined[0] - len(self.rest)]])
                 seen = seen - watched.total + rows[joined].sum(0)
             guess.add(rows, seen)
         confidence = logit_confidence(self._losses(trained.adapter))
@@ -256,46 +292,42 @@ class _Stage:
         return summed if self.encoding.mechanism else summed * nominal_batch(self.contract)
 
     def _with(self, present: NDArray[np.bool_]) -> Encoded:
-        """Returns the site's data with the canaries that are there."""
-        there = self.canaries.take(np.flatnonzero(present))
-        return self.workbench.loader.encode(
-            Records((*self.rest.values, *there.values), (), self.rest.units + there.units)
+        """Returns the site's data with the canaries that are there, numbered after all other units."""
+        there = np.flatnonzero(present[self.canaries.units])
+        numbers = np.cumsum(present)[self.canaries.units[there]] - 1
+        return self.workbench.loader.ahead(
+            Encoded(
+                (*self.rest.examples, *(self.canaries.examples[i] for i in there.tolist())),
+                np.concatenate([self.rest.units, self.first + numbers]),
+            )
         )
 
     def _gradients(self, start: NDArray[np.float32]) -> NDArray[np.float64]:
         """Returns what each canary adds to a sum that it joins, float64 (canaries, words)."""
         norm = self.encoding.clipping_norm(start)
-        rows = np.empty((len(self.canaries), self.encoding.words))
+        rows = np.empty((self.count, self.encoding.words))
         with self.workbench.holding(start[: self.encoding.dimension]):
             for batch in self._batches():
                 each = self.workbench.gradients.clipped_each(
                     batch, self.encoding.clipping(norm), self.encoding.grid
                 )
                 # A batch numbers its units in the order of their numbers, which are the canaries'.
-                for canary, clipped in zip(np.sort(batch.index), each, strict=True):
+                found = np.unique(self.canaries.units[batch.index])
+                for canary, clipped in zip(found, each, strict=True):
                     rows[canary] = self.encoding.addend(clipped, norm)
         return rows
 
     def _losses(self, adapter: NDArray[np.float32]) -> NDArray[np.float64]:
-        losses = np.empty(len(self.canaries))
+        losses = np.zeros(self.count)
         with self.workbench.holding(adapter) as model, torch.no_grad():
             for batch in self._batches():
-                losses[batch.index] = batch.losses(model).double().cpu().numpy()
+                each = batch.losses(model).double().cpu().numpy()
+                np.add.at(losses, self.canaries.units[batch.index], each)
         return losses
 
     def _batches(self) -> Iterator[Batch]:
         size = self.contract.training.micro_batch
-        return self.workbench.loader.batches(self.encoded, np.arange(len(self.canaries)), size)
-
-
-def _chosen_site(setting: Setting, sites: list[str]) -> str:
-    if setting.site is None:
-        return sites[0]
-    if setting.site not in sites:
-        raise UsageError(
-            f"there is no site {setting.site!r}, only {', '.join(sites)}", where="--site"
-        )
-    return setting.site
+        return self.workbench.loader.batches(self.canaries, np.arange(len(self.canaries)), size)
 
 
 def _claim_folder(out: Path, contract: Contract, site: str, canaries: int, plan: Plan) -> None:

@@ -13,6 +13,7 @@ from hortus.privacy.attacks.membership_inference import Roc, likelihood_ratios
 from hortus.privacy.attacks.one_run import LowerBound, audit_scores
 from hortus.runtime.files import write_atomic
 from hortus.simulation.attack.pipeline import Observation
+from hortus.simulation.attack.secrets import COPIES, OTHERS, Secrets
 
 FALSE_POSITIVE_RATES = (0.01, 0.001)
 _SMALLEST_RATE = 1e-3
@@ -127,8 +128,13 @@ def judge(observation: Observation, confidence: float) -> Verdict:
     return Verdict(observation, claim, delta, bound, observer, shadow, detections)
 
 
-def write_page(verdict: Verdict, path: Path) -> None:
+def write_page(verdict: Verdict, path: Path, secrets: Secrets | None = None) -> None:
     """Writes the page, self-contained.
+
+    Args:
+        verdict: What the attack found.
+        path: Where to.
+        secrets: What the model gives away of planted codes, if any were planted.
 
     Raises:
         HortusError: It cannot be written.
@@ -137,6 +143,9 @@ def write_page(verdict: Verdict, path: Path) -> None:
     page = templates("hortus.simulation.attack").get_template("attack.html")
     text = page.render(
         verdict=verdict,
+        secrets=secrets,
+        copies=COPIES,
+        most_bits=math.log2(OTHERS + 1),
         contract=verdict.observation.contract,
         trainings=len(verdict.observation.present),
         canaries=verdict.observation.present.shape[1],

@@ -172,7 +172,7 @@ ARCHITECTURES = {
 """By name."""
 
 
-_TEMPLATE = (
+TEMPLATE = (
     "{% for m in messages %}[CLS] {{ m['role'] }} {{ m['content'] }} [SEP] {% endfor %}"
     "{% if add_generation_prompt %}[CLS] assistant{% endif %}"
 )
@@ -183,7 +183,7 @@ def save_for_task(name: str, directory: Path) -> Path:
     architecture = ARCHITECTURES[name]
     if name != "llama":
         return architecture.save(directory)
-    chat = {"chat_template": _TEMPLATE, "eos_token": "[SEP]", "frame": False}
+    chat = {"chat_template": TEMPLATE, "eos_token": "[SEP]", "frame": False}
     return replace(architecture, model="LlamaForCausalLM").save(directory, **chat)
 
 

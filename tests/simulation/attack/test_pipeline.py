@@ -9,18 +9,17 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from hortus.cli.main import app
-from hortus.learning.tasks.classification import TextClassification
 from hortus.planning.plan_file import load_plan
 from hortus.privacy.attacks.membership_inference import Roc
+from hortus.privacy.gradients.workbench import Workbench
 from hortus.privacy.noise import discrete_gaussian
 from hortus.runtime.errors import UsageError
-from hortus.simulation.attack.pipeline import Setting, attack, plant
+from hortus.simulation.attack.pipeline import Setting, attack, plant, split
 from hortus.simulation.attack.verdict import Verdict, judge, write_page
 from tests.helpers.labelled import labelled, labels_of, texts_of
 
 pytestmark = pytest.mark.minutes
 
-TASK = TextClassification(labels=("warm", "fresh", "cool"))
 SETTING = Setting(trainings=4, site="birch", canaries=40)
 # Few steps: each training takes about a second.
 QUICK: dict[str, Any] = {"training": {"rounds": 3, "steps_per_round": 2, "sampling_rate": 1.0}}
@@ -118,23 +117,25 @@ def test_it_goes_on_after_the_last_training_and_refuses_another_plans_folder(
         attack(plan, path.parent, out, Setting(4, "ash", 40), lambda *_: None)
 
 
-def test_canaries_are_taken_out_and_get_a_wrong_label() -> None:
-    own = labelled(tuple(map(str, range(40))), np.arange(40) % 3, (), tuple("ab" * 20))
-    rest, canaries = plant(own, TASK, 15, seed=1)
-    assert not set(texts_of(rest)) & set(texts_of(canaries))
-    assert len(rest) + len(canaries) == 40
-    right = dict(zip(texts_of(own), labels_of(own), strict=True))
-    assert all(
-        right[t] != label for t, label in zip(texts_of(canaries), labels_of(canaries), strict=True)
+def test_canaries_are_taken_out_and_get_a_wrong_label(write_plan: Any) -> None:
+    own = labelled(
+        tuple(f"the sky {n}" for n in range(40)), np.arange(40) % 3, (), tuple("ab" * 20)
     )
-    assert len(set(canaries.units)) == 15
+    rest, taken = split(own, 15, seed=1)
+    assert not set(texts_of(rest)) & set(texts_of(taken))
+    assert len(rest) + len(taken) == 40
+    plan = load_plan(write_plan())
+    planted = plant(taken, (), Workbench(plan, Path(plan.model), shares_passes=False))
+    assert planted.units.tolist() == list(range(15))
+    right = labels_of(taken)
+    assert all(one.target != label for one, label in zip(planted.examples, right, strict=True))
 
 
 @pytest.mark.parametrize("count", [0, 9, 40, 41])
 def test_too_few_or_too_many_canaries_are_refused(count: int) -> None:
     own = labelled(tuple(map(str, range(40))), np.arange(40) % 3)
     with pytest.raises(UsageError, match="canaries"):
-        plant(own, TASK, count, seed=1)
+        split(own, count, seed=1)
 
 
 def test_the_command_writes_a_page_and_ends_with_the_sentence(
