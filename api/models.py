@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from hortus.api.plans import PathLike
 from hortus.api.runs import Run
-from hortus.runtime.errors import UsageError
+from hortus.runtime.registry import allow_plug_ins
 
 if TYPE_CHECKING:
     from hortus.learning.predictor import Model
@@ -28,23 +27,10 @@ def load(
     Raises:
         HortusError: There is no such adapter, or its base model is missing or another one.
     """
-    from hortus.learning.methods.adapter_files import ABOUT
     from hortus.learning.predictor import load_model
+    from hortus.server.run.results import lend_adapter
 
+    allow_plug_ins(None)  # whoever loads a model has installed its kinds
     folder = trained.directory if isinstance(trained, Run) else Path(trained)
-    base = None if model is None else Path(model)
-    if not (folder / "contract.json").exists():
-        if which != "last" and (folder / ABOUT).exists():
-            raise UsageError(
-                "this is one adapter, not a run with several",
-                where=str(folder),
-                remedy=f"Name the run's folder to have its round {which!r}.",
-            )
-        return load_model(folder, base)
-    from hortus.server.run.results import export, find_adapter
-
-    if (found := find_adapter(folder, str(which))) is not None:
-        return load_model(found, base)
-    place = TemporaryDirectory(prefix="hortus-")
-    _, adapter = export(folder, str(which), Path(place.name) / "adapter")
-    return load_model(adapter, base, near=folder, keeps=place)
+    adapter, place = lend_adapter(folder, str(which))
+    return load_model(adapter, None if model is None else Path(model), near=folder, keeps=place)

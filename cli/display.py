@@ -108,6 +108,11 @@ def echo(document: str) -> None:
         typer.echo(printable(line))
 
 
+def printable_lines(text: str) -> str:
+    """Returns a text of several lines that commands nothing on a terminal."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def echo_json(value: object) -> None:
     """Prints JSON, in ASCII, for programs."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False))

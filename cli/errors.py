@@ -33,8 +33,8 @@ class ReportingGroup(TyperGroup):
             # It quotes the command line, where a pattern may have put other people's file names.
             vars(error)["message"] = printable(error.message)
             raise
-        except (click.exceptions.Exit, click.Abort):
-            raise
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # nobody reads on, as after `| head`: click ends quietly
         except Exception as error:
             if ctx.params["debug"]:
                 raise

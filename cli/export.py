@@ -8,31 +8,67 @@ import typer
 from rich.console import Console
 
 from hortus.cli.display import terminal
+from hortus.cli.options import BaseModel, Trained, Which
+from hortus.cli.settings import allow_kinds
+from hortus.learning.exports.card import About, Form, read_about
 from hortus.runtime.errors import HortusError
+from hortus.runtime.metric import primary
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="The run's folder, finished or not.")],
-    which: Annotated[
-        str, typer.Option("--round", help="last, best (by the plan's evaluation), or a number.")
-    ] = "last",
+    trained: Trained,
     out: Annotated[
         Path | None,
-        typer.Option(help="A new folder. Default: adapter-round-N in the run's folder."),
+        typer.Argument(help="A new folder. Default: FORM-round-N in the run's folder."),
     ] = None,
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--as",
+            help="adapter: in PEFT's format. merged: the whole model in safetensors, which transformers opens. "
+            "onnx: the graph of an encoder, for onnxruntime.",
+        ),
+    ] = Form.ADAPTER,
+    which: Which = "last",
+    model: BaseModel = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an earlier export that is there.")
+    ] = False,
 ) -> None:
-    """Write the adapter of a round in PEFT's format, from any run, however it ended.
+    """Write a trained model with a model card: from any run, however it ended, or from an adapter.
 
     A run keeps its last two rounds and its best one.
     """
-    from hortus.server.run.results import export as export_round
+    from hortus.learning.predictor import export_adapter, load_model
+    from hortus.server.run.results import lend_adapter
 
-    record, written = export_round(run, which, out)
-    console = terminal()
-    metric = record.primary
+    allow_kinds(None)
+    adapter, place = lend_adapter(trained, which)
+    about = read_about(adapter)
+    within = trained.parent if adapter == trained else trained
+    target = out or within / f"{form.value}-round-{about.round}"
+    if form is Form.ADAPTER:
+        export_adapter(adapter, target, force=force)
+    else:
+        with terminal(stderr=True).status("merging and comparing…"):
+            load_model(adapter, model, near=trained, keeps=place).export(target, form, force=force)
+    terminal().print(f"{target}: {_told(form)} {_reached(about)}", soft_wrap=True)
+
+
+def _told(form: Form) -> str:
+    return {
+        Form.ADAPTER: "the adapter",
+        Form.MERGED: "the merged model",
+        Form.ONNX: "the ONNX graph",
+    }[form]
+
+
+def _reached(about: About) -> str:
+    """Returns the round that an adapter is of, its cost and what it reached."""
+    metric = primary(about.metrics)
     reached = "" if metric is None else f", {metric.label} {metric.text}"
-    cost = "no privacy" if record.epsilon is None else f"ε = {record.epsilon:.4g}"
-    console.print(f"{written}: the adapter after round {record.round + 1}, {cost}{reached}")
+    cost = "no privacy" if about.epsilon is None else f"ε = {about.epsilon:.4g}"
+    return f"after round {about.round}, {cost}{reached}"
 
 
 def tell_kept(console: Console, run: Path, write_report: Callable[[], object]) -> None:

@@ -62,9 +62,17 @@ _COMMANDS = {
         "hortus.cli.check:check",
         "Look for anything that could keep a site or the server from a run: one line each, with a remedy.",
     ),
+    "predict": (
+        "hortus.cli.predict:predict",
+        "Have a trained model answer a text, or every line or row of a file.",
+    ),
+    "chat": (
+        "hortus.cli.chat:chat",
+        "Talk with a trained language model, or compare it with its base model.",
+    ),
     "export": (
         "hortus.cli.export:export",
-        "Write the adapter of a round in PEFT's format, from any run, however it ended.",
+        "Write a trained model with a model card: as an adapter, merged into one model, or as ONNX.",
     ),
     "dashboard": (
         "hortus.cli.dashboard:dashboard",

@@ -12,10 +12,15 @@ import safetensors
 import safetensors.torch
 from numpy.typing import NDArray
 from peft import set_peft_model_state_dict
-from pydantic import ValidationError
 
 from hortus.learning.data.records import Records
-from hortus.learning.methods.adapter_files import ABOUT, TENSORS
+from hortus.learning.exports.card import Form, read_about, write_card
+from hortus.learning.exports.folder import new_folder
+from hortus.learning.exports.merging import merge
+from hortus.learning.exports.onnx_model import write_onnx
+from hortus.learning.exports.safetensors_model import write_model
+from hortus.learning.methods.adapter_files import TENSORS
+from hortus.learning.methods.base import ABOUT
 from hortus.learning.models.folder import model_digest, resolve_model
 from hortus.learning.models.generation import Writer, Writing
 from hortus.learning.warm_model import WarmModel
@@ -38,6 +43,7 @@ class Model:
         self._keeps = keeps
         self.folder = folder
         self.contract = contract
+        self._base = base
         self._warm = WarmModel(contract, base)
         self._adapter = _read_adapter(folder, self._warm)
         self._writer = Writer(self._warm.base, self._warm.tokenizer)
@@ -68,7 +74,9 @@ class Model:
         Raises:
             UsageError: See `predict`.
         """
-        self._warm.task.ask(question)
+        value = self._warm.task.ask(question)
+        if self._warm.task.writes:
+            self._writer.check(self._prompt(value))
 
     def predict(
         self, texts: Sequence[str | Mapping[str, Any]], how: Writing | None = None
@@ -196,22 +204,49 @@ class Model:
                 with lent.disable_adapter():
                     yield lent
 
-    def export(self, out: Path | str) -> Path:
-        """Copies the adapter, in PEFT's format, with what was trained, to a new folder.
+    def export(
+        self, out: Path | str, form: Form | str = Form.ADAPTER, *, force: bool = False
+    ) -> Path:
+        """Writes the model to a new folder, with a model card.
+
+        Args:
+            out: The folder.
+            form: `adapter`: the adapter in PEFT's format; `merged`: the whole model in safetensors; `onnx`: the graph
+                of an encoder.
+            force: Replace an earlier export that is there.
 
         Raises:
-            HortusError: The folder exists, or cannot be written.
+            HortusError: The folder exists, or cannot be written; or the model cannot be had in that form, or would
+                then compute something else.
         """
-        target = Path(out)
-        try:
-            shutil.copytree(self.folder, target)
-        except FileExistsError as error:
-            raise UsageError(
-                "this folder exists already", where=str(target), remedy="Choose a new one."
-            ) from error
-        except (OSError, shutil.Error) as error:
-            raise HortusError(f"it cannot be written: {error}", where=str(target)) from error
+        target, form = Path(out), Form(form)
+        if form is Form.ADAPTER:
+            return export_adapter(self.folder, target, force=force)
+        with new_folder(target, force=force) as folder:
+            merged = merge(self.contract, self._base, self._adapter)
+            labels = tuple(getattr(self._warm.task, "labels", ()))
+            if form is Form.MERGED:
+                write_model(merged, labels, folder)
+            else:
+                write_onnx(merged, labels, folder)
+            shutil.copyfile(self.folder / ABOUT, folder / ABOUT)
+            write_card(folder, read_about(folder), form, self._warm.base.task_type)
         return target
+
+
+def export_adapter(adapter: Path, target: Path, *, force: bool = False) -> Path:
+    """Copies an adapter, in PEFT's format, to a new folder, with a model card; needs no base model.
+
+    Raises:
+        UsageError: There is no adapter, or the new folder exists.
+        HortusError: The adapter's description is damaged, or the folder cannot be written.
+    """
+    about = read_about(adapter)
+    with new_folder(target, force=force) as folder:
+        shutil.copytree(adapter, folder, dirs_exist_ok=True)
+        config = json.loads((folder / "adapter_config.json").read_bytes())
+        write_card(folder, about, Form.ADAPTER, config.get("task_type"))
+    return target
 
 
 def load_model(
@@ -230,7 +265,7 @@ def load_model(
         UsageError: There is no adapter of Hortus's in the folder, or its base model is not there or another one.
         HortusError: The adapter is damaged.
     """
-    contract = _read_contract(folder)
+    contract = read_about(folder).terms
     found = [base] if base is not None else _candidates(contract.model, near or folder)
     for path in found:
         if model_digest(resolve_model(".", path)) == contract.model_digest:
@@ -252,21 +287,6 @@ def _candidates(model: str, folder: Path) -> list[Path]:
         with suppress(UsageError):
             found[resolve_model(model, place).resolve()] = None
     return list(found)
-
-
-def _read_contract(folder: Path) -> Contract:
-    path = folder / ABOUT
-    try:
-        about = json.loads(path.read_bytes())
-        return Contract.model_validate(about["terms"])
-    except FileNotFoundError as error:
-        raise UsageError(
-            "there is no adapter in this folder",
-            where=str(folder),
-            remedy="Name the folder of a run, or an adapter's that `hortus export` wrote.",
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise HortusError("the adapter's description is damaged", where=str(path)) from error
 
 
 def _read_adapter(folder: Path, warm: WarmModel) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hortus.learning.data.arrow import read_arrow, read_datasets, read_parquet
 from hortus.learning.data.conll import read_conll
@@ -105,24 +106,32 @@ def _read_json_lines(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         place = f"line {number}"
-        try:
-            row = json.loads(line, object_pairs_hook=distinct_keys)
-        except json.JSONDecodeError as error:
-            where = f"{path}, {place}, column {error.colno}"
-            raise UsageError(f"malformed JSON: {error.msg}", where=where) from None
-        except KeyTwiceError as error:
-            raise UsageError(
-                f"the key {error.args[0][:60]!r} comes twice in an object",
-                where=f"{path}, {place}",
-                remedy="Keep the one that is meant.",
-            ) from None
-        except (ValueError, RecursionError):
-            raise UsageError(
-                "a number is too long, or the nesting too deep", where=f"{path}, {place}"
-            ) from None
-        if not isinstance(row, dict):
-            raise UsageError("the line is not a JSON object", where=f"{path}, {place}")
-        yield place, row
+        yield place, json_row(line, f"{path}, {place}")
+
+
+def json_row(line: str, where: str) -> dict[str, Any]:
+    """Returns the row that a line of JSON holds.
+
+    Raises:
+        UsageError: It is malformed, or no object.
+    """
+    try:
+        row = json.loads(line, object_pairs_hook=distinct_keys)
+    except json.JSONDecodeError as error:
+        raise UsageError(
+            f"malformed JSON: {error.msg}", where=f"{where}, column {error.colno}"
+        ) from None
+    except KeyTwiceError as error:
+        raise UsageError(
+            f"the key {error.args[0][:60]!r} comes twice in an object",
+            where=where,
+            remedy="Keep the one that is meant.",
+        ) from None
+    except (ValueError, RecursionError):
+        raise UsageError("a number is too long, or the nesting too deep", where=where) from None
+    if not isinstance(row, dict):
+        raise UsageError("the line is not a JSON object", where=where)
+    return row
 
 
 _READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 
+from hortus.learning.methods.base import ABOUT
 from hortus.learning.methods.space import AdapterSpace
 from hortus.runtime.errors import HortusError
 from hortus.runtime.files import write_atomic
 
 TENSORS = "adapter_model.safetensors"
 _ORDER = "order.json"
-ABOUT = "hortus.json"
 
 
 def save_adapter(directory: Path, model: PeftModel) -> None:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from hortus.learning.models.base import Base
 
+ABOUT = "hortus.json"
+"""What a run says of an adapter, in the adapter's folder."""
+
 
 class Method(Kind):
     """The base of every method. Its file imports no PyTorch before a model is there."""

@@ -14,7 +14,7 @@ from hortus.learning.models.loading import load_encoder
 from hortus.protocol.plan import Precision
 
 # Logits are this many times the cosine-like products of unit embeddings and the head's rows.
-_EMBEDDING_SCALE = 8.0
+EMBEDDING_SCALE = 8.0
 # Encoders that are embeddings and then `encoder.layer`, each layer a function of states and mask.
 _LAYERED = ("bert", "roberta", "xlm-roberta", "camembert")
 
@@ -164,4 +164,4 @@ def _pool(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     words = torch.where(real.bool(), states, 0)
     words = words.to(torch.promote_types(words.dtype, torch.float32))
     mean = words.sum(1) / real.sum(1).clamp(min=1)
-    return _EMBEDDING_SCALE * nn.functional.normalize(mean, dim=-1)
+    return EMBEDDING_SCALE * nn.functional.normalize(mean, dim=-1)

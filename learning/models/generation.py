@@ -119,6 +119,10 @@ class Writer:
         apart = 0 if self._answers_apart else more
         return self._longest is None or len(prompt) + apart <= self._longest
 
+    def check(self, prompt: tuple[int, ...]) -> None:
+        """Raises UsageError where a prompt is longer than what the model reads."""
+        self._room([prompt], Writing(1))
+
     def _room(self, prompts: Sequence[tuple[int, ...]], how: Writing) -> int:
         """Returns how many tokens can follow the prompts."""
         longest = max(map(len, prompts))

@@ -34,6 +34,14 @@ def keep_apart(model: nn.Module) -> None:
             layer.forward = partial(_forward, layer, alone)  # type: ignore[method-assign]
 
 
+def join(model: nn.Module) -> None:
+    """Undoes `keep_apart`: whoever only uses a model may have its records multiplied together."""
+    for layer in model.modules():
+        forward = vars(layer).get("forward")
+        if isinstance(forward, partial) and forward.func is _forward:
+            del layer.forward
+
+
 def _forward(layer: nn.Linear | Conv1D, alone: int | None, x: torch.Tensor) -> torch.Tensor:
     weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.T
     # What is trained is seen to by `hortus.privacy.gradients.tracking`.

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import safetensors
@@ -16,7 +17,8 @@ import safetensors.torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from hortus.learning.methods.adapter_files import ABOUT, write_adapter
+from hortus.learning.methods.adapter_files import write_adapter
+from hortus.learning.methods.base import ABOUT
 from hortus.runtime.errors import UsageError
 from hortus.server.run import checkpoints
 from hortus.server.run.records import (
@@ -67,7 +69,7 @@ def export(directory: Path, which: str, out: Path | None) -> tuple[RoundRecord, 
     """
     read_contract(directory)
     if out is not None and out.exists():
-        raise UsageError("this exists already", where=str(out), remedy="Choose another --out.")
+        raise UsageError("this exists already", where=str(out), remedy="Choose another folder.")
     rows = read_run(directory)
     record = _chosen(directory, rows.rounds, which)
     folder = out or directory / f"{LAST}-round-{record.round + 1}"
@@ -76,19 +78,43 @@ def export(directory: Path, which: str, out: Path | None) -> tuple[RoundRecord, 
     return record, folder
 
 
-def find_adapter(directory: Path, which: str) -> Path | None:
-    """Returns the folder in which a run keeps the adapter of its last or best round.
+def lend_adapter(trained: Path, which: str) -> tuple[Path, TemporaryDirectory[str] | None]:
+    """Finds the folder of a trained adapter.
 
     Args:
-        directory: The run's folder.
-        which: `last`, `best`, or a round's number from 1.
+        trained: A run's folder, or an adapter's.
+        which: Of a run, `last`, `best`, or a round's number from 1.
 
     Returns:
-        None where only a checkpoint is kept of that round, which `export` reads.
+        The folder; and, where the run keeps only a checkpoint of that round, the temporary one that it is in, which
+        the caller holds on to.
+
+    Raises:
+        UsageError: There is no run and no adapter, or no such round.
+        HortusError: The checkpoint is damaged.
     """
-    known = {"last": LAST, "best": BEST}
-    folder = directory / known[which] if which in known else None
-    return folder if folder is not None and folder.is_dir() else None
+    if (trained / ABOUT).is_file():
+        if which != "last":
+            raise UsageError(
+                "this is one adapter, not a run with several",
+                where=str(trained),
+                remedy=f"Name the folder of its run to choose {which!r}.",
+            )
+        return trained, None
+    try:
+        read_contract(trained)
+    except UsageError as error:
+        raise UsageError(
+            "there is no run in this folder, and no adapter",
+            where=str(trained),
+            remedy=error.remedy,
+        ) from None
+    record = _chosen(trained, read_run(trained).rounds, which)
+    for folder in (trained / LAST, trained / BEST):
+        if _saved_round(folder) == record.round:
+            return folder, None
+    place = TemporaryDirectory(prefix="hortus-")
+    return export(trained, str(record.round + 1), Path(place.name) / LAST)[1], place
 
 
 def is_complete(directory: Path, rounds: int) -> bool:

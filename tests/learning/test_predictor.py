@@ -94,7 +94,7 @@ def test_another_base_model_is_refused(run: hortus.Run, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(hortus.HortusError, match="no adapter in this folder"):
+    with pytest.raises(hortus.HortusError, match="no run in this folder, and no adapter"):
         hortus.load(tmp_path)
 
 

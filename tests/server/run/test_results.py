@@ -142,9 +142,10 @@ def test_the_best_round_is_the_one_with_the_lowest_perplexity(
         "breakdown": None,
     }
     done = CliRunner(env={"COLUMNS": "400"}).invoke(
-        app, ["export", str(store.directory), "--round", "best"]
+        app, ["export", str(store.directory), "--which", "best"]
     )
     assert done.output.endswith("the adapter after round 4, ε = 4, perplexity 20.5\n")
+    assert (store.directory / "adapter-round-4" / "README.md").exists()
 
 
 def test_breakdowns_are_kept_for_the_last_two_rounds_and_the_best(
@@ -174,9 +175,7 @@ def test_a_kept_round_is_exported_without_the_base_model(
     shutil.move(store.directory, tmp_path / "moved")
     shutil.rmtree(tmp_path / "moved" / "adapter")
     out = tmp_path / "new" / "here"
-    done = CliRunner().invoke(
-        app, ["export", str(tmp_path / "moved"), "--round", which, "--out", str(out)]
-    )
+    done = CliRunner().invoke(app, ["export", str(tmp_path / "moved"), str(out), "--which", which])
     assert done.exit_code == 0, done.output
     assert f"round {number + 1}" in done.output
     assert _is_of(out, evaluator, number)

@@ -1,0 +1,1 @@
+"""Trained models as other programs open them, each with a model card."""
