@@ -1,6 +1,6 @@
 """What `hortus demo` and `hortus simulate` share: trainings on this machine, and what they conclude."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,14 +29,23 @@ class Training:
         console: Shows it.
         path: The plan's file.
         force: Start over where a folder holds a run.
+        report: Told of each round of the run in a folder.
     """
 
-    def __init__(self, console: Console, path: Path, *, force: bool) -> None:
+    def __init__(
+        self,
+        console: Console,
+        path: Path,
+        *,
+        force: bool,
+        report: "Callable[[Path, RoundRecord], None]" = lambda *_: None,
+    ) -> None:
         from hortus.simulation.shared_workbench import SharedWorkbench
 
         self._console = console
         self._path = path
         self._force = force
+        self._report = report
         self._shared = SharedWorkbench()
 
     def simulate(self, plan: Plan, out: Path | None, *, title: str) -> "SimulatedRun":
@@ -45,11 +54,14 @@ class Training:
         from hortus.simulation.simulate import simulate
 
         with RoundsDisplay(self._console, title, plan.training.rounds) as display:
+            folders: list[Path] = []
 
             def show(record: "RoundRecord", spent: Mapping[str, float]) -> None:
                 display.add(record, spent)
+                self._report(folders[-1], record)
 
             def tell(place: "Place") -> None:
+                folders.append(place.directory)
                 if out is None:
                     self._console.print(_place_in_words(place), soft_wrap=True)
 

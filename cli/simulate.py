@@ -42,6 +42,14 @@ def simulate(
             "some 100 sites) or in-process (the same steps and the same bits without them, for thousands).",
         ),
     ] = None,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TRACKER",
+            help="Also report each round to tensorboard, mlflow or wandb, in files of the run's folder. Can be "
+            "repeated.",
+        ),
+    ] = None,
     force: Force = False,
 ) -> None:
     """Run a plan with virtual sites on this machine, with the deployment's own code.
@@ -52,10 +60,12 @@ def simulate(
     loaded = with_engine(read_plan(plan, settings, needs=needs), engine)
 
     from hortus.server.run.absences import absences
+    from hortus.server.trackers.reporting import read_trackers, reporting_once_begun
 
     console = terminal()
-    training = Training(console, plan, force=force)
-    run = training.simulate(loaded, out, title=loaded.name)
+    with reporting_once_begun(read_trackers(report_to or ())) as report:
+        training = Training(console, plan, force=force, report=report)
+        run = training.simulate(loaded, out, title=loaded.name)
     if away := absences(run.store.departures, run.store.rounds):
         console.print(absences_table(away))
     open_run, alone = None, list["Alone"]()

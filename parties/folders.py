@@ -267,6 +267,12 @@ class ServerConfig(SchemaFile):
         "without it.",
     )
 
+    report_to: tuple[str | dict[str, JsonValue], ...] = Field(
+        (),
+        description="Trackers that each round is reported to: `tensorboard`, `mlflow` or `wandb`, or one with its "
+        "values, such as `{kind: mlflow, uri: …}`.",
+    )
+
     def dialled(self, address: str) -> str:
         """Returns the address at which sites dial what listens on `address`."""
         host, port = host_and_port(address)

@@ -3,7 +3,8 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from hortus.server.run.metrics import RunCollector
 from hortus.server.run.records import RoundRecord
 from hortus.server.run.results import is_complete
 from hortus.server.run.store import RunStore
+from hortus.server.trackers.reporting import read_trackers, reporting
 
 _POLL_SECONDS = 1.0
 # A question to Flower starts its command line each time: seconds of a processor that sites may share.
@@ -63,8 +65,26 @@ def run_server(
     contract, _ = prepare(plan, plan_path.resolve().parent)
     with sole(files), claimed(out):
         store = open_run(plan, plan_path, contract, out, simulated=False, force=force)
-        with stopping(out, on_stop):
-            return _run_alone(store, plan_path, contract, files, on_round, on_stage)
+        with _reported(store, contract, files, on_round) as tell, stopping(out, on_stop):
+            return _run_alone(store, plan_path, contract, files, tell, on_stage)
+
+
+@contextmanager
+def _reported(
+    store: RunStore,
+    contract: Contract,
+    files: ServerFiles,
+    on_round: Callable[[RoundRecord], None],
+) -> Iterator[Callable[[RoundRecord], None]]:
+    """Reports rounds to the trackers of server.yaml as well."""
+    trackers = read_trackers(ServerConfig.load(files.config).report_to)
+    with reporting(trackers, store.run, contract, store.directory, store.rounds) as report:
+
+        def tell(record: RoundRecord) -> None:
+            on_round(record)
+            report(record)
+
+        yield tell
 
 
 def _run_alone(

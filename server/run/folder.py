@@ -25,7 +25,7 @@ _VIRTUAL = "consortium"  # the parties of a simulation
 _OWN = (
     *("run.sqlite", "run.sqlite-wal", "run.sqlite-shm", "contract.json", _PLAN, _INPUTS),
     *("checkpoints", "layout", "adapter", "adapter-best", "metrics.jsonl", "failure.json"),
-    *("report.html", "records", _VIRTUAL, ACCOUNTS, "flower", ATTENDANCE),
+    *("report.html", "records", _VIRTUAL, ACCOUNTS, "flower", ATTENDANCE, "tracking"),
 )
 _SHOWN = 6
 _CHARACTERS = 60

@@ -1,0 +1,1 @@
+"""Where a run is reported to, round by round, beside its own pages: the trackers that teams already use."""
