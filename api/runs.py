@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hortus.api.plans import PathLike, Plan
 from hortus.runtime.metric import Metrics, best
 from hortus.simulation.engines.kinds import with_engine
 
 if TYPE_CHECKING:
+    from hortus.server.run.names import Place
     from hortus.server.run.records import RoundRecord
 
 
@@ -87,6 +88,7 @@ def simulate(
     out: PathLike | None = None,
     engine: str | None = None,
     on_round: Callable[[Round], object] | None = None,
+    report_to: Sequence[str | Mapping[str, Any]] = (),
     force: bool = False,
 ) -> Run:
     """Runs a plan with virtual sites in this process, with the code of a deployment, or resumes its run.
@@ -99,6 +101,8 @@ def simulate(
         out: The run's folder. Default: `runs/NAME` in the plan's folder, or `runs/NAME-2` and so on if the earlier
             ones hold runs of another plan.
         on_round: Called with each round when it is finished, such as `print`.
+        report_to: Trackers that each round is reported to: `tensorboard`, `mlflow` or `wandb`, or one with its
+            values, such as `{"kind": "mlflow", "uri": "…"}`. They write to the run's folder unless told otherwise.
         force: Start over: remove the run that the folder holds.
 
     Raises:
@@ -106,18 +110,21 @@ def simulate(
             kept.
     """
     from hortus.runtime.surroundings import raise_open_files
+    from hortus.server.trackers.reporting import read_trackers, reporting_once_begun
     from hortus.simulation.simulate import simulate as run_plan
 
     raise_open_files()
-    planned = plan._inner.training.rounds
-
-    def tell(record: RoundRecord, _: Mapping[str, float]) -> None:
-        if on_round is not None:
-            on_round(_round(record, planned))
-
+    planned, places = plan._inner.training.rounds, list["Place"]()
     folder = None if out is None else Path(out)
     chosen = with_engine(plan._inner, engine)
-    done = run_plan(chosen, plan._path, folder, tell, force=force)
+    with reporting_once_begun(read_trackers(report_to)) as report:
+
+        def tell(record: RoundRecord, _: Mapping[str, float]) -> None:
+            if on_round is not None:
+                on_round(_round(record, planned))
+            report(places[-1].directory, record)
+
+        done = run_plan(chosen, plan._path, folder, tell, force=force, on_place=places.append)
     return Run.open(done.directory)
 
 

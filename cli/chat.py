@@ -1,7 +1,8 @@
 """`hortus chat`: a conversation with a trained model in the terminal, or through a pipe."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,7 +108,7 @@ class Side:
         """Forgets the conversation."""
         self.messages.clear()
 
-    def reply(self, text: str, settings: Settings) -> Iterator[str]:
+    def reply(self, text: str, settings: Settings) -> Generator[str]:
         """Yields the answer to a message piece by piece; what was written of it belongs to the conversation."""
         self.messages.append({"role": "user", "content": text})
         said = ""
@@ -198,7 +199,8 @@ def _answer(console: Console, sides: list[Side], text: str, settings: Settings) 
         for side in sides:
             if len(sides) > 1:
                 console.print(f"{side.name}:", style="bold")
-            _flow(console, side.reply(text, settings))
+            with closing(side.reply(text, settings)) as pieces:
+                _flow(console, pieces)
     if any(side.forgot for side in sides):
         terminal(stderr=True).print(
             "The oldest messages no longer fit, and were left out.", style="dim"
@@ -217,8 +219,9 @@ def _side_by_side(console: Console, sides: list[Side], text: str, settings: Sett
 
     with Live(get_renderable=table, console=console, refresh_per_second=8) as live:
         for place, side in enumerate(sides):
-            for piece in side.reply(text, settings):
-                said[place] += piece
+            with closing(side.reply(text, settings)) as pieces:
+                for piece in pieces:
+                    said[place] += piece
         live.refresh()
 
 

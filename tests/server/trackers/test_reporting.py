@@ -1,6 +1,5 @@
 """Rounds reach the trackers that an operator names, each once, and no tracker ends a run."""
 
-import json
 import logging
 import threading
 import time
@@ -12,6 +11,7 @@ from helpers.made_runs import classified, make_contract, make_plan
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
+import hortus
 from hortus.cli.main import app
 from hortus.parties.folders import ServerConfig
 from hortus.protocol.plan import Contract
@@ -204,12 +204,14 @@ def test_the_server_reads_them_from_its_file(tmp_path: Path) -> None:
 
 
 def test_a_simulation_reports_and_resumes(write_plan: PlanWriter, tmp_path: Path) -> None:
-    plan = write_plan(training={"rounds": 2, "steps_per_round": 1})
-    command = ["simulate", str(plan), "--report-to", "tensorboard", "--out", str(tmp_path / "run")]
-    for _ in range(2):
-        done = CliRunner(env={"COLUMNS": "200"}).invoke(app, command)
-        assert done.exit_code == 0, done.output
-    found = scalars(tmp_path / "run" / "tracking" / "tensorboard")
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    measured = [json.loads(line)["metrics"][0]["value"] for line in lines]
-    assert found["accuracy"] == pytest.approx(dict(enumerate(measured, 1)))
+    path, out = write_plan(training={"rounds": 2, "steps_per_round": 1}), tmp_path / "run"
+    plan = hortus.Plan.load(path)
+    run = hortus.simulate(plan, out=out, report_to=["tensorboard"])
+    command = ["simulate", str(path), "--report-to", "tensorboard", "--out", str(out)]
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, command)
+    assert done.exit_code == 0, done.output
+    found = scalars(out / "tracking" / "tensorboard")
+    measured = {one.number: one.metrics[0].value for one in run.rounds}
+    assert found["accuracy"] == pytest.approx(measured)
+    with pytest.raises(hortus.HortusError, match="Did you mean 'tensorboard'"):
+        hortus.simulate(plan, out=out, report_to=["tensorbord"])
