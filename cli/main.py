@@ -72,7 +72,7 @@ _COMMANDS = {
     ),
     "export": (
         "hortus.cli.export:export",
-        "Write a trained model with a model card: as an adapter, merged into one model, or as ONNX.",
+        "Write a trained model with a model card: from any run, however it ended, or from an adapter.",
     ),
     "dashboard": (
         "hortus.cli.dashboard:dashboard",

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 _FILES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet", ".gz", ".gzip", ".zst", ".zstd")
 
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN", help="Repeat a column of the row, such as its id. Can be repeated."
+    ),
+]
+Batch = Annotated[
+    int, typer.Option(min=1, help="Answer this many at a time; 1 answers each line as it comes.")
+]
+
 
 def predict(
     trained: Trained,
@@ -41,16 +51,8 @@ def predict(
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help="Standard input has a row a line, as JSON, not a text.")
     ] = False,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN", help="Repeat a column of the row, such as its id. Can be repeated."
-        ),
-    ] = None,
-    batch: Annotated[
-        int,
-        typer.Option(min=1, help="Answer this many at a time; 1 answers each line as it comes."),
-    ] = 64,
+    keep: Keep = None,
+    batch: Batch = 64,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
@@ -67,18 +69,21 @@ def predict(
     is_one = _is_text(what)
     loaded = load(trained, which=which, model=model)
     asked = _one(what) if is_one else _asked(what, loaded.asked, jsonl=jsonl)
-    if what == "-" and sys.stdin.isatty():
-        batch = 1
+    batch = 1 if what == "-" and sys.stdin.isatty() else batch
     with _progress() as show:
         for done, some in _batches(asked, batch):
             for question, answer in zip(some, _answers(loaded, some, how), strict=True):
                 fields = _with_kept(question, keep or (), _fields(answer))
-                if as_json:
-                    typer.echo(json.dumps(fields, allow_nan=False))
-                else:
-                    typer.echo("\t".join(_cells(fields.values(), in_one_line=not is_one)))
+                _write(fields, as_json=as_json, in_one_line=not is_one)
             sys.stdout.flush()
             show(done)
+
+
+def _write(fields: Mapping[str, Any], *, as_json: bool, in_one_line: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(fields, allow_nan=False))
+    else:
+        typer.echo("\t".join(_cells(fields.values(), in_one_line=in_one_line)))
 
 
 @contextmanager
