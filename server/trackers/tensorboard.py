@@ -27,11 +27,11 @@ class TensorBoard(Tracker):
 
         own = f"{tracked.name}-{tracked.run[:8]}"
         folder = tracked.folder if self.folder is None else self.folder / own
-        writer = SummaryWriter(str(folder), purge_step=tracked.next_round)  # type: ignore[no-untyped-call]
+        writer = SummaryWriter(str(folder), purge_step=tracked.next_round)
         if tracked.next_round == 1:
             rows = (f"| {name} | {value} |" for name, value in tracked.parameters.items())
             text = "\n".join(["| key | value |", "| --- | --- |", *rows])
-            writer.add_text("plan", text, 0, walltime=0.0)  # type: ignore[no-untyped-call]
+            writer.add_text("plan", text, 0, walltime=0.0)
         return _Log(writer)
 
 
