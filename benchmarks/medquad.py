@@ -1,11 +1,11 @@
 """The loss of answers on MedQuAD, nine sites, all 10,914 records: zero-shot, without privacy, and for two ε.
 
     python examples/medquad/prepare.py
-    python benchmarks/medquad.py [FOLDER]
+    python benchmarks/medquad.py [zero-shot|inf|EPSILON ...]
 
-Runs examples/medquad/plan.yaml with another ε each, by the simulator as it is, in FOLDER (default:
-runs/medquad). An interrupted run is resumed, and finished ones, in benchmarks/results/medquad.csv, are not
-repeated. What the frozen layers make of the records is kept in memory or in TMPDIR.
+Runs examples/medquad/plan.yaml with another ε each, by the simulator as it is, in runs/medquad/. An interrupted run is
+resumed, and finished ones, in benchmarks/results/medquad.csv, are not repeated. At the end it says which share of
+the fall without privacy each ε has kept.
 """
 
 import csv
@@ -27,20 +27,11 @@ from hortus.simulation.simulate import simulate
 
 HERE = Path(__file__).resolve().parent
 PLAN = HERE.parent / "examples" / "medquad" / "plan.yaml"
+RUNS = HERE.parent / "runs" / "medquad"
 RESULTS = HERE / "results" / "medquad.csv"
 ZERO_SHOT, OPEN = "zero-shot", "inf"
 SETTINGS = (ZERO_SHOT, OPEN, "8", "3")
-COLUMNS = (
-    "epsilon",
-    "seed",
-    "round",
-    "loss",
-    "perplexity",
-    "token_accuracy",
-    "kept",
-    "seconds",
-    "commit",
-)
+COLUMNS = ("epsilon", "seed", "round", "loss", "perplexity", "token_accuracy", "seconds", "commit")
 
 
 def variant(epsilon: str) -> Plan:
@@ -53,7 +44,7 @@ def variant(epsilon: str) -> Plan:
     return Plan(**fields)
 
 
-def train(epsilon: str, folder: Path, shared: SharedWorkbench) -> list[tuple[int, Metrics]]:
+def train(epsilon: str, shared: SharedWorkbench) -> list[tuple[int, Metrics]]:
     """Returns the metrics after each round; of a model that is not trained, of round 0."""
     plan = variant(epsilon)
     if epsilon == ZERO_SHOT:
@@ -63,7 +54,7 @@ def train(epsilon: str, folder: Path, shared: SharedWorkbench) -> list[tuple[int
     run = simulate(
         plan,
         PLAN,
-        folder / f"epsilon-{epsilon}",
+        RUNS / f"epsilon-{epsilon}",
         lambda record, _: print(
             f"  round {record.round + 1}: {values(record.metrics)}", flush=True
         ),
@@ -78,43 +69,43 @@ def read() -> list[dict[str, str]]:
     return list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
 
 
-def kept(loss: float, rows: list[dict[str, str]]) -> float | None:
-    """Returns the share of the fall without privacy that a loss has kept."""
-    start = [float(row["loss"]) for row in rows if row["epsilon"] == ZERO_SHOT]
-    end = [float(row["loss"]) for row in rows if row["epsilon"] == OPEN]
-    return (start[-1] - loss) / (start[-1] - end[-1]) if start and end else None
+def write(epsilon: str, found: list[tuple[int, Metrics]], seconds: float) -> None:
+    """Adds the rounds of a setting to the results."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE).stdout
+    with RESULTS.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if file.tell() == 0:
+            writer.writeheader()
+        for number, metrics in found:
+            reached = values(metrics)
+            row = {"epsilon": epsilon, "seed": variant(epsilon).seed, "round": number}
+            row |= {name: round(reached[name], 4) for name in COLUMNS[3:6]}
+            row |= {"seconds": round(seconds), "commit": commit.strip()}
+            print(row, flush=True)
+            writer.writerow(row)
+
+
+def tell() -> None:
+    """Prints the last loss of each setting, and the share of the fall without privacy that it has kept."""
+    last = {row["epsilon"]: float(row["loss"]) for row in read()}
+    for epsilon, loss in last.items():
+        share = ""
+        if {ZERO_SHOT, OPEN} <= last.keys() and epsilon not in (ZERO_SHOT, OPEN):
+            fall = last[ZERO_SHOT] - last[OPEN]
+            share = f", {(last[ZERO_SHOT] - loss) / fall:.1%} of the fall"
+        print(f"{epsilon:>9}: {loss:.4f}{share}")
 
 
 def main() -> None:
     warnings.filterwarnings("ignore")
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parent / "runs" / "medquad"
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE).stdout
     shared = SharedWorkbench()
-    for epsilon in SETTINGS:
-        if any(row["epsilon"] == epsilon for row in read()):
-            continue
-        began = time.perf_counter()
-        found = train(epsilon, folder, shared)
-        seconds = time.perf_counter() - began
-        with RESULTS.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if file.tell() == 0:
-                writer.writeheader()
-            for number, metrics in found:
-                reached = values(metrics)
-                share = kept(reached["loss"], read()) if epsilon not in (ZERO_SHOT, OPEN) else None
-                row = {
-                    "epsilon": epsilon,
-                    "seed": variant(epsilon).seed,
-                    "round": number,
-                    **{name: round(reached[name], 4) for name in COLUMNS[3:6]},
-                    "kept": "" if share is None else round(share, 4),
-                    "seconds": round(seconds),
-                    "commit": commit.strip(),
-                }
-                print(row, flush=True)
-                writer.writerow(row)
+    for epsilon in sys.argv[1:] or SETTINGS:
+        if all(row["epsilon"] != epsilon for row in read()):
+            began = time.perf_counter()
+            found = train(epsilon, shared)
+            write(epsilon, found, time.perf_counter() - began)
+    tell()
 
 
 if __name__ == "__main__":
