@@ -30,7 +30,7 @@ from hortus.runtime.files import write_atomic
 from hortus.server.run.folder import claimed, comparable, input_digests
 from hortus.simulation.alone import without_privacy
 from hortus.simulation.local_sum import LocalSum
-from hortus.simulation.simulate import read_site_records
+from hortus.simulation.site_records import read_site_records
 from hortus.strategies.loop import steps
 from hortus.strategies.server_state import ServerState
 
