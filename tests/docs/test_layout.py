@@ -13,7 +13,6 @@ GENERATED = ("aggregation_pb2.py", "aggregation_pb2_grpc.py")
 # Functions that may be as long as this for now.
 LONGER = {
     ("learning/models/tokens.py", "check_tokenizer"): 54,
-    ("simulation/simulate.py", "_run"): 71,
 }
 
 
