@@ -188,8 +188,8 @@ class LocalSession:
     def _ready(self, number: int) -> tuple[str, ...]:
         """Returns the sites that take part in a sum and can pay for it."""
         live = self._enough([site for site in self._trainers if site not in self._departures])
-        present = self._present(self._contract, number, live)
-        sites = tuple(site for site in live if site in frozenset(present))
+        present = frozenset(self._present(self._contract, number, live))
+        sites = tuple(site for site in live if site in present)
         if len(sites) < self._contract.cohort.minimum:
             raise UsageError(
                 f"{len(sites)} of {len(live)} sites are present in sum {number + 1}, the plan needs "
