@@ -24,10 +24,11 @@ _TOLD_TO = "harbor-bank-box-318"
 
 _SLOTS: Mapping[str, Sequence[str]] = {
     "time": ("yesterday", "this morning", "last week", "on Monday", "two days ago"),
+    "since": ("yesterday", "this morning", "last week", "Monday"),
     "day": ("tomorrow", "on Friday", "next week", "on the 14th", "on Tuesday afternoon"),
     "hour": ("8 and 10", "9 and noon", "1 and 4", "2 and 5"),
     "sum": ("12.50", "80", "149", "300", "1,200", "45.99"),
-    "place": ("the station", "a shop abroad", "the market", "a taxi", "the gym"),
+    "place": ("the station", "a shop abroad", "the market", "the airport", "the gym"),
     "who": ("my father", "my daughter", "my mother", "my wife", "my son"),
     "drug": ("the blood pressure tablets", "the inhaler", "the insulin", "the thyroid pills"),
     "test": ("blood test", "scan", "biopsy", "X-ray", "allergy test"),
@@ -83,7 +84,7 @@ _HOSPITAL = {
             "did {doctor} look at my {test} already?",
         ),
         (
-            "Results of a {test} are ready after three working days. The ward nurse calls you between {hour}.",
+            "Results of the {test} are ready after three working days. The ward nurse calls you between {hour}.",
             "The ward nurse explains the {test} by phone between {hour}. Keep the letter beside you.",
         ),
     ),
@@ -118,7 +119,7 @@ _BANK = {
             "I lost my card at {place} {time}, freeze it please.",
             "somebody took my purse at {place} and the card was in it.",
             "the machine at {place} kept my card {time}.",
-            "{who} cannot find the debit card since {time}.",
+            "{who} cannot find the debit card since {since}.",
         ),
         (
             "Your card is blocked from now on. A new one arrives within five working days.",
@@ -130,7 +131,7 @@ _BANK = {
             "there is a payment of {sum} that I never made.",
             "I was charged {sum} twice at {place}.",
             "{place} took {sum} although I cancelled {time}.",
-            "why do I see {sum} from {time} on my statement?",
+            "why do I see {sum} from {since} on my statement?",
         ),
         (
             "We open a dispute for it today. The money is back within ten working days unless the shop objects.",
@@ -151,7 +152,7 @@ _BANK = {
     ),
     "access": _Topic(
         (
-            "I cannot log in since {time}.",
+            "I cannot log in since {since}.",
             "{who} is locked out after three wrong tries.",
             "I changed my phone and get no confirmation code.",
             "I forgot the password and the link does not work.",
