@@ -1,4 +1,4 @@
-"""No file and no function is too long to be read in one go."""
+"""Every module has its tests where one looks for them, and none is too long to be read in one go."""
 
 import ast
 import tomllib
@@ -12,7 +12,103 @@ MOST_LINES_OF_A_FUNCTION = 50
 GENERATED = ("aggregation_pb2.py", "aggregation_pb2_grpc.py")
 # Functions that may be as long as this for now.
 LONGER = {
+    ("learning/models/heads.py", "model_with_head"): 64,
     ("learning/models/tokens.py", "check_tokenizer"): 54,
+}
+
+# Folders of kinds, on all of which one parametrised test runs; and those that have tests by theme.
+BY_FOLDER = {
+    "learning": "tests/learning",
+    "simulation": "tests/simulation",
+    "api": "tests/test_api.py",
+    "privacy/accounting/accountants": "tests/privacy/accounting/test_every_accountant.py",
+    "privacy/gradients/clipping": "tests/privacy/gradients/clipping/test_every_clipping.py",
+    "privacy/gradients/engines": "tests/privacy/gradients/engines/test_every_engine.py",
+    "privacy/gradients/samplers": "tests/privacy/gradients/samplers/test_every_sampler.py",
+    "strategies": "tests/strategies/test_every_strategy.py",
+    "server/flower": "tests/server/flower/test_superlink.py",
+    "server/trackers": "tests/server/trackers",
+}
+# Test files of what several modules do together, with these modules.
+TOGETHER = {
+    "tests/cli/test_audit.py": ("cli/audit_page", "cli/audit_table", "cli/audit_text"),
+    "tests/cli/test_check.py": ("client/operator/checks",),
+    "tests/cli/test_foreign_text.py": ("cli/model", "cli/rotate"),
+    "tests/cli/test_help.py": ("cli/main", "cli/options"),
+    "tests/cli/test_plan.py": ("cli/plan_in_words", "planning/prepare"),
+    "tests/cli/test_predict.py": ("cli/chat",),
+    "tests/cli/test_status.py": (
+        "client/operator/accounts",
+        "client/operator/status",
+        "parties/standing",
+        "server/run/status",
+    ),
+    "tests/attacks/test_answers.py": (
+        "client/flower/relay",
+        "server/grid_sites",
+        "server/round_loop",
+    ),
+    "tests/attacks/test_logs.py": ("runtime/logs",),
+    "tests/client/consent/test_approval.py": ("client/consent/terms",),
+    "tests/client/consent/test_contract.py": ("client/consent/unread", "client/site/mandate"),
+    "tests/client/flower/test_relay_user.py": ("client/flower/supernode",),
+    "tests/client/operator/test_page.py": ("client/operator/ledger_view",),
+    "tests/client/operator/test_rotation.py": ("client/site/witness",),
+    "tests/client/test_agent_service.py": ("client/agent",),
+    "tests/faults/test_kills.py": ("runtime/faults",),
+    "tests/fuzzing/files.py": ("runtime/documents",),
+    "tests/parties/test_identity_change.py": ("parties/authority",),
+    "tests/parties/test_joining.py": ("cli/roster", "parties/folders"),
+    "tests/planning/test_plan_file.py": ("runtime/complaints",),
+    "tests/privacy/audit/test_auditor.py": (
+        "privacy/audit/chain",
+        "privacy/audit/consents",
+        "privacy/audit/costs",
+        "privacy/audit/evidence",
+        "privacy/audit/lineages",
+        "privacy/audit/rounds",
+        "privacy/audit/rules",
+        "privacy/audit/totals",
+        "privacy/ledger/reader",
+    ),
+    "tests/privacy/gradients/test_verification.py": (
+        "privacy/gradients/recording",
+        "privacy/gradients/rules",
+        "privacy/gradients/units",
+    ),
+    "tests/privacy/ledger/test_journal.py": ("privacy/ledger/schema",),
+    "tests/privacy/test_agreement.py": (
+        "privacy/accounting/composition",
+        "privacy/accounting/events",
+        "privacy/accounting/losses",
+    ),
+    "tests/privacy/test_bundles.py": ("cli/audit_json", "server/audit_report"),
+    "tests/privacy/test_planted_bugs.py": ("privacy/step",),
+    "tests/protocol/test_privacy.py": ("protocol/numbers",),
+    "tests/protocol/test_settings.py": ("cli/settings",),
+    "tests/runtime/test_registry.py": ("protocol/section", "runtime/errors"),
+    "tests/server/flower/test_superlink.py": ("runtime/processes", "server/operate"),
+    "tests/server/run/test_attendance.py": ("server/news",),
+    "tests/server/run/test_results.py": (
+        "cli/export",
+        "server/evaluation",
+        "server/run/records",
+        "server/run/store",
+    ),
+    "tests/server/sums/test_machine.py": ("server/sums/states",),
+    "tests/server/test_deployment.py": (
+        "cli/client",
+        "cli/server",
+        "client/flower/pinned_clientapp",
+        "server/app",
+    ),
+    "tests/server/test_resumption.py": ("protocol/transport", "server/sums/service"),
+    "tests/server/test_trial.py": ("cli/init",),
+    "tests/server/web/test_dashboard.py": ("cli/dashboard", "pages/live"),
+    "tests/simulation/attack/test_pipeline.py": ("cli/attack",),
+    "tests/simulation/test_baselines.py": ("cli/demo", "cli/rehearsal", "cli/simulate"),
+    "tests/simulation/test_crashes.py": ("server/remedies",),
+    "tests/protocol/test_identity.py": ("runtime/files",),
 }
 
 
@@ -47,6 +143,25 @@ def test_the_package_is_all_there() -> None:
         for path in folder.rglob("*.py")
     }
     assert found <= listed, "packages in pyproject.toml"
+
+
+def owner(module: str) -> str:
+    """The test file, or the folder of tests, in which a module's tests are looked for."""
+    folder, _, name = module.rpartition("/")
+    own = f"tests/{folder}/test_{name}.py"
+    if (ROOT / own).exists():
+        return own
+    together = next((tests for tests, modules in TOGETHER.items() if module in modules), None)
+    by_folder = (tests for top, tests in BY_FOLDER.items() if f"{folder}/".startswith(f"{top}/"))
+    return together or next(by_folder, own)
+
+
+def test_every_module_has_tests() -> None:
+    modules = [place(path).removesuffix(".py") for path in product() if path.name != "__init__.py"]
+    missing = [f"{one}: {owner(one)}" for one in modules if not (ROOT / owner(one)).exists()]
+    assert not missing, "write a test file of its name, or add it to the table of this file"
+    gone = {one for listed in TOGETHER.values() for one in listed}.difference(modules)
+    assert not gone, "take them out of the table"
 
 
 def test_no_module_is_longer_than_400_lines() -> None:
