@@ -108,7 +108,7 @@ def _approve(directory: Path, path: Path, by: str | None) -> None:
         if contract.digest() in site.mandate.approved:
             before = site.ledger.consents()[contract.digest()]
             console.print(
-                f"{site.name} already approved it in entry {before.seq}: nothing has changed."
+                f"{site.name} has already approved it in entry {before.seq}; nothing has changed."
             )
             return
         keep_model(site.files, contract, what.model_path)
@@ -139,7 +139,7 @@ def _counted_on(policy: Policy, contract: Contract) -> str:
     """Says whose noise a plan's promise relies on, and how many sites the policy assumes to be honest."""
     cohort = contract.cohort
     if contract.privacy.noise is Noise.UNSAFE_NONE:
-        return "nothing: it adds no noise, and promises nothing to anybody"
+        return "nothing: the plan adds no noise and promises nothing to anybody"
     if policy.unsafe_seeded_noise:
         return "noise that others could subtract (policy.yaml: unsafe_seeded_noise): no promise"
     if contract.privacy.noise is Noise.LOCAL:
@@ -204,7 +204,7 @@ def _list(directory: Path) -> None:
         found = consented(ledger)
     console = terminal()
     if not found:
-        console.print("No plan was approved here.")
+        console.print("No plan has been approved here.")
         return
     console.print(consents_table([one.line() for one in found]))
 

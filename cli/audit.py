@@ -27,7 +27,7 @@ def ledger(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="A site's folder, evidence bundles, or a run's folder, alone or with those of its sites."
+            help="A site's folder, evidence bundles, or a run's folder, with or without those of its sites."
         ),
     ],
     anchor: Annotated[

@@ -152,7 +152,7 @@ def _plot(audits: Sequence[Audit]) -> Plot:
         "spent",
         "ε spent",
         {", ".join(dict.fromkeys(names)): points for points, names in curves.items()},
-        remark="Nothing was released, or without noise.",
+        remark="Nothing was released, or something was released without noise.",
         over="round in the ledger",
         steps={
             f"limit of {', '.join(dict.fromkeys(names))}": points

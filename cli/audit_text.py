@@ -92,17 +92,17 @@ def _head_line(audit: Audit) -> str:
         seen = f"the server countersigned entry {audit.countersigned}"
         seen += f", {moment(audit.countersigned_time)}"
     else:
-        seen = "the server has countersigned no entry"
+        seen = "the server has not countersigned any entry"
     line = f"ends with entry {seq} ({hash_[:16]}…); {seen}"
     witnessed = max(audit.countersigned, audit.anchored)
     if witnessed >= seq:
         return line
     return (
-        f"{line}; the part from entry {witnessed + 1} on rests on the site's word: keep an anchor elsewhere "
-        "(hortus budget anchor)"
+        f"{line}; from entry {witnessed + 1} on, the ledger rests on the site's word: keep an anchor "
+        "elsewhere (hortus budget anchor)"
     )
 
 
 def departed_backing(one: Departed) -> str:
-    """Says what confirms a departure besides the server's word."""
+    """Says what confirms a departure in addition to the server's word."""
     return _BACKING[one.is_signed]

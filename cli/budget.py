@@ -66,7 +66,7 @@ def show(site: SiteFolder) -> None:
             )
     allowed = policy.budget
     console.print(
-        f"ε at δ = {allowed.delta:g}, over everything ever released. The limit is budget.epsilon of "
+        f"ε at δ = {allowed.delta:g}, for everything ever released. The limit is budget.epsilon of "
         f"policy.yaml ({allowed.epsilon:g}) and the grants."
     )
     if allowed.per_plan is not None:
@@ -81,12 +81,12 @@ def _units_in_words(dataset: str, exposures: "Sequence[Exposure]") -> str:
     """What single units have spent; the account's ε is that of a unit that was always present."""
     start = f"dataset {dataset[:16]}: "
     if not exposures:
-        return f"{start}its units were not hashed, so each may have spent all of it."
+        return f"{start}its units were not hashed, so each unit may have spent all of it."
     first, *others = exposures
     shown = [f"{one.units} at most {one.epsilon:.4f}" for one in others[:_LEVELS_SHOWN]]
     if rest := sum(one.units for one in others[_LEVELS_SHOWN:]):
         shown.append(f"{rest} less")
-    told = f"{start}the most exposed unit has spent ε = {first.epsilon:.4f}, as {first.units} have"
+    told = f"{start}the most exposed units ({first.units}) have spent ε = {first.epsilon:.4f} each"
     return f"{told}; {', '.join(shown)}." if shown else f"{told}."
 
 
@@ -118,8 +118,7 @@ def disjoint(
         entry, said, units = state_disjoint(opened, data, other, operator, reason)
     terminal().print(
         f"entry {entry.seq}: dataset {said.dataset[:16]} is disjoint from "
-        f"{', '.join(one[:16] for one in said.others)}, says {said.operator}; "
-        f"none of its {units} units is in both"
+        f"{', '.join(one[:16] for one in said.others)}, says {said.operator}; its {units} units are not in any of them"
     )
 
 
@@ -165,7 +164,7 @@ def anchor(
     with opened_ledger(site, time.time) as (ledger, _):
         head = ledger.signed_head()
     if head is None:
-        raise UsageError("there is no entry yet to anchor", where=str(site))
+        raise UsageError("the ledger has no entry to anchor yet", where=str(site))
     head.save(file)
     terminal().print(f"{file}: entry {head.seq}, {head.hash[:16]}…")
 

@@ -39,7 +39,7 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
 ) -> None:
-    """Look for anything that could keep a site or the server from a run: one line each, with a remedy.
+    """Check what could keep a site or the server from taking part in a run, and print a remedy for each problem.
 
     Checks keys, certificates, cards, roster, disk and limits; at a site also the path to the server (name, port, TLS,
     clock), model, records, policy and budget. Exits with 1 if there is a problem. The only traffic from this

@@ -52,7 +52,7 @@ def _explain(error: Exception) -> HortusError:
         problem = error.strerror or str(error)
         return HortusError(problem, where=error.filename, remedy=out_of_files())
     return HortusError(
-        f"unexpected {type(error).__name__}: a defect of Hortus",
+        f"unexpected {type(error).__name__}: this is a defect of Hortus",
         remedy="--debug shows its traceback, which may quote records: read it before you "
         "pass it on.",
     )

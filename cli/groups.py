@@ -60,7 +60,8 @@ def _command(name: str, found: Any) -> click.Command:  # noqa: ANN401 - a functi
 class FallbackGroup(TyperGroup):
     """`hortus GROUP ARGUMENTS` runs the command that was added first.
 
-    So a word that names no command of the group is an argument of that one; so are no words at all, unless they ask
+    So a word that names no command of the group is an argument of that one; so is an empty command line, unless they
+    ask
     for help.
     """
 

@@ -114,9 +114,13 @@ _Sites = Annotated[
     list[str] | None,
     typer.Option(help="NAME=DATA for each site. Default: three sites with made-up data."),
 ]
-_Text = Annotated[str | None, typer.Option(help="Column of the text, if the files leave it open.")]
+_Text = Annotated[
+    str | None,
+    typer.Option(help="Column of the text. Needed only if the files do not make it clear."),
+]
 _Label = Annotated[
-    str | None, typer.Option(help="Column of the label, if the files leave it open.")
+    str | None,
+    typer.Option(help="Column of the label. Needed only if the files do not make it clear."),
 ]
 _Test = Annotated[
     Path | None, typer.Option(help="Public records that the server tests the model on.")
@@ -224,7 +228,7 @@ def _need_files(**options: object) -> None:
     for option, given in options.items():
         if given is not None:
             raise UsageError(
-                "it is about the sites' own files, but no file is given",
+                "this option is about the sites' own files, but no file is given",
                 where=f"--{option}",
                 remedy="Name a file for each site: --site NAME=DATA.",
             )
@@ -239,8 +243,8 @@ def _tell_plan(console: Console, made: "OwnPlan", unit: str) -> None:
     counted = "records" if unit == RECORD else f"different {unit}"
     sizes = ", ".join(f"{site} {number}" for site, number in made.units.items())
     console.print(
-        f"Labels and sizes ({counted}: {sizes}) were read from the files, which only a trial on one machine "
-        "may do. A real consortium agrees on them before anybody looks at data."
+        f"Labels and sizes ({counted}: {sizes}) were read from the files; only a trial on one machine may do "
+        "this. A real consortium agrees on them before anybody looks at data."
     )
 
 

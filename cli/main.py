@@ -60,7 +60,7 @@ _COMMANDS = {
     ),
     "check": (
         "hortus.cli.check:check",
-        "Look for anything that could keep a site or the server from a run: one line each, with a remedy.",
+        "Check what could keep a site or the server from taking part in a run, and print a remedy for each problem.",
     ),
     "predict": (
         "hortus.cli.predict:predict",
@@ -150,7 +150,7 @@ def main() -> None:
     )
     # gRPC reads lower case alone, and takes a blank entry for every host.
     os.environ.update(no_grpc_proxy=",".join(direct_hosts(os.environ)))
-    # gRPC's own notes are no part of a log: on forks, where it would rather be left alone, and on each handshake.
+    # Keep gRPC's own notes, about forks and about each handshake, out of the log.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     raise_open_files()

@@ -94,7 +94,7 @@ def budget(
     if refusal:
         console.print(f"This site refuses the plan: {refusal}", style="red")
     if what.cost.event is None:
-        console.print("No noise: ε is infinite from the first round on.", style="red")
+        console.print("No noise: ε is infinite after the first round.", style="red")
         return
     console.print(_accountants_table(what.cost, forecasts))
     _show_curves(what, budgets, plot)
@@ -139,7 +139,7 @@ def show(plan_file: PlanFile, site: SiteFolder = None) -> None:
 def _check_options(epsilon: float | None, delta: float | None, site: Path | None) -> None:
     if site is not None and (epsilon is not None or delta is not None):
         raise UsageError(
-            "--site already determines the budget: the one in its policy",
+            "--site already determines the budget, which is in the site's policy",
             where="--epsilon and --delta",
             remedy="Omit them, or omit --site.",
         )
@@ -195,7 +195,7 @@ def _add_mechanism(table: Table, what: "Prospect") -> None:
     source = (
         "as the plan says"
         if what.target is None
-        else f"the least that keeps ε = {what.target:g} at δ = {privacy.delta:g}"
+        else f"the least that reaches ε = {what.target:g} at δ = {privacy.delta:g}"
     )
     table.add_row("noise σ/C", f"{privacy.noise_multiplier:g}, {source}")
     table.add_row(
@@ -243,10 +243,11 @@ def _verify(what: "Prospect") -> None:
             f"the gradients of {own} and {other} differ by {found.worst.difference:.2g} of their norm, and "
             f"may differ by {TOLERANCE:g}",
             where=found.worst.parameter,
-            remedy="One of them is wrong, so do not train with either: please report it with your plan and model.",
+            remedy="One of them is wrong. Do not train with either, and please report this with your plan and model.",
         )
     console.print(
-        f"{own} and {other} agree: no gradient, nor the clipped sum, differs by more than {TOLERANCE:g} of its norm.",
+        f"{own} and {other} agree: neither a gradient nor the clipped sum differs by more than {TOLERANCE:g} "
+        "of its norm.",
         style="green",
     )
 

@@ -47,7 +47,7 @@ class SiteAgent:
         connect: Dials the aggregation service that site.yaml names, with a plan's deadlines.
         stopwatch: Times phases.
         clock: Says whether, and when, another party sees what this site does.
-        hides: Whether no other party is told why this site fails. Only a simulation does without.
+        hides: Whether other parties learn why this site fails. Only a simulation lets them.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class SiteAgent:
         try:
             said = self._site.ledger.consents().values()
         except HortusError:
-            return  # a ledger that cannot be read is told of where it is asked
+            return  # a ledger that cannot be read is reported to whoever asks
         approved = [entry.body.plan for entry in said if isinstance(entry.body, Approved)]
         plan = approved[-1] if approved else ""
         idle = self._running.none
@@ -101,10 +101,10 @@ class SiteAgent:
             self._preparations.of(contract)
         except Preparing:
             return  # it has begun, or comes next
-        except Exception as error:  # noqa: BLE001 - whatever it is, who asks for the plan is told again
+        except Exception as error:  # noqa: BLE001 - whatever it is, whoever asks for the plan gets it again
             logger.warning("cannot prepare for %s: %s", contract.name, loggable(error))
         else:
-            logger.info("is prepared for %s (%s)", contract.name, plan)
+            logger.info("is ready for %s (%s)", contract.name, plan)
         self._ahead = plan
 
     def consider(self, request: wire.ConsiderRequest) -> wire.ConsiderReply:
@@ -207,7 +207,7 @@ class SiteAgent:
 
     @contextmanager
     def _refusals_noted(self, contract: bytes, run: str = "", round_: int = 0) -> Iterator[None]:
-        """Writes a refusal into the ledger, as the server is told it."""
+        """Writes a refusal into the ledger, as it is sent to the server."""
         try:
             yield
         except Refused as error:

@@ -114,7 +114,7 @@ def dialling(address: str, tls: TlsFiles, rules: Cohort) -> Iterator[GrpcChannel
 
     Raises:
         ProtocolError: Nobody answers there, or with a certificate of another authority.
-        UsageError: The environment names a proxy that is none.
+        UsageError: The environment names a proxy that is not one.
     """
     credentials = grpc.ssl_channel_credentials(
         root_certificates=tls.authority.read_bytes(),
@@ -131,7 +131,7 @@ def dialling(address: str, tls: TlsFiles, rules: Cohort) -> Iterator[GrpcChannel
             grpc.channel_ready_future(channel).result(timeout=patience)
         except grpc.FutureTimeoutError as error:
             raise ProtocolError(
-                "the aggregation service cannot be reached, or shows a foreign certificate",
+                "the aggregation service cannot be reached, or its certificate is not the consortium's",
                 where=address,
                 remedy="Check `aggregation` in server.card.yaml, tls/ca.crt and the firewall (sites dial "
                 f"out).{_of_proxy(proxy)}",
@@ -142,7 +142,7 @@ def dialling(address: str, tls: TlsFiles, rules: Cohort) -> Iterator[GrpcChannel
 def _of_proxy(proxy: Proxy | None) -> str:
     if proxy is None:
         return ""
-    return f" {proxy.variable} names a proxy: it must let CONNECT to this address pass, or no_proxy name it."
+    return f" {proxy.variable} names a proxy: it must allow CONNECT to this address, or no_proxy must name the address."
 
 
 @contextmanager

@@ -7,16 +7,16 @@ from hortus.client.preparation import Preparing
 from hortus.runtime.errors import DataError, HortusError, Refused, in_one_line
 from hortus.runtime.surroundings import out_of_memory
 
-# All that another party is told of a failure, whatever it is and whatever has caused it.
+# All that another party learns about a failure, whatever it is and whatever caused it.
 FAILED = "it failed; its own log says why"
 
 
 class Disclosure:
-    """What one site tells of its errors.
+    """What one site reveals of its errors.
 
     Args:
         observed: Whether another party sees what this site does.
-        hides: Whether no other party is told why this site fails. Only a simulation does without.
+        hides: Whether the reason stays hidden from other parties. Only a simulation reveals it.
     """
 
     def __init__(self, *, observed: bool, hides: bool) -> None:

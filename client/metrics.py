@@ -1,7 +1,7 @@
 """What a site counts for its own operators: only what the server sees anyway.
 
-Left out, since records decide them: time spent on gradients and noise, and time spent waiting, which
-other sites' records decide; memory and CPU time; losses, sizes, ε of a dataset, and why a site refused.
+Omitted because records influence them: time spent on gradients and noise; time spent waiting, which other sites'
+records influence; memory and CPU time; losses, sizes, ε of a dataset, and why a site refused.
 """
 
 import threading
@@ -134,15 +134,18 @@ class SiteCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
         gauges = {
-            "relay_up": ("Whether the relay to the server runs.", float(self._connected())),
-            "sessions_open": ("Sessions taken part in now.", self._counts.count("open sessions")),
+            "relay_up": ("Whether the relay to the server is running.", float(self._connected())),
+            "sessions_open": (
+                "Sessions that the site is in now.",
+                self._counts.count("open sessions"),
+            ),
             "ledger_entries": ("Entries of the ledger.", self._entries()),
         }
         for name, (meaning, value) in gauges.items():
             yield GaugeMetricFamily(f"hortus_site_{name}", meaning, value=value)
         counters = {
             "sessions": ("Sessions joined.", "sessions"),
-            "uploads": ("Masked vectors that the server took.", "uploads"),
+            "uploads": ("Masked vectors that the server received.", "uploads"),
             "uploaded_bytes": ("Masked vectors sent, in bytes.", "uploaded"),
             "downloaded_bytes": ("Adapters received, in bytes.", "downloaded"),
         }
@@ -151,7 +154,7 @@ class SiteCollector(Collector):
             yield CounterMetricFamily(f"hortus_site_{name}", meaning, value=value)
         phases = CounterMetricFamily(
             "hortus_site_phase_seconds",
-            "Seconds in phases that no record lengthens.",
+            "Seconds in phases whose length no record influences.",
             labels=["phase"],
         )
         for phase in PUBLIC_PHASES:

@@ -39,7 +39,7 @@ _GRACE_SECONDS = 60.0  # what systemd gives before it kills is 90
 
 
 def run_site(directory: Path, stop: Callable[[], bool]) -> None:
-    """Answers the server's questions until told to stop.
+    """Answers the server's questions until it is stopped.
 
     Args:
         directory: The site's folder.
@@ -109,7 +109,7 @@ class _Relay:
     """The SuperNode of the moment, which another thread may ask about, and its connection.
 
     Args:
-        connection: Where it is noted how the connection stands.
+        connection: Where to note the state of the connection.
         files: The site's folder.
     """
 
@@ -127,10 +127,10 @@ class _Relay:
         if self.is_up():
             return None
         why = self._connection.reason()
-        return f"the relay to the server does not run: {why or 'it is started again'}"
+        return f"the relay to the server is not running: {why or 'it is being restarted'}"
 
     def may_connect(self) -> bool:
-        """Whether something listens there: cheaper to ask than to start a SuperNode in vain."""
+        """Whether something listens there; asking is cheaper than starting a SuperNode in vain."""
         found = knock(self._server)
         if found.problem:
             self._connection.note(Link.DOWN, found)
@@ -145,7 +145,7 @@ class _Relay:
             self.look()
 
     def look(self) -> None:
-        """Notes what the SuperNode says; of one that says nothing for long, tries the way itself."""
+        """Notes what the SuperNode says; if it is silent for long, tries the connection itself."""
         link, found = self._said()
         silent = link is Link.TRYING and not found.problem
         if silent and time.monotonic() - self._looked > _SILENT_SECONDS:
@@ -160,7 +160,9 @@ class _Relay:
             found = tried
         if not found.problem:
             log = supernode_log(self._files)
-            found = Reached("Flower's SuperNode has ended", f"It is started again. Its log: {log}")
+            found = Reached(
+                "Flower's SuperNode has exited", f"It is being restarted. Its log: {log}"
+            )
         self._connection.note(Link.DOWN, found)
 
     def _said(self) -> tuple[Link, Reached]:

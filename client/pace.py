@@ -2,7 +2,7 @@
 
 A time is counted from a moment that the server knows, such as its question or the last byte of an
 adapter, and lies on a grid that follows from the plan and from what the server has already seen. So
-all that the server's clock tells is how many places on the grid were missed.
+the server's clock reveals only how many places on the grid were missed.
 """
 
 import threading
@@ -126,7 +126,7 @@ class Timetable:
         return self._clock.now()
 
     def keep(self, begun: float, unless: threading.Event) -> None:
-        """Waits for the place on the grid that is due; returns at once where nobody watches.
+        """Waits for the next place on the grid; returns at once if nobody watches.
 
         Args:
             begun: When the action could begin, by `now`.

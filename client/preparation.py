@@ -1,7 +1,7 @@
 """What a site makes of its records and of the base model for a plan, before it takes part.
 
 It is made ahead or in the background, and is there for the server from a public time on: nothing is
-computed from a record between a question and its answer. How long it took is told by a place on a grid,
+computed from a record between a question and its answer. How long it took shows only as a place on a grid,
 and by the same place the next time, so that a server gains nothing by having it made again.
 """
 
@@ -37,7 +37,7 @@ class Preparing(HortusError):  # noqa: N818 - an answer, not a fault
     """
 
     def __init__(self, seconds: int) -> None:
-        super().__init__(f"it prepares for the plan; ask again in {seconds} s")
+        super().__init__(f"it is preparing for the plan; ask again in {seconds} s")
         self.seconds = seconds
 
 
@@ -135,7 +135,7 @@ class _Work:
         self._outcome: Prepared | Exception | None = None
 
     def run(self, make: Callable[[], Prepared]) -> None:
-        """Makes it; what fails is kept, to be told when it is due."""
+        """Makes it; keeps an error, to report it at the right time."""
         try:
             self._outcome = make()
         except Exception as error:  # noqa: BLE001 - it is raised where it is asked for
@@ -244,7 +244,7 @@ class Preparations:
 
 
 def encoding_key(contract: Contract) -> tuple[Hashable, ...]:
-    """Returns all that decides what records are encoded to: neither a plan's name nor its seed does."""
+    """Returns everything that affects how records are encoded, which a plan's name and seed do not."""
     method = METHODS.parse(contract.adapter)
     return (
         contract.model_digest,

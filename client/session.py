@@ -53,7 +53,7 @@ class Session:
         channel: To the aggregation service.
         stopwatch: Times a phase; nothing that it measures leaves the site.
         timetable: Says when a vector is sent, however soon it was computed.
-        public: What others are told of a failure.
+        public: What others learn about a failure.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Session:
         self._abandoned = threading.Event()
 
     def stop(self) -> bool:
-        """Leaves, from another thread: at once while it waits for its turn, else after its upload.
+        """Leaves, from another thread: at once while it waits for its turn, otherwise after its upload.
 
         Returns:
             Whether it waits: nothing is lost when its connection is closed now.
@@ -240,7 +240,7 @@ class Session:
         # Extremes are NaN where anything is; a mask of all coordinates would cost a quarter more.
         is_finite = np.isfinite(adapter.min()) and np.isfinite(adapter.max())
         if vector_digest(adapter) != wanted or not is_finite:
-            raise ProtocolError("the adapter received is not the one announced, or not finite")
+            raise ProtocolError("the received adapter is not the announced one, or is not finite")
         self._start, self._start_digest = adapter, wanted
 
     def _masked_vector(self, masks: MaskGenerator, view: StepView) -> MaskedVector:
@@ -279,7 +279,7 @@ class Session:
         return vector
 
     def _noise_of(self, view: StepView) -> tuple[int, bytes]:
-        """Returns what a vector's noise goes by: the attempt and what was told of it.
+        """Returns what a vector's noise depends on: the attempt and what the server said about it.
 
         A vector that may be sent again is the same in every attempt, whatever this site remembers of them.
         """
@@ -305,7 +305,9 @@ class Session:
             upload(self._channel, header, masked, self._states)
         except ProtocolError as error:
             # Refused as late: the others continue without this site, or the session is over.
-            logger.warning("step %d attempt %d was not taken: %s", view.step, view.attempt, error)
+            logger.warning(
+                "the server did not accept step %d attempt %d: %s", view.step, view.attempt, error
+            )
             self._states.enter(ClientState.FORGONE)
         else:
             self._states.enter(ClientState.DELIVERED)

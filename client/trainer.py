@@ -135,5 +135,5 @@ class Trainer:
         loader, size = self._workbench.loader, self._plan.training.micro_batch
         for batch in loader.batches(records, chosen, size):
             if self._abandoned.is_set():
-                raise HortusError("the step was given up: this site is being stopped")
+                raise HortusError("the step was abandoned because this site is being stopped")
             yield batch

@@ -121,14 +121,14 @@ class Watcher:
         if problem != self._problem:
             self._problem = problem
             parts = {**self._shown.parts, PROBLEM: _problem_part(problem)}
-            said = f"It cannot be read any more: {problem}"
+            said = f"It can no longer be read: {problem}"
             self._shown = replace(self._shown, said=said, parts=parts)
 
 
 def _problem_part(problem: str) -> str:
     return Markup(
-        '<p class="warn"><b>It cannot be read any more:</b> {} What stands below is how it was before. '
-        "It is tried again every second.</p>"
+        '<p class="warn"><b>It can no longer be read:</b> {} The page below shows the last state. '
+        "The dashboard tries again every second.</p>"
     ).format(escape(printable(problem)))
 
 
@@ -200,7 +200,7 @@ def serve_page(
         host: Address to listen on. If others than this machine can reach it, a fresh token is
             asked for.
         port: Port; 0 takes a free one.
-        tell: Told the page's address once it answers, with the token if there is one.
+        tell: Called with the page's address once it answers, with its token if it has one.
         certificate: PEM file, for HTTPS.
         key: Its key, PEM.
         is_private: Whether a token is asked for on loopback too: other users of this machine may not
@@ -236,7 +236,7 @@ def serve_page(
 
 
 class _Server(uvicorn.Server):
-    """Tells that it answers; before that a signal may still be lost between Python and asyncio."""
+    """Reports when it answers; before that, a signal may be lost between Python and asyncio."""
 
     def __init__(self, config: uvicorn.Config, tell: Callable[[], None]) -> None:
         super().__init__(config)
@@ -261,7 +261,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 class _Guard:
-    """ASGI middleware: lets in who may look, and sets the headers of every answer."""
+    """ASGI middleware: lets authorised readers in, and sets the headers of every answer."""
 
     def __init__(self, app: ASGIApp, token: str | None, names: frozenset[str]) -> None:
         self._app = app
@@ -287,7 +287,7 @@ class _Guard:
             name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
             if name.lower() in self._names:
                 return None
-            return PlainTextResponse("this page answers to names of this machine alone", 403)
+            return PlainTextResponse("this page answers only to names of this machine", 403)
         shown = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if shown and _same(shown, self._token):
             # The address bar, the history and what it links to need not know the token.

@@ -9,7 +9,7 @@ def percent(value: float | None) -> str:
 
 
 def bound(epsilon: float | None) -> str:
-    """Writes an ε; None says that there is none."""
+    """Writes an ε, or that it has no bound if it is None."""
     return "no bound" if epsilon is None else f"{epsilon:.3f}"
 
 
@@ -33,7 +33,7 @@ def factor(epsilon: float) -> str:
 
 
 def sure(epsilon: float) -> str:
-    """Writes how sure somebody can become who thought it as likely as not; rounded up."""
+    """Writes how sure somebody who considered it as likely as not can become; rounded up."""
     share = 1 / (1 + math.exp(-min(epsilon, 700)))
     shown = math.ceil(10_000 * share) / 100
     return "as good as certain" if shown >= 100 else f"{shown:g} % sure"

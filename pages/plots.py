@@ -71,12 +71,12 @@ class Plot:
     """Some curves.
 
     Attributes:
-        name: Tells its SVG identifiers from those of other plots on the page.
+        name: Distinguishes its SVG identifiers from those of other plots on the page.
         quantity: What is on the y axis.
         curves: Values over x, by label.
         levels: Horizontal lines, by label.
         steps: Lines that change between one x and the next, by label.
-        remark: Stands in the plot when there is no curve.
+        remark: Shown in the plot if it has no curve.
         over: What is on the x axis.
         logarithmic: Smallest value shown of both axes, which are then logarithmic; None: linear.
         last: Where a linear x axis ends; None for the last value.
@@ -157,7 +157,7 @@ def write_plot(plot: Plot, path: Path, title: str) -> None:
         write_atomic(path, buffer.getvalue())
     else:
         raise UsageError(
-            f"no plot can be written as {path.suffix or 'a file without an ending'!r}",
+            f"a plot cannot be written as {path.suffix or 'a file without an ending'!r}",
             where=str(path),
             remedy="Name a file that ends in .svg, .png or .html.",
         )
@@ -208,7 +208,7 @@ def _scale(axes: Axes, plot: Plot) -> None:
 
 
 def _scale_times(axes: Axes, first: float, last: float) -> None:
-    """Gives an x axis of times, in UTC and in English, as all else on a page is."""
+    """Gives an x axis of times, in UTC and in English like the rest of a page."""
     last = max(last, first + _LEAST_SECONDS)
     _limit(axes, first / _DAY_SECONDS, last / _DAY_SECONDS)
     locator = AutoDateLocator(tz=UTC, minticks=2, maxticks=5)
@@ -235,7 +235,7 @@ def _scale_shares(axes: Axes, smallest: float) -> None:
 
 
 def round_ticks(first: int, last: int, most: int = 12) -> list[int]:
-    """Returns whole numbers from the first to the last, evenly apart: all of them, or 1, 5, 10, 15."""
+    """Returns whole numbers from the first to the last at even distances: all of them, or 1, 5, 10, 15."""
     span = max(last - first, 1)
     sizes = (unit * 10**power for power in range(10) for unit in (1, 2, 5))
     step = next(size for size in sizes if span / size < most)

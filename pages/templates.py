@@ -46,5 +46,5 @@ def _shown(value: object) -> object:
 
 
 def lines(document: str) -> Markup:
-    """Shows a document of several lines, for a `<pre>`: its line breaks stay, all else is cleaned."""
+    """Shows a document of several lines, for a `<pre>`: its line breaks stay, and everything else is cleaned."""
     return Markup("\n").join(map(printable, document.split("\n")))

@@ -18,7 +18,7 @@ from hortus.runtime.files import write_atomic, write_private
 
 
 def begin_change(files: ServerFiles, now: datetime) -> ServerCard:
-    """Makes the next authority, if there is none yet, and certificates of it for all sites.
+    """Makes the next authority, unless the folder has one, and certificates of it for all sites.
 
     Args:
         files: The server's folder.
@@ -56,10 +56,10 @@ def finish_change(files: ServerFiles, now: datetime) -> ServerCard:
     """
     if not files.is_changing_authority:
         raise UsageError(
-            "there is no next authority",
+            "the folder has no next authority",
             where=str(files.next_authority),
-            remedy="hortus rotate authority SERVER_DIR makes it; a change that was finished, but "
-            "whose card is lost: hortus roster card SERVER_DIR",
+            remedy="hortus rotate authority SERVER_DIR makes it. If the change was finished and only the card "
+            "is lost: hortus roster card SERVER_DIR",
         )
     certificate = (files.next_authority / "ca.crt").read_bytes()
     certify_server(files, files.next_authority, certificate, now)

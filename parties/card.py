@@ -1,6 +1,6 @@
 """Public cards: what a party hands to the others as a file, signed with its own identity key.
 
-A card holds nothing secret and may travel by any way. Its signature shows that it is whole, and that
+A card holds nothing secret and may travel any way. Its signature shows that it is whole, and that
 one key stands behind all of it; whose key that is, the operators find out by comparing fingerprints
 in words (fingerprint.py).
 """
@@ -35,8 +35,8 @@ _CONTEXT = "card"
 
 class _Card(Schema):
     identity: Hex32 = Field(description="The party's Ed25519 public key.")
-    expires: date = Field(description="Last day on which anybody should take it up.")
-    signature: HexSignature = Field(description="That key's, of everything else.")
+    expires: date = Field(description="Last day on which anybody should accept the card.")
+    signature: HexSignature = Field(description="That key's signature of everything else.")
 
     @property
     def key(self) -> bytes:
@@ -59,7 +59,7 @@ class _Card(Schema):
     def _check(self, now: datetime, where: str) -> None:
         if not is_signed(self.key, _CONTEXT, self._message(), bytes.fromhex(self.signature)):
             raise UsageError(
-                "the card was altered: its signature does not fit",
+                "the card was altered: its signature does not match its content",
                 where=where,
                 remedy="Ask its owner for the file as it was made.",
             )
@@ -83,7 +83,9 @@ class SiteCard(_Card):
     site: str = Field(description="The site's name.")
     flower: str = Field(description="Public key of its SuperNode, OpenSSH.")
     request: str = Field(description="Certificate signing request of its TLS key, PEM.")
-    handovers: tuple[Handover, ...] = Field((), description="From its former keys to this one.")
+    handovers: tuple[Handover, ...] = Field(
+        (), description="Hand-overs from its former keys to this one."
+    )
 
     @classmethod
     def make(
@@ -122,7 +124,7 @@ class Membership(Schema):
     """What the server has for a site."""
 
     certificate: str = Field(description="The site's TLS certificate, PEM.")
-    flower: str = Field(description="The key that its SuperNode is known by, OpenSSH.")
+    flower: str = Field(description="The public key of its SuperNode, OpenSSH.")
 
 
 class ServerCard(_Card):
@@ -130,10 +132,14 @@ class ServerCard(_Card):
 
     kind: Literal["server"] = "server"
     authority: str = Field(description="Certificate of the TLS authority, PEM.")
-    aggregation: Address = Field(description="Host and port at which sites dial the aggregation.")
+    aggregation: Address = Field(
+        description="Host and port at which sites dial the aggregation service."
+    )
     superlink: Address = Field(description="Host and port at which sites dial the SuperLink.")
-    members: dict[str, Membership] = Field(description="What it has for each site.")
-    handovers: tuple[Handover, ...] = Field((), description="From its former keys to this one.")
+    members: dict[str, Membership] = Field(description="What the server has issued to each site.")
+    handovers: tuple[Handover, ...] = Field(
+        (), description="Hand-overs from its former keys to this one."
+    )
 
     @classmethod
     def make(
@@ -170,7 +176,7 @@ def load_card(path: Path) -> SiteCard | ServerCard:
     """Reads a card; its owner and signature are not checked here.
 
     Raises:
-        UsageError: The file is none; it names the field.
+        UsageError: The file is not a card; the error names the field.
     """
     fields = load_yaml(path)
     kinds: dict[str, type[SiteCard | ServerCard]] = {"site": SiteCard, "server": ServerCard}

@@ -86,8 +86,8 @@ def check_keys(modes: Mapping[Path, int]) -> Check:
     return Check(
         "keys",
         Outcome.PROBLEM,
-        f"others than their owner may read or change {', '.join(map(str, open_))}",
-        f"chmod go= {names}; if somebody may have read one, hortus rotate makes new ones.",
+        f"other users may read or change {', '.join(map(str, open_))}",
+        f"chmod go= {names}; if somebody may have read a key, hortus rotate makes new ones.",
     )
 
 
@@ -116,7 +116,7 @@ def check_certificates(found: Iterable[Expiry], now: datetime) -> Iterator[Check
 
 
 def check_certificate(files: SiteFiles | ServerFiles) -> Check:
-    """There is a certificate, and it is for the key beside it."""
+    """There is a certificate, and it belongs to the key beside it."""
     what = "TLS certificate"
     if not files.tls.certificate.exists():
         return Check(
@@ -129,14 +129,14 @@ def check_certificate(files: SiteFiles | ServerFiles) -> Check:
         return Check(
             what,
             Outcome.PROBLEM,
-            "it is not for the key beside it: a renewal was interrupted",
-            "Do it again: hortus roster add (at a site), hortus rotate tls (at the server).",
+            "it does not belong to the key beside it: a renewal was interrupted",
+            "Repeat it: hortus roster add (at a site), hortus rotate tls (at the server).",
         )
-    return Check(what, Outcome.OK, "it is for the key beside it")
+    return Check(what, Outcome.OK, "it belongs to the key beside it")
 
 
 def check_roster(path: Path) -> Check:
-    """The roster is there, and is told in words, to be compared with the others'."""
+    """Checks the roster, and shows it in words to compare with the others'."""
     if not path.exists():
         return Check(
             "roster",
@@ -164,7 +164,7 @@ def check_cards(roster: Roster, keys: Mapping[str, bytes]) -> Check:
         return Check(
             "cards",
             Outcome.PROBLEM,
-            f"the card of {', '.join(other)} has another key than the roster",
+            f"the card of {', '.join(other)} has a different key than the roster",
             "Ask its owner, by telephone, which one is right; hortus roster add takes up a new card.",
         )
     if unknown:
@@ -207,7 +207,7 @@ def check_open_files(hard: int, needed: int) -> Check:
     """A process may have enough files open; Hortus raises its own limit to the hard one.
 
     Args:
-        hard: The hard limit; `resource.RLIM_INFINITY` where there is none.
+        hard: The hard limit; `resource.RLIM_INFINITY` without one.
         needed: Files that may be open at once.
     """
     if hard == resource.RLIM_INFINITY or hard >= needed:
@@ -231,14 +231,14 @@ def needed_files(sites: int) -> int:
 def check_listening(what: str, address: str, *, runs: bool) -> Check:
     """The server can listen on its port, or already does."""
     if runs:
-        return Check(what, Outcome.OK, f"{address}, where the server runs")
+        return Check(what, Outcome.OK, f"{address}, where the server is running")
     host, port = host_and_port(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        said = f"{address} cannot be listened on: {error.strerror or error}"
-        remedy = "Stop what listens there, or change the address in server.yaml."
+        said = f"cannot listen on {address}: {error.strerror or error}"
+        remedy = "Stop the program that listens there, or change the address in server.yaml."
         return Check(what, Outcome.PROBLEM, said, remedy)
     return Check(what, Outcome.OK, f"{address} is free")
 
@@ -257,13 +257,15 @@ def check_server(files: ServerFiles, now: datetime) -> Iterator[Check]:
         yield guarded(what, lambda w=what, a=address: check_listening(w, a, runs=runs))  # type: ignore[misc]
         host, _ = host_and_port(config.dialled(address))
         found = resolve(host)
-        yield of_reaching(f"name for {what}", found, f"{host} leads to an address")
+        yield of_reaching(f"name for {what}", found, f"{host} resolves to an address")
     roster = Roster.load(files.roster) if files.roster.exists() else None
     sites = roster.sites if roster else {}
     missing = [name for name in sites if not files.flower_key(name).exists()]
     if missing:
         remedy = f"hortus roster add {files.directory} with their cards."
-        yield Check("sites", Outcome.PROBLEM, f"no Flower key of {', '.join(missing)}", remedy)
+        yield Check(
+            "sites", Outcome.PROBLEM, f"the Flower keys of {', '.join(missing)} are missing", remedy
+        )
     elif len(sites) < 2:
         remedy = f"hortus roster add {files.directory} CARD…"
         yield Check("sites", Outcome.WARNING, f"{len(sites)} in the roster", remedy)

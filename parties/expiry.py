@@ -105,7 +105,7 @@ def warn_of_expiry(files: SiteFiles | ServerFiles, now: datetime, logger: loggin
     """Warns of each certificate that ends soon, at a party's start.
 
     Raises:
-        UsageError: The party's own has ended, or there is none yet; with the command that helps.
+        UsageError: The party's own has expired, or was not issued yet; the error names the command that helps.
     """
     found = expiries(files)
     if not files.tls.certificate.exists():
@@ -116,9 +116,9 @@ def warn_of_expiry(files: SiteFiles | ServerFiles, now: datetime, logger: loggin
         )
     if not is_certificate_of(files.tls.certificate.read_bytes(), files.tls.key):
         raise UsageError(
-            "the TLS certificate is not for the key beside it: a renewal was interrupted",
+            "the TLS certificate does not belong to the key beside it: a renewal was interrupted",
             where=str(files.tls.certificate),
-            remedy="Do it again: hortus roster add (at a site), hortus rotate tls (at the server).",
+            remedy="Repeat it: hortus roster add (at a site), hortus rotate tls (at the server).",
         )
     own = found[0]
     if own.urgency(now) is Urgency.EXPIRED:

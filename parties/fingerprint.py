@@ -23,7 +23,7 @@ def key_words(name: str, public_key: bytes) -> str:
 
 
 def roster_words(roster: Roster) -> str:
-    """Returns the fingerprint of a whole roster: equal for all who have pinned the same keys."""
+    """Returns the fingerprint of a whole roster: equal for everyone who has pinned the same keys."""
     keys = {name: key.hex() for name, key in roster.sites.items()}
     return _words("roster", {"server": roster.server.hex(), "sites": keys})
 

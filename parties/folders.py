@@ -18,10 +18,10 @@ from hortus.runtime.schema import SchemaFile
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """Takes an address apart; the host of an IPv6 one comes without its brackets.
+    """Splits an address; the host of an IPv6 address has no brackets.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not an address.
     """
     host, _, port = address.rpartition(":")
     if not host or not (port.isascii() and port.isdecimal() and int(port) < 2**16):
@@ -108,7 +108,7 @@ class SiteFiles:
 
     @property
     def log(self) -> Path:
-        """What the agent tells its operator."""
+        """What the agent logs for its operator."""
         return self.directory / "logs" / "agent.log"
 
     @property
@@ -118,7 +118,7 @@ class SiteFiles:
 
     @property
     def connection(self) -> Path:
-        """How the agent's connection to the server stands."""
+        """The state of the agent's connection to the server."""
         return self.directory / "run" / "connection.json"
 
     @property
@@ -229,25 +229,28 @@ class SiteConfig(SchemaFile):
     )
     aggregation: Address | None = Field(
         None,
-        description="Host and port of the aggregation service, if not as the server's card says.",
+        description="Host and port of the aggregation service, if they differ from the server's card.",
     )
     superlink: Address | None = Field(
-        None, description="Host and port of the Flower SuperLink, if not as the server's card says."
+        None,
+        description="Host and port of the Flower SuperLink, if they differ from the server's card.",
     )
-    model: str | None = Field(None, description="Where the base model lies here, if elsewhere.")
+    model: str | None = Field(
+        None, description="Folder of the base model at this site, if not where the plan says."
+    )
     anchor: Path | None = Field(
         None,
-        description="A head of the ledger, from `hortus budget anchor`, best on another machine's "
-        "disk; an agent whose ledger does not contain it does not start.",
+        description="File with a head of the ledger from `hortus budget anchor`, preferably on another "
+        "machine's disk. An agent whose ledger does not contain the head does not start.",
     )
     monitoring: Address | None = Field(
         None,
-        description="Host and port of health checks and metrics, such as 127.0.0.1:9465; none "
-        "without it.",
+        description="Host and port at which to serve health checks and metrics, such as 127.0.0.1:9465. Not "
+        "served if absent.",
     )
     relay_user: str | None = Field(
         None,
-        description="User that Flower's programs run as beside the agent, which root must start.",
+        description="User as which Flower's programs run beside the agent. Root must then start the agent.",
     )
 
 
@@ -259,12 +262,13 @@ class ServerConfig(SchemaFile):
     )
     superlink: Address = Field(description="Host and port of the SuperLink's Fleet API.")
     host: str | None = Field(
-        None, description="Name or address at which sites dial both, if not the one listened on."
+        None,
+        description="Name or address at which sites dial both, if it is not the address that the server listens on.",
     )
     monitoring: Address | None = Field(
         None,
-        description="Host and port of health checks and metrics, such as 127.0.0.1:9464; none "
-        "without it.",
+        description="Host and port at which to serve health checks and metrics, such as 127.0.0.1:9464. Not "
+        "served if absent.",
     )
 
     report_to: tuple[str | dict[str, JsonValue], ...] = Field(
@@ -280,7 +284,7 @@ class ServerConfig(SchemaFile):
 
 
 def _in_brackets(host: str) -> str:
-    """Writes an IPv6 address as it stands before a port."""
+    """Writes an IPv6 address as it is written before a port."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
@@ -316,7 +320,7 @@ def open_party(directory: Path) -> SiteFiles | ServerFiles:
     if ServerFiles(directory).config.exists():
         return ServerFiles(directory)
     raise UsageError(
-        "this is not a site's folder (with site.yaml), nor the server's (with server.yaml)",
+        "this is neither a site's folder (with site.yaml) nor the server's (with server.yaml)",
         where=str(directory),
-        remedy="hortus init site NAME, or hortus init server HOST, makes one.",
+        remedy="Make one: hortus init site NAME, or hortus init server HOST.",
     )

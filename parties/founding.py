@@ -1,4 +1,4 @@
-"""How a party begins: its folder, with keys that it makes on its own machine, and its card."""
+"""How a party starts: with its folder, keys made on its own machine, and its card."""
 
 import secrets
 import shutil
@@ -63,7 +63,7 @@ def create_server(files: ServerFiles, config: ServerConfig, now: datetime) -> Se
         now: The time, with its zone.
 
     Raises:
-        UsageError: The folder exists, or an address is none.
+        UsageError: The folder exists, or an address is not valid.
     """
     with _made_whole(files.directory) as directory:
         draft = ServerFiles(directory)
@@ -121,7 +121,7 @@ def require_new(directory: Path) -> None:
 
 @contextmanager
 def _made_whole(directory: Path) -> Iterator[Path]:
-    """Makes a folder under another name until it is whole: it is there entirely or not at all."""
+    """Makes a folder under another name until it is complete, so that it exists entirely or not at all."""
     require_new(directory)
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -63,7 +63,7 @@ def replace_identity(
 def _hand_over(
     files: SiteFiles | ServerFiles, name: str, head: Callable[[Identity], tuple[int, str]]
 ) -> None:
-    """Makes the next key and lets the present one sign for it: from here on there is no way back."""
+    """Makes the next key and lets the current one sign for it; this cannot be undone."""
     files.next_identity.unlink(missing_ok=True)
     following = Identity.create(name, files.next_identity)
     identity = Identity.load(files.identity, name)

@@ -172,20 +172,20 @@ def _check_succession(name: str, card: SiteCard | ServerCard, roster: Roster) ->
         raise UsageError(
             "the card is older than the key pinned here",
             where=name,
-            remedy="Ask its owner for the present one.",
+            remedy="Ask its owner for the current one.",
         )
     if name == SERVER:
         raise UsageError(
-            "the card is of another server than the one pinned here",
+            "the card belongs to a different server than the one pinned here",
             where=SERVER,
-            remedy="If the consortium has a new server and its fingerprint was compared: remove "
+            remedy="If the consortium has a new server and you have compared its fingerprint, remove "
             "roster.yaml and add every card again.",
         )
     raise UsageError(
-        "the name is taken: another key is pinned under it, and has not handed over to this one",
+        "the name is taken: another key is pinned under it and has not handed over to this key",
         where=name,
-        remedy="If the site has lost its key, and the new fingerprint was compared: remove the site "
-        "first (hortus roster remove).",
+        remedy="If the site has lost its key and you have compared the new fingerprint, remove the site first "
+        "(hortus roster remove).",
     )
 
 
@@ -204,7 +204,7 @@ def _check_distinct(files: ServerFiles, roster: Roster, cards: Sequence[SiteCard
             ]
         for key in keys:
             if owners.setdefault(key, site) != site:
-                raise UsageError(f"its TLS or Flower key is {owners[key]}'s as well", where=site)
+                raise UsageError(f"its TLS or Flower key is also {owners[key]}'s", where=site)
 
 
 def _flower_bytes(card: SiteCard) -> bytes:
@@ -215,7 +215,7 @@ def _ssh_bytes(text: bytes, site: str) -> bytes:
     try:
         key = load_ssh_public_key(text)
     except UNREADABLE as error:
-        raise UsageError("its Flower key is no OpenSSH public key", where=site) from error
+        raise UsageError("its Flower key is not an OpenSSH public key", where=site) from error
     if not isinstance(key, EllipticCurvePublicKey):
         raise UsageError("its Flower key is not an elliptic curve key", where=site)
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

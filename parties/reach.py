@@ -119,7 +119,7 @@ def of_clock(ahead: float) -> Reached:
         return Reached(ahead=ahead)
     side = "ahead of" if ahead > 0 else "behind"
     return Reached(
-        f"this machine's clock is {in_words(abs(ahead))} {side} the server's: its SuperLink rejects "
+        f"this machine's clock is {in_words(abs(ahead))} {side} the server's, whose SuperLink rejects "
         "timestamps that far off",
         "Correct the clock that is wrong, preferably with NTP (timedatectl set-ntp true).",
         ahead,
@@ -230,7 +230,7 @@ def _ask(connection: socket.socket, proxy: Proxy, address: str) -> None:
     except TimeoutError:
         raise _StoppedError(
             f"{named} does not answer a request to connect to {address}",
-            "It may be trying in vain: is the server running, and may the proxy reach its port?",
+            "The proxy may be trying in vain: is the server running, and may the proxy reach its port?",
         ) from None
     except OSError as error:
         raise _StoppedError(
@@ -297,7 +297,7 @@ def _stopping(address: str, now: datetime) -> Iterator[None]:
             found = _not_taken(address, _spelled(error))
             raise _StoppedError(found.problem, found.remedy) from None
         raise _StoppedError(
-            f"the program at {address} does not speak TLS as the server does: {_spelled(error)}",
+            f"the program at {address} does not use TLS as the server does: {_spelled(error)}",
             "Is it the right port? Another program may listen there.",
         ) from None
     except TimeoutError:

@@ -1,4 +1,4 @@
-"""What a party renews: its keys, their certificates, and the card that tells the others."""
+"""What a party renews: its keys, their certificates, and the card that shows them to the others."""
 
 from datetime import datetime
 from pathlib import Path
@@ -85,7 +85,7 @@ def certify_server(files: ServerFiles, authority: Path, trust: bytes, now: datet
         now: The time, with its zone.
 
     Raises:
-        UsageError: The server's address is none that sites can dial.
+        UsageError: Sites cannot dial the server's address.
     """
     config = ServerConfig.load(files.config)
     told = (config.dialled(address) for address in (config.aggregation, config.superlink))
@@ -103,7 +103,7 @@ def certify_server(files: ServerFiles, authority: Path, trust: bytes, now: datet
 
 
 def rotate_tls(files: SiteFiles, now: datetime) -> SiteCard:
-    """Makes the next TLS key of a site, if there is none yet, and a card that asks for a certificate.
+    """Makes the next TLS key of a site, unless it has one, and a card that requests a certificate.
 
     The present key stays in use until the server's card brings the certificate.
     """
@@ -113,7 +113,7 @@ def rotate_tls(files: SiteFiles, now: datetime) -> SiteCard:
 
 
 def rotate_flower(files: SiteFiles, now: datetime) -> SiteCard:
-    """Makes the next Flower key of a site, if there is none yet, and a card with it.
+    """Makes the next Flower key of a site, unless it has one, and a card with it.
 
     The present key stays in use until the server's card says that the server has the next one.
     """

@@ -17,18 +17,18 @@ def load_plan(path: Path, settings: Sequence[str] = ()) -> Plan:
 
     Args:
         path: The file.
-        settings: Values instead of the file's, each as `training.rounds=3`. Paths in them are relative to
+        settings: Values that replace the file's, each such as `training.rounds=3`. Paths in them are relative to
             the file's folder too.
 
     Raises:
-        UsageError: It cannot be read; names the file or setting, the line or field, the value and a remedy.
+        UsageError: It cannot be read; the error names the file or setting, the line or field, the value and a remedy.
     """
     document = Document.read(path, settings)
     return plan_of(document.fields(), path.resolve().parent, document)
 
 
 def plan_of(fields: Mapping[str, Any], folder: Path, document: Document | None = None) -> Plan:
-    """Makes a plan of fields as in a plan file, relative paths in them and defaults filled in.
+    """Makes a plan from fields as a plan file has them; resolves relative paths and fills in defaults.
 
     Args:
         fields: The plan's.
@@ -36,7 +36,7 @@ def plan_of(fields: Mapping[str, Any], folder: Path, document: Document | None =
         document: The file that they come from, if any.
 
     Raises:
-        UsageError: They are wrong; names each.
+        UsageError: Fields are wrong; the error names each.
     """
     located = sections.read_lists(fields, folder, document)
     _make_absolute(located, folder)
@@ -44,14 +44,14 @@ def plan_of(fields: Mapping[str, Any], folder: Path, document: Document | None =
 
 
 def make_plan(fields: Mapping[str, Any], document: Document | None = None) -> Plan:
-    """Makes a plan of fields as in a plan file, defaults filled in.
+    """Makes a plan from fields as a plan file has them; fills in defaults.
 
     Args:
         fields: The plan's.
         document: The file that they come from, if any.
 
     Raises:
-        UsageError: They are wrong; names each.
+        UsageError: Fields are wrong; the error names each.
     """
     completed, wrong = sections.complete(fields, document)
     try:

@@ -37,7 +37,7 @@ def prepare(plan: Plan, folder: Path) -> tuple[Contract, Path]:
 
 
 def pin(plan: Plan, folder: Path) -> tuple[Contract, Path]:
-    """Fills in a plan. The model is not loaded yet: who makes a `Workbench` of it tries it by that.
+    """Fills in a plan without loading the model; whoever makes a `Workbench` of it tries it.
 
     Args:
         plan: The plan.
@@ -62,7 +62,7 @@ def pin(plan: Plan, folder: Path) -> tuple[Contract, Path]:
 
 
 def noise_for(plan: Plan, target: float, releases: int) -> float:
-    """Returns the least noise multiplier with which a plan's accountant bounds so many releases by ε.
+    """Returns the smallest noise multiplier with which a plan's accountant bounds this many releases by ε.
 
     Raises:
         UsageError: No noise does, or the accountant claims less than what ledgers charge.
@@ -73,7 +73,8 @@ def noise_for(plan: Plan, target: float, releases: int) -> float:
     charged = epsilon({GaussianEvent(rate, found): releases}, privacy.delta)
     if charged > target:
         raise UsageError(
-            f"with the noise that {accountant.kind} chooses for ε = {target:g}, sites are charged {charged:.4g}",
+            f"with the noise that {accountant.kind} chooses for ε = {target:g}, a site would be charged ε = "
+            f"{charged:.4g}",
             where="privacy.accountant",
             remedy="Use privacy.accountant: {kind: pld}.",
         )

@@ -1,4 +1,4 @@
-"""Which sections of a plan are kinds', and which registry reads each."""
+"""Which sections of a plan hold kinds, and which registry reads each."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     ACCOUNTANTS,
     ENGINES,
 )
-"""In the order in which their complaints are shown."""
+"""In the order in which their errors are shown."""
 
 
 def complete(

@@ -36,7 +36,8 @@ def doubts(
     minimum = contract.cohort.minimum
     if invited is not None and invited == minimum:
         found.append(
-            f"cohort.minimum: {minimum} is every site: the run waits whenever one of them is down. A smaller "
+            f"cohort.minimum: {minimum} is the number of all sites, so the run waits whenever one of them is "
+            "down. A smaller "
             "minimum lets the run continue without it, for a little more noise from each site."
         )
     return tuple(found)
@@ -50,9 +51,9 @@ def _of_privacy(contract: Contract, history: History, epsilon: float) -> list[st
     if expected > _MOST_DELTA_OF_ALL:
         fitting = 10.0 ** math.floor(math.log10(_MOST_DELTA_OF_ALL / training.nominal_units))
         found.append(
-            f"privacy.delta: {privacy.delta:g} is much for the {training.nominal_units:,} units that the plan "
-            f"reckons with (training.nominal_units): publishing each whole with that probability, {expected:.2g} "
-            f"of them, would be within the promise. {fitting:g} or less is usual."
+            f"privacy.delta: {privacy.delta:g} is large for the {training.nominal_units:,} units that the "
+            "plan assumes (training.nominal_units): to publish each unit in full with that probability, "
+            f"{expected:.2g} of them, would keep the promise. {fitting:g} or less is usual."
         )
     if epsilon > _LARGE_EPSILON:
         bound = true_positive_bound_of(history, _FALSE_ALARMS)
@@ -76,10 +77,11 @@ def _of_size(contract: Contract, units: int | None) -> list[str]:
     apart = units / training.nominal_units
     if apart > _OTHER_SIZE or apart < 1 / _OTHER_SIZE:
         found.append(
-            f"training.nominal_units: the plan reckons with {training.nominal_units:,} units at a site, and here "
-            f"are {units:,}, so a step draws about {training.sampling_rate * units:.3g} of them rather than "
+            f"training.nominal_units: the plan assumes {training.nominal_units:,} units at a site, and this "
+            f"site has {units:,}, so a step draws about {training.sampling_rate * units:.3g} of them rather "
+            "than "
             f"{drawn:.3g}. The promise holds all the same; {'they' if apart < 1 else 'the others'} count for "
-            "little in the result. Only you are shown this number."
+            "little in the result. Only you see this number."
         )
     return found
 

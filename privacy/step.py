@@ -131,7 +131,7 @@ class PrivateStep:
         )
 
     def mean_gradient(self, total: NDArray[np.float64], sites: int) -> NDArray[np.float64]:
-        """Divides a sum of gradients by the public nominal batch of so many sites."""
+        """Divides a sum of gradients by the public nominal batch of this many sites."""
         return total / (nominal_batch(self.contract) * sites)
 
     def noise_deviation(self, sites: int, clipping_norm: np.float32) -> float:

@@ -1,4 +1,4 @@
-"""A site's answer to a contract, signed: no node may accept or refuse in another site's name."""
+"""A site's signed answer to a contract, so that no node can accept or refuse in another site's name."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Answer:
     """What a site says when it is asked whether it would take part.
 
     Attributes:
-        site: Who.
+        site: The site's name.
         refusal: Why not; empty when it would.
         again: Seconds until it may know; 0 when it has decided.
         signature: Ed25519, over the question and all of the above.
@@ -53,7 +53,7 @@ class Answer:
         """Checks that the site itself has given this answer to this question.
 
         Raises:
-            ProtocolError: It has not, or is no site of the roster.
+            ProtocolError: It did not, or it is not in the roster.
         """
         said = _signed(self.site, challenge, contract, self.refusal, self.again)
         roster.verify(self.site, _CONTEXT, said, self.signature)

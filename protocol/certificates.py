@@ -1,6 +1,6 @@
 """A consortium's own certificate authority, for mutual TLS between sites and server.
 
-TLS only says who is connected. Which keys the secure sum trusts is the pinned roster's business,
+TLS only shows who is connected. Which keys the secure sum trusts is the pinned roster's business,
 so whoever holds the authority's key can disturb a session, not read one.
 """
 
@@ -33,7 +33,7 @@ from hortus.runtime.files import write_atomic, write_private
 _CLOCK_SKEW = timedelta(hours=1)
 _LIFETIME = timedelta(days=825)
 _AUTHORITY_LIFETIME = timedelta(days=3650)
-# What `cryptography` says of keys, requests and certificates that are damaged, encrypted or exotic.
+# What `cryptography` raises for keys, requests and certificates that are damaged, encrypted or exotic.
 UNREADABLE = (
     ValueError,
     TypeError,
@@ -51,10 +51,10 @@ def create_authority(directory: Path, now: datetime) -> None:
         now: The time, with its zone.
 
     Raises:
-        UsageError: There is one already: replacing it would lock every site out.
+        UsageError: The folder has one already; a replacement would lock every site out.
     """
     if (directory / "ca.key").exists():
-        raise UsageError("there is an authority already", where=str(directory))
+        raise UsageError("the folder already has a certificate authority", where=str(directory))
     key = ec.generate_private_key(ec.SECP384R1())
     name = _name("Hortus consortium authority")
     builder = (
@@ -93,7 +93,7 @@ def renew_request(common_name: str, key: Path) -> str:
     except (OSError, *UNREADABLE) as error:
         raise UsageError("this is not a private key in PEM", where=str(key)) from error
     if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise UsageError("this is a private key, but no elliptic curve one", where=str(key))
+        raise UsageError("this is a private key, but not for an elliptic curve", where=str(key))
     builder = x509.CertificateSigningRequestBuilder().subject_name(_name(common_name))
     return builder.sign(private, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
 
@@ -125,8 +125,8 @@ def certify(
         request: A certificate signing request, PEM.
         common_name: The name that it must ask for.
         now: The time, with its zone.
-        hosts: DNS names and IP addresses that a server is dialled at. A certificate with any
-            proves a server, one without proves a site, and neither does the other's work.
+        hosts: DNS names and IP addresses that a server is dialled at. A certificate with any of them proves a server's
+            identity, one without proves a site's; neither can stand in for the other.
 
     Returns:
         The certificate, PEM.
@@ -190,7 +190,7 @@ def load_certificate(certificate: bytes, where: str) -> x509.Certificate:
     """Reads a certificate, PEM.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It is not a certificate.
     """
     try:
         return x509.load_pem_x509_certificate(certificate)
@@ -208,7 +208,7 @@ def _key_in(certificate: bytes, where: str) -> CertificatePublicKeyTypes:
     try:
         return loaded.public_key()
     except UNREADABLE as error:
-        raise UsageError("its certificate is for no key that can be used", where=where) from error
+        raise UsageError("its certificate is for a key that cannot be used", where=where) from error
 
 
 def create_flower_key(path: Path) -> str:
@@ -234,7 +234,7 @@ def flower_public_key(path: Path) -> str:
     try:
         key = load_ssh_private_key(path.read_bytes(), password=None)
     except (OSError, *UNREADABLE) as error:
-        raise UsageError("this is no OpenSSH private key", where=str(path)) from error
+        raise UsageError("this is not an OpenSSH private key", where=str(path)) from error
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
@@ -268,7 +268,7 @@ def _load_authority(
         key = load_pem_private_key((directory / "ca.key").read_bytes(), password=None)
     except (OSError, *UNREADABLE) as error:
         raise UsageError(
-            "there is no usable certificate authority here: ca.crt and ca.key",
+            "the folder has no usable certificate authority (ca.crt and ca.key)",
             where=str(directory),
         ) from error
     if (
@@ -311,7 +311,7 @@ def _host(host: str) -> x509.GeneralName:
     try:
         return x509.DNSName(host)
     except ValueError as error:
-        raise UsageError(f"{host!r} is no host name and no IP address") from error
+        raise UsageError(f"{host!r} is neither a host name nor an IP address") from error
 
 
 def _public_der(key: CertificatePublicKeyTypes | PublicKeyTypes) -> bytes:

@@ -1,4 +1,4 @@
-"""The session descriptor: what every site of a session must see alike, or their masks do not cancel."""
+"""The session descriptor, which every site of a session must see alike: otherwise their masks do not cancel."""
 
 from typing import Annotated, Self
 
@@ -14,7 +14,7 @@ Identifier = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 class Descriptor(Schema):
-    """One session: a fixed cohort that takes the steps of some rounds.
+    """One session, in which a fixed cohort takes the steps of some rounds.
 
     The contract's hash covers the base model, the noise mode and the minimum cohort.
     """
@@ -37,7 +37,9 @@ class Descriptor(Schema):
     @classmethod
     def _protocol_is_known(cls, told: int) -> int:
         if told != PROTOCOL_VERSION:
-            raise ValueError(f"it is of protocol {told}, this program speaks {PROTOCOL_VERSION}")
+            raise ValueError(
+                f"the descriptor is for protocol {told}, but this program uses {PROTOCOL_VERSION}"
+            )
         return told
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
-"""Who speaks: Ed25519 signing keys, a site's or the server's, and the roster of pinned public keys.
+"""Identities: the Ed25519 signing keys of sites and of the server, and the roster of pinned public keys.
 
-A party that changes its key hands over: the old key signs which key follows it, and after which
-entry of a site's ledger. So whoever pinned the old key may take the new one, and an audit knows
+When a party changes its key, the old key signs which key follows it, and after which entry of a site's ledger. So
+whoever pinned the old key may take the new one, and an audit knows
 which key signs which entry.
 """
 
@@ -76,7 +76,9 @@ class Identity:
             UsageError: There is a key already: its roster entries and ledger would be orphaned.
         """
         if path.exists():
-            raise UsageError("there is an identity already; it is not replaced", where=str(path))
+            raise UsageError(
+                "the folder already has an identity, which is not replaced", where=str(path)
+            )
         identity = cls.generate(site)
         pem = identity._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         write_private(path, pem)
@@ -84,7 +86,7 @@ class Identity:
 
     @classmethod
     def load(cls, path: Path, site: str) -> Self:
-        """Reads the key that `create` wrote, and the hand-overs that led to it, if any.
+        """Reads the key that `create` wrote, and any hand-overs that led to it.
 
         Raises:
             UsageError: The file is missing or holds no unencrypted Ed25519 private key, or the
@@ -101,7 +103,7 @@ class Identity:
         try:
             return cls(site, key, load_handovers(path.with_name(HANDOVERS)))
         except UsageError as error:
-            remedy = "If a change of the key was interrupted: hortus rotate identity DIR"
+            remedy = "If a change of the key was interrupted, run: hortus rotate identity DIR"
             raise UsageError(error.problem, where=str(path), remedy=remedy) from error
 
     @property
@@ -114,7 +116,7 @@ class Identity:
         return key_at(self.public_key_bytes, self.handovers, entry)
 
     def public_keys_since(self, entry: int) -> list[bytes]:
-        """Returns the keys that an entry can have been vouched for with: its own and later ones."""
+        """Returns the keys that can have vouched for an entry: its own key and later ones."""
         former = [bytes.fromhex(h.key) for h in self.handovers if entry <= h.last_entry]
         return [*former, self.public_key_bytes]
 
@@ -147,7 +149,7 @@ def _loaded(public_key: bytes) -> Ed25519PublicKey:
 
 
 class Handover(Schema):
-    """A party's former key says which key follows it, and from which entry of a site's ledger on."""
+    """A statement of a party's former key: which key follows it, and after which entry of a site's ledger."""
 
     key: Hex32 = Field(description="The former key, raw Ed25519.")
     successor: Hex32 = Field(description="The key after it.")
@@ -212,7 +214,7 @@ def save_handovers(path: Path, handovers: tuple[Handover, ...]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """The consortium as one party has pinned it; only that party's operator changes it.
+    """The consortium's public keys, as one party has pinned them. Only that party's operator changes them.
 
     Attributes:
         sites: Raw Ed25519 public key of each site, 32 bytes, by name.
@@ -232,17 +234,17 @@ class Roster:
             check_site_name(site)
             if len(key) != KEY_BYTES:
                 raise UsageError(f"a public key has {KEY_BYTES} bytes, not {len(key)}", where=site)
-            # One party under two names would count twice towards the smallest cohort.
+            # A party with two names would count twice towards the smallest cohort.
             if key in owners:
-                raise UsageError(f"the key is {owners[key]}'s as well", where=site)
+                raise UsageError(f"the key is also {owners[key]}'s", where=site)
             owners[key] = site
         for site, handovers in self.handovers.items():
             if site != SERVER and site not in self.sites:
-                raise UsageError("there are hand-overs, but no key", where=f"handovers.{site}")
+                raise UsageError("the roster has hand-overs, but no key", where=f"handovers.{site}")
             check_handovers(site, handovers, self.key_of(site))
             for former in (bytes.fromhex(handover.key) for handover in handovers):
                 if former in owners:
-                    raise UsageError(f"a former key is {owners[former]}'s as well", where=site)
+                    raise UsageError(f"a former key is also {owners[former]}'s", where=site)
                 owners[former] = site
         object.__setattr__(self, "handovers", MappingProxyType(dict(self.handovers)))
         object.__setattr__(self, "sites", MappingProxyType(dict(self.sites)))
@@ -269,7 +271,7 @@ class Roster:
             or not isinstance(handovers, dict)
         ):
             raise UsageError(
-                "a roster holds `server`, with a key, and `sites`, with a name and a key a line",
+                "a roster has `server` with a key, and `sites` with a name and a key on each line",
                 where=str(path),
             )
         keys = {site: _parse_key(path, f"sites.{site}", key) for site, key in sites.items()}
@@ -329,7 +331,7 @@ class Roster:
             )
         if not is_signed(self.sites[site], context, message, signature):
             raise ProtocolError(
-                f"its signature of the {context} does not fit the key in the pinned roster",
+                f"its signature of the {context} does not match the key in the pinned roster",
                 where=site,
             )
 
@@ -341,7 +343,7 @@ class Roster:
         """
         if not is_signed(self.server, context, message, signature):
             raise ProtocolError(
-                f"its signature of the {context} does not fit the key in the pinned roster",
+                f"its signature of the {context} does not match the key in the pinned roster",
                 where=SERVER,
             )
 

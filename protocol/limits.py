@@ -1,6 +1,6 @@
 """The version of the wire format, and a limit on every field of every message.
 
-`checked` stands where a message comes in, at both ends. Vectors' chunks are checked by
+Both ends call `checked` on every message that arrives. Vectors' chunks are checked by
 `vectors.unpack`, against the same table, without copying their words.
 """
 
@@ -120,10 +120,10 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
 
 
 def checked(message: MessageT) -> MessageT:
-    """Returns a message that another party sent, if every field keeps its limit.
+    """Returns a message from another party if every field is within its limit.
 
     Raises:
-        ProtocolError: It names the field that does not, or that this version does not know.
+        ProtocolError: A field exceeds its limit, or this version does not know it; the error names the field.
     """
     if len(UnknownFieldSet(message)):
         raise ProtocolError(f"a {message.DESCRIPTOR.name} has fields that this version lacks")
@@ -142,7 +142,7 @@ def check_version(told: int) -> None:
     """Raises ProtocolError unless the other side speaks this version of the protocol."""
     if told != PROTOCOL_VERSION:
         raise ProtocolError(
-            f"the other side speaks protocol {told}, this program {PROTOCOL_VERSION}",
+            f"the other side uses protocol {told}, this program uses {PROTOCOL_VERSION}",
             remedy="Update the older of the two.",
         )
 

@@ -10,19 +10,19 @@ Count = Annotated[int, Field(ge=1)]
 Deadline = Annotated[float, Field(gt=0, le=86_400)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Scalar = bool | int | Finite
-# With a larger δ an ε says little; a smaller one float64 cannot hold.
+# With a larger δ, an ε says little; float64 cannot represent a smaller one.
 MOST_DELTA, LEAST_DELTA = 1e-2, 1e-30
 
 
 def _is_small(delta: float) -> float:
     if delta > MOST_DELTA:
         raise ValueError(
-            f"δ is the chance that the promise fails altogether: {delta:g} is more than {MOST_DELTA:g}, "
-            "the most allowed; choose it well below 1 / the number of units"
+            f"δ is the chance that the promise fails altogether, and {delta:g} is above the limit of "
+            f"{MOST_DELTA:g}; choose it well below 1 / the number of units"
         )
     if delta < LEAST_DELTA:
         raise ValueError(
-            f"{delta:g} is less than {LEAST_DELTA:g}, the least that can be computed with"
+            f"{delta:g} is below {LEAST_DELTA:g}, the smallest δ that Hortus can compute with"
         )
     return delta
 

@@ -1,4 +1,4 @@
-"""The plan: what a consortium trains and how privately; a site approves its contract's hash."""
+"""The plan says what a consortium trains and how privately. A site approves the hash of its contract."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -18,50 +18,53 @@ _LEAST_SPARE, _SUMS_PER_SPARE = 2, 20
 
 
 def _keep_defaults(section: Schema, names: Sequence[str], owner: str) -> None:
-    """Raises ValueError where a field is set that would have no effect."""
+    """Raises ValueError if a field is set that would have no effect."""
     for name in names:
         if getattr(section, name) != type(section).model_fields[name].default:
             raise ValueError(f"{name} belongs to {owner}")
 
 
 class Precision(StrEnum):
-    """What the base model computes in."""
+    """The number format that the base model computes in."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 
 
 class Training(Schema):
-    """How often, on how much and with which steps."""
+    """How many rounds and steps the training has, and how many records each step uses."""
 
-    rounds: Count = Field(description="Rounds; each ends with an evaluation and a checkpoint.")
-    steps_per_round: Count = Field(1, description="Secure sums in a round.")
+    rounds: Count = Field(
+        description="Number of rounds. Each ends with an evaluation and a checkpoint."
+    )
+    steps_per_round: Count = Field(1, description="Number of secure sums in a round.")
     local_steps: Count = Field(
         1,
-        description="Private steps that a site takes for each sum, all of them charged; more than 1 is for "
-        "strategies in which a site steps alone, such as `fedavg`.",
+        description="Private steps that a site takes for each sum. All of them are charged. More than 1 needs "
+        "a strategy in which a site steps on its own, such as `fedavg`.",
     )
     sampling_rate: Fraction = Field(
-        description="Probability q with which each unit joins a step, independently: what every step is charged for."
+        description="Probability q with which each unit joins a step, independently of the others. Every step "
+        "is charged for it."
     )
     sampler: Section = Field(
         Section(kind="poisson"),
-        description="How it is drawn who joins: see the samplers below.",
+        description="How the units that join a step are drawn: see the samplers below.",
     )
     nominal_units: Count = Field(
-        description="A round public number of units a site is taken to hold. It scales the mean "
-        "gradient and bounds the ring; no count is ever computed from data."
+        description="A round, public number that stands for the units of a site. It scales the mean gradient "
+        "and bounds the ring. Hortus never computes a count from the records."
     )
     precision: Precision = Field(
         Precision.FLOAT32,
-        description="Of the base model and its activations. `bfloat16` halves their memory; adapter, "
-        "head and gradients are float32, norms and sums float64 either way.",
+        description="Number format of the base model and its activations. `bfloat16` halves their memory. "
+        "Adapter, head and gradients are always float32; norms and sums are always float64.",
     )
     micro_batch: int = Field(
         128,
         ge=1,
-        description="Records that share a pass through the model at most: it bounds memory, and changes no "
-        "bit. Records of unlike length never share one.",
+        description="Most records that share a pass through the model. It bounds memory and changes no bit of "
+        "the result. Records of different lengths never share a pass.",
     )
 
     @property
@@ -71,22 +74,23 @@ class Training(Schema):
 
 
 class Cohort(Schema):
-    """Who must take part for a sum to be made at all."""
+    """How many sites must take part in a sum, and how long they have."""
 
-    minimum: int = Field(3, ge=2, description="Fewest sites in a sum.")
+    minimum: int = Field(3, ge=2, description="Smallest number of sites in a sum.")
     max_colluding: int = Field(
         0,
         ge=0,
-        description="Sites that may conspire with the server; the noise of the others "
-        "alone carries the promise.",
+        description="Number of sites that may conspire with the server. The promise then rests on the noise "
+        "of the other sites alone.",
     )
     join_deadline: Deadline = Field(120.0, description="Seconds that sites have to join.")
     step_deadline: Deadline = Field(600.0, description="Seconds that sites have for one step.")
     pace: Deadline | None = Field(
         None,
-        description="Seconds after a step has begun at which every site sends its vector, however soon it "
-        "has computed it, so that its records do not show in the server's clock. A site that needs longer takes "
-        "the next of the times pace·1.25^k, and is slower from then on. None: a site begins with 0.1.",
+        description="Seconds from the start of a step until every site sends its vector, however early the "
+        "site has computed it. The server's clock then reveals nothing about the records. A site "
+        "that needs longer uses the next of the times pace·1.25^k, and keeps it for later steps. "
+        "Without it, a site starts with 0.1.",
     )
 
     @property
@@ -110,27 +114,27 @@ class Cohort(Schema):
 
 
 class Agreement(Schema):
-    """What plan and contract have in common."""
+    """The fields that a plan and its contract share."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="Name of the run.")
     seed: int = Field(
         0,
         ge=0,
         lt=2**63,
-        description="Public seed: initial adapter, partition, and the noise of "
-        "simulations (a deployed site draws its own).",
+        description="Public seed. It determines the initial adapter, the partition and the noise of "
+        "simulations. A deployed site draws its own noise.",
     )
     model: str = Field(
         description="Base model: a folder, or `package:NAME/FOLDER` for one inside a Python package."
     )
-    task: Section = Field(description="What the model learns to do: see the tasks below.")
+    task: Section = Field(description="What the model learns: see the tasks below.")
     adapter: Section = Field(
-        description="Which parameters are trained; everything else of the base model is frozen: see the "
-        "adapters below. Default: `lora`."
+        description="Which parameters are trained: see the adapters below. All others of the base model stay "
+        "frozen. Default: `lora`."
     )
     training: Training
     strategy: Section = Field(
-        description="What sites compute for a secure sum, and what the server makes of it."
+        description="What sites compute for a secure sum, and what the server does with it."
     )
     privacy: Privacy
     cohort: Cohort = Field(default_factory=Cohort)
@@ -156,7 +160,7 @@ class Agreement(Schema):
 
     @property
     def spare_attempts(self) -> int:
-        """Attempts at sums that ε pays for beyond `sums`; none where there is no ε."""
+        """Attempts at sums that ε pays for beyond `sums`; 0 if there is no ε."""
         if self.privacy.noise is Noise.UNSAFE_NONE:
             return 0
         if self.privacy.spare_attempts is not None:
@@ -188,7 +192,7 @@ class Contract(Agreement):
 
 
 class Partition(Schema):
-    """How one file is cut into virtual sites."""
+    """How one file is divided among virtual sites."""
 
     kind: Literal["iid", "dirichlet", "column"] = Field(
         "iid",
@@ -196,7 +200,10 @@ class Partition(Schema):
         "al. 2019). `column`: one site for each value of a column.",
     )
     sites: int | None = Field(None, ge=2, description="Number of sites (not for `column`).")
-    alpha: Positive = Field(1.0, description="Concentration of `dirichlet`: smaller is less even.")
+    alpha: Positive = Field(
+        1.0,
+        description="Concentration of `dirichlet`: the smaller it is, the more the sites differ.",
+    )
     column: str | None = Field(None, description="Column that names the site.")
 
     @model_validator(mode="after")
@@ -213,12 +220,12 @@ class Partition(Schema):
 class Simulation(Schema):
     """Where the virtual sites of `hortus simulate` get their records."""
 
-    sites: dict[SiteName, Path] | None = Field(None, description="One file a site, by name.")
-    train: Path | None = Field(None, description="One file for all, cut by `partition`.")
-    partition: Partition | None = Field(None, description="How `train` is cut.")
+    sites: dict[SiteName, Path] | None = Field(None, description="The file of each site, by name.")
+    train: Path | None = Field(None, description="One file for all sites, divided by `partition`.")
+    partition: Partition | None = Field(None, description="How `train` is divided.")
     budgets: dict[SiteName, Positive] = Field(
         default_factory=dict,
-        description="ε of single sites, to rehearse what happens when one has spent it.",
+        description="ε of individual sites, to rehearse what happens when one of them has spent it.",
     )
     engine: Section = Field(
         Section(kind="rehearsal"),
@@ -244,12 +251,12 @@ class Plan(Agreement):
     """A plan file."""
 
     evaluation: Path | None = Field(
-        None, description="Public records that the server tests the model on after each round."
+        None, description="Public records on which the server tests the model after each round."
     )
     simulation: Simulation | None = None
 
     def contract(self, *, model_digest: str, noise_multiplier: float | None) -> Contract:
-        """Returns the binding part with the noise and the base model pinned."""
+        """Returns the part that binds the sites, with the noise and the base model fixed."""
         fields = self.model_dump(exclude={"evaluation", "simulation"})
         bare = self.privacy.noise is Noise.UNSAFE_NONE
         fields["privacy"] |= {

@@ -1,4 +1,4 @@
-"""A site's policy: what it allows, whatever a server or a plan asks."""
+"""A site's policy: what the site allows, whatever a server or a plan asks for."""
 
 import math
 from datetime import UTC, datetime
@@ -38,139 +38,149 @@ def period_of(time: float, every: Every) -> str:
 
 
 class PeriodBudget(Schema):
-    """What the releases of one calendar period may cost together."""
+    """The most that all releases of one calendar period may cost."""
 
     epsilon: float = Field(gt=0, allow_inf_nan=False, description="Largest ε of a period.")
     every: Every = Field(Every.YEAR, description="`month`, `quarter` or `year`, in UTC.")
 
 
 class Budget(Schema):
-    """What all releases from one dataset, whatever it becomes, may cost together: (ε, δ)-differential privacy."""
+    """The most that all releases from one dataset may cost together, however the dataset changes, as (ε, δ)-differential privacy."""
 
     epsilon: float = Field(
         gt=0,
         allow_inf_nan=False,
-        description="Largest ε over all plans, for ever; `hortus budget grant` adds to it.",
+        description="Largest ε over all plans and all time. `hortus budget grant` adds to it.",
     )
-    delta: Delta = Field(description="The δ at which every ε is computed, 0.01 at most.")
+    delta: Delta = Field(description="The δ at which every ε is computed; at most 0.01.")
     per_plan: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Largest ε of one plan."
     )
     per_period: PeriodBudget | None = Field(
-        None, description="Largest ε of one calendar period; none if absent."
+        None, description="Largest ε of one calendar period. No limit if absent."
     )
     unit: str = Field(
         RECORD,
         min_length=1,
         max_length=200,
-        description="Whom it protects, as in a plan's `privacy.unit`; plans with another unit are "
-        "refused, since their losses cannot be added up.",
+        description="Whom the budget protects, as in a plan's `privacy.unit`. The site refuses plans with "
+        "another unit, because their privacy losses cannot be added up.",
     )
 
 
 class AutoApprove(Schema):
-    """Plans that this site takes part in although nobody here has read them: all of it must hold."""
+    """The limits within which this site takes part in plans that nobody here has read. A plan must keep all of them."""
 
     max_epsilon: float = Field(
         gt=0,
         allow_inf_nan=False,
-        description="Largest ε of one plan at the budget's δ, as this site computes it; it also caps "
-        "what the plan's repeated attempts may cost.",
+        description="Largest ε of one plan at the budget's δ, as this site computes it. It also limits what "
+        "the plan's repeated attempts may cost.",
     )
     models: tuple[PlanHash, ...] = Field(
-        min_length=1, description="Hashes of the base models allowed; `hortus plan show` prints it."
+        min_length=1,
+        description="Hashes of the allowed base models. `hortus plan show` prints a plan's.",
     )
     tasks: tuple[PlanHash, ...] = Field(
         min_length=1,
-        description="Hashes of the whole `task` sections allowed; `hortus plan show` prints it. Who "
-        "could name other columns and labels would learn from a refusal whether the records have them.",
+        description="Hashes of the allowed `task` sections, each as a whole. `hortus plan show` prints a "
+        "plan's. A server that could name other columns and labels would learn from a refusal "
+        "whether the records have them.",
     )
-    max_rounds: int = Field(ge=1, description="Most rounds of a plan.")
-    min_cohort: int = Field(ge=2, description="Fewest sites that a plan may sum over.")
+    max_rounds: int = Field(ge=1, description="Largest number of rounds of a plan.")
+    min_cohort: int = Field(ge=2, description="Smallest number of sites that a plan may sum over.")
     max_steps_per_round: int = Field(
-        100, ge=1, description="Most private steps of a round, all local steps counted."
+        100, ge=1, description="Largest number of private steps in a round, local steps included."
     )
     max_sampling_rate: Fraction = Field(
-        0.5, description="Largest q: the share of the records that a step computes with."
+        0.5, description="Largest q, the share of the records that a step uses."
     )
     noise: tuple[Literal[Noise.DISTRIBUTED, Noise.LOCAL], ...] = Field(
         (Noise.DISTRIBUTED, Noise.LOCAL),
         min_length=1,
-        description="Noise modes allowed; a site that trusts nobody allows `local` alone.",
+        description="Allowed noise modes. A site that trusts nobody allows only `local`.",
     )
     strategies: tuple[str, ...] = Field(
-        ("fedsgd",), min_length=1, description="Kinds of strategy allowed."
+        ("fedsgd",), min_length=1, description="Allowed kinds of strategy."
     )
     local_optimizers: tuple[str, ...] = Field(
         ("SGD", "Adam"),
-        description="Kinds of optimizer that a strategy may step with at this site, as `fedavg` does.",
+        description="Kinds of optimizer with which a strategy may step at this site, as `fedavg` does.",
     )
     local_options: tuple[str, ...] = Field(
         ("momentum", "weight_decay", "nesterov", "betas", "eps"),
-        description="Options that it may give them.",
+        description="Options that a strategy may give these optimizers.",
     )
     adapters: tuple[str, ...] = Field(
-        ("lora", "head"), min_length=1, description="Kinds of adapter allowed."
+        ("lora", "head"), min_length=1, description="Allowed kinds of adapter."
     )
     ceilings: dict[str, Positive] = Field(
         default_factory=dict,
-        description="Largest values of single fields of a plan's kinds, by their place, such as `adapter.rank: 32`, "
-        "instead of each kind's own: 64 for LoRA's rank.",
+        description="Largest values of individual fields of a plan's kinds, by their place, such as "
+        "`adapter.rank: 32`. They replace each kind's own limit, such as 64 for LoRA's rank.",
     )
     max_parameters: int = Field(
         10_000_000,
         ge=1,
-        description="Most parameters that are trained: memory, and bytes on the wire.",
+        description="Largest number of trained parameters. It bounds memory and the size of an upload.",
     )
     max_micro_batch: int = Field(
-        128, ge=1, description="Most records that go through the model together: memory."
+        128,
+        ge=1,
+        description="Largest number of records that go through the model together. It bounds memory.",
     )
     precisions: tuple[Precision, ...] = Field(
-        (Precision.FLOAT32,), min_length=1, description="What the base model may compute in."
+        (Precision.FLOAT32,), min_length=1, description="Allowed number formats of the base model."
     )
     max_deadline: Deadline = Field(
         3600.0,
-        description="Longest deadline, in seconds, of joining and of a step: how long a server that does "
-        "not answer can hold this site up.",
+        description="Longest deadline for joining and for a step, in seconds. A server that does not answer "
+        "can keep this site waiting this long.",
     )
     max_plans: int = Field(
         20,
         ge=1,
-        description="Most plans that the site keeps unread, in `plans/`, of 1 MiB at most each. None is "
-        "ever dropped, since an audit needs what was charged: further ones are refused. One that is approved "
-        "no longer counts.",
+        description="Largest number of unread plans that the site keeps in `plans/`, each of at most 1 MiB. "
+        "The site never drops one, because an audit needs every plan that was charged; it refuses "
+        "further ones. An approved plan no longer counts.",
     )
 
 
 class Policy(SchemaFile):
-    """policy.yaml, which only the site's operator writes."""
+    """The file policy.yaml, which only the site's operator writes."""
 
     budget: Budget
-    min_cohort: int = Field(3, ge=2, description="Fewest sites that a sum may be made of.")
+    min_cohort: int = Field(
+        3, ge=2, description="Smallest number of sites that a sum may be made of."
+    )
     min_honest: int = Field(
         2,
         ge=1,
-        description="Fewest sites that a plan may count on not to conspire with the server.",
+        description="Smallest number of sites that a plan may assume not to conspire with the server.",
     )
     max_honest_share: Fraction = Field(
         0.67,
-        description="Largest share of the smallest sum's sites, this one among them, whose noise a plan "
-        "with `noise: distributed` may count on; rounded down, and never below this site itself. If more "
-        "sites than the rest tell the server their noise, what the others released is worth less than its ε.",
+        description="Largest share of the sites in the smallest sum, this one included, whose noise a plan "
+        "with `noise: distributed` may count on. It is rounded down, and this site always counts. "
+        "If more of the sites than the remaining ones reveal their noise to the server, the "
+        "actual ε of the others is larger than stated.",
     )
     max_honest: int | None = Field(
-        None, ge=1, description="Most of those sites, whatever their share; no limit if absent."
+        None,
+        ge=1,
+        description="Largest number of those sites, whatever their share. No limit if absent.",
     )
     auto_approve: AutoApprove | None = Field(
-        None, description="Take part also in plans that nobody here has read, within these limits."
+        None, description="Also take part in plans that nobody here has read, within these limits."
     )
     plug_ins: tuple[str, ...] = Field(
         (),
-        description="Packages of third parties whose tasks, adapters and other kinds may be loaded here, by their names "
-        "for pip. Their code runs with this site's records and keys.",
+        description="Packages of third parties whose tasks, adapters and other kinds may be loaded here, as "
+        "pip names them. Their code runs with access to this site's records and keys.",
     )
     unsafe_seeded_noise: bool = Field(
-        False, description="Repeatable noise, for tests: whoever knows the seed can subtract it."
+        False,
+        description="Add repeatable noise, for tests only: whoever knows the seed can subtract it.",
     )
     unsafe_no_privacy: bool = Field(False, description="Take part in plans that add no noise.")
 
@@ -187,11 +197,11 @@ class Policy(SchemaFile):
         return self
 
     def most_honest(self, sites: int) -> int:
-        """Returns how many of so many sites of a sum a plan may take to be honest, this one included."""
+        """Returns how many of this many sites in a sum a plan may assume to be honest, this one included."""
         share = math.floor(self.max_honest_share * sites + 1e-9)
         return max(1, min(share, self.max_honest or sites))
 
     def save(self, path: Path) -> None:
-        """Writes the file that `load` reads, with every field, so that it shows what there is to set."""
+        """Writes the file that `load` reads, with every field, to show what can be set."""
         content = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
         write_atomic(path, content.encode())

@@ -15,7 +15,7 @@ RECORD = "record"  # the privacy unit that is no column
 
 
 class Noise(StrEnum):
-    """Where the noise of a private step is added."""
+    """The parties that add the noise of a private step."""
 
     DISTRIBUTED = "distributed"
     LOCAL = "local"
@@ -33,52 +33,56 @@ class Privacy(Schema):
     unit: str = Field(
         RECORD,
         min_length=1,
-        description="Whom the promise protects: `record`, or the column that says whose a record "
-        "is, such as `patient_id`. Two datasets are neighbours when one has one unit more, with "
-        "all its records.",
+        description="Whom the promise protects: `record`, or the column that says whose record it is, such as "
+        "`patient_id`. Two datasets are neighbours if one has exactly one unit more, with all its "
+        "records.",
     )
     max_records_per_unit: Count | None = Field(
         None,
-        description="Most records of a unit in one step, drawn anew for each; a unit's gradient is "
-        "the mean over them. Belongs to a `unit` that is a column, and is needed there.",
+        description="Most records of a unit in one step. They are drawn again for each step, and the unit's "
+        "gradient is their mean. Required if `unit` is a column, and not allowed otherwise.",
     )
     epsilon: Positive | None = Field(
-        None, description="ε that a site spends on the whole plan; the noise is derived from it."
+        None,
+        description="ε that a site spends on the whole plan. Hortus derives the noise from it.",
     )
-    delta: Delta = Field(1e-5, description="δ at which ε is stated, 0.01 at most.")
-    noise_multiplier: Positive | None = Field(None, description="σ / C of a step, instead of ε.")
+    delta: Delta = Field(1e-5, description="The δ at which ε is stated; at most 0.01.")
+    noise_multiplier: Positive | None = Field(
+        None, description="σ / C of a step, given instead of ε."
+    )
     spare_attempts: int | None = Field(
         None,
         ge=0,
         le=2**20,
-        description="Attempts at secure sums that ε pays for beyond the plan's own sums. A sum that is "
-        "under way when a process dies, or that is made again without a site that failed, uses one. None: "
-        "one for each 20 sums, and at least 2.",
+        description="Attempts at secure sums that ε pays for beyond the plan's own sums. An attempt is used "
+        "up when a process dies during a sum, and when a sum is repeated without a site that "
+        "failed. Without it: one for each 20 sums, and at least 2.",
     )
     clipping_norm: Positive = Field(
         1.0,
-        description="C: the L2 norm a unit's gradient is cut to; the first one, where it adapts. Nothing is "
-        "cut with `noise: unsafe_none`.",
+        description="C, the L2 norm to which a unit's gradient is clipped. If the clipping norm adapts, this "
+        "is the first one. Nothing is clipped with `noise: unsafe_none`.",
     )
     clipping: Section = Field(
         Section(kind="flat"),
-        description="How a unit's gradient is cut to C (not with `noise: unsafe_none`): see the clipping rules below.",
+        description="How a unit's gradient is clipped to C: see the clipping rules below. Not used with "
+        "`noise: unsafe_none`.",
     )
     accountant: Section = Field(
         Section(kind="pld"),
-        description="What the noise for ε is chosen by: see the accountants below. Whatever it is, ledgers, budgets and "
-        "audits count by the tightest bound.",
+        description="Which accountant chooses the noise for ε: see the accountants below. Ledgers, budgets "
+        "and audits use the tightest bound in any case.",
     )
     engine: Section = Field(
         Section(kind="hortus"),
-        description="What computes the gradients of single units: see the gradient engines below. `hortus plan "
-        "PLAN.yaml --verify` compares them.",
+        description="What computes the gradients of individual units: see the gradient engines below. `hortus "
+        "plan PLAN.yaml --verify` compares them.",
     )
     ring_bits: RingBits = Field(
         32,
-        description="Bits of a word of an upload. 24 saves a quarter of the bytes up, and costs noise: "
-        "sums are rounded 256 times more coarsely, which the accountant charges (`hortus plan` says "
-        "how much). A plan that does not fit is refused.",
+        description="Bits in each word of an upload. 24 saves a quarter of the upload and costs noise: sums "
+        "are rounded 256 times more coarsely, and the accountant charges for that (`hortus plan` "
+        "says how much). Hortus refuses a plan that does not fit.",
     )
 
     @field_validator("ring_bits", mode="before")
@@ -100,18 +104,18 @@ class Privacy(Schema):
     def _cap_of_a_column(self) -> Self:
         if (self.unit_column is None) != (self.max_records_per_unit is None):
             raise ValueError(
-                "max_records_per_unit belongs to a unit that is a column, and is needed there"
+                "max_records_per_unit is required if unit is a column, and not allowed otherwise"
             )
         return self
 
     @property
     def unit_norm(self) -> float:
-        """What one unit adds to a sum at most, in L2 norm: C, unless the clipping rule states another."""
+        """The most that one unit adds to a sum, in L2 norm: C, unless the clipping rule states another."""
         return _stated(self.clipping, "unit_norm", self.clipping_norm)
 
     @property
     def norm_bounds(self) -> tuple[float, float]:
-        """The least and the largest C of a step: C itself, unless the clipping rule states others."""
+        """The smallest and the largest C of a step: C itself, unless the clipping rule states others."""
         norm = self.clipping_norm
         return _stated(self.clipping, "smallest", norm), _stated(self.clipping, "largest", norm)
 
@@ -135,12 +139,12 @@ class Privacy(Schema):
 
 
 def _stated(section: Section, name: str, default: float) -> float:
-    """Returns a number that a section states of itself, whatever its kind.
+    """Returns a number that a section states about itself, whatever its kind.
 
     Raises:
-        ValueError: It is no number.
+        ValueError: The value is not a number.
     """
     value = (section.model_extra or {}).get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} is no number")  # noqa: TRY004 - of a plan's text
+        raise ValueError(f"{name} is not a number")  # noqa: TRY004 - of a plan's text
     return float(value)

@@ -57,8 +57,8 @@ class Section(BaseModel):
 class Kind(Schema):
     """The base of every kind: a section's fields, and what they mean in code.
 
-    A subclass states its name as `kind: Literal["name"] = "name"`, and of each field what it may do to
-    a site where nobody has read the plan: `unread` has a reason why a stranger may choose it, or
+    A subclass states its name as `kind: Literal["name"] = "name"`, and says what each field may do at a site where
+    nobody has read the plan: `unread` has the reason why a stranger may choose it, or
     a number that it must not exceed unless the site's policy says otherwise. `listed` names the fields that
     hold a list of words, for which a plan file may give the path of a text file, one word a line.
     """

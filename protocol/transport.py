@@ -1,4 +1,4 @@
-"""The data plane as a site sees it; in memory and over gRPC alike."""
+"""The data plane as a site sees it, the same in memory and over gRPC."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -6,8 +6,8 @@ from typing import Protocol
 from hortus.protocol.limits import CHUNK_WORDS, MAX_MESSAGE_BYTES
 from hortus.protocol.wire import aggregation_pb2 as wire
 
-# A peer that a cut network hides is noticed after KEEPALIVE + KEEPALIVE_TIMEOUT. A gRPC server
-# hangs up on who pings more often than every five minutes, unless it allows it.
+# A peer behind a broken network is noticed after KEEPALIVE + KEEPALIVE_TIMEOUT. A gRPC server disconnects clients
+# that ping more often than every five minutes, unless told otherwise.
 KEEPALIVE_SECONDS = 30.0
 KEEPALIVE_TIMEOUT_SECONDS = 20.0
 
@@ -16,10 +16,7 @@ STREAM_BYTES = 2 * 4 * CHUNK_WORDS
 
 
 def connection_options() -> list[tuple[str, int]]:
-    """Returns the gRPC options of both ends.
-
-    A call may wait for hours, but not on a dead peer; and what a stream has under way is bounded.
-    """
+    """Returns the gRPC options of both ends. A call may wait for hours, but not for a dead peer, and the data in flight in a stream is bounded."""
     every, patience = int(1000 * KEEPALIVE_SECONDS), int(1000 * KEEPALIVE_TIMEOUT_SECONDS)
     return [
         ("grpc.keepalive_time_ms", every),

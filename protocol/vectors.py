@@ -1,7 +1,7 @@
 """Vectors on the wire, of 32-bit or of 24-bit words: chunks with a sequence number and a checksum.
 
-The checksum (XXH3-64) finds accidents, as fast as memory is read. Against deliberate changes there
-is TLS; who changes its own upload can only spoil the sum.
+The checksum (XXH3-64) finds accidents, as fast as memory is read. TLS protects against deliberate changes; a site that
+changes its own upload can only spoil the sum.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ def chunk_slice(sequence: int, length: int) -> slice:
 
 
 def fill(chunk: wire.Chunk, sequence: int, words: bytes) -> wire.Chunk:
-    """Makes an empty message this chunk, and returns it; `words` are little-endian.
+    """Fills an empty message with this chunk, and returns it; `words` are little-endian.
 
     A chunk that is put into another message would be copied; one that is filled there is not.
     """
@@ -106,7 +106,7 @@ def unpack(
 
 
 def split(vector: NDArray[Word], first: int = 0) -> Iterator[wire.Chunk]:
-    """Yields the chunks of a float32 or uint32 vector from one on; copies one at a time."""
+    """Yields the chunks of a float32 or uint32 vector, from the given one; copies one at a time."""
     words = little_endian(vector)
     for sequence in range(first, chunk_count(len(words))):
         place = chunk_slice(sequence, len(words))

@@ -29,7 +29,7 @@ def validation_error(
     """Puts what pydantic found on one screen, one line a field, with the nearest key that exists.
 
     Args:
-        source: What was read: a document, or its file; or what to call it where there is no file.
+        source: What was read: a document, its file, or a name for it if it has no file.
         error: What pydantic raised.
         model: The model that it was read as.
         at: Where in the document that begins.

@@ -40,7 +40,7 @@ def read_snapshot(path: Path, read: Callable[[sqlite3.Connection], Content]) -> 
             # With a log, SQLite sees to it; without one, nobody may have begun to write.
             if before[0] or before == _state(path):
                 return content
-    raise sqlite3.OperationalError("it is opened and closed all the time")
+    raise sqlite3.OperationalError("other programs open and close it all the time")
 
 
 def _state(path: Path) -> tuple[bool, int, int, int]:
@@ -53,7 +53,7 @@ def _log(path: Path) -> Path:
     return path.with_name(f"{path.name}-wal")
 
 
-# What a damaged file makes of any statement; the second where a name or a text in it is none.
+# What any statement may raise on a damaged file; the second, if a name or a text in it is not UTF-8.
 DAMAGED = (sqlite3.Error, UnicodeDecodeError)
 
 
@@ -80,7 +80,7 @@ _REMEDIES = {
     sqlite3.SQLITE_CANTOPEN: "Is its folder there, may this user write to it, or is the disk read-only?",
     sqlite3.SQLITE_BUSY: "Another process holds it: stop that one first.",
     sqlite3.SQLITE_LOCKED: "Another process holds it: stop that one first.",
-    sqlite3.SQLITE_CONSTRAINT: "Another process has written to it meanwhile: run only one in a folder.",
+    sqlite3.SQLITE_CONSTRAINT: "Another process has written to it in the meantime: run only one in a folder.",
     sqlite3.SQLITE_NOTADB: "The file is damaged, or not Hortus's: restore it from a backup.",
     sqlite3.SQLITE_CORRUPT: "The file is damaged: restore it from a backup.",
 }

@@ -1,6 +1,6 @@
 """Files that people write, in YAML: read with errors that name file and line.
 
-A document may have settings (`--set training.rounds=3`): values that stand in for the file's own. They are
+A document may have settings (`--set training.rounds=3`): values that replace the file's own. They are
 read, validated and complained about as if they stood in it, but under their own name.
 """
 
@@ -45,7 +45,7 @@ class _StrictLoader(yaml.SafeLoader):
                     f"the key {key_node.value!r} is read as {key!r}, not as text: put it in quotes"
                 )
             elif key in seen:
-                problem = f"the key {key!r} comes twice"
+                problem = f"the key {key!r} occurs twice"
             if problem:
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             seen.add(key)
@@ -54,7 +54,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A value that stands in for a file's own.
+    """A value that replaces a file's own.
 
     Attributes:
         keys: Where it belongs, from the top.
@@ -208,7 +208,7 @@ def _check_alone(setting: Setting, before: Sequence[Setting]) -> None:
     for other in before:
         if other.keys[: len(setting.keys)] == setting.keys:
             raise UsageError(
-                f"it takes the place of {other.name}",
+                f"it conflicts with {other.name}",
                 where=setting.name,
                 remedy="Give one of them, or the larger section first.",
             )
@@ -228,9 +228,9 @@ def _put(root: yaml.MappingNode, setting: Setting) -> None:
         if not isinstance(inner, yaml.MappingNode):
             whole = ".".join(setting.keys[:depth])
             raise UsageError(
-                f"{whole} has no keys of its own",
+                f"{whole} has no keys",
                 where=setting.name,
-                remedy=f"Give all of it: --set {whole}=VALUE",
+                remedy=f"Set the whole value: --set {whole}=VALUE",
             )
         section = inner
     _replace(section, setting.keys[-1], value)

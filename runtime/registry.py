@@ -77,8 +77,7 @@ class Registry(Generic[K]):
             where: The place that names it, for errors; None: the section's.
 
         Raises:
-            UsageError: There is none of that name, more than one package brings it, or what it needs is not
-                installed.
+            UsageError: No kind has that name, more than one package brings it, or what it needs is not installed.
         """
         where = where or _path((*self.place, "kind"))
         target = self._kinds.get(name)
@@ -131,7 +130,7 @@ class Registry(Generic[K]):
         name = fields.get("kind", self.default) if isinstance(fields, Mapping) else None
         if not isinstance(fields, Mapping) or not isinstance(name, str):
             raise UsageError(
-                f"it is not a mapping that says which {self.noun} by `kind`",
+                f"it is not a mapping whose `kind` names the {self.noun}",
                 where=self._source(source, place),
                 remedy=f"Write `kind:` and one of: {', '.join(self.names())}.",
             )
@@ -168,8 +167,7 @@ class Registry(Generic[K]):
                 key for key in own.keys() | fields.keys() if own.get(key) != fields.get(key)
             )
             raise HortusError(
-                f"the {self.noun} {fields['kind']!r} is another here than in the contract: it "
-                f"states {', '.join(differing) or 'its values'} differently",
+                f"the {self.noun} {fields['kind']!r} differs from the contract's: it states {', '.join(differing) or 'its values'} differently",
                 where=_path(self.place),
                 remedy="Install the same version of Hortus, or of the package that brings this kind.",
             )
@@ -198,7 +196,7 @@ class Registry(Generic[K]):
         for point in _entry_points(self._group):
             if point.name == name and point.dist:
                 return UsageError(
-                    f"the {self.noun} {name!r} is from the package {point.dist.name}, which is not allowed here",
+                    f"the {self.noun} {name!r} comes from the package {point.dist.name}, which is not allowed here",
                     where=where,
                     remedy=f"If you trust it: policy.yaml: plug_ins: [{point.dist.name}]",
                 )

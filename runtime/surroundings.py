@@ -40,7 +40,7 @@ def out_of_files() -> str | None:
     if limit == resource.RLIM_INFINITY or used < limit - _SPARE_FILES:
         return None
     return (
-        f"This process may have {limit} files open, and has {used}: raise the limit (ulimit -n, or "
+        f"This process may open {limit} files and has opened {used}: raise the limit (ulimit -n, or "
         "LimitNOFILE= of a service), or simulate fewer sites."
     )
 
@@ -55,7 +55,7 @@ def out_of_memory(error: BaseException) -> HortusError | None:
         return None
     return HortusError(
         "there was not enough memory",
-        remedy="What a pass through the model takes grows with training.micro_batch, task.max_length and "
+        remedy="The memory of a pass through the model grows with training.micro_batch, task.max_length and "
         "privacy.max_records_per_unit; training.precision: bfloat16 halves the model's part. Lower them, or "
         "give the process more memory (ulimit -v, MemoryMax= of a service, the container's limit).",
     )

@@ -93,7 +93,7 @@ def make_report(
     kept = LedgerHead.load(anchor) if anchor else None
     if kept and kept.site not in {one.evidence.site for one in shown}:
         raise UsageError(
-            f"the anchor is {kept.site}'s, whose ledger is not here", where=str(anchor)
+            f"the anchor belongs to {kept.site}, whose ledger is not here", where=str(anchor)
         )
     audits = [
         audit_evidence(
@@ -146,7 +146,7 @@ def _no_ledger(path: Path) -> UsageError:
             f"{quote(str(path / 'plan.yaml'))} --engine rehearsal --out FOLDER",
         )
     return UsageError(
-        "there is no site's ledger here, and a server's claims are not evidence of ε",
+        "no site's ledger was named, and a server's claims are not evidence of ε",
         where=str(path),
         remedy="Ask the sites for their ledgers (hortus audit export SITE_DIR FILE), and name them too: "
         f"hortus audit {run} FILE…\nWhat the server claims: hortus status {run}",
@@ -181,7 +181,7 @@ def _sites(directory: Path) -> list[SiteFiles]:
     if is_run(directory):
         return []
     raise UsageError(
-        "there is no site in this folder",
+        "this folder has no site",
         where=str(directory),
         remedy="Name a site's folder (with site.yaml), an evidence bundle or the folder of a run.",
     )

@@ -68,7 +68,7 @@ class GridSites:
         contract: What they are asked to train.
         store: The run's durable state.
         hub: Where sites find the current session.
-        attendance: Where it is noted who is there, and what the server does.
+        attendance: Where to note which sites are there and what the server does.
         site_folder: Where a site's folder is, as its operator's shell takes it.
     """
 
@@ -138,7 +138,7 @@ class GridSites:
             self.store, smallest, heard.refusals, self.site_folder, is_slow=is_slow
         )
         return CohortTooSmall(
-            f"{len(heard.willing)} of {nodes} connected sites would take part, the plan needs "
+            f"{len(heard.willing)} of {nodes} connected sites would take part, but the plan needs "
             f"{minimum}. " + self._missing(heard.willing, heard.refusals),
             where=f"round {number + 1}",
             remedy=" ".join(what_to_do),
@@ -166,7 +166,7 @@ class GridSites:
         return GridSession(self.grid, aggregator, messages)
 
     def _missing(self, willing: Set[str], refusals: Mapping[str, str]) -> str:
-        """Says of each site that would not take part why, or where it is."""
+        """Says why each absent site would not take part, or where it is."""
         seen = self.attendance.now.sites
         names = sorted((seen.keys() | refusals.keys()) - willing)
         return " ".join(f"{name}: {refusals.get(name) or seen[name].in_words}." for name in names)
@@ -252,11 +252,11 @@ class GridSession:
         return self._aggregator.sum(step, start, note)
 
     def close(self) -> None:
-        """Ends the session: every site is told so when it asks for the next step."""
+        """Ends the session: every site learns it when it asks for the next step."""
         self._aggregator.close("the session is over")
 
     def drain(self) -> None:
-        """Waits for the sites to say that they have left, but not for long."""
+        """Waits briefly for the sites to say that they have left."""
         deadline = time.monotonic() + _FAREWELL_SECONDS
         while self._sent and time.monotonic() < deadline:
             left = self._grid.pull_messages(self._sent)
@@ -268,7 +268,7 @@ def _read_answer(reply: Message) -> Answer:
     """Reads what a node says; a node may be anything that holds a SuperNode's key.
 
     Raises:
-        ProtocolError: It is no answer.
+        ProtocolError: It is not an answer.
     """
     if reply.has_error():
         raise ProtocolError(f"the node failed: {reply.error.reason}")

@@ -25,7 +25,7 @@ class Reporter:
 
     Args:
         directory: The run's folder; what an earlier start left there is forgotten.
-        on_stage: Told in some words what the server does now.
+        on_stage: Receives a few words about what the server does now.
     """
 
     def __init__(self, directory: Path, on_stage: Callable[[str], None]) -> None:
@@ -35,7 +35,7 @@ class Reporter:
         forget_attendance(directory)
 
     def tell(self, stage: str) -> None:
-        """Logs what the server does before there is a round loop."""
+        """Logs what the server does before the round loop starts."""
         logger.info("%s", stage)
         self._on_stage(stage)
 
@@ -51,7 +51,7 @@ class Reporter:
 
 
 def news(before: Attendance, after: Attendance) -> list[News]:
-    """Tells what has changed, in the order in which a reader wants it."""
+    """Returns what has changed, in the order in which a reader wants it."""
     told = [line for name in after.sites for line in _of_site(name, before, after)]
     return [*told, *_of_stage(before, after)]
 
@@ -89,4 +89,4 @@ def _of_stage(before: Attendance, after: Attendance) -> Iterator[News]:
     if after.round != before.round and after.stage is Stage.SUMMING:
         yield logging.INFO, f"round {after.round} begins"
     if after.attempt > 1 and after.attempt != before.attempt:
-        yield logging.INFO, f"{after.in_words}: a site dropped out, the others form the sum again"
+        yield logging.INFO, f"{after.in_words}: a site dropped out, and the others repeat the sum"

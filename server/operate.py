@@ -53,8 +53,8 @@ def run_server(
         plan_path: Its file.
         files: The server's folder.
         out: The run's folder.
-        on_round: Told of each round that this start finishes.
-        on_stage: Told in some words what the server does now.
+        on_round: Called with each round that this start finishes.
+        on_stage: Called with a few words about what the server does now.
         force: Start over where `out` holds a run.
         on_stop: Called when the run ends before its time, while its folder is still this process's.
 
@@ -107,7 +107,7 @@ def _run_alone(
     serving = _Serving(store, contract, superlink, heartbeat, reporter, on_round)
 
     def unready() -> str | None:
-        return None if superlink.is_up else "Flower's SuperLink does not run"
+        return None if superlink.is_up else "Flower's SuperLink is not running"
 
     def serve() -> None:
         forget_failure(out)
@@ -190,7 +190,7 @@ def _restarting(
             if died_in == (number := next_round()):
                 raise
             died_in = number
-            logger.warning("%s and is started again; its log: %s", error.problem, error.remedy)
+            logger.warning("%s and is being restarted; its log: %s", error.problem, error.remedy)
 
 
 def _is_finished(store: RunStore, contract: Contract) -> bool:
@@ -204,7 +204,7 @@ def _check_finished(store: RunStore, contract: Contract) -> None:
     if (failure := read_failure(out)) is not None:
         raise failure
     failure = HortusError(
-        "the run ended before its time",
+        "the run ended early",
         where=str(out),
         remedy="Finished rounds are kept: the same command resumes. Flower's log ends with:\n"
         + tail(out / "flower" / "superlink.log"),

@@ -1,4 +1,4 @@
-"""What can be done so that enough sites would take part in a run again."""
+"""What to do so that enough sites take part in a run again."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ _SHOWN = 4  # sites
 
 
 def charged(store: RunStore, contract: Contract) -> int:
-    """Returns what a site was charged for that was in every attempt so far, in private steps.
+    """Returns the private steps that a site in every attempt so far was charged for.
 
     With distributed noise it pays for each attempt; with local noise once for each sum of a session.
     """
@@ -31,7 +31,7 @@ def remedies(
     *,
     is_slow: bool,
 ) -> Iterator[str]:
-    """Yields what can be done.
+    """Yields what to do, a sentence or a command at a time.
 
     Args:
         store: The run so far.
@@ -51,9 +51,9 @@ def remedies(
             yield f"  hortus budget grant {folder} --epsilon {amount:.2g} --reason WHY\n"
         if len(spent) > _SHOWN:
             yield f"  … and likewise at {len(spent) - _SHOWN} more sites\n"
-    yield "The same command resumes when enough sites would take part."
+    yield "Run the same command again once enough sites would take part; it resumes the run."
     if is_slow:
-        yield "Sites that are only slow need a longer cohort.join_deadline."
+        yield "If sites are only slow, the plan needs a longer cohort.join_deadline."
 
 
 def _rest(store: RunStore, encoding: PrivateStep) -> float:

@@ -101,15 +101,15 @@ class Sites(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RoundLoop:
-    """Everything that a run needs.
+    """The round loop of a run, with everything that it needs.
 
     Attributes:
-        sites: Who may take part.
+        sites: The sites that may take part.
         contract: What they are asked to train.
         store: The run's durable state.
         evaluator: The server's model.
-        attendance: Where it is noted who is there, and what the server does.
-        on_round: Told of each finished round.
+        attendance: Where to note which sites are there and what the server does.
+        on_round: Called with each finished round.
     """
 
     sites: Sites
@@ -137,7 +137,7 @@ class RoundLoop:
             reach(Fault.LOOP_AFTER_QUERY)
             departed = self._run_session(first, cohort, trained)
             reach(Fault.LOOP_AFTER_SESSION)
-            # Who spoilt a session that finished no round is left out of the next one.
+            # A site that spoilt a session before it finished a round is left out of the next one.
             absent = {} if self.store.next_round > first else absent | departed
             trained = self._resumed(initial)
         self.store.note_over()
@@ -153,7 +153,7 @@ class RoundLoop:
     def _run_session(
         self, first: int, cohort: tuple[str, ...], trained: ServerState
     ) -> dict[str, str]:
-        """Opens a session for all missing rounds; returns whom it lost on the way, and why."""
+        """Opens a session for all missing rounds; returns the sites that it lost, and why."""
         encoding = PrivateStep.of(self.contract, len(trained.adapter), len(cohort))
         name = secrets.token_hex(16)
         self.store.note_session(name, cohort)
@@ -203,7 +203,7 @@ class RoundLoop:
     def _sum(
         self, session: Session, first: int, step: int, start: NDArray[np.float32]
     ) -> tuple[NDArray[np.uint32], tuple[str, ...]]:
-        """Has a session's sites add up: see `strategies.loop.AddUp`."""
+        """Lets a session's sites form a sum; see `strategies.loop.AddUp`."""
         rounds, index = divmod(step, self.contract.training.steps_per_round)
         self.attendance.sum(first + rounds + 1, index + 1, self.contract.training.steps_per_round)
         result = session.sum(step, start, self._note_attempt)

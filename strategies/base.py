@@ -44,7 +44,9 @@ class Strategy(Kind):
 
     sums_releases: ClassVar[bool]
     unread: ClassVar[Mapping[str, str | float]] = MappingProxyType(
-        {"server_optimizer": "the server's own: it steps with what sites have released"}
+        {
+            "server_optimizer": "it is the server's own and steps with what sites have already released"
+        }
     )
 
     server_optimizer: AnyOptimizer = Field(
@@ -84,9 +86,9 @@ class Strategy(Kind):
         if self.sums_releases:
             if steps > 1:
                 raise UsageError(
-                    f"{steps} steps for a sum are not for {self.kind}, which sums single steps",
+                    f"{self.kind} sums single steps, so it does not work with {steps} steps for a sum",
                     where="training.local_steps",
-                    remedy="Leave it at 1 and set training.steps_per_round; or use strategy.kind: fedavg.",
+                    remedy="Leave it at 1 and set training.steps_per_round, or use strategy.kind: fedavg.",
                 )
             return
         if plan.privacy.noise is Noise.DISTRIBUTED:
@@ -97,8 +99,8 @@ class Strategy(Kind):
             )
         if CLIPPINGS.parse(plan.privacy.clipping).moves:
             raise UsageError(
-                f"a clipping norm that moves is not for {self.kind}: the server sees no count of a site's local "
-                "steps",
+                f"{self.kind} does not work with a clipping norm that adapts: the server sees no count of a "
+                "site's local steps",
                 where="privacy.clipping.kind",
                 remedy="Use another rule, or strategy.kind: fedsgd.",
             )

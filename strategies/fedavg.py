@@ -30,10 +30,10 @@ class FedAvg(Strategy):
 
     server_optimizer: AnyOptimizer = Field(
         default_factory=SGD,
-        description="What the server steps with, against minus the mean move.",
+        description="The optimizer with which the server steps, against minus the mean move.",
     )
     local_optimizer: AnyOptimizer = Field(
-        description="What a site steps with; it starts afresh for each sum."
+        description="The optimizer with which a site steps. It starts again for each sum."
     )
 
     def local(self, step: LocalStep) -> NDArray[np.int64]:
@@ -68,6 +68,6 @@ class FedAvg(Strategy):
     def words(self) -> str:
         """Describes it: see `Strategy`."""
         return (
-            "It takes them alone, one after the other, each with noise of its own, and sends only how far "
+            "The site takes them alone, one after the other, each with its own noise, and sends only how far "
             "its adapter has moved."
         )

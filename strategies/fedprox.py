@@ -24,13 +24,13 @@ class FedProx(FedAvg):
     """FedAvg with a proximal term, for sites whose records differ (Li et al. 2020; noise `local` only)."""
 
     unread: ClassVar[Mapping[str, str | float]] = MappingProxyType(
-        {"mu": "its gradient depends on no record, and costs nothing", **FedAvg.unread}
+        {"mu": "its gradient depends on no record and costs nothing", **FedAvg.unread}
     )
 
     kind: Literal["fedprox"] = "fedprox"  # type: ignore[assignment]
     mu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.01,
-        description="μ of the term μ/2·‖w − w₀‖² that holds a site near the start w₀ of its sum.",
+        description="μ of the term μ/2·‖w − w₀‖² that keeps a site near the start w₀ of its sum.",
     )
 
     def gradient(

@@ -26,4 +26,4 @@ class FedSGD(Strategy):
     @property
     def words(self) -> str:
         """Describes it: see `Strategy`."""
-        return "It sends what that step comes to, and the server steps against the mean."
+        return "The site sends the result of that step, and the server steps against the mean."

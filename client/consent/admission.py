@@ -116,7 +116,7 @@ class Gate:
 
         Args:
             encoded: The contract, as the server signed it.
-            cohort: Sites in the session; None where there is none yet.
+            cohort: Sites in the session; None before it exists.
 
         Raises:
             Refused: The site does not take part in it.

@@ -106,7 +106,7 @@ def check_terms(site: Site, contract: Contract) -> tuple[Dataset, Placement]:
     check_model(contract, site.model_digest(contract))
     dataset, place = site.foresee(contract)
     if (reason := site.ledger.standing(place).frozen) is not None:
-        # For the operator's terminal; the server is not told why.
+        # For the operator's terminal; the server does not learn why.
         raise Refused(f"the dataset is frozen: {reason}", remedy="See `hortus budget unfreeze`.")
     site.ledger.check(place, contract.privacy.unit)
     return dataset, place
@@ -200,7 +200,7 @@ def withdraw(ledger: Ledger, named: str, operator: str, reason: str) -> tuple[En
         known = ", ".join(f"{one.said.name} ({one.said.plan[:16]})" for one in live)
         raise UsageError(
             f"{len(found) or 'none'} of the plans that this site takes part in {'are' if found else 'is'} "
-            f"called {named!r}, or has a hash that starts so",
+            f"called {named!r}, or has a hash that starts with it",
             where="--withdraw",
             remedy=f"There {'are' if known else 'is'} {known or 'none'}.",
         )

@@ -23,7 +23,7 @@ def parse_contract(encoded: bytes) -> Contract:
     """Reads a contract as the server sends it.
 
     Raises:
-        Refused: It is none.
+        Refused: It is malformed.
     """
     return _read(Contract, encoded, "contract")
 
@@ -32,7 +32,7 @@ def read_descriptor(encoded: bytes) -> Descriptor:
     """Reads a session's descriptor as the server sends it.
 
     Raises:
-        Refused: It is none.
+        Refused: It is malformed.
     """
     return _read(Descriptor, encoded, "session descriptor")
 
@@ -67,20 +67,18 @@ def check_contract(mandate: Mandate, contract: Contract) -> None:
         raise Refused("the plan has no privacy", where="policy.yaml: unsafe_no_privacy")
     if contract.privacy.unit != policy.budget.unit:
         raise Refused(
-            f"the plan protects a {contract.privacy.unit}, this site's budget a "
-            f"{policy.budget.unit}: losses by different units cannot be added up",
+            f"the plan protects a {contract.privacy.unit}, but this site's budget protects a "
+            f"{policy.budget.unit}: losses of different units cannot be added up",
             where="policy.yaml: budget.unit",
         )
     if contract.cohort.minimum < policy.min_cohort:
         raise Refused(
-            f"the plan sums over {contract.cohort.minimum} sites or more, this site asks for "
-            f"{policy.min_cohort}",
+            f"the plan sums over at least {contract.cohort.minimum} sites, but this site requires {policy.min_cohort}",
             where="policy.yaml: min_cohort",
         )
     if contract.cohort.min_honest < policy.min_honest:
         raise Refused(
-            f"the plan counts on {contract.cohort.min_honest} honest sites, this site asks for "
-            f"{policy.min_honest}",
+            f"the plan counts on {contract.cohort.min_honest} honest sites, but this site requires {policy.min_honest}",
             where="policy.yaml: min_honest",
         )
     _check_honest(policy, contract)
@@ -99,8 +97,8 @@ def _check_honest(policy: Policy, contract: Contract) -> None:
     cohort, most = contract.cohort, policy.most_honest(contract.cohort.minimum)
     if contract.privacy.noise is Noise.DISTRIBUTED and cohort.min_honest > most:
         raise Refused(
-            f"the plan counts on the noise of {cohort.min_honest} of {cohort.minimum} sites, and this "
-            f"site takes no more than {most} of them to be honest",
+            f"the plan counts on the noise of {cohort.min_honest} of {cohort.minimum} sites, but this site "
+            f"assumes at most {most} of them to be honest",
             where="policy.yaml: max_honest_share, max_honest",
             remedy=f"Ask for a plan with cohort.max_colluding: {cohort.minimum - most}, or with "
             "privacy.noise: local.",
@@ -121,8 +119,8 @@ def check_ceiling(mandate: Mandate, contract: Contract, encoding: PrivateStep) -
     cost = epsilon({encoding.event: contract.releases}, policy.budget.delta)
     if cost > policy.auto_approve.max_epsilon:
         raise Refused(
-            f"the plan costs ε = {cost:.3f} at δ = {policy.budget.delta:g}, and without having been "
-            f"read it may cost {policy.auto_approve.max_epsilon:g}",
+            f"the plan costs ε = {cost:.3f} at δ = {policy.budget.delta:g}, but a plan that nobody here has "
+            f"read may cost at most {policy.auto_approve.max_epsilon:g}",
             where="policy.yaml: auto_approve.max_epsilon",
         )
 
@@ -143,9 +141,9 @@ def check_model(contract: Contract, model_digest: str) -> None:
         Refused: It is another model.
     """
     if model_digest != contract.model_digest:
-        # The server is not told the hash of a file that it may have named itself.
+        # The server does not learn the hash of a file that it may have named itself.
         raise Refused(
-            f"this site's copy of the base model is not the plan's, {contract.model_digest[:16]}…",
+            f"this site's copy of the base model differs from the plan's ({contract.model_digest[:16]}…)",
             where=contract.model,
             remedy="Compare the files, or name another folder in site.yaml: model.",
         )

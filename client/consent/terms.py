@@ -78,8 +78,8 @@ class ChargeAccount:
         """The same of all steps that are left, or of one sum if none is, at the plan's own noise.
 
         Raises:
-            Refused: The account is frozen or protects another unit, or a number of the plan is none that
-                a ledger can charge.
+            Refused: The account is frozen or protects another unit, or a ledger cannot charge one of the plan's
+            numbers.
         """
         contract = encoding.contract
         rest = max(steps, contract.training.local_steps)
@@ -88,7 +88,7 @@ class ChargeAccount:
             one = self.charge(encoding, None, 0, NO_VIEW, contract.privacy.clipping_norm)
             charge = replace(one, releases=rest, noise_multiplier=noise)
         except ValueError as error:
-            raise Refused(f"no ledger can charge it: {error}", where=contract.name) from error
+            raise Refused(f"no ledger can charge for it: {error}", where=contract.name) from error
         return self._shortfall(encoding, charge, "the plan")
 
     def _shortfall(self, encoding: PrivateStep, charge: Charge, what: str) -> str:
@@ -102,7 +102,7 @@ class ChargeAccount:
 
 
 def noise_of(policy: Policy, *, observed: bool) -> Added:
-    """Returns what noise a site adds: one that others could subtract is no protection.
+    """Returns the noise that a site adds; noise that others could subtract does not protect.
 
     Args:
         policy: The site's.

@@ -150,25 +150,25 @@ LIMITS: tuple[Limit, ...] = (
     ),
 )
 
-_IN_EPSILON = "a number of the mechanism: what it costs is in the ε that max_epsilon limits"
-_NO_HARM = "it changes what is computed, not what that can cost: all of it is clipped"
+_IN_EPSILON = "part of the mechanism: its cost is in the ε that max_epsilon limits"
+_NO_HARM = "it changes what is computed but not what that can cost, since everything is clipped"
 FREE: Mapping[str, str] = MappingProxyType(
     {
         "name": "at most 63 plain characters, in logs and in the ledger",
         "seed": "public; this site draws noise and samples from its own generator",
-        "model": "not looked at: this site takes the folder that site.yaml names",
+        "model": "ignored: this site uses the folder that site.yaml names",
         "training.nominal_units": _IN_EPSILON,
-        "privacy.unit": "policy.yaml: budget.unit is the only one taken",
-        "privacy.epsilon": "a contract has none: it states its noise",
+        "privacy.unit": "the site accepts only budget.unit of policy.yaml",
+        "privacy.epsilon": "a contract states its noise instead",
         "privacy.spare_attempts": _IN_EPSILON,
         "privacy.delta": "this site computes every ε at its own δ",
         "privacy.clipping_norm": _IN_EPSILON,
         "privacy.clipping.kind": _IN_EPSILON,
-        "privacy.accountant.kind": "the noise that it chose is stated, and this site computes every ε itself",
+        "privacy.accountant.kind": "a contract states the noise that it chose, and this site computes every ε itself",
         "privacy.engine.kind": _NO_HARM,
         "training.sampler.kind": _IN_EPSILON,
         "privacy.ring_bits": _IN_EPSILON,
-        "cohort.max_colluding": "policy.yaml: min_honest and max_honest_share bound it for every plan",
+        "cohort.max_colluding": "min_honest and max_honest_share of policy.yaml bound it for every plan",
     }
 )
 
@@ -216,7 +216,7 @@ def _check_kind(auto: AutoApprove, contract: Contract, place: str, kind: Kind) -
         most = kind.unread.get(name)
         if most is None:
             raise _outside(
-                contract, "ceilings", f"its {field} says nowhere what it may do to a site"
+                contract, "ceilings", f"its kind does not say what {field} may do to a site"
             )
         if not isinstance(most, str) and getattr(kind, name) > auto.ceilings.get(field, most):
             raise _outside(contract, "ceilings", f"its {field} is {getattr(kind, name):g}")
@@ -241,16 +241,16 @@ def check_room(auto: AutoApprove, contract: Contract, kept: Collection[str]) -> 
         kept: Hashes of the unread plans that are kept.
 
     Raises:
-        Refused: There is none.
+        Refused: The site already keeps as many plans as it may.
     """
     if contract.digest() not in kept and len(kept) >= auto.max_plans:
-        raise _outside(contract, "max_plans", f"this site keeps {len(kept)} such plans already")
+        raise _outside(contract, "max_plans", f"this site already keeps {len(kept)} such plans")
 
 
 def _outside(contract: Contract, limit: str, problem: str) -> Refused:
     return Refused(
-        f"nobody here has approved the plan {contract.name!r} ({contract.digest()}), and it "
-        f"is outside of what needs no reading: {problem}",
+        f"nobody here has approved the plan {contract.name!r} ({contract.digest()}), and auto_approve does "
+        f"not cover it: {problem}",
         where=f"policy.yaml: auto_approve.{limit}",
         remedy=_REMEDY,
     )

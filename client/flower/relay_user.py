@@ -53,14 +53,14 @@ Guarded = tuple[Access, Path]
 
 
 def hidden(path: Path) -> list[Guarded]:
-    """Returns what nobody else may do with a file or folder that is there."""
+    """Returns what nobody else may do with an existing file or folder."""
     if path.is_dir():
         return [(access, path) for access in (Access.READ, Access.ENTER, Access.CHANGE)]
     return [(access, path) for access in (Access.READ, Access.WRITE)]
 
 
 def settled(path: Path) -> list[Guarded]:
-    """Returns what nobody else may do with what others may look at."""
+    """Returns what nobody else may do with a file that others may read."""
     return [(Access.CHANGE if path.is_dir() else Access.WRITE, path)]
 
 
@@ -83,7 +83,7 @@ class RelayUser:
         """Looks a user up, and makes sure that this process can start programs as it.
 
         Raises:
-            UsageError: There is none, it is root, it is the agent's own, or it may not be taken on.
+            UsageError: The user does not exist, is root or the agent's own, or the agent may not start programs as it.
         """
         try:
             entry = pwd.getpwnam(name)
@@ -100,9 +100,9 @@ class RelayUser:
             user._run(["true"])
         except PermissionError as error:
             raise UsageError(
-                f"this process may not start programs as {name!r}",
+                f"this process is not allowed to start programs as {name!r}",
                 where=_WHERE,
-                remedy="Start hortus client as root, or leave relay_user out.",
+                remedy="Start hortus client as root, or omit relay_user.",
             ) from error
         return user
 
@@ -143,7 +143,7 @@ class RelayUser:
             raise UsageError(
                 f"the user {self.name!r}, which Flower's programs run as, cannot reach this",
                 where=str(needed),
-                remedy="Let it pass the folders above: chmod o+x (it still cannot list them).",
+                remedy="Let it pass through the folders above: chmod o+x (it still cannot list them).",
             )
         try:
             imported = self._run([sys.executable, "-c", "import hortus.client.flower.relay"])
@@ -154,8 +154,7 @@ class RelayUser:
             raise UsageError(
                 f"the user {self.name!r} cannot run this Python environment: {problem[-300:].strip()}",
                 where=sys.prefix,
-                remedy="Install Hortus, and the Python it runs on, where every user may read them, "
-                "such as /opt/hortus.",
+                remedy="Install Hortus and its Python where every user can read them, such as /opt/hortus.",
             )
 
     def _allowed(self, asked: Sequence[Guarded]) -> list[Guarded]:
@@ -208,6 +207,6 @@ def may_be_changed(path: Path, owner: int) -> bool:
 
 def _unchecked(name: str, why: str) -> UsageError:
     return UsageError(
-        f"what the user {name!r} may do cannot be checked: {why.strip() or 'no answer'}",
+        f"the rights of the user {name!r} cannot be checked: {why.strip() or 'no answer'}",
         where=_WHERE,
     )

@@ -44,7 +44,7 @@ def start_supernode(
 
     Raises:
         UsageError: The user can read what is the site's own, or cannot run this environment, or the
-            environment names a proxy that is none.
+            environment names a proxy that is not one.
     """
     directory = files.directory / "flower"
     programs = write_programs(directory / "bin", _PROGRAMS)
@@ -120,7 +120,7 @@ def _records(path: Path) -> list[Path]:
     """The records; where they are a folder, nobody enters it, and links may lead elsewhere."""
     if not path.exists():
         raise UsageError(
-            "there are no records, so it is unknown who could read them", where=str(path)
+            "the records are missing, so nobody can check who could read them", where=str(path)
         )
     whole = path.resolve()
     inside = (one.resolve() for one in _below(whole) if one.exists())

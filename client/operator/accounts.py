@@ -136,7 +136,7 @@ def state_disjoint(
     """
     if not site.ledger.accounts():
         raise UsageError(
-            "nothing was released yet that a file could be disjoint from",
+            "nothing has been released yet, so a file has nothing to be disjoint from",
             where=str(site.files.ledger),
             remedy="The first dataset needs no statement.",
         )

@@ -58,7 +58,7 @@ def check_way(files: SiteFiles, config: SiteConfig, now: datetime) -> Iterator[C
         yield Check("server's card", Outcome.PROBLEM, str(error), remedy)
         return
     if not isinstance(card, ServerCard):
-        yield Check("server's card", Outcome.PROBLEM, f"{path} is no server's card")
+        yield Check("server's card", Outcome.PROBLEM, f"{path} is not a server's card")
         return
     superlink = config.superlink or card.superlink
     aggregation = config.aggregation or card.aggregation
@@ -75,8 +75,8 @@ def _check_name(host: str) -> Check:
     """A server's name leads to an address, or its proxy's does, which looks up the server's."""
     proxy = proxy_for(host, os.environ)
     if proxy is None:
-        return of_reaching("name", resolve(host), f"{host} leads to an address")
-    said = f"{proxy.host} leads to an address; {proxy.variable} names it as the proxy for {host}"
+        return of_reaching("name", resolve(host), f"{host} resolves to an address")
+    said = f"{proxy.host} resolves to an address; {proxy.variable} names it as the proxy for {host}"
     return of_reaching("name", resolve(proxy.host, proxy.variable), said)
 
 
@@ -114,8 +114,8 @@ def check_account(line: AccountLine, budget: Budget) -> Check:
         remedy = "hortus budget unfreeze, by whoever froze it."
         return Check(what, Outcome.PROBLEM, f"it is frozen: {line.frozen}", remedy)
     if line.unit != budget.unit:
-        said = f"it was spent for a {line.unit}, the policy protects a {budget.unit}"
-        return Check(what, Outcome.WARNING, said, "Losses by different units cannot be added up.")
+        said = f"it was spent for a {line.unit}, but the policy protects a {budget.unit}"
+        return Check(what, Outcome.WARNING, said, "Losses of different units cannot be added up.")
     said = f"ε {line.spent:.3f} of {line.limit:g} is spent"
     if line.spent >= line.limit:
         return Check(what, Outcome.PROBLEM, said, "hortus budget grant adds to it, for a reason.")
@@ -138,7 +138,7 @@ def check_plan(site: Site, contract: Contract) -> Iterator[Check]:
         counted = f"{len(records):,} records"
         if contract.privacy.unit_column:
             counted += f" of {records.unit_count:,} different {contract.privacy.unit}"
-        return Check(told, Outcome.OK, f"columns, labels and unit fit: {counted} (told here alone)")
+        return Check(told, Outcome.OK, f"columns, labels and unit fit: {counted} (shown only here)")
 
     yield guarded(told, data)
 

@@ -247,7 +247,7 @@ def _put(curves: dict[str, list[tuple[float, float]]], name: str, x: float, y: f
 
 
 def _thinned(points: Sequence[tuple[float, float]], most: int = _POINTS_SHOWN) -> Points:
-    """Returns the last point and others evenly apart: more than there are dots would not be seen."""
+    """Returns the last point and others at even distances: no more than a screen has dots."""
     step = -(-len(points) // most)
     return tuple(points[(len(points) - 1) % step :: step]) if points else ()
 

@@ -60,10 +60,10 @@ class SitePage:
         name: Its name.
         words: Its fingerprint.
         is_running: Whether its agent is.
-        connection: How the agent's connection stands, as it says; None where it does not run.
+        connection: State of the agent's connection, as it reports it; None if it is not running.
         server: The pinned server; None where none is yet.
         sites: All sites that are pinned, this one among them.
-        roster_words: Fingerprint of all pinned keys; empty where there are none.
+        roster_words: Fingerprint of all pinned keys; empty if no key is pinned.
         seen: When the server last countersigned the ledger, in seconds since the epoch; None: never.
         budget: What the policy allows.
         certificates: The ends of TLS certificates.
@@ -87,7 +87,7 @@ class SitePage:
 
     @property
     def state(self) -> str:
-        """How the site stands, in a word or two."""
+        """The site's state, in a word or two."""
         if not self.is_running:
             return "not running"
         return "starting" if self.connection is None else self.connection.link.value
@@ -116,11 +116,11 @@ def _warnings(view: SitePage) -> Iterator[str]:
     for line in view.ledger.datasets:
         which = f"Dataset {line.dataset[:8]}"
         if line.frozen is not None:
-            yield f"{which} is frozen: {line.frozen}. hortus budget unfreeze {here} takes it back."
+            yield f"{which} is frozen: {line.frozen}. hortus budget unfreeze {here} lifts the freeze."
         if line.unit != view.budget.unit:
             yield (
-                f"{which} was released from for one {line.unit}, and the policy protects one "
-                f"{view.budget.unit}: this site refuses every plan, since such losses cannot be added up."
+                f"Releases from {which} protect one {line.unit}, but the policy protects one "
+                f"{view.budget.unit}: this site refuses every plan, because such losses cannot be added up."
             )
         if line.spent >= line.limit:
             yield f"{which} has spent its whole budget. hortus budget grant {here} allows more, for a reason."

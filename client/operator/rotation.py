@@ -32,7 +32,7 @@ def rotate_identity(files: SiteFiles, clock: Callable[[], float]) -> SiteCard:
     name = SiteConfig.load(files.config).site
     if not files.roster.exists():
         raise UsageError(
-            "this site has pinned nobody yet: its key is new enough", where=str(files.roster)
+            "this site has not pinned anybody yet, so its key is still new", where=str(files.roster)
         )
 
     def head(identity: Identity) -> tuple[int, str]:

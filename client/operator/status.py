@@ -73,7 +73,7 @@ def _anchor(ledger: Ledger, files: SiteFiles, config: SiteConfig) -> dict[str, o
 
 
 def _connection(files: SiteFiles) -> dict[str, object] | None:
-    """How a running agent's connection to the server stands, as it says."""
+    """The state of a running agent's connection to the server, as the agent reports it."""
     found = read_connection(files)
     if found is None:
         return None

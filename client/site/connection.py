@@ -1,4 +1,4 @@
-"""How a site's connection to the server stands: told when it changes, and kept where `hortus status` looks.
+"""The state of a site's connection to the server: logged when it changes, and kept where `hortus status` looks.
 
 Flower's SuperNode holds the connection, and writes why it fails into a log of its own. Here that is read, the way
 to the server is tried on foot, and the reason is said in one sentence with a remedy.
@@ -28,7 +28,7 @@ _NOT_LET_IN = re.compile(r"\[code: 2004\]|Failed to activate SuperNode|Invalid S
 
 
 class Link(StrEnum):
-    """How the connection stands."""
+    """The state of the connection."""
 
     TRYING = "trying"
     UP = "connected"
@@ -39,7 +39,7 @@ class Connection(Schema):
     """What is kept of it.
 
     Attributes:
-        link: How it stands.
+        link: Its state.
         server: Host and port of the SuperLink.
         since: Since when, in seconds since the epoch.
         problem: Why it is not up, in one sentence; empty where nothing is wrong.
@@ -62,7 +62,7 @@ def said_by_supernode(log: str, server: str, now: datetime) -> tuple[Link, Reach
         now: This machine's time.
 
     Returns:
-        How its connection stands, and why it does not where the log has a reason.
+        The state of its connection, and the reason for a failure if the log has one.
     """
     log = log[log.rfind(_STARTED) if _STARTED in log else 0 :]
     if found := _VERIFY.search(log):
@@ -70,16 +70,16 @@ def said_by_supernode(log: str, server: str, now: datetime) -> tuple[Link, Reach
     if found := _NOT_TLS.search(log):
         said = found[1].replace("_", " ").lower()
         return Link.DOWN, Reached(
-            f"the program at {server} does not speak TLS as the server does: {said}",
+            f"the program at {server} does not use TLS as the server does: {said}",
             "Is it the right port? Another program may listen there.",
         )
     if _NOT_LET_IN.search(log):
         return Link.DOWN, Reached(
             f"the server at {server} has not let this site in: it does not know the key of its SuperNode yet, "
             "or the clocks differ",
-            "One that has just been started lets its sites in after some seconds: it is tried again. If it stays so, "
-            "hortus check SITE_DIR compares the clocks; at the server, hortus roster add SERVER_DIR with this "
-            "site's present card, and start it again.",
+            "A server that has just started lets its sites in after some seconds, and this site keeps trying. "
+            "If it does not help: hortus check SITE_DIR compares the clocks; at the server, run hortus roster "
+            "add SERVER_DIR with this site's current card, and restart it.",
         )
     ups = [match.start() for match in _CONNECTED.finditer(log)]
     losses = [match.start() for match in _RETRYING.finditer(log)]
@@ -94,7 +94,7 @@ def said_by_supernode(log: str, server: str, now: datetime) -> tuple[Link, Reach
 
 
 class ConnectionBook:
-    """Tells of each change, once, and keeps it; one thread writes, others may read.
+    """Logs each change, once, and keeps it; one thread writes, others may read.
 
     Args:
         files: The site's folder.
@@ -110,9 +110,9 @@ class ConnectionBook:
         self._write()
 
     def note(self, link: Link, found: Reached) -> None:
-        """Notes how it stands; what has not changed is not said again."""
+        """Notes the state; logs only what has changed."""
         before = self.now
-        # A new try after a failure is no news, and does not make the reason untrue.
+        # A new try after a failure is not news, and the reason still holds.
         if link is Link.TRYING and not found.problem and before.link is Link.DOWN:
             return
         if (link, found.problem) == (before.link, before.problem):
@@ -150,7 +150,7 @@ def read_connection(files: SiteFiles) -> Connection | None:
 
 
 def end_of(log: Path, most: int = 2**15) -> str:
-    """Returns the end of a log; empty where there is none."""
+    """Returns the end of a log; empty if the file does not exist."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - most))

@@ -133,9 +133,9 @@ class Site:
             )
         if self.roster.sites.get(self.name) != self.identity.public_key_bytes:
             raise UsageError(
-                "the roster has another key for this site than keys/identity.pem",
+                "the roster's key for this site is not that of keys/identity.pem",
                 where=str(self.files.roster),
-                remedy="If a change of the key was interrupted: hortus rotate identity SITE_DIR",
+                remedy="If a change of the key was interrupted, run: hortus rotate identity SITE_DIR",
             )
 
     def keep_contract(self, contract: Contract) -> None:
@@ -143,7 +143,7 @@ class Site:
         keep_contract(self.files, contract)
 
     def kept_contract(self, plan: str) -> Contract | None:
-        """Returns the stored plan of a hash; None where there is none."""
+        """Returns the stored plan of a hash; None if it is not stored."""
         try:
             contract = Contract.model_validate_json(_contract_file(self.files, plan).read_bytes())
         except (OSError, ValidationError):
@@ -163,8 +163,8 @@ class Site:
     def model_path(self, plan: Agreement) -> Path:
         """Returns this site's own copy of the base model.
 
-        It is where site.yaml says; else where it was when the operator approved the plan; else where the
-        plan says.
+        It is where site.yaml says; otherwise where it was when the operator approved the plan; otherwise where the plan
+        says.
         """
         if self.config.model is None and self._given_model is not None:
             return self._given_model

@@ -42,7 +42,7 @@ class Reread(Generic[Content]):
             before, version = version, file_version(self._path)
             if version == before:
                 break
-        # Of a file that changes all the time, or has just now, the next look reads it once more.
+        # A file that keeps changing, or has just changed, is read again next time.
         is_settled = version == before and _newest(version) < (read_at - _TICK_SECONDS) * 1e9
         self._last = (version, content) if is_settled else None
         return content

@@ -29,8 +29,7 @@ class Witness:
     def check(self, announcements: wire.Announcements) -> None:
         """Checks the head that the server last countersigned, if it shows one.
 
-        A head without this site's own signature is made up and worth nothing: a server cannot keep
-        a site from going on with it.
+        A head without this site's own signature is made up and worth nothing: a server cannot stop a site with it.
 
         Raises:
             Refused: The ledger does not contain what this site has signed: it is an older copy.
@@ -57,7 +56,7 @@ class Witness:
         if countersignature.is_signed_by(self.roster.server):
             self.ledger.keep(countersignature)
         else:
-            logger.warning("the server's countersignature does not fit its key in the roster")
+            logger.warning("the server's countersignature does not match its key in the roster")
 
 
 def require(ledger: Ledger, head: LedgerHead) -> None:

@@ -2,9 +2,9 @@
 
 Neighbouring datasets differ by one unit added or removed. A step is a Poisson-subsampled Gaussian;
 its privacy loss distribution is composed numerically (Koskela et al. 2020; Doroshenko et al. 2022,
-whose connect-the-dots discretisation makes the result an upper bound), for adding and for removing
-apart, since subsampling makes the two differ. Rényi DP (Mironov et al. 2019) stands beside it as a
-second upper bound. ε is the smaller of the two: the second only where the first gives up. Opacus's
+whose connect-the-dots discretisation makes the result an upper bound), separately for adding and for removing a unit,
+since subsampling makes the two differ. Rényi DP (Mironov et al. 2019) gives a second upper bound. ε is the smaller of
+the two; the second is used only where the first gives up. Opacus's
 PRV accountant is a cross-check only: it prices one of the two directions.
 """
 
@@ -30,10 +30,10 @@ Excess = Callable[[float], float]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What three accountants say of one history.
+    """What three accountants say about one history.
 
     Attributes:
-        pld: Upper bound by privacy loss distributions; infinite where too wide to be worth it.
+        pld: Upper bound by privacy loss distributions; infinite if it is too wide to be worth computing.
         rdp: Upper bound by Rényi DP.
         prv: Opacus's PRV estimate; NaN where `pld` is infinite.
     """
@@ -89,7 +89,7 @@ def epsilon_prv(history: History, delta: float) -> float:
 
 
 def report(history: History, delta: float) -> Report:
-    """Returns what every accountant says of ε(δ).
+    """Returns what every accountant says about ε(δ).
 
     Raises:
         UsageError: δ is not in (0, 1), or a count is negative.
@@ -146,14 +146,14 @@ def _check_target(target: float, delta: float, sampling_rate: float, steps: int)
     sampled = 1.0 if sampling_rate == 1 else -math.expm1(steps * math.log1p(-sampling_rate))
     if sampled <= delta:
         raise UsageError(
-            f"δ = {delta:g} allows every unit that is sampled to be published: with q = "
+            f"δ = {delta:g} would allow every sampled unit to be published: with q = "
             f"{sampling_rate:g} a unit is in any of {steps} samples with probability {sampled:.2g}",
             remedy="Choose a δ far below that probability, and below 1 / the number of units.",
         )
 
 
 def _enough(excess: Excess, quick: Excess) -> float | None:
-    """Returns a log-multiplier, not far from the smallest, with no excess; None if there is none up to 10⁷.
+    """Returns a log-multiplier, not far from the smallest, with no excess; None if no multiplier up to 10⁷ has no excess.
 
     Args:
         excess: log(ε / target) at a log-multiplier; it falls as that rises.
@@ -185,7 +185,7 @@ def _bracket(excess: Excess, enough: float) -> tuple[float, float] | None:
 def affordable_steps(
     history: History, event: GaussianEvent, budget_epsilon: float, delta: float
 ) -> int:
-    """Returns how many more releases a budget covers: at most 2²⁰, and 0 if none.
+    """Returns how many more releases a budget covers, from 0 to 2²⁰.
 
     Args:
         history: What has been released.
@@ -216,5 +216,5 @@ def _multiset(history: History, delta: float) -> Releases:
     if not 0 < delta < 1:
         raise UsageError(f"δ is {delta}, not between 0 and 1")
     if any(count < 0 for count in history.values()):
-        raise UsageError("a history counts fewer than no releases")
+        raise UsageError("a history has a negative number of releases")
     return tuple(sorted(item for item in history.items() if item[1]))

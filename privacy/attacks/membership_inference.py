@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# A variance is not taken for smaller: two equal confidences are no proof of certainty.
+# A variance is never taken to be smaller than this: two equal confidences do not prove certainty.
 _LEAST_VARIANCE = 1e-12
 
 
@@ -88,7 +88,7 @@ class Roc:
 
     @classmethod
     def of(cls, scores: NDArray[np.float64], present: NDArray[np.bool_]) -> "Roc":
-        """Returns the curve of scores, float64 (n,); equal scores are told apart by nothing."""
+        """Returns the curve of scores, float64 (n,); equal scores cannot be distinguished."""
         order = np.argsort(-scores, kind="stable")
         ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
         hits = np.cumsum(present[order])[ends]

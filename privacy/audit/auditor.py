@@ -1,8 +1,8 @@
-"""An audit of a site's evidence by other means than those that wrote it.
+"""An audit of a site's evidence that shares no code with the program that wrote it.
 
-Numbers, chain, hashes, signatures and countersignatures are checked for every entry (`audit_chain`),
-limits, freezes and periods are replayed (`audit_rules`), and ε is recomputed with an accountant
-that shares nothing with the ledger's (`audit_costs`).
+Numbers, chain, hashes, signatures and countersignatures are checked for every entry (`chain`),
+limits, freezes and periods are replayed (`rules`), and ε is recomputed with an accountant
+that shares nothing with the ledger's (`costs`).
 """
 
 import math
@@ -50,7 +50,7 @@ class Decision:
         dataset: An account, or `EVERY_DATASET`; of a statement, the content that it is about.
         epsilon: Of a grant; 0 otherwise.
         reason: In the operator's words.
-        operator: Who states that datasets are disjoint; empty otherwise.
+        operator: The person who states that datasets are disjoint; empty otherwise.
         others: The accounts that they are disjoint from.
     """
 
@@ -103,7 +103,7 @@ class Refusal:
         plan: Hash of the contract.
         run: The run; empty where none was opened yet.
         round: Round of the run.
-        reason: As the server was told.
+        reason: As it was sent to the server.
     """
 
     entry: int
@@ -128,12 +128,12 @@ class Audit:
         countersigned_time: When, by the server's clock.
         findings: By entry; empty for a ledger in order.
         rounds: What was released, in order.
-        decisions: What the operator decided of budgets, in order.
-        plans: What was decided of plans, in order.
-        refusals: What the site refused to the server, in order.
+        decisions: What the operator decided about budgets, in order.
+        plans: What was decided about plans, in order.
+        refusals: What the site refused, in order.
         charges: Session, step and attempt of every charge, with its run.
         accounts: The account of each content in the end, accounts that were joined included.
-        names: Names of the plans that the entries or the evidence speak of, by hash.
+        names: Names of the plans in the entries or the evidence, by hash.
         period: Times of the first and the last entry; zeros without any.
         anchored: Number of the entry that the auditor's anchor holds; 0 without one.
     """
@@ -254,7 +254,7 @@ def _read(evidence: Evidence, roster: Roster) -> _Read:
 
 
 class _Told:
-    """What a ledger's entries tell, whether true or not."""
+    """What a ledger's entries say, whether true or not."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.rounds = Rounds(evidence)
@@ -279,7 +279,7 @@ class _Told:
                 self.refusals.append(Refusal(entry.seq, entry.time, plan, run, round_, reason))
 
     def names(self) -> dict[str, str]:
-        """Returns the plans' names, by hash: as their contracts have them, else as they were approved."""
+        """Returns the plans' names, by hash: as their contracts have them, otherwise as they were approved."""
         names = {one.plan: one.name for one in self.plans}
         for plan in dict.fromkeys(charge.plan for charge in self.charges):
             contract = stored_contract(self._contracts, plan)
@@ -292,8 +292,8 @@ def _unseen() -> Finding:
     return warning(
         0,
         "the server has countersigned none of its entries",
-        "Nobody but the site vouches for it: ask for the run's folder at the server, or for an anchor that "
-        "was kept elsewhere.",
+        "Only the site vouches for it. Ask for the run's folder at the server, or for an anchor that was kept "
+        "elsewhere.",
     )
 
 

@@ -92,17 +92,19 @@ class Chain:
         if entry.hash != content_hash(entry.content):
             return broken(
                 number,
-                "its hash is not that of its content",
+                "its hash does not match its content",
                 "A value in it was changed after it was written.",
             )
         if entry.previous_hash != previous:
             return broken(
                 number,
                 "it does not continue the entry before it",
-                "It, or the entry before it, was replaced, inserted or put in another place.",
+                "This entry or the one before it was replaced, inserted or moved.",
             )
         if self._site not in self._roster.sites:
-            return broken(number, "the roster has no such site", "It is another consortium's.")
+            return broken(
+                number, "the roster has no such site", "The ledger belongs to another consortium."
+            )
         for handover in self._roster.handovers.get(self._site, ()):
             if number == handover.last_entry and entry.hash != handover.head:
                 return broken(
@@ -114,7 +116,7 @@ class Chain:
             return broken(
                 number,
                 f"its signature is not by the key of {self._site}",
-                "Somebody without the site's key wrote it, or the roster has another key.",
+                "Somebody without the site's key wrote it, or the roster has a different key.",
             )
         return None
 
@@ -158,7 +160,9 @@ def check_heads(
         if anchor.site != evidence.site or not anchor.is_signed_by(
             roster.key_at(evidence.site, anchor.seq)
         ):
-            yield broken(anchor.seq, "the anchor is not signed by this site", "It is another's.")
+            yield broken(
+                anchor.seq, "the anchor is not signed by this site", "It belongs to another site."
+            )
         else:
             seen.append((anchor, "the anchor holds"))
     for head, who in sorted(seen, key=lambda one: one[0].seq):
@@ -171,11 +175,11 @@ def check_heads(
 def _made_up(numbers: list[int]) -> Finding:
     meaning = "It was made up, or the server was replaced without a hand-over of its key."
     if len(numbers) == 1:
-        problem = "a countersignature of it is not by the server's key, and vouches for nothing"
+        problem = "a countersignature of it is not by the server's key, so it vouches for nothing"
         return warning(numbers[0], problem, meaning)
     problem = (
-        f"{len(numbers)} countersignatures, from this entry to entry {max(numbers)}, are not by the "
-        "server's key, and each vouches for nothing"
+        f"{len(numbers)} countersignatures, from this entry to entry {max(numbers)}, are not by the server's "
+        "key, so they vouch for nothing"
     )
     meaning = (
         "The roster has another server, or they were made up, or the server was replaced without "
@@ -209,7 +213,7 @@ def check_times(
                         if own > time
                         else f"one before it at {moment(latest)}"
                     ),
-                    "The site's clock, or the server's, was wrong: budgets of calendar periods go by it.",
+                    "The site's clock or the server's was wrong. Budgets of calendar periods depend on it.",
                 )
             following = next(later, None)
         latest = max(latest, time)
@@ -221,8 +225,8 @@ def _gone(head: LedgerHead, hashes: Mapping[int, str], who: str) -> Finding:
         return broken(
             head.seq,
             f"it is not the entry that {who}",
-            "The ledger was rolled back to an older copy and used from there on, or it was written again "
-            "from here on, with the site's key.",
+            "The ledger was rolled back to an older copy that was then used, or it was rewritten from this "
+            "entry with the site's key.",
         )
     return broken(
         last + 1,

@@ -54,7 +54,7 @@ class Consents:
             yield broken(
                 seq,
                 f"nobody had approved its plan {charge.plan[:16]}…, nor did auto_approve allow it",
-                "The program took part in what its operator knew nothing of, or an entry is missing.",
+                "The program took part without its operator's knowledge, or an entry is missing.",
             )
         elif isinstance(last.body, Withdrawn):
             yield broken(
@@ -77,17 +77,16 @@ class Consents:
         if (body.name, body.unit) != (contract.name, contract.privacy.unit):
             yield broken(
                 seq,
-                f"it calls the plan {body.name!r} for one {body.unit}; it is {contract.name!r} for one "
-                f"{contract.privacy.unit}",
-                "Whoever approved it was shown another plan.",
+                f"it names the plan {body.name!r} for one {body.unit}, but the plan is {contract.name!r} for "
+                f"one {contract.privacy.unit}",
+                "The person who approved it was shown another plan.",
             )
         least, cost, most = _cost(contract, body.delta)
         if not least <= body.epsilon <= most:
             yield broken(
                 seq,
-                f"it says that the plan costs ε = {body.epsilon:.6g} at δ = {body.delta:g}; it costs "
-                f"{cost:.6g}",
-                "Whoever approved it was told another price.",
+                f"it says that the plan costs ε = {body.epsilon:.6g} at δ = {body.delta:g}, but it costs {cost:.6g}",
+                "The person who approved it was shown another cost.",
             )
 
 

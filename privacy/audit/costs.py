@@ -1,6 +1,6 @@
 """ε of every scope of a ledger, recomputed by an accountant that shares nothing with the ledger's.
 
-A Rényi bound stands above every entry. ε itself is recomputed (`recount`) before and after every entry
+Every entry is checked against a Rényi bound. ε itself is recomputed (`recount`) before and after every entry
 that lifts that bound by more than 1 %, and at the end of each run and scope; in between it neither
 falls nor grows by more than from one to the next. Where it does not fit, the entries since the last time
 are gone through one by one, so that the first wrong one is named.
@@ -28,7 +28,7 @@ from hortus.protocol.policy import Every, period_of
 _TOLERANCE = 1e-3
 _SLACK_OF_DELTA = 1e-3
 _CHECKPOINT_GROWTH = 1.01
-# Less noise than this is none (ε > 10⁵), and divides by zero.
+# Less noise than this protects nobody (ε > 10⁵), and would divide by zero.
 _LEAST_NOISE = 1e-3
 # Rényi bounds over different orders differ by less.
 _RENYI_TOLERANCE = 0.02
@@ -281,5 +281,5 @@ def _more(entry: int, claim: float, cost: float, delta: float) -> Finding:
     return broken(
         entry,
         f"it says ε = {claim:.6g} at δ = {delta:g}; its entries up to here cost at most {cost:.6g}",
-        "Entries of this dataset are not in this ledger, or the program counts wrongly.",
+        "Entries of this dataset are missing from this ledger, or the program counts wrongly.",
     )

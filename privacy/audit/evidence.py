@@ -72,7 +72,7 @@ def collect(files: SiteFiles, site: str) -> Evidence:
         HortusError: The ledger cannot be read.
     """
     if not files.ledger.is_file():
-        raise UsageError("there is no ledger yet", where=str(files.ledger))
+        raise UsageError("the site has no ledger yet", where=str(files.ledger))
     evidence = read_evidence(site, files.ledger, Roster.load(files.roster), {})
     # A plan is stored before anything is charged to it, and so is read after the charges.
     contracts = {
@@ -166,7 +166,7 @@ def _bounded_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[dict[str, Any]]:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _parse(lines: Iterator[dict[str, Any]]) -> Evidence:
@@ -245,14 +245,14 @@ def _timed(values: list[Any]) -> list[Any]:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"a {type(value).__name__} stands where a text is due")
+        raise TypeError(f"a {type(value).__name__} was found where a text was expected")
     value.encode()  # half of a surrogate pair cannot be shown
     return value
 
 
 def _whole(value: object) -> int:
     if type(value) is not int or not 0 <= value < _MOST_COUNT:
-        raise ValueError("a number is not whole, or none that a ledger counts to")
+        raise ValueError("a number is not whole, or larger than any in a ledger")
     return value
 
 

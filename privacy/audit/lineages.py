@@ -42,15 +42,15 @@ class Accounts:
             if account != lineages.root(dataset):
                 yield broken(
                     seq,
-                    f"its dataset was charged to account {lineages.root(dataset)[:16]} before",
-                    "What the same records had spent was left behind.",
+                    f"its dataset was charged to account {lineages.root(dataset)[:16]} earlier",
+                    "What the same records had already spent does not count.",
                 )
         elif account not in known and (account != dataset or lineages.unstated(dataset)):
             yield broken(
                 seq,
                 "it opens an account, and no statement says that it holds other people than "
                 + (", ".join(one[:16] for one in lineages.unstated(dataset)) or "those before it"),
-                "A file that had changed got a budget of its own.",
+                "A changed file got a budget of its own.",
             )
         if strange := set(charged.joins) - set(known):
             yield broken(
@@ -63,6 +63,6 @@ class Accounts:
         if self._lineages.is_charged(statement.dataset):
             yield broken(
                 seq,
-                "something was released before from the records that it calls other people's",
-                "What they had spent would be left behind.",
+                "something was already released from the records that it calls other people's",
+                "What these records had spent would not count.",
             )

@@ -18,7 +18,7 @@ class AttemptRecord:
         session: The session.
         step: Number of the sum in it.
         attempt: Number of the attempt at it.
-        sites: U′: who was asked for a vector.
+        sites: U′, the sites that were asked for a vector.
         heard: Of whom the server has a vector, or a part of one; nobody while it is not settled.
         complete: Whether the sum was made; what there is of others was thrown away.
     """
@@ -70,7 +70,7 @@ def forks(shown: Sequence[Evidence]) -> list[Omission]:
         for mine, theirs in zip(one.rows, other.rows, strict=False):
             if mine[2] != theirs[2]:
                 problem = (
-                    f"two ledgers of it differ from entry {mine[0]} on: a copy of its folder was used "
+                    f"two ledgers of it differ from entry {mine[0]}: a copy of its folder was used "
                     "separately, and neither ε covers everything that was released"
                 )
                 found.append(Omission(one.site, problem))
@@ -100,7 +100,7 @@ def departed(
 ) -> list[Departed]:
     """Holds what the server says of sites that refused or left against what they signed.
 
-    A site that was lost, or whose program failed, has signed nothing: that is no contradiction.
+    A site that was lost, or whose program failed, has signed nothing, which is not a contradiction.
 
     Args:
         run: The run.
@@ -152,10 +152,10 @@ def _unknown(record: ServerRecord, site: str, charges: Sequence[Charge]) -> Iter
     for charge in charges:
         where = f"step {charge.step}, attempt {charge.attempt} of session {charge.session[:8]}"
         if charge.plan != record.plan:
-            yield f"it charged {where} by plan {charge.plan[:16]}, the run's is {record.plan[:16]}"
+            yield f"it charged {where} under plan {charge.plan[:16]}, but the run's plan is {record.plan[:16]}"
         if site not in record.sessions.get(charge.session, ()):
             yield f"it charged session {charge.session[:8]}, unknown to the server"
         elif charge.key not in begun:
             yield f"it charged {where}, which the server's record does not have"
         elif site not in begun[charge.key].sites:
-            yield f"it charged {where}, in which the server says that it had no part"
+            yield f"it charged {where}, but the server says that it took no part in it"

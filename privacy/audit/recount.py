@@ -1,4 +1,4 @@
-"""The auditor's accountant: privacy loss distributions by numpy alone, apart from the ledger's.
+"""The auditor's accountant: privacy loss distributions with numpy alone, independent of the ledger's.
 
 A release is a Poisson-subsampled Gaussian: P = (1 − q)·N(0, σ²) + q·N(1, σ²) against Q = N(0, σ²),
 both ways round. Its privacy loss is put on a grid of width h so that each cell keeps its mass under

@@ -1,4 +1,4 @@
-"""The auditor's Rényi bound: quick, never below ε, and computed apart from the ledger's."""
+"""The auditor's Rényi bound: quick, never below ε, and independent of the ledger's."""
 
 import math
 from collections.abc import Mapping

@@ -73,15 +73,15 @@ class Rules:
         if charge.delta != delta:
             yield warning(
                 seq,
-                f"its ε is at δ = {charge.delta:g}, those before it at {delta:g}",
+                f"its ε is at δ = {charge.delta:g}, but earlier ones are at {delta:g}",
                 "The operator changed the budget's δ: a larger one makes every ε smaller.",
             )
         unit = self._units.setdefault(account, charge.unit)
         if unit != charge.unit:
             yield warning(
                 seq,
-                f"it protects a {charge.unit}, entries before it a {unit}",
-                "Their losses cannot be added up: ε is of neither.",
+                f"it protects a {charge.unit}, but earlier entries protect a {unit}",
+                "Their losses cannot be added up, so ε holds for neither.",
             )
         for level in charged.levels:
             if level.epsilon > level.limit:
@@ -95,7 +95,7 @@ class Rules:
             }:
                 yield broken(
                     seq,
-                    f"it was charged to {level.period}, which is not the period of its time",
+                    f"it was charged to {level.period}, but its time is in another period",
                     "A clock, or the entry, was changed to spend another period's budget.",
                 )
             yield from self._check_limit(seq, account, charge, level)
@@ -110,15 +110,15 @@ class Rules:
         ):
             yield broken(
                 seq,
-                "its session or its run had another plan before",
-                "It was charged by another plan's numbers, or to another run.",
+                "its session or its run belonged to another plan before",
+                "It was charged with another plan's numbers, or to another run.",
             )
         before = self._accounts.root(self._charged_to.setdefault(charge.session, account))
         if before != account:
             yield warning(
                 seq,
-                f"its session was charged to account {before[:16]} before",
-                "The records were changed in the middle of it, or some of it was charged elsewhere.",
+                f"its session was charged to account {before[:16]} earlier",
+                "The records changed during the session, or part of it was charged elsewhere.",
             )
 
     def _check_limit(
@@ -138,7 +138,7 @@ class Rules:
         if not math.isclose(base, before, rel_tol=1e-9):
             yield warning(
                 seq,
-                f"policy.yaml allowed {level.name} ε = {base:.6g}, before it {before:.6g}",
+                f"policy.yaml allowed {level.name} ε = {base:.6g}, but {before:.6g} before that",
                 "The operator changed the budget without a signed grant.",
             )
 
@@ -148,7 +148,7 @@ class Rules:
             if charge.plan not in self._contracts:
                 yield warning(
                     seq,
-                    f"its plan {charge.plan[:16]}… is not among the evidence",
+                    f"its plan {charge.plan[:16]}… is missing from the evidence",
                     "What was charged cannot be compared with what was approved.",
                 )
             elif contract is None:
@@ -165,7 +165,7 @@ class Rules:
         if charge.delta > privacy.delta:
             yield warning(
                 seq,
-                f"its ε is at δ = {charge.delta:g}, its plan's at {privacy.delta:g}",
+                f"its ε is at δ = {charge.delta:g}, but its plan's is at {privacy.delta:g}",
                 "A larger δ makes ε smaller: compare the plan's promise at the plan's δ.",
             )
         norm = _agreed_norm(privacy, charge.clipping_norm)
@@ -175,15 +175,15 @@ class Rules:
         if (*told, charge.releases) != agreed:
             yield broken(
                 seq,
-                "noise mode, q, C, unit or number of releases are not its plan's",
-                "The site did another thing than it had approved, or charged another.",
+                "noise mode, q, C, unit or number of releases differ from its plan",
+                "The site did something other than it had approved, or charged for something else.",
             )
         least, most = noise_range(contract)
         if not least <= charge.noise_multiplier <= most:
             yield broken(
                 seq,
-                f"its noise multiplier is {charge.noise_multiplier:.6g}, its plan's {least:.6g}",
-                "Less noise was added than was approved, or more was charged for than was added.",
+                f"its noise multiplier is {charge.noise_multiplier:.6g}, but its plan's is {least:.6g}",
+                "The site added less noise than it had approved, or charged for more than it added.",
             )
 
     def _check_place(self, seq: int, charge: Charge, contract: Contract) -> Iterator[Finding]:
@@ -194,13 +194,13 @@ class Rules:
             yield broken(
                 seq,
                 f"its plan has no round {charge.round + 1} with the session's step {charge.step}",
-                "It was charged to another place in the run than it was released in.",
+                "It was charged to a place in the run other than the one in which it was released.",
             )
         if self._first_rounds.setdefault(charge.session, first_round) != first_round:
             yield warning(
                 seq,
-                f"it is of round {charge.round + 1}, which its session's step {charge.step} is not in",
-                "The server gave one session two beginnings, or the round was changed.",
+                f"it is of round {charge.round + 1}, which does not contain its session's step {charge.step}",
+                "The server started one session twice, or the round was changed.",
             )
 
 
@@ -234,7 +234,7 @@ def check_sent(evidence: Evidence, charges: Iterable[Charge]) -> Iterator[Findin
         if not payments.cover(session, step, attempt):
             yield broken(
                 0,
-                f"session {session[:8]}, step {step}, attempt {attempt} was sent and not charged",
+                f"session {session[:8]}, step {step}, attempt {attempt} was sent but not charged",
                 "The entry that charged it was deleted, or never written.",
             )
 

@@ -14,7 +14,7 @@ from hortus.privacy.ledger.charges import Charge
 
 @dataclass(frozen=True, slots=True)
 class AccountTotal:
-    """Where an account stands in the end.
+    """The final state of an account.
 
     Attributes:
         dataset: The account.
@@ -54,7 +54,7 @@ class PlanTotal:
 
     Attributes:
         plan: Hash of the contract.
-        name: Its name; None where nobody has told it.
+        name: Its name; None if nobody has stated it.
         dataset: The account.
         unit: The privacy unit.
         runs: Runs of it.

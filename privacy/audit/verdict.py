@@ -1,7 +1,7 @@
 """What an audit comes to: whether everything holds, and how far what was shown reaches.
 
 A site's evidence ends somewhere, and cut back to an earlier end it is as whole as before. So a bundle that
-holds is no proof that nothing came later: for that, somebody else must have kept something.
+holds does not prove that nothing came later: for that, somebody else must have kept something.
 """
 
 from collections.abc import Collection, Sequence

@@ -5,7 +5,7 @@ together is scaled by min(1, C / ‖g‖₂) before the sum; for other rules see
 `privacy.gradients.clipping`. Records go
 through the model in passes. A pass holds one unit, or several that are kept apart to the last bit
 (`learning.passes.isolation`); an engine gives the gradients of its units (`privacy.gradients.engines`).
-Each unit is then clipped by itself, in float64, cut to a multiple of a public grid, and added as
+Each unit is then clipped alone, in float64, rounded down to a multiple of a public grid, and added as
 integers: exactly, so that neither the order nor the company of a unit matters.
 """
 
@@ -75,7 +75,7 @@ class PerUnitGradients:
         for name, module in model.named_modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 raise UsageError(
-                    f"{type(module).__name__} mixes records, so that no gradient is one unit's",
+                    f"{type(module).__name__} mixes records, so no gradient belongs to one unit",
                     where=name,
                     remedy="Use a model with layer normalisation.",
                 )
@@ -126,7 +126,7 @@ class PerUnitGradients:
     def clipped_each(
         self, batch: LossBatch, clipping: ClippingAt, grid: float = FINE_GRID
     ) -> list[ClippedSum]:
-        """Returns what each unit of a pass would add to a sum by itself: for audits.
+        """Returns what each unit of a pass would add to a sum on its own, for audits.
 
         Args:
             batch: The units.
@@ -222,7 +222,7 @@ class _Clipper:
         reached = float(norms.square().sum().sqrt())
         if not reached <= self._clipping.limit * _SLACK:
             raise HortusError(
-                f"{self._clipping.rule.kind} lets a unit add {reached:g}, and may let it add "
+                f"{self._clipping.rule.kind} let a unit add {reached:g}, but may let it add at most "
                 f"{self._clipping.limit:g}",
                 where="privacy.clipping",
                 remedy="Nothing was sent. This is a defect of the clipping rule: please report it.",

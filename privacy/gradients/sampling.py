@@ -17,7 +17,7 @@ def sample_records(
     stream: Stream,
     sampler: Sampler = _POISSON,
 ) -> NDArray[np.int64]:
-    """Draws who joins, and up to so many records of those that do.
+    """Draws the units that join, and up to this many records of each.
 
     A joining unit with more records than the cap is stood for by a subset of that size, uniform
     among all such subsets: its records get independent 64-bit keys, and the smallest keys win. (Two

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-# A signal weaker than so many standard deviations of the noise's energy cannot be told from none.
+# A signal weaker than this many standard deviations of the noise's energy cannot be distinguished from no signal.
 _DEVIATIONS = 2.0
 
 

@@ -130,7 +130,7 @@ def tracking(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
 
 
 class _Tap(torch.autograd.Function):
-    """The identity, whose backward pass tells the recorder what it saw."""
+    """The identity, whose backward pass hands the recorder what it saw."""
 
     @staticmethod
     def forward(
@@ -167,7 +167,7 @@ def _tap(
 
     Args:
         output: (records, …).
-        kept: What the rules need besides the output's gradient.
+        kept: What the rules need in addition to the output's gradient.
         uses: The parameters, each with its gradient's rule.
     """
     source = uses[0][0].source

@@ -94,7 +94,7 @@ class Workbench(WarmModel):
             raise out_of_memory(error) or UsageError(
                 f"the model fails on made-up tokens ({type(error).__name__}: {in_one_line(str(error), 200)})",
                 where=str(path),
-                remedy=f"It is no model of texts of 1 to {self.task.max_length} tokens: use another one.",
+                remedy=f"It is not a model of texts of 1 to {self.task.max_length} tokens: use another one.",
             ) from error
         if not all(bool(torch.isfinite(gradient).all()) for gradient in found):
             raise UsageError(
@@ -105,10 +105,10 @@ class Workbench(WarmModel):
         # A GPU may add in another order each time; what is drawn or remembered is larger than that.
         if (found[0] - found[2]).norm() > _ROUNDING * found[0].norm():
             raise UsageError(
-                "the same text has another gradient each time",
+                "the same text has a different gradient each time",
                 where=str(path),
-                remedy="The model draws random numbers, or keeps something from text to text: switch that off in "
-                "its config.json, or use another one.",
+                remedy="The model draws random numbers or carries state from text to text. Switch that off in "
+                "its config.json, or use another model.",
             )
 
     def _passes_in_memory(self, plan: Agreement, kept: int) -> int:
@@ -132,7 +132,7 @@ class Workbench(WarmModel):
         return max(1, int(_FOR_PASSES * free / one))
 
     def _memory_of_pass(self, longest: int, of_unit: int, kept: int) -> tuple[float, int]:
-        """Returns the bytes and the tokens of the largest pass, of records of so many tokens."""
+        """Returns the bytes and the tokens of the largest pass of records with this many tokens."""
         tokens = max(of_unit * longest, self.loader.passes.shared_tokens(self._most))
         gradients = min(_GRADIENTS, self._most * self.space.dimension)
         size = _SPARE * kept * tokens / longest + 8 * gradients + 24 * self.space.dimension

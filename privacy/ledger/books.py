@@ -1,4 +1,4 @@
-"""What a ledger's entries add up to, and what a further charge would: pure functions of the entries."""
+"""What a ledger's entries add up to, and what a further charge would bring, as pure functions of the entries."""
 
 import math
 from bisect import bisect_right
@@ -149,7 +149,7 @@ class Books:
                 self.refused.append(refusal)
 
     def account(self, place: Placement) -> Account | None:
-        """Returns what has been charged to an account and those that join it; None for nothing."""
+        """Returns what has been charged to an account and to those that join it; None if nothing has been."""
         found = [self.accounts[n] for n in (place.account, *place.joins) if n in self.accounts]
         if len(found) < 2:
             return found[0] if found else None
@@ -164,7 +164,7 @@ class Books:
         return min(self._granted.get(n, 0.0) for n in names) + self._granted.get(EVERY_DATASET, 0.0)
 
     def frozen(self, place: Placement) -> str | None:
-        """Returns why nothing may be charged to an account; None if it may."""
+        """Returns why nothing may be charged to an account; None if something may."""
         names = (place.account, *place.joins, EVERY_DATASET)
         return next((self._frozen[name] for name in names if name in self._frozen), None)
 
@@ -172,8 +172,8 @@ class Books:
         """Checks what no budget can buy.
 
         Raises:
-            Refused: The account is frozen, or was charged by another unit before. The server hears it,
-                so no fingerprint is in it: that would tell when the records have changed.
+            Refused: The account is frozen, or was charged by another unit before. The server receives it, so it has no
+            fingerprint, which would reveal when the records have changed.
         """
         if self.frozen(place) is not None:
             raise Refused(
@@ -184,8 +184,8 @@ class Books:
             account = self.accounts.get(name)
             if account is not None and account.unit != unit:
                 raise Refused(
-                    f"releases so far protect a {account.unit}: their loss cannot be added to one "
-                    f"that protects a {unit}",
+                    f"releases so far protect a {account.unit}; their loss cannot be added to that of a "
+                    f"release that protects a {unit}",
                     remedy=f"Take part in plans with privacy.unit: {account.unit}.",
                 )
 
@@ -209,7 +209,7 @@ class Books:
             or self._plans.get(charge.run, charge.plan) != charge.plan
         ):
             raise Refused(
-                "the session, or its run, was another plan's before",
+                "the session or its run belonged to another plan before",
                 remedy="The server must open a new session, and a new run for another plan.",
             )
 

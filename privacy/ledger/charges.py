@@ -1,4 +1,4 @@
-"""Charges: what a site is about to release, and what that brings its accounts to."""
+"""Charges: what a site is about to release, and what its accounts come to."""
 
 import re
 import sys
@@ -102,7 +102,7 @@ class Charge:
         if {adds_nothing, not self.noise_multiplier} != {Noise(self.mode) is Noise.UNSAFE_NONE}:
             raise ValueError(
                 f"mode {self.mode}, mechanism {self.mechanism} and noise_multiplier "
-                f"{self.noise_multiplier:g} do not belong together"
+                f"{self.noise_multiplier:g} do not go together"
             )
 
     @property
@@ -132,7 +132,7 @@ class Level:
         scope: All releases of the account, those of the charge's plan, or those of a period.
         period: The period, `2026` or `2026-11`; empty for other scopes.
         epsilon: ε of the releases in it, the charge included; infinite without privacy.
-        limit: The largest ε that the site allowed then; infinite if none.
+        limit: The largest ε that the site allowed then; infinite if it set no limit.
     """
 
     scope: Scope

@@ -1,4 +1,4 @@
-"""Whose budget a content draws on: the accounts that its people, by their marks, are in already."""
+"""Which budget a content draws on: the accounts that its people, by their marks, are already in."""
 
 from hortus.privacy.ledger.books import Books
 from hortus.privacy.ledger.holds import Holds
@@ -24,7 +24,7 @@ class Contents:
         self._holds = holds
 
     def follow(self, content: Content, head: int) -> None:
-        """Takes a content up, where it was not seen last.
+        """Follows a content, unless it is the one that was seen last.
 
         Args:
             content: What the records are now.
@@ -34,7 +34,7 @@ class Contents:
             return
         lineages, shared = self._books.lineages, self.compare(content)
         place = lineages.place(content.dataset, shared)
-        # Whoever is in what was released from before it was hashed may always have been there.
+        # Units of a content that was released from before it was hashed may always have been there.
         unseen = lineages.is_charged(content.dataset) and not self._marks.is_known(content)
         self._marks.follow(content, place.account, shared, head, 0 if unseen else head)
 
@@ -86,8 +86,8 @@ def check_apart(content: Content, account: str, shared: int) -> None:
     where = f"dataset {account[:16]}"
     if shared == UNKNOWN:
         raise UsageError(
-            "the units that it was released from were not hashed with this site's present key: "
-            "nobody can tell whether they are others",
+            "the units that it was released from were not hashed with this site's current key, so nobody can "
+            "tell whether they are different ones",
             where=where,
             remedy="Leave the records in that dataset's account, which they inherit automatically.",
         )
@@ -95,6 +95,6 @@ def check_apart(content: Content, account: str, shared: int) -> None:
         raise UsageError(
             f"{shared} of {content.units} units are in both",
             where=where,
-            remedy="Take them out of the file, or leave it in that dataset's account, which it "
-            "inherits on its own.",
+            remedy="Remove them from the file, or leave the file in that dataset's account, which it inherits "
+            "automatically.",
         )

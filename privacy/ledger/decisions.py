@@ -58,7 +58,7 @@ class Frozen:
 
 @dataclass(frozen=True, slots=True)
 class Unfrozen:
-    """The operator took back what `Frozen` with the same dataset had forbidden."""
+    """The operator lifted what `Frozen` with the same dataset had forbidden."""
 
     kind: ClassVar[str] = "unfreeze"
     dataset: str
@@ -124,7 +124,7 @@ class Approved:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The site takes part in a plan that nobody here has read: policy.yaml's `auto_approve` allows it.
+    """The site takes part in a plan that nobody here has read, because policy.yaml's `auto_approve` allows it.
 
     Attributes:
         plan: Hash of the contract.
@@ -178,7 +178,7 @@ class Declined:
         run: The run, hexadecimal; empty where none was opened yet.
         round: Round of the run.
         dataset: Fingerprint; empty where no dataset was looked at.
-        reason: As the server was told, and so without anything that a record could change.
+        reason: As it was sent to the server, and so without anything that a record could change.
     """
 
     kind: ClassVar[str] = "refusal"

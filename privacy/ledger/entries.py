@@ -178,20 +178,20 @@ def _only(value: Mapping[str, Any], names: Set[str]) -> None:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"a {type(value).__name__} stands where a text is due")
+        raise TypeError(f"a {type(value).__name__} was found where a text was expected")
     # A run's entries share most of their texts: a long ledger's fit in memory once.
     return sys.intern(value)
 
 
 def _texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise TypeError(f"{value!r} is no list")
+        raise TypeError(f"{value!r} is not a list")
     return tuple(map(_text, value))
 
 
 def _whole(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"a {type(value).__name__} stands where a whole number is due")
+        raise TypeError(f"a {type(value).__name__} was found where a whole number was expected")
     return value
 
 

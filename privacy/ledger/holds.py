@@ -12,7 +12,7 @@ from hortus.runtime.errors import Refused
 
 # A step that takes longer than this loses its hold on the budget, not its right to be charged.
 _HOLD_SECONDS = 3600.0
-# After so long it is not charged at all: whoever was in its records need not be remembered for it.
+# After this long it is not charged at all, so the units in its records need not be remembered for it.
 _MOST_SECONDS = 7 * 86_400.0
 
 

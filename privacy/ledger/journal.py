@@ -1,7 +1,7 @@
 """A site's signed, hash-chained entries in their file, which threads and processes may share.
 
 Entries are never changed or deleted. Each entry's hash covers the one before it, so a signature vouches for
-everything up to its entry. Who can write to the site's disk can still put an older copy in place; that shows
+everything up to its entry. Anyone who can write to the site's disk can still put an older copy in place; that shows
 against the heads that the server has countersigned, and against an anchor that the operator keeps
 elsewhere (docs/protocol.md).
 """
@@ -95,12 +95,12 @@ class Journal:
     # Heads, by which others notice an older copy.
 
     def head(self) -> tuple[int, str]:
-        """Returns number and hash of the last entry; 0 and `GENESIS` if there is none."""
+        """Returns number and hash of the last entry; 0 and `GENESIS` for an empty ledger."""
         with self._reading():
             return self._head
 
     def signed_head(self) -> LedgerHead | None:
-        """Returns the head with the site's signature; None while there is no entry."""
+        """Returns the head with the site's signature; None for an empty ledger."""
         seq, hash_ = self.head()
         return LedgerHead.sign(self._identity, seq, hash_) if seq else None
 
@@ -113,7 +113,7 @@ class Journal:
         return row is not None
 
     def keep(self, countersignature: Countersignature) -> None:
-        """Stores what the server has countersigned; who calls it has checked the signature."""
+        """Stores what the server has countersigned; the caller has checked the signature."""
         c = countersignature
         with self._transaction():
             row = (c.head.seq, c.head.hash, c.time, c.signature)
@@ -152,7 +152,7 @@ class Journal:
     def _catch_up(self) -> None:
         """Checks and counts what was added since the last time, by whatever process."""
         if self._head[0] and not self.contains(*self._head):
-            raise altered(f"entry {self._head[0]} is not there any more", self._path)
+            raise altered(f"entry {self._head[0]} has disappeared", self._path)
         key_at, site = self._identity.public_key_at, self._identity.site
         # One entry at a time: a long ledger is never in memory as a whole.
         with closing(self._connection.execute(SELECT_ENTRIES_AFTER, (self._head[0],))) as rows:
@@ -214,9 +214,9 @@ def explained(path: Path) -> Iterator[None]:
             f"the ledger cannot be used: {problem}", where=where, remedy=remedy_for(error, path)
         ) from error
     except UnicodeDecodeError as error:
-        # What SQLite finds on a damaged page it may take for text.
+        # SQLite may read text from a damaged page.
         raise HortusError(
-            "the ledger is damaged: it holds bytes that are no text",
+            "the ledger is damaged: it holds bytes that are not text",
             where=str(path),
             remedy="Restore it from a backup.",
         ) from error

@@ -82,7 +82,7 @@ class Lineages:
             dataset: Its fingerprint.
             shared: Accounts that are known to share a unit with it. If none is, it inherits from
                 every account that no statement calls disjoint from it. A name that nothing was
-                charged to yet is no account.
+                charged to yet is not an account.
         """
         if self.is_charged(dataset):
             return Placement(self.root(dataset))

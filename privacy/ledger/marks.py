@@ -30,7 +30,7 @@ class Content:
     Attributes:
         dataset: Their fingerprint.
         unit: The privacy unit: `RECORD`, or a column.
-        key: Tells what was hashed with another key, and cannot be compared.
+        key: Identifies the key, since hashes with different keys cannot be compared.
         rows: Keyed hash of each row.
         ids: Keyed hash of each unit's id; empty where records are the units.
     """

@@ -51,7 +51,7 @@ def continued(
             raise ValueError(f"entry {number} was altered: {error}") from error
         link = (seq, entry.seq, entry.previous_hash, content_hash(content))
         if link != (number, number, previous, hash_):
-            raise ValueError(f"an entry was altered: number {number} does not fit")
+            raise ValueError(f"an entry was altered: number {number} does not fit the chain")
         previous = entry.hash
         yield entry
     if entry is not None and not entry.is_signed_by(key_at(entry.seq)):
@@ -97,7 +97,7 @@ class LedgerReader:
                 f"the ledger cannot be read: {error}", where=str(self._path)
             ) from error
         if not is_there:
-            raise altered(f"entry {head[0]} is not there any more", self._path)
+            raise altered(f"entry {head[0]} has disappeared", self._path)
         try:
             added = list(continued(rows, head, key_at, self._site))
         except ValueError as error:

@@ -19,7 +19,7 @@ from hortus.runtime.errors import HortusError
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """A ledger in few numbers.
+    """A ledger in a few numbers.
 
     Attributes:
         charges: Number of charges, over all runs.
@@ -77,7 +77,7 @@ def read_spending(path: Path, run: str) -> Spending:
         try:
             entry = Entry.parse(*row)
         except ValueError as error:
-            raise HortusError(f"entry {number} is none: {error}", where=str(path)) from error
+            raise HortusError(f"entry {number} is malformed: {error}", where=str(path)) from error
         books.add(entry)
         if isinstance(entry.body, Charged):
             charge, charges = entry.body.charge, charges + 1

@@ -38,7 +38,7 @@ _MOST_REFUSALS_IN_A_ROW = 20
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How an account stands.
+    """The state of an account.
 
     Attributes:
         account: What it has released; None for nothing.
@@ -101,7 +101,7 @@ class Ledger(Journal):
         with self._transaction() as now:
             if not self._holds.is_pending(reservation, now):
                 raise Refused(
-                    "the step was begun too long ago, or was given up",
+                    "the step was begun too long ago, or was abandoned",
                     remedy="Nothing was sent. The server must ask for a new attempt.",
                 )
             self._holds.drop(reservation)
@@ -222,16 +222,16 @@ class Ledger(Journal):
             named = tuple(dict.fromkeys(map(lineages.root, others)))
             if lineages.is_charged(content.dataset):
                 raise UsageError(
-                    "something was released from these records before: whoever is in them has spent it",
+                    "something was already released from these records, and the people in them have spent it",
                     where=f"dataset {content.dataset[:16]}",
-                    remedy="State it of a file before a plan uses it.",
+                    remedy="Make the statement before a plan uses the file.",
                 )
             if left := set(lineages.accounts()) - set(named):
                 raise UsageError(
-                    f"it says nothing of dataset {', '.join(sorted(one[:16] for one in left))}",
+                    f"it does not mention dataset {', '.join(sorted(one[:16] for one in left))}",
                     where="--from",
-                    remedy="Name every dataset that holds other people; else it inherits from those "
-                    "left out, and has no account of its own.",
+                    remedy="Name every dataset that holds other people; otherwise the file inherits from the "
+                    "omitted ones and has no account of its own.",
                 )
             shared = self._contents.compare(content)
             for account in named:
@@ -273,7 +273,7 @@ class Ledger(Journal):
             return self._books.account(self._contents.place(dataset))
 
     def standing(self, place: Placement) -> Standing:
-        """Returns how the account stands that something would be charged to."""
+        """Returns the state of the account that something would be charged to."""
         with self._reading():
             return Standing(
                 self._books.account(place), self._books.granted(place), self._books.frozen(place)
@@ -361,7 +361,9 @@ class Ledger(Journal):
     ) -> tuple[tuple[Level, ...], Level | None]:
         """Returns what the charge alone brings each scope to, and what it exceeds with the held."""
         if budget is not None and charge.delta != budget.delta:
-            raise UsageError(f"the charge's δ is {charge.delta}, the budget's {budget.delta}")
+            raise UsageError(
+                f"the charge's δ is {charge.delta}, but the budget's is {budget.delta}"
+            )
         place = place or self._contents.place(charge.dataset)
         self._books.check(charge.unit, place)
         levels = self._books.levels(charge, place, budget, now)

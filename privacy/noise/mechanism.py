@@ -4,7 +4,8 @@ Integer sensitivity. A client's clipped sum G is scaled and rounded as floor(sca
 uniform dither u. For a fixed u, adding or removing one unit with gradient g moves coordinate i by
 at most ⌈scale·|gᵢ|⌉ < scale·|gᵢ| + 1, so the L2 distance is below scale·‖g‖ + √d ≤ scale·C + √d,
 with certainty: each unit adds multiples of a grid 2²⁰ times finer than the integers, and the dither is
-one too, so that float64 computes all of this without rounding. A mixture over u is no less private, by joint convexity, so neither the quality of
+one too, so that float64 computes all of this without rounding. A mixture over u is no less private, by joint convexity,
+so neither the quality of
 the dither nor the conditional re-drawing of Kairouz et al. (2021, Section 4.1) is needed: with a
 fine scale √d is a fraction of a percent.
 
@@ -60,7 +61,7 @@ class FixedPoint:
         scale = _largest_power_of_two(2 ** (ring_bits - 1) / (cohort * (bound + 1)))
         if scale < _LEAST_PLAIN_SCALE:
             raise UsageError(
-                f"{cohort} sites' updates would be rounded to 1/{scale} in a ring of {ring_bits} bits",
+                f"the updates of {cohort} sites would be rounded to 1/{scale} in a ring of {ring_bits} bits",
                 where="privacy.ring_bits",
                 remedy="Set it to 32, or have fewer sites in a sum.",
             )
@@ -219,8 +220,8 @@ class Mechanism:
         reach = units * self.scale * self.clipping_norm + math.sqrt(self.dimension if units else 0)
         if np.linalg.norm(rounded.astype(np.float64)) > reach * (1 + _ROUNDING):
             raise HortusError(
-                "the clipped sum has a larger norm than its units of norm "
-                f"{self.clipping_norm:g} can give it, so something was not clipped",
+                f"the clipped sum has a larger norm than units of norm {self.clipping_norm:g} can give it, so "
+                "something was not clipped",
                 remedy="Nothing was sent. This is a defect of Hortus: please report it.",
             )
 
@@ -238,7 +239,7 @@ def _lift(total: NDArray[np.uint32], bits: int) -> NDArray[np.float64]:
 def _largest_power_of_two(limit: float) -> int:
     if not limit >= 1:
         raise UsageError(
-            "the ring has no room for the sum, however coarse it is rounded",
+            "the ring has no room for the sum, however coarsely it is rounded",
             where="training",
             remedy="Lower nominal_units, sampling_rate, clipping_norm or the number of sites.",
         )

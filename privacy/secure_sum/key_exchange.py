@@ -171,7 +171,9 @@ class KeyExchange:
         received = _by_site(encapsulations, lambda one: one.sender, self._peers())
         for one in received.values():
             if one.receiver != self._identity.site:
-                raise ProtocolError("its encapsulation is for another site", where=one.sender)
+                raise ProtocolError(
+                    "its encapsulation is addressed to another site", where=one.sender
+                )
             check_encapsulation(one, self._roster, self._descriptor_digest, self._announced)
         return MaskGenerator(
             site=self._identity.site,
@@ -291,9 +293,9 @@ def _by_site(
     for message in messages:
         site = sender(message)
         if site not in due:
-            raise ProtocolError("no message of this site is due", where=site)
+            raise ProtocolError("no message of this site is expected", where=site)
         if site in found:
-            raise ProtocolError("this site's message came twice", where=site)
+            raise ProtocolError("this site's message arrived twice", where=site)
         found[site] = message
     for site in due:
         if site not in found:

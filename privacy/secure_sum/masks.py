@@ -1,4 +1,4 @@
-"""Masks that cancel in a sum over all sites that were told the same.
+"""Masks that cancel in a sum over all sites that received the same instructions.
 
 A mask is an AES-256-CTR keystream read as 32-bit words, of which a smaller ring takes the low bits.
 It is made where it is added, block by block, and started at any chunk, so neither a mask nor a masked
@@ -35,7 +35,7 @@ _CACHE_LINE = 64
 
 @dataclass(frozen=True, slots=True)
 class StepView:
-    """What a site was told about a step; masks cancel only between sites that were told the same.
+    """What a site learned about a step from the server; masks cancel only between sites that learned the same.
 
     Attributes:
         step: Number of the secure sum in the session.
@@ -105,7 +105,7 @@ class MaskGenerator:
             )
         if (view.step, view.attempt) in self._used:
             # Two vectors under one mask differ by the difference of what they hide.
-            raise Refused("a vector was masked for it before", where=where)
+            raise Refused("a vector was already masked for it", where=where)
 
     def mask(
         self, values: NDArray[np.int64] | NDArray[np.uint32], view: StepView
@@ -125,7 +125,9 @@ class MaskGenerator:
             Refused: See `check`.
         """
         if values.ndim != 1 or values.dtype not in (np.int64, np.uint32):
-            raise TypeError(f"int64[d] or uint32[d] is masked, not {values.dtype}{values.shape}")
+            raise TypeError(
+                f"only int64[d] or uint32[d] can be masked, not {values.dtype}{values.shape}"
+            )
         self.check(view)
         self._used.add((view.step, view.attempt))
         values.setflags(write=False)
@@ -156,7 +158,7 @@ class MaskedVector:
         ring_bits: 32 or 24.
 
     Raises:
-        ValueError: There are no masks.
+        ValueError: The vector has no masks.
     """
 
     def __init__(
@@ -166,7 +168,7 @@ class MaskedVector:
         ring_bits: int = 32,
     ) -> None:
         if not seeds:
-            raise ValueError("a vector without masks is not masked")
+            raise ValueError("a vector needs at least one mask")
         self._values = values
         self._seeds = seeds
         self._ring_bits = ring_bits

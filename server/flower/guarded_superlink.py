@@ -30,7 +30,7 @@ class FleetOnly:
 
     def __init__(self, app: ASGIApp, secret: str) -> None:
         if not secret:
-            raise ValueError("an empty secret is none")
+            raise ValueError("a secret cannot be empty")
         self._app = app
         self._secret = secret.encode()
 

@@ -141,7 +141,7 @@ class SuperLink:
         for told in _documents(self._flwr(arguments, _COMMAND_SECONDS * len(commands))):
             if field not in told:
                 self.check()  # its end may be why
-                raise HortusError(f"Flower does not tell {field}", remedy=json.dumps(told)[:1000])
+                raise HortusError(f"Flower does not report {field}", remedy=json.dumps(told)[:1000])
             answers.append(told[field])
         return answers
 
@@ -175,7 +175,7 @@ class SuperLink:
             raise HortusError(
                 f"the SuperLink cannot listen on port {self._port}: {error.strerror}",
                 where=self._host,
-                remedy="Stop what listens there, or change `superlink` in server.yaml.",
+                remedy="Stop the program that listens there, or change `superlink` in server.yaml.",
             ) from error
 
     def _accepts(self) -> bool:

@@ -47,7 +47,7 @@ class Account(Schema):
         return math.inf if self.charges and not self.history else self.after(None, 0)
 
     def after(self, event: GaussianEvent | None, releases: int) -> float:
-        """Returns ε after so many more private steps."""
+        """Returns ε after this many more private steps."""
         return epsilon(self._with(event, releases), self.delta)
 
     def charged(self, event: GaussianEvent | None, releases: int, round_: int) -> "Account":

@@ -263,7 +263,7 @@ def attended(directory: Path) -> Iterator[None]:
         InUse: Another one is.
     """
     busy = InUse(
-        "another process is at work on this run",
+        "another process is working on this run",
         where=str(directory),
         remedy="Let it finish, stop it first, or choose another folder with --out.",
     )

@@ -36,7 +36,7 @@ def read(path: Path, digest: str) -> bytes:
         raise HortusError(f"it cannot be read: {error.strerror}", where=str(path)) from error
     if hashlib.sha256(encoded).hexdigest() != digest:
         raise HortusError(
-            "the checkpoint is damaged: it is not the one that was written",
+            "the checkpoint is damaged: it is not what was written",
             where=str(path),
             remedy="Restore the run's folder from a backup, or start over with another --out.",
         )

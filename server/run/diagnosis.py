@@ -59,7 +59,7 @@ def diagnose(plan: Plan, rounds: Sequence[RoundRecord], compared: Compared) -> D
     noise = median(ratios[-max(1, len(ratios) // 3) :]) if ratios else None
     measures = _measures(reached[-1], compared) if reached else {}
     if compared.cut is not None:
-        measures["units whose gradients are cut, with the last adapter"] = Unit.PERCENT.text(
+        measures["units whose gradients are clipped, with the last adapter"] = Unit.PERCENT.text(
             compared.cut
         )
     if noise is not None:
@@ -73,10 +73,7 @@ def diagnose(plan: Plan, rounds: Sequence[RoundRecord], compared: Compared) -> D
     return Diagnosis(measures, tuple(sentence for sentence in told if sentence))
 
 
-_UNMEASURED = (
-    "The plan names no evaluation records, so nothing is known of how good the model is: add "
-    "`evaluation`."
-)
+_UNMEASURED = "The plan names no evaluation records, so nobody can say how good the model is: add `evaluation`."
 
 
 def _measures(reached: Metric, compared: Compared) -> dict[str, str]:
@@ -111,8 +108,8 @@ def _of_result(reached: Metric, compared: Compared) -> str:
         return ""
     if -reached.gain(other) < _margin(reached, other, _LOST):
         return (
-            f"Privacy costs next to nothing here: what limits {reached.label} are the records, the base model or "
-            "how long it is trained."
+            f"Privacy costs next to nothing here: {reached.label} is limited by the records, the base model "
+            "or the length of the training."
         )
     return _price(reached, reached.value, other)
 
@@ -139,8 +136,9 @@ def _of_noise(plan: Plan, noise: float | None) -> str:
             else ", or fewer trained numbers (adapter.rank, adapter.layers)"
         )
         return (
-            f"In a sum the noise is {noise:.2g} times the signal. What helps, at the same ε: more records in a "
-            f"step (training.sampling_rate) and fewer steps, more sites or records{fewer}. A larger ε helps as well."
+            f"In a sum, the noise is {noise:.2g} times the signal. These help at the same ε: more records in "
+            f"a step (training.sampling_rate) and fewer steps, more sites or records{fewer}. A larger ε helps "
+            "as well."
         )
     if noise < _QUIET:
         return "The noise is well below the signal, so a smaller ε would cost little."
@@ -152,13 +150,13 @@ def _of_clipping(plan: Plan, cut: float | None) -> str:
         return ""
     if cut < _HARDLY_ANY:
         return (
-            f"Few gradients reach the clipping norm: a smaller privacy.clipping_norm than "
-            f"{plan.privacy.clipping_norm:g} means less noise, and cuts hardly more."
+            "Few gradients reach the clipping norm: a privacy.clipping_norm below "
+            f"{plan.privacy.clipping_norm:g} adds less noise and clips hardly more."
         )
     if cut > _NEARLY_ALL:
         return (
-            "Nearly every gradient is cut, so all units count alike. That is usual; a larger "
-            "privacy.clipping_norm is worth a try where the noise is below the signal."
+            "Nearly every gradient is clipped, so all units count alike. That is usual; a larger "
+            "privacy.clipping_norm is worth a try if the noise is below the signal."
         )
     return ""
 

@@ -1,4 +1,4 @@
-"""A run's folder: one run at a time, of one plan, one model and the same files at every start."""
+"""A run's folder, which holds one run at a time: of one plan, one model and the same files at every start."""
 
 import hashlib
 import json
@@ -58,9 +58,9 @@ def open_run(
     simulated: bool,
     force: bool,
 ) -> RunStore:
-    """Opens the run of a plan in a folder that the caller has claimed, or begins it.
+    """Opens the run of a plan in a folder that the caller has claimed, or starts it.
 
-    A start that came to no sum leaves nothing in the way of another plan.
+    A start that completed no sum does not stand in the way of another plan.
 
     Args:
         plan: The plan.
@@ -77,7 +77,7 @@ def open_run(
     """
     if _is_same(directory / _PLAN, plan_path) and load_plan(plan_path) != plan:
         raise UsageError(
-            "this file says what the run in its folder is: --set cannot change it",
+            "this file defines the run in its folder, so --set cannot change it",
             where=str(plan_path),
             remedy="Copy the file, or choose another folder with --out.",
         )
@@ -100,14 +100,14 @@ def _another(changes: Sequence[str], directory: Path) -> UsageError:
         *([f"… and {len(changes) - _SHOWN} more"] * (len(changes) > _SHOWN)),
     ]
     return UsageError(
-        "this folder holds a run of something else:\n" + "\n".join(lines),
+        "this folder holds another run:\n" + "\n".join(lines),
         where=str(directory),
         remedy="Choose another folder with --out, or start over in this one with --force.",
     )
 
 
 def input_digests(plan: Plan) -> dict[str, str]:
-    """Returns the SHA-256 of each file that is there; what is not is said by whoever needs it."""
+    """Returns the SHA-256 of each file that exists; whoever needs a missing one reports it."""
     found = {field: _digest(path) for field, path in files_of(plan).items()}
     return {field: digest for field, digest in found.items() if digest}
 
@@ -129,9 +129,9 @@ def _digest(path: Path) -> str:
 def differences(
     plan: Plan, contract: Contract, inputs: Mapping[str, str], directory: Path, *, simulated: bool
 ) -> list[str]:
-    """Returns how a run would differ from the one that is in a folder, a line for each thing.
+    """Returns how a run would differ from the one in a folder, a line for each difference.
 
-    Nothing, where there is none.
+    Empty if the folder holds no run.
 
     Args:
         plan: The plan.
@@ -207,7 +207,7 @@ def _shown(value: object) -> str:
 
 
 def has_begun(directory: Path) -> bool:
-    """Whether any sum of the run was tried: then sites may have paid for it."""
+    """Whether any sum of the run was tried, so that sites may have paid for it."""
     path = directory / "run.sqlite"
     if not path.exists():
         return False

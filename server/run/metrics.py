@@ -37,18 +37,24 @@ class RunCollector(Collector):
         planned = self._contract.training.rounds
         cohort = len(rows.rounds[-1].sites) if rows.rounds else 0
         gauges = {
-            "superlink_up": ("Whether Flower's SuperLink runs.", float(self._connected())),
-            "roster_sites": ("Sites of the roster.", self._sites),
-            "rounds_planned": ("Rounds of the plan.", planned),
-            "cohort_minimum_sites": ("Fewest sites in a sum.", self._contract.cohort.minimum),
+            "superlink_up": ("Whether Flower's SuperLink is running.", float(self._connected())),
+            "roster_sites": ("Sites in the roster.", self._sites),
+            "rounds_planned": ("Rounds that the plan has.", planned),
+            "cohort_minimum_sites": (
+                "Smallest number of sites that a sum may have.",
+                self._contract.cohort.minimum,
+            ),
             "cohort_sites": ("Sites in the last sum.", cohort),
         }
         for name, (meaning, value) in gauges.items():
             yield GaugeMetricFamily(f"hortus_server_{name}", meaning, value=value)
         counters = {
             "rounds": ("Rounds done.", len(rows.rounds)),
-            "secure_sums": ("Secure sums made.", sum(r.sums for r in rows.rounds)),
-            "secure_sum_attempts": ("Attempts at them.", sum(r.attempts for r in rows.rounds)),
+            "secure_sums": ("Secure sums completed.", sum(r.sums for r in rows.rounds)),
+            "secure_sum_attempts": (
+                "Attempts at secure sums.",
+                sum(r.attempts for r in rows.rounds),
+            ),
             "departures": ("Times that a site refused or left.", len(rows.departures)),
         }
         for name, (meaning, value) in counters.items():

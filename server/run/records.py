@@ -80,7 +80,7 @@ class RunRows:
         run: The run's id.
         rounds: Finished rounds.
         checkpoints: SHA-256 of each round's checkpoint, also of those that are not kept.
-        departures: Who left or refused.
+        departures: Sites that left or refused.
     """
 
     run: str
@@ -107,7 +107,7 @@ def read_contract(directory: Path) -> Contract:
     except FileNotFoundError as error:
         runs = sorted(str(found.parent) for found in directory.glob("*/contract.json"))
         raise UsageError(
-            "there is no run in this folder",
+            "this folder has no run",
             where=str(directory),
             remedy=f"Did you mean {' or '.join(runs)}?"
             if runs

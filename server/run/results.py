@@ -127,7 +127,7 @@ class _About(BaseModel):
 
 
 def _saved_round(adapter: Path) -> int | None:
-    """The round, from 0, that an adapter's folder is of; None where there is none."""
+    """The round, from 0, that an adapter's folder is of; None if the folder does not say."""
     try:
         return _About.model_validate_json((adapter / ABOUT).read_bytes()).round - 1
     except (OSError, ValidationError):
@@ -136,7 +136,7 @@ def _saved_round(adapter: Path) -> int | None:
 
 def _chosen(directory: Path, rounds: Sequence[RoundRecord], which: str) -> RoundRecord:
     if not rounds:
-        raise UsageError("no round of this run is finished yet", where=str(directory))
+        raise UsageError("no round of this run has finished yet", where=str(directory))
     kept = [record for record in rounds if checkpoints.of_round(directory, record.round).exists()]
     if which == "last":
         return rounds[-1]
@@ -147,9 +147,10 @@ def _chosen(directory: Path, rounds: Sequence[RoundRecord], which: str) -> Round
             return record
     numbers = ", ".join(str(record.round + 1) for record in kept)
     raise UsageError(
-        f"{which!r} is no round of which a checkpoint is kept",
+        f"no checkpoint of round {which!r} is kept",
         where="--which",
-        remedy=f"Kept are rounds {numbers}: the last two and the best. Or name `last` or `best`.",
+        remedy=f"Checkpoints of rounds {numbers} are kept: the last two and the best. Name one of these, "
+        "`last` or `best`.",
     )
 
 
@@ -159,12 +160,12 @@ def _best(rounds: Sequence[RoundRecord]) -> RoundRecord:
         return best
     if metric is not None:
         raise UsageError(
-            f"no round is known to be the best: {metric.label} was finite after none of them",
+            f"no round can be called the best: {metric.label} was not finite after any of them",
             where="--which best",
             remedy="Take --which last, or train with a smaller learning rate.",
         )
     raise UsageError(
-        "no round is known to be the best: the plan names no evaluation records",
+        "no round can be called the best: the plan names no evaluation records",
         where="--which best",
         remedy="Take --which last, or set `evaluation` in the plan of another run.",
     )

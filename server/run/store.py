@@ -120,7 +120,7 @@ class RunStore:
 
     @property
     def departures(self) -> list[Departure]:
-        """Who left or refused, when and why."""
+        """The sites that left or refused, when and why."""
         return list(self._rows.departures)
 
     @property

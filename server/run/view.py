@@ -47,7 +47,8 @@ class SiteView:
         name: The site.
         points: ε after each round that it took part in, rounds from 1; infinite without noise.
         spent: ε so far; None without a bound.
-        budget: What its own policy and the grants in its ledger allow; None where the run's folder does not hold the site.
+        budget: What its own policy and the grants in its ledger allow; None where the run's folder does not hold the
+            site.
         charges: Charges in its own ledger; None where the run's folder does not hold it.
         took_part: For each finished round, whether the site was in its last sum.
         away: When it refused or was gone, and why.
@@ -88,7 +89,7 @@ class RunView:
         directory: Its folder.
         contract: What is trained.
         rounds: Finished rounds.
-        absences: Who refused or was gone, and whether they came back.
+        absences: Sites that refused or were gone, and whether they came back.
         sites: Every site that is known here, by name.
         attendance: What the server does now; None where none is at work.
         planned: The ε that the plan was made for; None where it names none.

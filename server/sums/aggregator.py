@@ -91,7 +91,7 @@ class Aggregator:
             check_version(checked(request).protocol)
             own = read_announcement(request)
             if own.site != site:
-                raise ProtocolError("the message is another site's", where=site)
+                raise ProtocolError("the message is from another site", where=site)
             check_announcement(own, self.roster, self.descriptor.digest())
         self._gather(self._announcements, site, SiteEvent.ANNOUNCE, request)
         return wire.Announcements(protocol=PROTOCOL_VERSION, announcements=self._announced())
@@ -128,7 +128,7 @@ class Aggregator:
                 )
             )
             if self._ready_calls[site] != call:
-                raise ProtocolError("a newer call of this site took this one's place", where=site)
+                raise ProtocolError("a newer call of this site has replaced this one", where=site)
             if self._is_over_for(site):
                 return self._finished(site)
             return wire.Turn(go=self._go)
@@ -138,7 +138,7 @@ class Aggregator:
         with self._changed:
             self._admit(site, checked(request).session)
             if self._adapter is None or request.digest != self._adapter_digest:
-                raise ProtocolError("the adapter asked for is not the current one", where=site)
+                raise ProtocolError("the requested adapter is not the current one", where=site)
             adapter = self._adapter
         return split(adapter, request.first_sequence)
 
@@ -155,7 +155,7 @@ class Aggregator:
             stream, due = attempt.open_stream(site)
         if header.first_sequence != due:
             raise ProtocolError(
-                f"the upload begins with chunk {header.first_sequence} where {due} is due",
+                f"the upload starts with chunk {header.first_sequence}, but chunk {due} is expected",
                 where=site,
             )
         is_whole = False
@@ -293,7 +293,9 @@ class Aggregator:
         sent = [read_encapsulation(one) for one in request.encapsulations]
         others = [name for name in self.descriptor.cohort if name != site]
         if [one.receiver for one in sent] != others or {one.sender for one in sent} != {site}:
-            raise ProtocolError("its encapsulations are not its own to each other site", where=site)
+            raise ProtocolError(
+                "it did not send one encapsulation of its own to each other site", where=site
+            )
         digest = self.descriptor.digest()
         announced = hash_of_announcements(map(read_announcement, self._announced()))
         for one in sent:
@@ -319,7 +321,7 @@ class Aggregator:
                 lambda: len(into) == everybody or self._machine.phase is Phase.CLOSED
             )
             if len(into) < everybody:
-                raise ProtocolError(f"the session was given up: {self._closed}")
+                raise ProtocolError(f"the session was abandoned: {self._closed}")
 
     def _await(self, condition: Callable[[], bool]) -> None:
         self._changed.wait_for(condition, timeout=self.rules.step_deadline)

@@ -28,7 +28,7 @@ class SessionMachine:
 
     Attributes:
         phase: Where the session is.
-        attempt: The open attempt; None while there is none.
+        attempt: The open attempt; None if no attempt is open.
     """
 
     def __init__(self, descriptor: Descriptor, minimum: int) -> None:
@@ -68,7 +68,7 @@ class SessionMachine:
         after = SITE_TRANSITIONS.get((state, event))
         if after is None or self.phase is Phase.CLOSED:
             now = "the session is closed" if self.phase is Phase.CLOSED else f"it is {state.value}"
-            raise ProtocolError(f"no {event.value} is due: {now}", where=site)
+            raise ProtocolError(f"no {event.value} is expected: {now}", where=site)
         if after is SiteState.LEFT and state is not SiteState.LEFT:
             self._departures.setdefault(site, "was ready again without sending its vector")
         if event is SiteEvent.ENCAPSULATE:
@@ -149,7 +149,7 @@ class SessionMachine:
         """
         attempt = self.attempt
         if attempt is None:
-            raise RuntimeError("there is no attempt to settle")
+            raise RuntimeError("no attempt is open")
         attempt.close()
         for site in self.in_state(SiteState.CALLED) | self.in_state(SiteState.UPLOADING):
             self.leave(site, f"sent no vector for step {attempt.step} in time")

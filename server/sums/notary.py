@@ -81,7 +81,9 @@ class Notary:
             HortusError: The file cannot be written.
         """
         if not head.is_signed_by(public_key):
-            raise ProtocolError("its signature of its ledger's head does not fit", where=head.site)
+            raise ProtocolError(
+                "its signature of its ledger's head does not match", where=head.site
+            )
         with self._lock:
             last, now = self.known(head.site), self._clock()
             if last is not None and (
@@ -111,7 +113,7 @@ class Notary:
     def answer(
         self, site: str, public_key: bytes, request: wire.ReadyRequest
     ) -> wire.Countersignature | None:
-        """Countersigns the head in a site's request; None where there is none.
+        """Countersigns the head in a site's request; None if the request has no head.
 
         Raises:
             ProtocolError: See `countersign`.

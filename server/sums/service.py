@@ -44,7 +44,7 @@ class Hub:
         """The current session.
 
         Raises:
-            ProtocolError: There is none.
+            ProtocolError: No session is open.
         """
         if self._current is None:
             raise ProtocolError("no session is open")
@@ -148,7 +148,7 @@ class _Servicer(rpc.AggregationServicer):
             if busy:
                 context.abort(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"{site} has {_CALLS_PER_SITE} calls open already",
+                    f"{site} already has {_CALLS_PER_SITE} open calls",
                 )
             session = self._hub.current
             session.check_member(site)

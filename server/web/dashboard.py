@@ -86,7 +86,7 @@ def _news(view: RunView) -> str:
     if view.state is State.STOPPED:
         return f"The run has stopped. {view.failure}"
     if view.state is State.SILENT:
-        return "No server is at work on the run."
+        return "No server is working on the run."
     if view.last is None:
         return "The run waits for its sites."
     done = f"{view.last.round + 1} of {view.contract.training.rounds} rounds are done."

@@ -25,7 +25,7 @@ class Optimizer(Kind):
     """An optimiser and its numbers."""
 
     unread: ClassVar[Mapping[str, str | float]] = MappingProxyType(
-        {"learning_rate": "it steps with what is private already, at no further cost"}
+        {"learning_rate": "it steps with what is already private, at no further cost"}
     )
 
     learning_rate: Positive = Field(0.02, description="Step size.")

@@ -28,7 +28,7 @@ class Yogi(Optimizer):
 
     unread: ClassVar[Mapping[str, str | float]] = MappingProxyType(
         {
-            **dict.fromkeys(("betas", "eps"), "numbers of a step with what is private already"),
+            **dict.fromkeys(("betas", "eps"), "part of a step with what is already private"),
             **Optimizer.unread,
         }
     )
@@ -36,10 +36,11 @@ class Yogi(Optimizer):
     kind: Literal["Yogi"] = "Yogi"
     learning_rate: Positive = Field(0.02, description="Step size η.")
     betas: tuple[Decay, Decay] = Field(
-        (0.9, 0.99), description="How much of the two moments each step keeps: β₁ and β₂."
+        (0.9, 0.99), description="The share of the two moments that each step keeps: β₁ and β₂."
     )
     eps: Positive = Field(
-        1e-3, description="ε, how adaptive it is at most: η·m / (√v + ε), where v starts at ε²."
+        1e-3,
+        description="ε, which limits how adaptive the step is: η·m / (√v + ε), where v starts at ε².",
     )
 
     def build(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

@@ -177,13 +177,13 @@ def test_an_answer_counts_for_the_question_that_it_was_given_to(world: World) ->
     answer = Answer.sign(site.identity, b"1" * 32, b"contract", "no")
     answer.verify(roster, b"1" * 32, b"contract")
     for challenge, contract in ((b"2" * 32, b"contract"), (b"1" * 32, b"another")):
-        with pytest.raises(ProtocolError, match="does not fit the key"):
+        with pytest.raises(ProtocolError, match="does not match the key"):
             answer.verify(roster, challenge, contract)
-    with pytest.raises(ProtocolError, match="does not fit the key"):
+    with pytest.raises(ProtocolError, match="does not match the key"):
         Answer("ash", "", 0, answer.signature).verify(roster, b"1" * 32, b"contract")
-    with pytest.raises(ProtocolError, match="does not fit the key"):
+    with pytest.raises(ProtocolError, match="does not match the key"):
         Answer("ash", "no", 9, answer.signature).verify(roster, b"1" * 32, b"contract")
-    with pytest.raises(ProtocolError, match="does not fit the key"):
+    with pytest.raises(ProtocolError, match="does not match the key"):
         Answer("birch", "no", 0, answer.signature).verify(roster, b"1" * 32, b"contract")
 
 

@@ -18,7 +18,7 @@ from hortus.protocol.wire import aggregation_pb2 as wire
 
 Adapter = NDArray[np.float32]
 LogOf = Callable[[str], str]
-NOT_SIGNED = "its signature of the secure-sum announcement does not fit the key in the pinned"
+NOT_SIGNED = "its signature of the secure-sum announcement does not match the key in the pinned"
 
 
 def play(world: World, server: HostileServer, sites: Sequence[str] = SITES) -> None:
@@ -94,7 +94,7 @@ def _fields(one: wire.Announcement) -> dict[str, str | bytes]:
         (Swapping, NOT_SIGNED),
         (HalfSwapping, NOT_SIGNED),
         (Omitting, "dogwood: this site's message is missing"),
-        (Doubling, "birch: this site's message came twice"),
+        (Doubling, "birch: this site's message arrived twice"),
     ],
 )
 def test_keys_that_their_site_did_not_sign_are_refused(

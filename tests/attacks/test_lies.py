@@ -202,7 +202,7 @@ def test_sites_shown_different_sessions_never_agree_on_keys(
     play(world, server, requests=requests)
     assert not server.uploads
     assert any(
-        "does not fit the key" in log_of(site) or "not in the session's cohort" in log_of(site)
+        "does not match the key" in log_of(site) or "not in the session's cohort" in log_of(site)
         for site in SITES
     )
     assert not any(world.charges(site) for site in SITES)

@@ -102,7 +102,7 @@ def test_a_base_model_other_than_the_approved_is_refused(
     server = HostileServer(lambda _: [], [])
     with serving_hostile(server, world.consortium.server.tls) as port:
         replies = world.play(port, {"ash": world.request()})
-    assert "this site's copy of the base model is not the plan's" in replies["ash"].reason
+    assert "this site's copy of the base model differs from the plan's" in replies["ash"].reason
     assert model_digest(copy)[:16] not in replies["ash"].reason
     assert "copy of the base model" in log_of("ash")
     assert not server.announced
@@ -274,7 +274,7 @@ def test_somebody_between_site_and_server_is_not_spoken_to(
     server = HostileServer(lambda _: [], [])
     with serving_hostile(server, of(world, tmp_path / "foreign")) as port:
         world.play(port, dict.fromkeys(SITES[:1], world.request()))
-    assert "cannot be reached, or shows a foreign certificate" in log_of("ash")
+    assert "cannot be reached, or its certificate is not the consortium's" in log_of("ash")
     assert not server.announced
 
 

@@ -112,7 +112,7 @@ def _other(adapter: Adapter) -> Iterator[wire.Chunk]:
         (_damaged, "chunk 0 is damaged"),
         (_endless, "a chunk came after the 4195 words"),
         (_endless_nothing, "chunk 0 has 0 bytes"),
-        (_other, "the adapter received is not the one announced"),
+        (_other, "the received adapter is not the announced one"),
     ],
 )
 def test_a_malformed_adapter_is_refused_before_anything_is_paid_or_sent(
@@ -258,7 +258,7 @@ def test_a_step_that_outlasts_the_grace_is_given_up_unpaid(
     assert _stopped(world, server, computes, 0.5) < 10
     assert not world.charges("ash")
     assert not world.refusals("ash")
-    assert "the step was given up: this site is being stopped" in log_of("stopped")
+    assert "the step was abandoned because this site is being stopped" in log_of("stopped")
 
 
 def test_a_server_that_does_not_read_an_upload_is_left(impatient: World, log_of: LogOf) -> None:

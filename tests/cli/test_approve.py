@@ -70,7 +70,7 @@ def test_an_approval_says_who_and_for_how_much_and_is_listed_and_taken_back(
 
     again = hortus("approve", site, plan, "--by", "Bob")
     assert again.exit_code == 0
-    assert "already approved it in entry 1" in words(again)
+    assert "has already approved it in entry 1" in words(again)
     assert len(bodies(site)) == 1
 
     listed = words(hortus("approve", site, "--list"))

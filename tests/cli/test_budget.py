@@ -116,7 +116,7 @@ def test_who_came_later_has_spent_less(ward: Path) -> None:
     two = epsilon({GaussianEvent(1.0, 4.0): 2}, DELTA)
     shown = hortus("budget", "show", str(ward)).output
     assert (
-        f"the most exposed unit has spent ε = {two:.4f}, as 2 have; 2 at most {ONE:.4f}." in shown
+        f"the most exposed units (2) have spent ε = {two:.4f} each; 2 at most {ONE:.4f}." in shown
     )
     (line,) = [line for line in shown.splitlines() if f"  {two:.4f}" in line]
     assert line.split()[1:3] == ["2", "patient"]  # one dataset, two contents of it
@@ -130,7 +130,7 @@ def test_a_statement_of_disjointness_is_signed_shown_and_audited(
     arguments = ("--from", first[:8], "--reason", "another ward", "--by", "Dr. Ray")
     told = hortus("budget", "disjoint", str(ward), "--data", str(other), *arguments)
     assert told.exit_code == 0, told.output
-    assert "says Dr. Ray; none of its 2 units is in both" in told.output
+    assert "says Dr. Ray; its 2 units are not in any of them" in told.output
     with Site(ward, lambda: 1.8e9) as opened:
         content = opened.content(other)
         opened.ledger.follow(content)

@@ -133,7 +133,7 @@ def _other_model(consortium: Consortium, plan: Path) -> None:
     [
         (_open_key, "keys", "chmod go="),
         (_lose_certificate, "TLS certificate", "not issued one yet"),
-        (_swap_certificate, "TLS certificate", "not for the key beside it"),
+        (_swap_certificate, "TLS certificate", "does not belong to the key beside it"),
         (_swap_card, "cards", "the card of cedar has another key"),
         (_lose_roster, "roster", "hortus roster add"),
         (_spoil_label, "tiny: data", "line 62, column 'label': the label 'odd'"),
@@ -194,4 +194,4 @@ def test_a_port_of_the_servers_that_is_taken_is_told(consortium: Consortium) -> 
 def test_a_folder_that_is_nobodys_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["check", str(tmp_path)])
     assert result.exit_code == 2
-    assert "not a site's folder" in result.output
+    assert "neither a site's folder" in result.output

@@ -38,7 +38,7 @@ def test_noise_is_chosen_for_the_epsilon_asked_and_every_accountant_is_shown(
     output = shown(hortus("plan", path))
     noise = contract.privacy.noise_multiplier
     assert contract.digest() in output
-    assert f"{noise:g}, the least that keeps ε = 50" in output
+    assert f"{noise:g}, the least that reaches ε = 50" in output
     assert "2 rounds × 2 private steps = 4" in output
     assert "2 of 2 rounds" in output
     # The accounted multiplier is the asked one or a little more, so ε is the asked one or less.
@@ -275,7 +275,7 @@ def test_a_plan_that_counts_on_more_honest_sites_than_its_site_is_not_approved(
     assert "counts on the noise of 3 of 3 sites" in words
     assert "no more than 2 of them" in words
     assert "cohort.max_colluding: 1" in words
-    assert "No plan was approved here." in hortus("approve", site, "--list").output
+    assert "No plan has been approved here." in hortus("approve", site, "--list").output
     path = write_plan(privacy=CHEAP, cohort={"minimum": 3, "max_colluding": 1})
     assert "counts on the noise of 2 of 3 sites" in shown(hortus("approve", site, path))
     alone = write_plan(privacy=CHEAP | {"noise": "local"}, cohort={"minimum": 3})

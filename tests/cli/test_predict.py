@@ -119,7 +119,7 @@ def test_a_pipe_is_answered_line_by_line_whatever_the_batch(run: hortus.Run, bat
         (("--jsonl",), "{}\n", ("standard input, line 1", "'text'")),
         (("--jsonl",), "[1]\n", ("standard input, line 1", "not a JSON object")),
         (("--jsonl",), "{\n", ("standard input, line 1", "malformed JSON")),
-        (("red", "--which", "7"), None, ("Kept are rounds 1, 2",)),
+        (("red", "--which", "7"), None, ("rounds 1, 2 are kept",)),
         (("red", "--keep", "id"), None, ("no column 'id'",)),
         (("red", "--temperature", "-1"), None, ("temperature",)),
     ],

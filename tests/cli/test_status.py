@@ -123,7 +123,7 @@ def test_a_site_that_has_pinned_nobody_says_so(tmp_path: Path) -> None:
 def test_a_folder_of_nobody_is_refused(tmp_path: Path) -> None:
     result = hortus("status", str(tmp_path))
     assert result.exit_code == 2
-    assert "not a site's folder" in result.output
+    assert "neither a site's folder" in result.output
 
 
 def test_a_run_that_goes_on_tells_who_is_there(tmp_path: Path) -> None:

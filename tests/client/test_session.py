@@ -326,7 +326,7 @@ def test_a_server_of_another_version_is_refused_before_anything_is_charged(
             return announcements
 
     outcomes = play(world, Other(lambda _: [go(0)]))
-    assert all(f"speaks protocol {version}" in str(error) for error in outcomes.values())
+    assert all(f"uses protocol {version}" in str(error) for error in outcomes.values())
     assert charged(world, "ash") == 0
 
 

@@ -1,6 +1,10 @@
-"""The expressions that docs/style.md advises against appear nowhere that somebody reads."""
+"""The expressions that docs/style.md advises against appear nowhere that somebody reads, in pages or in code."""
 
+import ast
+import io
 import re
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,11 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
     *sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs/style.md", ROOT / "docs/plan.md"}),
 ]
+# Folders whose docstrings, comments and messages are written as the pages are.
+ROOMS = (
+    *("api", "cli", "client", "pages", "parties", "planning", "privacy", "protocol"),
+    *("runtime", "server", "strategies"),
+)
 BETTER = {
     r"\b(?:goes|go|gone|went) on\b": "resumes, continues",
     r"\banew\b": "again, new",
@@ -44,6 +53,28 @@ def faults(text: str, line: int = 1) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_is_written_as_the_style_says(page: Path) -> None:
     assert faults(page.read_text(encoding="utf-8")) == []
+
+
+def texts(source: str) -> Iterator[tuple[str, int]]:
+    """Every string and comment of a module, each with its line."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value, node.lineno
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string, token.start[0]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_is_written_as_the_style_says(room: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {fault}"
+        for path in sorted((ROOT / room).rglob("*.py"))
+        if "_pb2" not in path.name
+        for text, line in texts(path.read_text(encoding="utf-8"))
+        for fault in faults(text, line)
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize(

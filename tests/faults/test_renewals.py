@@ -53,7 +53,7 @@ def test_sums_go_on_over_a_new_authority_and_a_new_identity_of_the_server(
     follow(world, card, SITES[1:])
     with served(world) as (_, port):
         world.play(port, {"ash": world.request()})
-    assert "of the session does not fit the key in the pinned roster" in log_of("ash")
+    assert "of the session does not match the key in the pinned roster" in log_of("ash")
     follow(world, card, SITES[:1])
     sum_of_all(world, "c" * 32)
     for site in SITES:

@@ -199,7 +199,10 @@ def card_of_a_hostile_server(setting: Setting) -> Parser:
         held = files.tls
         shutil.copytree(kept, files.directory, dirs_exist_ok=True)
         must((after.sites, after.server) == (before.sites, before.server), "it changed a key")
-        must(is_certificate_of(held.certificate.read_bytes(), held.key), "a foreign certificate")
+        must(
+            is_certificate_of(held.certificate.read_bytes(), held.key),
+            "its certificate is not the consortium's",
+        )
         must(bool(x509.load_pem_x509_certificates(card.authority.encode())), "no authority")
 
     seeds = (world.consortium.server.card.read_bytes(),)

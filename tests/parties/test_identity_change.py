@@ -56,7 +56,7 @@ def connected(parties: Parties) -> list[str]:
 
 def test_no_site_is_locked_out_while_the_authority_changes(parties: Parties) -> None:
     parties.meet()
-    with pytest.raises(UsageError, match="there is no next authority"):
+    with pytest.raises(UsageError, match="the folder has no next authority"):
         finish_change(parties.server, NOW)
     former = parties.server.tls.authority.read_bytes()
     begin_change(parties.server, NOW)
@@ -115,12 +115,12 @@ def test_sites_follow_the_servers_new_identity_and_no_other(
     rotate_server_identity(parties.server, NOW)
     present = signed_by(parties.server)
     former(roster)
-    with pytest.raises(ProtocolError, match="does not fit the key"):
+    with pytest.raises(ProtocolError, match="does not match the key"):
         present(roster)
     follow(parties, "ash")
     followed = Roster.load(parties.sites["ash"].roster)
     present(followed)
-    with pytest.raises(ProtocolError, match="does not fit the key"):
+    with pytest.raises(ProtocolError, match="does not match the key"):
         former(followed)
     assert followed.server_keys()[0] == roster.server
     assert followed.sites == roster.sites
@@ -141,7 +141,7 @@ def test_a_stranger_does_not_follow_the_server(parties: Parties) -> None:
         "members": card.members,
     }
     forged = ServerCard.make(stranger, NOW, **content)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="another server than the one pinned"):
+    with pytest.raises(UsageError, match="a different server than the one pinned"):
         pin(parties.sites["ash"], forged, [], NOW)
     with pytest.raises(UsageError, match="not signed by the key that it is from"):
         Identity(SERVER, stranger._key, (lifted,))

@@ -219,7 +219,7 @@ def test_a_taken_flower_or_tls_key_is_refused_by_the_server(
 ) -> None:
     parties.meet()
     thief = stranger("elm", tmp_path, flower=parties.card("birch").flower)
-    with pytest.raises(UsageError, match="elm: its TLS or Flower key is birch's as well"):
+    with pytest.raises(UsageError, match="elm: its TLS or Flower key is also birch's"):
         admit(parties.server, [thief], NOW)
     assert set(Roster.load(parties.server.roster).sites) == set(SITES)
     # A request for another name, signed by birch, does not pass either.
@@ -241,7 +241,7 @@ def test_another_server_is_not_taken_for_the_one_pinned(parties: Parties, tmp_pa
     parties.meet()
     other = create_server(ServerFiles(tmp_path / "other"), SERVER, NOW)
     before = parties.sites["ash"].tls.authority.read_bytes()
-    with pytest.raises(UsageError, match="another server than the one pinned"):
+    with pytest.raises(UsageError, match="a different server than the one pinned"):
         pin(parties.sites["ash"], other, [], NOW)
     assert parties.sites["ash"].tls.authority.read_bytes() == before
 
@@ -308,7 +308,7 @@ def test_a_server_that_nobody_can_dial_is_not_made(tmp_path: Path) -> None:
 def test_a_folder_says_whose_it_is(parties: Parties, tmp_path: Path) -> None:
     assert isinstance(open_party(tmp_path / "ash"), SiteFiles)
     assert isinstance(open_party(tmp_path / "server"), ServerFiles)
-    with pytest.raises(UsageError, match="not a site's folder"):
+    with pytest.raises(UsageError, match="neither a site's folder"):
         open_party(tmp_path)
 
 

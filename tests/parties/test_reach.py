@@ -111,7 +111,7 @@ def test_each_step_of_the_way_has_its_own_words(own: Consortium, foreign: Consor
         found = greet(address, tls, NOW, speaks_http=True)
         assert "a different authority than the one pinned" in found.problem
     with answering(None, b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
-        assert "does not speak TLS" in greet(address, tls, NOW, speaks_http=True).problem
+        assert "does not use TLS" in greet(address, tls, NOW, speaks_http=True).problem
     with answering(None, b"") as address:
         assert "closed the connection" in greet(address, tls, NOW, speaks_http=True).problem
     with answering(own, http(datetime.now(UTC))) as address:

@@ -128,8 +128,8 @@ TOP = "server: " + "cc" * 32 + "\n"
         (TOP + "sites:\n  A: " + KEY_A, "'A' cannot name a site"),
         ("sites:\n  1: " + KEY_A, "line 2: .*put it in quotes"),
         ("server: abcd\nsites:\n  a: " + KEY_A, "server: the public key is 'abcd'"),
-        (TOP + "sites: {}\nmore: 1", "a roster holds `server`"),
-        ("sites:\n  a: " + KEY_A, "a roster holds `server`"),
+        (TOP + "sites: {}\nmore: 1", "a roster has `server`"),
+        ("sites:\n  a: " + KEY_A, "a roster has `server`"),
         ("x: \x07", "line 1: this is not YAML"),
     ],
 )

@@ -120,7 +120,9 @@ def test_no_legal_message_exceeds_what_grpc_takes(built: MessageDescriptor) -> N
 
 @pytest.mark.parametrize("version", [0, PROTOCOL_VERSION + 1])
 def test_another_version_is_refused_with_both_numbers(version: int) -> None:
-    with pytest.raises(ProtocolError, match=f"protocol {version}, this program {PROTOCOL_VERSION}"):
+    with pytest.raises(
+        ProtocolError, match=f"protocol {version}, this program uses {PROTOCOL_VERSION}"
+    ):
         check_version(version)
     fields = {
         "run": "1" * 32,
@@ -131,7 +133,7 @@ def test_another_version_is_refused_with_both_numbers(version: int) -> None:
         "dimension": 1,
         "scale": 1,
     }
-    with pytest.raises(ValueError, match=f"it is of protocol {version}"):
+    with pytest.raises(ValueError, match=f"the descriptor is for protocol {version}"):
         Descriptor.model_validate(fields | {"protocol": version})
 
 

@@ -48,8 +48,8 @@ def test_a_policy_reads_back(tmp_path: Path) -> None:
             [
                 "budget.epsilon: 0 → should be greater than 0",
                 (
-                    "budget.delta: 1 → δ is the chance that the promise fails altogether: 1 is more than "
-                    "0.01, the most allowed; choose it well below 1 / the number of units"
+                    "budget.delta: 1 → δ is the chance that the promise fails altogether, and 1 is above the "
+                    "limit of 0.01; choose it well below 1 / the number of units"
                 ),
                 "min_cohort: 1 → should be greater than or equal to 2",
             ],
@@ -212,5 +212,5 @@ def test_a_key_that_comes_twice_is_refused_with_its_line(
 ) -> None:
     path = tmp_path / "file.yaml"
     path.write_text(text)
-    with pytest.raises(UsageError, match="comes twice"):
+    with pytest.raises(UsageError, match="occurs twice"):
         load(path)

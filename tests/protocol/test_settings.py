@@ -90,7 +90,7 @@ def test_paths_are_relative_to_the_plans_folder_as_in_the_file(path: Path) -> No
         ),
         (
             ["strategy.server_optimizer.learning_rate=1"],
-            "strategy.server_optimizer: it is not a mapping that says which optimizer by `kind`",
+            "strategy.server_optimizer: it is not a mapping whose `kind` names the optimizer",
         ),
         (
             ["task.labels=[no, cake]"],
@@ -112,10 +112,10 @@ def test_paths_are_relative_to_the_plans_folder_as_in_the_file(path: Path) -> No
         (["training.rounds"], "--set training.rounds: this is not a key and value"),
         (["training..rounds=2"], "--set training..rounds=2: this is not a key and value"),
         (["=2"], "--set =2: this is not a key and value"),
-        (["name.first=x"], "--set name.first=x: name has no keys of its own"),
+        (["name.first=x"], "--set name.first=x: name has no keys"),
         (
             ["task.labels.0=x"],
-            "task.labels has no keys of its own — Give all of it: --set task.labels",
+            "task.labels has no keys — Set the whole value: --set task.labels",
         ),
         (["name=[a"], "--set name=[a: this is not YAML: expected"),
         (["name=*a"], "--set name=*a: this is not YAML: aliases"),
@@ -125,10 +125,10 @@ def test_paths_are_relative_to_the_plans_folder_as_in_the_file(path: Path) -> No
             ["name={a: 1, a: 2}"],
             "--set name={a: 1, a: 2}: this is not YAML: the key 'a' comes twice",
         ),
-        (["seed=1", "seed=2"], "--set seed=2: it takes the place of --set seed=1"),
+        (["seed=1", "seed=2"], "--set seed=2: it conflicts with --set seed=1"),
         (
             ["training.rounds=2", "training={rounds: 3}"],
-            "--set training={rounds: 3}: it takes the place of --set training.rounds=2",
+            "--set training={rounds: 3}: it conflicts with --set training.rounds=2",
         ),
     ],
 )

@@ -39,8 +39,8 @@ def test_a_plan_leaves_out_what_has_a_default() -> None:
     [
         ({"kind": "sqare"}, "Did you mean 'square'?"),
         ({"kind": "hexagon"}, "There are: circle, square."),
-        ({"kind": 3}, "says which shape by `kind`"),
-        ("square", "says which shape by `kind`"),
+        ({"kind": 3}, "whose `kind` names the shape"),
+        ("square", "whose `kind` names the shape"),
         ({"kind": "circle"}, "drawing.shape.radius: missing"),
         ({"kind": "circle", "radios": 1}, "did you mean radius?"),
         ({"kind": "circle", "radius": "wide"}, 'drawing.shape.radius: "wide"'),
@@ -69,7 +69,7 @@ def test_a_contract_states_every_value_just_as_the_kind_here_does() -> None:
         Section(kind="circle", radius=2, colours=["red"]),  # other bytes, so another hash
         Section(kind="square"),
     ):
-        with pytest.raises(HortusError, match="is another here than in the contract"):
+        with pytest.raises(HortusError, match="differs from the contract's"):
             known.parse(own)
     with pytest.raises(UsageError, match="no such key"):
         known.parse(Section(kind="square", side=1.0, edge=2))

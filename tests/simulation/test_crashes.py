@@ -317,7 +317,7 @@ def test_a_second_start_is_refused_and_the_first_is_not_disturbed(
 
     def start_again(_: RoundRecord, __: Mapping[str, float]) -> None:
         for options in ({}, {"force": True}):
-            with pytest.raises(HortusError, match="another process is at work") as error:
+            with pytest.raises(HortusError, match="another process is working") as error:
                 run(path, tmp_path / "run", **options)
             refused.append(error)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-_IN_EPSILON = "a number of the mechanism: what it costs is in the ε that max_epsilon limits"
+_IN_EPSILON = "part of the mechanism: its cost is in the ε that max_epsilon limits"
 _PARTS = 1e6  # of C that a unit norm is a whole number of, rounded up: the same on every machine
 
 
@@ -37,7 +37,7 @@ class AdaptiveClipping(Clipping):
     unread: ClassVar[Mapping[str, str | float]] = MappingProxyType(
         {
             "quantile": _IN_EPSILON,
-            "rate": "it changes what is computed, not what that can cost: all of it is clipped",
+            "rate": "it changes what is computed but not what that can cost, since everything is clipped",
             "count_weight": _IN_EPSILON,
             "smallest": _IN_EPSILON,
             "largest": _IN_EPSILON,
@@ -47,24 +47,25 @@ class AdaptiveClipping(Clipping):
 
     kind: Literal["adaptive"] = "adaptive"
     quantile: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.5, description="γ, the share of units to be left uncut."
+        0.5, description="γ, the share of units that should not be clipped."
     )
     rate: Annotated[float, Field(gt=0, le=10)] = Field(
-        0.2, description="η: each step, C ← C·exp(−η·(share uncut − γ))."
+        0.2, description="η: each step, C ← C·exp(−η·(share not clipped − γ))."
     )
     count_weight: Annotated[float, Field(gt=0, le=2)] = Field(
         0.2,
-        description="Weight w of the noisy count beside the gradient, charged with it: noise grows by "
+        description="Weight w of the noisy count beside the gradient. It is charged with the gradient, and "
+        "the noise grows by "
         "√(1 + w²·max(γ, 1 − γ)²).",
     )
-    smallest: Positive = Field(1e-3, description="Least C that it may come to.")
-    largest: Positive = Field(1e3, description="Largest C that it may come to.")
+    smallest: Positive = Field(1e-3, description="Smallest C that it may reach.")
+    largest: Positive = Field(1e3, description="Largest C that it may reach.")
     unit_norm: Positive = Field(
         default_factory=lambda fields: _unit_norm(
             fields.get("quantile", 0.5), fields.get("count_weight", 0.2)
         ),
-        description="The norm of what one unit adds, in C: √(1 + w²·max(γ, 1 − γ)²), rounded up. Leave it out: it "
-        "follows from the rest.",
+        description="The norm of what one unit adds, in C: √(1 + w²·max(γ, 1 − γ)²), rounded up. Omit it: it "
+        "follows from the other values.",
     )
 
     @model_validator(mode="after")
@@ -103,8 +104,8 @@ class AdaptiveClipping(Clipping):
     def words(self, bound: float) -> str:
         """Describes it: see `Clipping`."""
         return (
-            f"{super().words(bound)} at first, then so that {self.quantile:.0%} of the units are not cut; counting "
-            f"them takes {self.unit_norm - 1:.2%} more noise"
+            f"{super().words(bound)} at first, then such that {self.quantile:.0%} of the units are not "
+            f"clipped; counting them takes {self.unit_norm - 1:.2%} more noise"
         )
 
 

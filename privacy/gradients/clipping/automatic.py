@@ -19,7 +19,9 @@ class AutomaticClipping(Clipping):
     """Every gradient is scaled to nearly C: g·C/(‖g‖ + γ) (Bu, Wang et al. 2023)."""
 
     unread: ClassVar[Mapping[str, str | float]] = MappingProxyType(
-        {"stability": "it changes what is computed, not what that can cost: all of it is clipped"}
+        {
+            "stability": "it changes what is computed but not what that can cost, since everything is clipped"
+        }
     )
 
     kind: Literal["automatic"] = "automatic"

@@ -87,7 +87,7 @@ class Clipping(Kind):
         stated, own = plan.privacy.unit_norm, self.limit(plan.privacy.clipping_norm)
         if stated != own:
             raise UsageError(
-                f"{self.kind} lets a unit add {own:g}, and the plan states {stated:g}",
+                f"{self.kind} lets a unit add {own:g}, but the plan states {stated:g}",
                 where="privacy.clipping.unit_norm",
             )
 

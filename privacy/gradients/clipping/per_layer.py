@@ -1,4 +1,4 @@
-"""Per-layer clipping: each of L adapted layers by itself, to C/√L: together √(L·C²/L) = C (McMahan et al. 2018)."""
+"""Per-layer clipping: each of L adapted layers is clipped alone, to C/√L; together √(L·C²/L) = C (McMahan et al. 2018)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class PerLayerClipping(Clipping):
-    """Each of L adapted layers is cut by itself, to C/√L (McMahan et al. 2018)."""
+    """Each of L adapted layers is clipped alone, to C/√L (McMahan et al. 2018)."""
 
     kind: Literal["per-layer"] = "per-layer"
 

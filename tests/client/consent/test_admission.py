@@ -103,7 +103,7 @@ def test_a_replaced_model_does_not_get_through(
     doorway.gate.admit(encoded(contract))
     monkeypatch.setattr(Site, "model_digest", lambda *_: "b" * 64)
     doorway._prepare = lambda _: pytest.fail("prepared again")  # type: ignore[method-assign]
-    with pytest.raises(Refused, match="is not the plan's"):
+    with pytest.raises(Refused, match="differs from the plan's"):
         doorway.gate.admit(encoded(contract), 4)
 
 

@@ -265,4 +265,4 @@ def test_an_approval_is_refused_in_words_where_no_ledger_could_charge_the_plan(
         budget=Budget(epsilon=8, delta=DELTA), min_cohort=2, min_honest=1, max_honest_share=1.0
     ).save(site.files.policy)
     contract = make_contract(plan, tiny_model, training={"sampling_rate": 1e-13})
-    assert "no ledger can charge it" in refusal_of_approval(site, contract)
+    assert "no ledger can charge for it" in refusal_of_approval(site, contract)

@@ -306,7 +306,9 @@ def test_a_plan_counts_on_no_more_honest_sites_than_its_site_does(
         if counted <= most:
             check_contract(site, asked)
             continue
-        with pytest.raises(Refused, match=r"^policy.yaml: max_honest_share.*no more than") as told:
+        with pytest.raises(
+            Refused, match=r"^policy.yaml: max_honest_share.*assumes at most"
+        ) as told:
             check_contract(site, asked)
         assert f"cohort.max_colluding: {minimum - most}," in str(told.value)
         alone = of_cohort(contract, minimum, minimum - counted, "local")

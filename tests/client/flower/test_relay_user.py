@@ -161,7 +161,7 @@ def test_a_folder_of_records_is_closed_and_links_in_it_are_followed(files: SiteF
 
 def test_records_that_are_not_there_are_not_taken_to_be_closed(files: SiteFiles) -> None:
     SiteConfig(site="ash", data=Path("none.csv")).save(files.config)
-    assert "so it is unknown who could read them" in refusal(files)
+    assert "so nobody can check who could read them" in refusal(files)
 
 
 def _fails(*_: object, **__: object) -> subprocess.CompletedProcess[bytes]:

@@ -240,7 +240,7 @@ def test_a_reader_takes_up_what_is_added_and_notices_what_is_changed(files: Site
         raw.execute("DROP TRIGGER entries_remain")
         raw.execute("DELETE FROM entries WHERE seq = 3")
         raw.commit()
-    with pytest.raises(HortusError, match="entry 3 is not there any more"):
+    with pytest.raises(HortusError, match="entry 3 has disappeared"):
         reader.look(key_at)
     assert len(reader.entries) == 3
 
@@ -343,7 +343,7 @@ def test_over_http_a_token_is_asked_for_on_loopback_too(files: SiteFiles) -> Non
     assert answer.status_code == 200
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "style=" not in answer.text, "a style attribute would be dropped under this policy"
-    for shown in ("ash", "127.0.0.1:2", "Nothing was refused.", "No plan was approved here"):
+    for shown in ("ash", "127.0.0.1:2", "Nothing was refused.", "No plan has been approved here"):
         assert shown in answer.text
     assert client.post("/").status_code == 405
 

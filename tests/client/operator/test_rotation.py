@@ -178,7 +178,7 @@ def test_a_running_agent_and_a_site_without_partners_keep_their_key(
         rotate_identity(files, clock)
     alone = SiteFiles(tmp_path / "alone")
     create_site(alone, SiteConfig(site="alone", data=Path("x.csv")), POLICY, NOW)
-    with pytest.raises(UsageError, match="has pinned nobody yet"):
+    with pytest.raises(UsageError, match="has not pinned anybody yet"):
         rotate_identity(alone, clock)
 
 

@@ -65,7 +65,7 @@ VERIFY = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: "
         (
             ended("[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"),
             Link.DOWN,
-            "does not speak TLS as the server does: wrong version number",
+            "does not use TLS as the server does: wrong version number",
         ),
         (
             ended("[code: 2004] Failed to activate SuperNode."),

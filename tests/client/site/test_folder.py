@@ -187,7 +187,7 @@ def test_a_replaced_model_is_hashed_again_and_not_loaded(
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-3}))
     assert site.model_digest(contract) != contract.model_digest
-    with pytest.raises(Refused, match="is not the plan's"):
+    with pytest.raises(Refused, match="differs from the plan's"):
         warm(contract)
 
 
@@ -206,7 +206,7 @@ def test_a_model_that_changes_while_it_is_loaded_is_refused(
         return load(contract, path)
 
     monkeypatch.setattr(operate, "Workbench", swapped)
-    with pytest.raises(Refused, match="is not the plan's"):
+    with pytest.raises(Refused, match="differs from the plan's"):
         WarmWorkbench(site)(contract)
 
 

@@ -277,7 +277,7 @@ def test_the_round_that_is_asked_for_is_loaded(pooled: hortus.Run, which: str) -
 
 @pytest.mark.parametrize("which", ["9", "first", "-1"])
 def test_a_round_that_is_not_kept_is_refused(pooled: hortus.Run, which: str) -> None:
-    with pytest.raises(hortus.HortusError, match="no round of which a checkpoint is kept"):
+    with pytest.raises(hortus.HortusError, match="no checkpoint of round"):
         hortus.load(pooled, which=which)
     with pytest.raises(hortus.HortusError, match="one adapter, not a run"):
         hortus.load(pooled.directory / "adapter", which=which)

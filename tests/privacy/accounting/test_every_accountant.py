@@ -73,7 +73,7 @@ def test_one_that_claims_less_than_is_charged_is_refused(
 ) -> None:
     plan = load_plan(write_plan(privacy={"epsilon": 2.0}))
     monkeypatch.setattr(ACCOUNTANTS, "parse", lambda _: Boasting())
-    with pytest.raises(UsageError, match=r"privacy.accountant: .*sites are charged"):
+    with pytest.raises(UsageError, match=r"privacy.accountant: .*a site would be charged"):
         noise_for(plan, 2.0, plan.releases)
 
 

@@ -749,13 +749,13 @@ def test_a_vector_that_was_sent_and_not_charged_is_found(mixed: Path) -> None:
     evidence = _evidence(mixed)
     finding = audit(replace(evidence, sent=frozenset({("9" * 32, 0, 0)})), ROSTER).first_broken
     assert finding is not None
-    assert "was sent and not charged" in finding.problem
+    assert "was sent but not charged" in finding.problem
     # One that counts on the noise of others is charged again with each attempt.
     finding = audit(
         replace(evidence, sent=frozenset({(CHARGE.session, 0, 1)})), ROSTER
     ).first_broken
     assert finding is not None
-    assert "attempt 1 was sent and not charged" in finding.problem
+    assert "attempt 1 was sent but not charged" in finding.problem
 
 
 @pytest.mark.parametrize("mode", ["local", "unsafe_none"])
@@ -792,7 +792,7 @@ def test_a_vector_that_needs_nobody_elses_noise_is_charged_once(path: Path, mode
                     (Level(Scope.LIFETIME, "", 0.9, 3.0), Level(Scope.PERIOD, "2031", 0.9, 3.0)),
                 ),
             ),
-            "not the period of its time",
+            "its time is in another period",
         ),
     ],
     ids=["frozen", "limit", "period"],
@@ -928,8 +928,8 @@ def test_a_plan_that_was_exchanged_or_not_kept_to_is_found(plan: Plan, tmp_path:
     for charge, stored, problem in (
         (kept, text, ""),
         (kept, changed, "has another hash"),
-        (replace(kept, clipping_norm=9.0), text, "are not its plan's"),
-        (replace(kept, releases=2), text, "number of releases are not its plan's"),
+        (replace(kept, clipping_norm=9.0), text, "differ from its plan"),
+        (replace(kept, releases=2), text, "number of releases differ from its plan"),
         (replace(kept, noise_multiplier=4.99), text, "4.99, its plan's 5"),
         (replace(kept, noise_multiplier=5.01), text, "5.01, its plan's 5"),
         (replace(kept, round=2), text, "no round 3"),

@@ -124,7 +124,7 @@ def test_a_model_that_computes_something_else_each_time_is_refused(
 
     read = TextClassification.load
     monkeypatch.setattr(TextClassification, "load", load)
-    with pytest.raises(UsageError, match="another gradient each time"):
+    with pytest.raises(UsageError, match="different gradient each time"):
         Workbench(contract(lora("bert")), saved("bert"))
 
 

@@ -158,8 +158,8 @@ def test_a_statement_opens_an_account_and_an_audit_shows_it(path: Path) -> None:
     ("content", "others", "words"),
     [
         (make_content(B, "Bob", "Ann", "Ada"), [A], "2 of 3 units are in both"),
-        (make_content(A, "Ada", "Ann"), [A], "was released from these records before"),
-        (make_content(B, "Bob"), [], "it says nothing of dataset aaaa"),
+        (make_content(A, "Ada", "Ann"), [A], "was already released from these records"),
+        (make_content(B, "Bob"), [], "it does not mention dataset aaaa"),
     ],
 )
 def test_a_statement_that_is_not_so_is_refused(
@@ -193,7 +193,7 @@ def test_units_that_were_forgotten_before_their_release_are_taken_for_unknown(
     for dataset, person in ((A, "Ada"), (A2, "Ann"), (A3, "Amy")):
         ledger.follow(make_content(dataset, person))
     ledger.charge(replace(CHARGE, dataset=A), BUDGET)
-    with pytest.raises(UsageError, match="not hashed with this site's present key"):
+    with pytest.raises(UsageError, match="not hashed with this site's current key"):
         ledger.state_disjoint(make_content(B, "Ada"), [A], "Dr. Ray", "the other ward")
 
 

@@ -718,7 +718,7 @@ def test_a_session_is_of_one_run_and_a_run_of_one_plan(
     if "step" in changes:
         _charge(ledger, **changes)
         return
-    with pytest.raises(Refused, match="another plan's before"):
+    with pytest.raises(Refused, match="belonged to another plan before"):
         _charge(ledger, step=1, **changes)
 
 
@@ -728,7 +728,7 @@ def test_a_step_that_is_only_asked_about_is_of_no_session_and_no_run(ledger: Led
     _charge(ledger, session=nobody, run="1" * 32)
     asked = replace(CHARGE, session=nobody, run=nobody, step=1)
     assert ledger.shortfall(asked, _budget()) is None
-    with pytest.raises(Refused, match="another plan's before"):
+    with pytest.raises(Refused, match="belonged to another plan before"):
         ledger.charge(asked, None)
 
 
@@ -750,7 +750,7 @@ def test_an_open_ledger_notices_that_its_file_was_exchanged(path: Path) -> None:
     with sqlite3.connect(path) as raw:
         raw.execute("DROP TRIGGER entries_remain")
         raw.execute("DELETE FROM entries")
-    with pytest.raises(HortusError, match="entry 1 is not there any more"):
+    with pytest.raises(HortusError, match="entry 1 has disappeared"):
         _charge(ledger, step=1)
 
 

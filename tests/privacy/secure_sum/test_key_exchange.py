@@ -269,8 +269,8 @@ class TestAnnouncements:
             ({"signature": b""}, "signature"),
             ({"x25519": b""}, "length"),
             ({"mlkem": b""}, "length"),
-            ({"site": LAST}, "came twice"),
-            ({"site": NAMES[5]}, "no message of this site is due"),
+            ({"site": LAST}, "arrived twice"),
+            ({"site": NAMES[5]}, "no message of this site is expected"),
         ],
     )
     def test_altered_keys_of_a_peer_are_refused(self, change: dict[str, object], text: str) -> None:
@@ -399,7 +399,7 @@ class TestEncapsulations:
         self._refuse(exchanges[LAST], [sent[VICTIM, LAST]], f"{PEER}: .*missing")
         exchanges, sent = self._sent()
         received = _inbox(sent, LAST)
-        self._refuse(exchanges[LAST], [*received, received[0]], f"{VICTIM}: .*came twice")
+        self._refuse(exchanges[LAST], [*received, received[0]], f"{VICTIM}: .*arrived twice")
         exchanges, sent = self._sent()
         stranger = replace(sent[PEER, LAST], sender="stranger")
         self._refuse(exchanges[LAST], [*_inbox(sent, LAST), stranger], "no message of this site")

@@ -86,7 +86,7 @@ def test_what_was_masked_cannot_be_changed_any_more() -> None:
 
 
 def test_a_vector_without_masks_is_never_taken_for_masked() -> None:
-    with pytest.raises(ValueError, match="without masks"):
+    with pytest.raises(ValueError, match="at least one mask"):
         MaskedVector(np.arange(5), [])
 
 

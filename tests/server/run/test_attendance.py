@@ -92,7 +92,7 @@ def test_answers_are_told_by_name_as_they_come(book: AttendanceBook) -> None:
     for act in (
         book.ask,
         lambda: book.hear("ash", Said.YES),
-        lambda: book.hear("birch", Said.LATER, "it prepares"),
+        lambda: book.hear("birch", Said.LATER, "it is preparing"),
         lambda: book.hear("cedar", Said.NO, "its budget is spent"),
         lambda: book.hear("birch", Said.YES),
     ):
@@ -103,7 +103,7 @@ def test_answers_are_told_by_name_as_they_come(book: AttendanceBook) -> None:
     assert told == [
         [f"{wait}: ash, birch, cedar"],
         ["ash takes part", f"{wait}: birch, cedar"],
-        ["birch is preparing: it prepares"],
+        ["birch is preparing: it is preparing"],
         ["cedar refuses: its budget is spent", f"{wait}: birch"],
         ["birch takes part", wait],
     ]
@@ -132,7 +132,7 @@ def test_rounds_count_from_one_and_a_sum_that_is_formed_again_is_told(
     book.again(2)
     assert lines(before, book.now) == [
         "birch has left the session: its connection was lost",
-        "round 1: step 1 of 4, attempt 2: a site dropped out, the others form the sum again",
+        "round 1: step 1 of 4, attempt 2: a site dropped out, and the others repeat the sum",
     ]
     assert book.now.sites["ash"].in_words == "in the session"
     assert "lost" in book.now.sites["birch"].why
@@ -148,7 +148,7 @@ def test_others_read_what_is_written_and_see_whether_anybody_is_at_work(
     assert not is_attended(tmp_path)
     with attended(tmp_path):
         assert is_attended(tmp_path)
-        with pytest.raises(HortusError, match="another process is at work"), attended(tmp_path):
+        with pytest.raises(HortusError, match="another process is working"), attended(tmp_path):
             pass
     assert not is_attended(tmp_path)
     for damaged in (b"", b"{", b'{"stage": "no such"}', b'{"round": -1}', b"\xff"):

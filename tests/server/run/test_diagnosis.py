@@ -47,7 +47,7 @@ def rounds(accuracies: list[float], noise: float | None = 1.0) -> list[RoundReco
         ),
         (FLAT, 0.1, Compared(), ("well below the signal",)),
         (FLAT, 1.0, Compared(cut=0.02), ("smaller privacy.clipping_norm than 1",)),
-        (FLAT, 1.0, Compared(cut=0.99), ("Nearly every gradient is cut",)),
+        (FLAT, 1.0, Compared(cut=0.99), ("Nearly every gradient is clipped",)),
         (FLAT, 1.0, Compared(without_privacy=0.9), ("Privacy costs 10.0 points",)),
         (FLAT, 1.0, Compared(without_privacy=0.805), ("costs next to nothing",)),
         ([0.1 * n for n in range(9)], 1.0, Compared(), ("still rising",)),

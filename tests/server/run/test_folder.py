@@ -197,7 +197,7 @@ def test_a_run_of_another_contract_is_refused_whatever_the_plan_file_says(folder
 def test_a_second_start_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
     with (
         claimed(tmp_path / "run"),
-        pytest.raises(HortusError, match="another process is at work"),
+        pytest.raises(HortusError, match="another process is working"),
         claimed(tmp_path / "run"),
     ):
         pass

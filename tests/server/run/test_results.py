@@ -184,10 +184,10 @@ def test_a_kept_round_is_exported_without_the_base_model(
 @pytest.mark.parametrize(
     ("which", "said"),
     [
-        ("1", "Kept are rounds 4, 5, 6: the last two and the best"),
-        ("7", "no round of which a checkpoint is kept"),
-        ("0", "no round of which a checkpoint is kept"),
-        ("first", "'first' is no round"),
+        ("1", "rounds 4, 5, 6 are kept: the last two and the best"),
+        ("7", "no checkpoint of round"),
+        ("0", "no checkpoint of round"),
+        ("first", "no checkpoint of round 'first' is kept"),
     ],
 )
 def test_a_round_that_is_not_kept_is_refused_with_those_that_are(
@@ -202,9 +202,9 @@ def test_a_round_that_is_not_kept_is_refused_with_those_that_are(
 def test_what_cannot_be_exported_is_explained(
     store: RunStore, evaluator: Evaluator, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="no round of this run is finished yet"):
+    with pytest.raises(UsageError, match="no round of this run has finished yet"):
         export(store.directory, "last", None)
-    with pytest.raises(UsageError, match="there is no run in this folder"):
+    with pytest.raises(UsageError, match="this folder has no run"):
         export(tmp_path, "last", None)
     _finish(store, evaluator, 0, metrics=())
     assert not (store.directory / "adapter-best").exists()
@@ -212,9 +212,9 @@ def test_what_cannot_be_exported_is_explained(
         export(store.directory, "best", None)
     _finish(store, evaluator, 1, metrics=generated(float("inf")))
     assert not (store.directory / "adapter-best").exists()
-    with pytest.raises(UsageError, match="perplexity was finite after none of them"):
+    with pytest.raises(UsageError, match="perplexity was not finite after any of them"):
         export(store.directory, "best", None)
-    with pytest.raises(UsageError, match="this exists already"):
+    with pytest.raises(UsageError, match="this folder already exists"):
         export(store.directory, "last", tmp_path)
     assert export(store.directory, "last", None)[1] == store.directory / "adapter-round-2"
     (store.directory / "checkpoints" / "round-00002.safetensors").write_bytes(b"another")

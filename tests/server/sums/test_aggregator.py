@@ -235,7 +235,7 @@ def test_a_second_vector_or_a_strangers_call_is_refused(pool: ThreadPoolExecutor
 def test_a_site_of_another_version_is_refused_at_the_door(version: int) -> None:
     session = make()
     message = wire.Announcement(protocol=version, session=SESSION, site="a")
-    with pytest.raises(ProtocolError, match=f"protocol {version}, this program 1"):
+    with pytest.raises(ProtocolError, match=f"protocol {version}, this program uses 1"):
         session.announce("a", message)
 
 
