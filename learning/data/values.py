@@ -108,6 +108,25 @@ def as_index(value: Any, known: Mapping[str, int], where: str) -> int:  # noqa: 
     )
 
 
+def as_number(value: Any, where: str) -> float:  # noqa: ANN401 - as above
+    """Returns a finite number; a text, as in a cell of CSV, is read as one.
+
+    Raises:
+        UsageError: It is none. It is not quoted.
+    """
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)
+    number = not isinstance(value, bool) and isinstance(value, int | float | Decimal)
+    if not number or not math.isfinite(value):
+        raise UsageError(
+            "it is no number, or not a finite one",
+            where=where,
+            remedy="Write a number, such as 3.5; leave out records that have none.",
+        )
+    return float(value)
+
+
 def as_label(value: Any, where: str) -> str:  # noqa: ANN401 - whatever a file holds
     """Returns a label as the plan writes it: text, or a whole number.
 

@@ -51,6 +51,19 @@ def token_ids(
     return [tuple(ids) or (filler(tokenizer),) for ids in found]
 
 
+def pair_ids(
+    tokenizer: PreTrainedTokenizerBase, firsts: list[str], seconds: list[str], longest: int
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Returns the token ids of pairs of texts, and for each token which of the two it is of, 0 or 1.
+
+    Of each pair the longer text is cut first. Tokenizers of models that do not tell texts apart say 0 of all.
+    """
+    found = tokenizer(firsts, seconds, truncation="longest_first", max_length=longest)
+    kinds = found.get("token_type_ids") or [[0] * len(ids) for ids in found["input_ids"]]
+    pairs = zip(found["input_ids"], kinds, strict=True)
+    return [(tuple(ids), tuple(of)) if ids else ((filler(tokenizer),), (0,)) for ids, of in pairs]
+
+
 def filler(tokenizer: PreTrainedTokenizerBase) -> int:
     """Returns the token that fills passes up; it is masked, so any will do where there is none for it."""
     known = tokenizer.pad_token_id

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from hortus.learning.data.values import as_index, as_text, check_words, numbered
-from hortus.learning.tasks.base import Example, Task
-from hortus.protocol.plan import Precision
+from hortus.learning.data.values import as_index, check_words, numbered
+from hortus.learning.tasks.texts import LabelledText, TextTask
 from hortus.runtime.errors import UsageError
 from hortus.runtime.metric import Better, Breakdown, Chance, Metric, Metrics, Part, Unit
 
@@ -19,18 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
-
-    from hortus.learning.models.base import Base
 
 _FEW, _SHOWN = 5, 6
-
-
-class LabelledText(NamedTuple):
-    """A record: a text, and the number of its label."""
-
-    text: str
-    label: int
 
 
 class Prediction(NamedTuple):
@@ -45,25 +33,16 @@ class Prediction(NamedTuple):
     probability: float
 
 
-class TextClassification(Task):
-    """`text-classification`: one label for each text; a head on an encoder or a decoder."""
+class LabelTask(TextTask):
+    """A task about texts whose answers are some of a list of labels."""
 
     listed: ClassVar[tuple[str, ...]] = ("labels",)
 
-    kind: Literal["text-classification"] = "text-classification"
-    text: str = Field("text", description="Column that holds the text.")
     label: str = Field("label", description="Column that holds the label.")
     labels: tuple[str, ...] = Field(
         min_length=2,
         description="All labels, public and fixed before anybody looks at data: a list, or in a "
         "plan file the path of a text file with one label a line.",
-    )
-    max_length: int = Field(64, ge=4, le=4096, description="Tokens a text is cut to.")
-    head: Literal["sentence", "sequence"] = Field(
-        "sentence",
-        description="What gives a text its classes. `sentence`: a linear layer on the mean of the states of its "
-        "tokens, scaled to one length; for small encoders. `sequence`: what transformers has for the architecture "
-        "(`…ForSequenceClassification`), which `pipeline` opens; for decoders, and for encoders that have a head.",
     )
 
     @model_validator(mode="after")
@@ -71,45 +50,28 @@ class TextClassification(Task):
         check_words(self.labels, "a label", "labels", ": it would stand for records without one")
         return self
 
-    def words(self, code: Callable[[str], str]) -> str:
-        """See `Task`."""
-        more = f" and {len(self.labels) - _SHOWN} more" if len(self.labels) > _SHOWN else ""
-        shown = ", ".join(map(code, self.labels[:_SHOWN]))
-        return f"put a text into one of {len(self.labels)} classes: {shown}{more}"
-
     @cached_property
     def numbers(self) -> Mapping[str, int]:
         """The labels, as files are compared with them, with their numbers."""
         return numbered(self.labels)
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """Text and label."""
-        return self.text, self.label
+    def outputs(self) -> tuple[str, ...]:
+        """The labels."""
+        return self.labels
 
     @property
-    def texts(self) -> tuple[str, ...]:
-        """The text: a label is a word of the plan's."""
-        return (self.text,)
+    def columns(self) -> tuple[str, ...]:
+        """Texts and label."""
+        return *self.asked, self.label
 
-    def read(self, row: Mapping[str, Any], where: str) -> LabelledText:
-        """See `Task`."""
-        return LabelledText(
-            as_text(row[self.text], f"{where}, column {self.text!r}"),
-            as_index(row[self.label], self.numbers, f"{where}, column {self.label!r}"),
-        )
+    def shown(self, code: Callable[[str], str]) -> str:
+        """Returns the labels, the first few of many, for whoever approves a plan."""
+        more = f" and {len(self.labels) - _SHOWN} more" if len(self.labels) > _SHOWN else ""
+        return ", ".join(map(code, self.labels[:_SHOWN])) + more
 
-    def row(self, value: LabelledText) -> dict[str, Any]:
-        """See `Task`."""
-        return {self.text: value.text, self.label: self.labels[value.label]}
-
-    def group(self, value: LabelledText) -> int:
-        """The label."""
-        return value.label
-
-    def check_values(self, values: Sequence[LabelledText]) -> None:
+    def check_seen(self, seen: set[int]) -> None:
         """Refuses labels that no record has: nobody could learn them."""
-        seen = {value.label for value in values}
         unseen = [label for index, label in enumerate(self.labels) if index not in seen]
         if unseen:
             raise UsageError(
@@ -119,36 +81,45 @@ class TextClassification(Task):
                 remedy="Nobody could learn them: remove them from the list, or check the data.",
             )
 
+
+class TextClassification(LabelTask):
+    """`text-classification`: one label for each text, or pair of texts; a head on an encoder or a decoder."""
+
+    problem: ClassVar[str] = "single_label_classification"
+
+    kind: Literal["text-classification"] = "text-classification"
+
+    def words(self, code: Callable[[str], str]) -> str:
+        """See `Task`."""
+        what = "a text" if self.second is None else "a text, read with another one,"
+        return f"put {what} into one of {len(self.labels)} classes: {self.shown(code)}"
+
+    def read(self, row: Mapping[str, Any], where: str) -> LabelledText:
+        """See `Task`."""
+        value = self.read_texts(row, where, None)
+        label = as_index(row[self.label], self.numbers, f"{where}, column {self.label!r}")
+        return value._replace(label=label)
+
+    def row(self, value: LabelledText) -> dict[str, Any]:
+        """See `Task`."""
+        return self.row_of_texts(value) | {self.label: self.labels[value.label]}
+
+    def group(self, value: LabelledText) -> int:
+        """The label."""
+        return int(value.label)
+
+    def check_values(self, values: Sequence[LabelledText]) -> None:
+        """Refuses labels that no record has."""
+        self.check_seen({value.label for value in values})
+
     def canary(self, value: LabelledText, generator: np.random.Generator) -> LabelledText:
         """Another label, at random."""
         wrong = (value.label + int(generator.integers(1, len(self.labels)))) % len(self.labels)
         return value._replace(label=wrong)
 
-    def load(self, path: Path, precision: Precision = Precision.FLOAT32) -> Base:
-        """See `Task`."""
-        if self.head == "sentence":
-            from hortus.learning.models.encoder import classifier
-
-            return classifier(path, precision, self.max_length, len(self.labels))
-        from hortus.learning.models.heads import SEQUENCE, model_with_head
-
-        return model_with_head(
-            path,
-            precision,
-            self.max_length,
-            SEQUENCE,
-            labels=self.labels,
-            problem_type="single_label_classification",
-        )
-
-    def encode(
-        self, tokenizer: PreTrainedTokenizerBase, values: Sequence[LabelledText]
-    ) -> list[Example]:
-        """See `Task`."""
-        from hortus.learning.models.tokens import token_ids
-
-        tokens = token_ids(tokenizer, [value.text for value in values], self.max_length)
-        return [Example(ids, value.label) for ids, value in zip(tokens, values, strict=True)]
+    def target(self, label: int) -> int:
+        """The label's number."""
+        return label
 
     def made_up(self, tokens: tuple[int, ...], generator: np.random.Generator) -> int:  # noqa: ARG002 - of any length
         """A random label."""
@@ -175,15 +146,6 @@ class TextClassification(Task):
             zip(targets.tolist(), predicted.tolist(), losses.double().tolist(), strict=True)
         )
 
-    @property
-    def asked(self) -> tuple[str, ...]:
-        """The text."""
-        return (self.text,)
-
-    def ask(self, question: str | Mapping[str, Any]) -> LabelledText:
-        """See `Task`."""
-        return LabelledText(as_text(self.fields(question)[self.text], "a text to predict"), 0)
-
     def answer(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[Prediction]:
         """The likeliest label, with its probability. See `Task`."""
         shares, labels = model(**inputs).logits.double().softmax(1).max(1)
@@ -198,7 +160,7 @@ class TextClassification(Task):
 
         labels, predicted, losses = (np.array(column) for column in zip(*observed, strict=True))
         commonest = float(np.unique(labels, return_counts=True)[1].max() / len(labels))
-        scores = f1_by_label(labels, predicted, self.labels)
+        every = np.arange(len(self.labels))
         return (
             Metric(
                 "accuracy",
@@ -209,38 +171,44 @@ class TextClassification(Task):
                 meaning="The share of the records whose label the model names.",
                 chance=Chance(commonest, "always naming the most frequent label"),
             ),
-            Metric(
-                "macro_f1",
-                float(np.mean([part.value for part in scores.parts])),
-                Unit.PERCENT,
-                Better.HIGHER,
-                label="macro F1",
-                meaning="The mean of the labels' F1 scores: a rare label counts as much as a frequent one.",
-                breakdown=scores,
-            ),
-            Metric(
-                "loss",
-                float(losses.mean()),
-                Unit.NATS,
-                Better.LOWER,
-                meaning="The mean cross-entropy: how little probability the model gives to the right label.",
-            ),
+            macro_f1(labels[:, None] == every, predicted[:, None] == every, self.labels),
+            mean_loss(losses),
         )
 
 
-def f1_by_label(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Breakdown:
-    """Returns each label's F1; labels that are neither present nor predicted are left out.
+def macro_f1(wanted: np.ndarray, found: np.ndarray, names: Sequence[str]) -> Metric:
+    """Returns the mean of the labels' F1, with each of them; labels neither present nor predicted are left out.
 
     Args:
-        labels: int64 (n,).
-        predicted: int64 (n,).
-        names: Each label's.
+        wanted: bool (records, labels), which label each record has.
+        found: bool (records, labels), which it is given.
+        names: The labels.
     """
-    import numpy as np
+    from sklearn.metrics import f1_score
 
-    parts = []
-    for label in np.union1d(labels, predicted):
-        of, named = labels == label, predicted == label
-        score = 2 * np.sum(of & named) / (np.sum(of) + np.sum(named))
-        parts.append(Part(names[label], np.sum(of), score))
-    return Breakdown("F1", "label", "records", tuple(parts))
+    there = (wanted | found).any(0).nonzero()[0]
+    scores = f1_score(wanted.astype(int), found.astype(int), average=None, zero_division=0.0)[there]
+    parts = [
+        Part(names[label], wanted[:, label].sum(), score)
+        for label, score in zip(there.tolist(), scores, strict=True)
+    ]
+    return Metric(
+        "macro_f1",
+        float(scores.mean()) if len(there) else 0.0,
+        Unit.PERCENT,
+        Better.HIGHER,
+        label="macro F1",
+        meaning="The mean of the labels' F1 scores: a rare label counts as much as a frequent one.",
+        breakdown=Breakdown("F1", "label", "records", tuple(parts)),
+    )
+
+
+def mean_loss(losses: np.ndarray) -> Metric:
+    """Returns the mean of cross-entropies in nats, float64 (records,)."""
+    return Metric(
+        "loss",
+        float(losses.mean()),
+        Unit.NATS,
+        Better.LOWER,
+        meaning="The mean cross-entropy: how little probability the model gives to what is right.",
+    )

@@ -9,6 +9,9 @@ TASKS: Registry[Task] = Registry(
     "hortus.tasks",
     {
         "chat": "hortus.learning.tasks.chat:Chat",
+        "extractive-qa": "hortus.learning.tasks.extractive_qa:ExtractiveQA",
+        "multi-label": "hortus.learning.tasks.multi_label:MultiLabel",
+        "regression": "hortus.learning.tasks.regression:Regression",
         "text-classification": "hortus.learning.tasks.classification:TextClassification",
         "token-classification": "hortus.learning.tasks.tagging:TokenClassification",
     },

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
@@ -13,7 +14,7 @@ from hortus.learning.data.values import as_index, as_list, as_text, check_words,
 from hortus.learning.tasks.base import IGNORED, Example, Task
 from hortus.protocol.plan import Precision
 from hortus.runtime.errors import UsageError
-from hortus.runtime.metric import Better, Metric, Metrics, Unit
+from hortus.runtime.metric import Better, Breakdown, Metric, Metrics, Part, Unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,18 +26,51 @@ if TYPE_CHECKING:
 
 _OUTSIDE = "O"
 _SHOWN = 6
-Span = tuple[int, int, str]
+_WORD = re.compile(r"\w+|[^\w\s]")
+Scheme = Literal["IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU"]
+_PARTS: Mapping[str, str] = {
+    "IOB1": "BI",
+    "IOB2": "BI",
+    "IOE1": "IE",
+    "IOE2": "IE",
+    "IOBES": "BIES",
+    "BILOU": "BILU",
+}
 
 
 class TaggedWords(NamedTuple):
-    """A record: words, and the number of each word's tag."""
+    """A record: words, the number of each word's tag, and the text that they are from where it is known."""
 
     words: tuple[str, ...]
     tags: tuple[int, ...]
+    text: str = ""
+
+
+class Entity(NamedTuple):
+    """What a model has found in a text.
+
+    Attributes:
+        entity: Its kind, as the plan calls it.
+        text: The words.
+        start: Position of its first character in the text; of words alone, in the words with blanks between them.
+        end: Position after its last character.
+    """
+
+    entity: str
+    text: str
+    start: int
+    end: int
+
+
+class _Note(NamedTuple):
+    """A record, and which of its words the example's targets are of; the last ones may be cut off."""
+
+    value: TaggedWords
+    firsts: tuple[tuple[int, int], ...]  # (token, word) of each word's first token
 
 
 class TokenClassification(Task):
-    """`token-classification`: a tag for each word (IOB2); transformers' own head on an encoder."""
+    """`token-classification`: a tag for each word; transformers' own head."""
 
     listed: ClassVar[tuple[str, ...]] = ("entities",)
 
@@ -45,9 +79,11 @@ class TokenClassification(Task):
     tags: str = Field("tags", description="Column that holds a list of tags, one for each word.")
     entities: tuple[str, ...] = Field(
         min_length=1,
-        description="What is to be found, such as `Disease`: words are tagged `B-Disease` where one begins, "
-        "`I-Disease` within it, and `O` elsewhere (IOB2). A list, or in a plan file the path of a text file with one "
-        "a line.",
+        description="What is to be found, such as `Disease`: in IOB2, words are tagged `B-Disease` where one begins, "
+        "`I-Disease` within it, and `O` elsewhere. A list, or in a plan file the path of a text file with one a line.",
+    )
+    scheme: Scheme = Field(
+        "IOB2", description="How the tags are written, as seqeval calls the schemes."
     )
     max_length: int = Field(128, ge=4, le=4096, description="Tokens a text is cut to.")
 
@@ -58,13 +94,20 @@ class TokenClassification(Task):
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """All tags: `O`, then each entity's two."""
-        return (_OUTSIDE, *(f"{part}-{entity}" for entity in self.entities for part in "BI"))
+        """All tags: `O`, then each entity's."""
+        parts = _PARTS[self.scheme]
+        return (_OUTSIDE, *(f"{part}-{entity}" for entity in self.entities for part in parts))
 
     @cached_property
     def numbers(self) -> Mapping[str, int]:
         """The tags' numbers."""
         return numbered(self.names)
+
+    @cached_property
+    def _plain(self) -> tuple[str, ...]:
+        """The tags with entities' numbers for their names, which seqeval reads without a doubt."""
+        parts = _PARTS[self.scheme]
+        return (_OUTSIDE, *(f"{part}-{n}" for n in range(len(self.entities)) for part in parts))
 
     def words(self, code: Callable[[str], str]) -> str:
         """See `Task`."""
@@ -99,8 +142,8 @@ class TokenClassification(Task):
 
     def check_values(self, values: Sequence[TaggedWords]) -> None:
         """Refuses entities that no record holds."""
-        seen = {number for value in values for number in value.tags}
-        unseen = [one for one in self.entities if self.names.index(f"B-{one}") not in seen]
+        seen = {self.names[number].partition("-")[2] for value in values for number in value.tags}
+        unseen = [one for one in self.entities if one not in seen]
         if unseen:
             raise UsageError(
                 f"no site has a record with {', '.join(map(repr, unseen))}",
@@ -115,6 +158,20 @@ class TokenClassification(Task):
             (tag + int(move)) % len(self.names) for tag, move in zip(value.tags, moves, strict=True)
         )
         return value._replace(tags=tuple(wrong))
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The words."""
+        return (self.tokens,)
+
+    def ask(self, question: str | Mapping[str, Any]) -> TaggedWords:
+        """Returns a text's words, or the words of a list. See `Task`."""
+        asked = self.fields(question)[self.tokens]
+        where = "a text to predict"
+        given = [as_text(word, where) for word in asked] if isinstance(asked, list) else None
+        text = as_text(asked if given is None else " ".join(given), where)
+        words = tuple(given or _WORD.findall(text))
+        return TaggedWords(words, (0,) * len(words), text)
 
     def load(self, path: Path, precision: Precision = Precision.FLOAT32) -> Base:
         """See `Task`."""
@@ -153,12 +210,14 @@ class TokenClassification(Task):
         examples = []
         for number, (ids, value) in enumerate(zip(found["input_ids"], values, strict=True)):
             owners = found.word_ids(number)
-            before = (None, *owners[:-1])
-            firsts = [
-                None if one == last else one for one, last in zip(owners, before, strict=True)
-            ]
-            target = tuple(IGNORED if one is None else value.tags[one] for one in firsts)
-            examples.append(Example(tuple(ids), target))
+            firsts = {
+                owners.index(word): word for word in dict.fromkeys(owners) if word is not None
+            }
+            target = [IGNORED] * len(ids)
+            for token, word in firsts.items():
+                target[token] = value.tags[word]
+            note = _Note(value, tuple(firsts.items()))
+            examples.append(Example(tuple(ids), tuple(target), note=note))
         return examples
 
     def made_up(self, tokens: tuple[int, ...], generator: np.random.Generator) -> tuple[int, ...]:
@@ -176,54 +235,113 @@ class TokenClassification(Task):
         return each.sum(1) / (targets != IGNORED).sum(1).clamp(min=1)
 
     def observe(
-        self, model: nn.Module, inputs: Mapping[str, Any], targets: torch.Tensor
-    ) -> list[tuple[list[int], list[int]]]:
-        """The tags of each record's words, and those predicted. See `Task`."""
-        predicted = model(**inputs).logits.argmax(2)
-        real = targets != IGNORED
-        return [
-            (tags[mask].tolist(), found[mask].tolist())
-            for tags, found, mask in zip(targets, predicted, real, strict=True)
-        ]
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        targets: torch.Tensor,  # noqa: ARG002 - the note has them, those cut off too
+    ) -> list[list[int]]:
+        """The tag predicted of each token. See `Task`."""
+        return self.answer(model, inputs)
 
-    def metrics(self, observed: Sequence[tuple[list[int], list[int]]]) -> Metrics:
-        """F1 of whole entities, which is primary, precision, recall, and accuracy of words."""
-        right = there = claimed = words = hits = 0
-        for tags, predicted in observed:
-            own, found = set(self._spans(tags)), set(self._spans(predicted))
-            right, there, claimed = right + len(own & found), there + len(own), claimed + len(found)
-            words += len(tags)
-            hits += sum(tag == other for tag, other in zip(tags, predicted, strict=True))
-        f1 = 2 * right / (there + claimed) if there + claimed else 0.0
-        precision, recall = right / max(1, claimed), right / max(1, there)
+    def answer(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[list[int]]:
+        """The tag predicted of each token. See `Task`."""
+        predicted: list[list[int]] = model(**inputs).logits.argmax(2).tolist()
+        return predicted
+
+    def replies(
+        self, examples: Sequence[Example], answers: Sequence[list[int]]
+    ) -> list[tuple[Entity, ...]]:
+        """The entities of each text. See `Task`."""
+        from seqeval.scheme import Entities
+
+        replies = []
+        for example, tags in zip(examples, answers, strict=True):
+            value, predicted = example.note.value, _of_words(example.note, tags)
+            spans = Entities([[self._plain[tag] for tag in predicted]], self._scheme).entities[0]
+            places = _places(value)
+            replies.append(
+                tuple(
+                    Entity(
+                        self.entities[int(span.tag)],
+                        value.text[places[span.start][0] : places[span.end - 1][1]],
+                        places[span.start][0],
+                        places[span.end - 1][1],
+                    )
+                    for span in spans
+                )
+            )
+        return replies
+
+    def judge(self, examples: Sequence[Example], observed: Sequence[list[int]]) -> Metrics:
+        """Words that are cut off count as if nothing had been found there. See `Task`."""
+        return self.metrics(
+            [
+                (example.note.value.tags, _of_words(example.note, tags))
+                for example, tags in zip(examples, observed, strict=True)
+            ]
+        )
+
+    @property
+    def _scheme(self) -> Any:  # noqa: ANN401 - seqeval has no types
+        from seqeval import scheme
+
+        return getattr(scheme, self.scheme)
+
+    def metrics(self, observed: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Metrics:
+        """F1 of whole entities by seqeval, which is primary, precision, recall, and accuracy of words.
+
+        Args:
+            observed: Of each record its words' tags, and those predicted.
+        """
+        from seqeval.metrics.v1 import precision_recall_fscore_support as scores_of
+        from seqeval.scheme import Entities
+
+        both = [[[self._plain[tag] for tag in one[n]] for one in observed] for n in (0, 1)]
+        tags = set[str]().union(*(Entities(one, self._scheme).unique_tags for one in both))
+        how = {"scheme": self._scheme, "zero_division": 0}
+        precision, recall, f1, _ = scores_of(*both, average="micro", **how)
+        of_each = zip(sorted(tags), *scores_of(*both, average=None, **how), strict=True)
+        parts = {int(tag): Part(self.entities[int(tag)], n, one) for tag, _, _, one, n in of_each}
+        pairs = [pair for tags, predicted in observed for pair in zip(tags, predicted, strict=True)]
+        hits = sum(tag == found for tag, found in pairs)
         return (
             Metric(
                 "f1",
-                f1,
+                float(f1),
                 Unit.PERCENT,
                 Better.HIGHER,
                 primary=True,
                 label="F1 of entities",
                 meaning="An entity counts as found where its first word, its last word and its kind are right.",
+                breakdown=Breakdown(
+                    "F1", "entity", "entities", tuple(parts[n] for n in sorted(parts))
+                ),
             ),
-            Metric("precision", precision, Unit.PERCENT, Better.HIGHER, label="precision"),
-            Metric("recall", recall, Unit.PERCENT, Better.HIGHER, label="recall"),
+            Metric("precision", float(precision), Unit.PERCENT, Better.HIGHER),
+            Metric("recall", float(recall), Unit.PERCENT, Better.HIGHER),
             Metric(
                 "word_accuracy",
-                hits / max(1, words),
+                hits / max(1, len(pairs)),
                 Unit.PERCENT,
                 Better.HIGHER,
                 label="accuracy of words",
             ),
         )
 
-    def _spans(self, tags: Sequence[int]) -> Iterator[Span]:
-        """Yields entities as (first word, word after the last, kind): strict IOB2, where only `B-` begins one."""
-        start, kind = 0, ""
-        for place, tag in enumerate([*tags, 0]):
-            part, _, entity = self.names[tag].partition("-")
-            if kind and (part != "I" or entity != kind):
-                yield start, place, kind
-                kind = ""
-            if part == "B":
-                start, kind = place, entity
+
+def _of_words(note: _Note, tags: Sequence[int]) -> list[int]:
+    """Returns the tags predicted of all words; O where a word has been cut off, or is no token."""
+    found = [0] * len(note.value.words)
+    for token, word in note.firsts:
+        found[word] = tags[token]
+    return found
+
+
+def _places(value: TaggedWords) -> list[tuple[int, int]]:
+    """Returns where each word is in the text."""
+    places, after = [], 0
+    for word in value.words:
+        start = value.text.index(word, after)
+        after = start + len(word)
+        places.append((start, after))
+    return places

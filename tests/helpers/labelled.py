@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hortus.learning.data.records import Records
-from hortus.learning.tasks.classification import LabelledText
+from hortus.learning.tasks.texts import LabelledText
 
 
 def labelled(

@@ -179,8 +179,14 @@ TEMPLATE = (
 
 
 def save_for_task(name: str, directory: Path) -> Path:
-    """Saves one of `ARCHITECTURES`; a Llama predicts the next token, and its tokenizer knows conversations."""
+    """Saves one of `ARCHITECTURES`; a Llama predicts the next token, and its tokenizer knows conversations.
+
+    A BERT's tokenizer tells two texts apart, as BERT's own does.
+    """
     architecture = ARCHITECTURES[name]
+    if name == "bert":
+        told = ["input_ids", "token_type_ids", "attention_mask"]
+        return architecture.save(directory, model_input_names=told)
     if name != "llama":
         return architecture.save(directory)
     chat = {"chat_template": TEMPLATE, "eos_token": "[SEP]", "frame": False}
@@ -210,7 +216,9 @@ def save_tokenizer(
     special = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     if frame:
         inner.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
         )
     if unknown:
         special["unk_token"] = unknown

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hortus.learning.data.kept import OnDisk, keep
-from hortus.learning.tasks.classification import LabelledText
+from hortus.learning.tasks.texts import LabelledText
 from hortus.runtime.errors import HortusError
 
 ITEMS = [LabelledText("żółć\u2028" * (n % 7), n) for n in range(50)]
