@@ -235,10 +235,10 @@ def _need_files(**options: object) -> None:
 
 
 def _tell_plan(console: Console, made: "OwnPlan", unit: str) -> None:
-    columns = made.columns
+    columns = ", ".join(map(repr, made.task.columns))
     console.print(
-        f"Its plan reads the text from column {columns.text!r} and {made.labels} labels from column "
-        f"{columns.label!r}."
+        f"Its plan is for {made.task.kind}, and reads the columns {columns}: the model learns to "
+        f"{made.task.words(str)}."
     )
     counted = "records" if unit == RECORD else f"different {unit}"
     sizes = ", ".join(f"{site} {number}" for site, number in made.units.items())

@@ -112,7 +112,7 @@ class Loader:
         self._micro_batch = micro_batch
         self._keeps = keeps
         self._width = int(base.config.hidden_size)
-        self.embeds = method.trains_heads_alone and base.ahead is not None
+        self.embeds = method.trains_heads_alone and base.ahead is not None and base.ahead.pools
         self._depth = 0 if self.embeds else _depth(base, method)
         self.passes = Passes(task.max_length, self._width)
 

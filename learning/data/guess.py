@@ -13,7 +13,7 @@ _MOST_LABELS = 1000
 # A label comes back: a column in which most values are unlike one another is an id, a date or a text.
 _LEAST_PER_LABEL = 2
 _TEXT_NAMES = ("text", "texts", "sentence", "utterance", "question", "comment", "message", "note")
-_LABEL_NAMES = ("label", "labels", "category", "class", "intent", "topic", "target")
+LABEL_NAMES = ("label", "labels", "category", "class", "intent", "topic", "target")
 # A column with a few gaps is still meant: whoever reads it names the rows.
 _LEAST_PRESENT = 0.9
 # How much longer than every other column the texts must be to be told by their length alone.
@@ -80,7 +80,7 @@ def guess_columns(
         text = _guess_text({name: long for name, long in lengths.items() if long}, names)
     if label is None:
         classes = [name for name, column in values.items() if name != text and _is_label(column)]
-        label = _choose(classes, _LABEL_NAMES, "label", names)
+        label = _choose(classes, LABEL_NAMES, "label", names)
     return Columns(text, label)
 
 

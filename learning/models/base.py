@@ -14,6 +14,11 @@ class RunsAhead(Protocol):
     """A model whose frozen layers can be run once for each record, and what they return be kept."""
 
     @property
+    def pools(self) -> bool:
+        """Whether the head is given one vector for each record, which `embed` returns."""
+        ...
+
+    @property
     def layers(self) -> int:
         """Layers, one after another, that `enter` can go through."""
         ...

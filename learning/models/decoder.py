@@ -60,6 +60,8 @@ class Decoder:
         model: Changed in place: its `forward`, and those of its layers.
     """
 
+    pools = False
+
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         found = _layers_of(model)

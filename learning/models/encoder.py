@@ -6,17 +6,15 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hortus.learning.models.base import Base
+from hortus.learning.models.layered import enter, layers_of, run
 from hortus.learning.models.loading import load_encoder
 from hortus.protocol.plan import Precision
 
 # Logits are this many times the cosine-like products of unit embeddings and the head's rows.
 EMBEDDING_SCALE = 8.0
-# Encoders that are embeddings and then `encoder.layer`, each layer a function of states and mask.
-_LAYERED = ("bert", "roberta", "xlm-roberta", "camembert")
 
 
 class EncoderClassifier(nn.Module):
@@ -41,13 +39,14 @@ class EncoderClassifier(nn.Module):
 
     @property
     def layers(self) -> int:
-        """Layers, one after another, that `enter` can go through.
+        """Layers, one after another, that `enter` can go through."""
+        return layers_of(self.encoder)
 
-        An architecture whose layers are not known to be functions of states and mask counts as having none.
-        """
-        if self.config.model_type not in _LAYERED or self.config.is_decoder:
-            return 0
-        return len(self.encoder.encoder.layer)
+    pools = True
+
+    def reaches(self, depth: int) -> bool:
+        """Whether so many layers can be run ahead."""
+        return depth <= self.layers
 
     def reaches(self, depth: int) -> bool:
         """Whether so many layers can be run ahead."""
@@ -66,8 +65,10 @@ class EncoderClassifier(nn.Module):
             attention_mask: int64 (records, tokens), 0 where padded.
             token_type_ids: int64 (records, tokens), which text each is of; None: all of one.
         """
-        inputs = _told(input_ids, token_type_ids)
-        encoded = self.encoder(**inputs, attention_mask=attention_mask)
+        told = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:  # an encoder that knows no kinds of texts is told none
+            told["token_type_ids"] = token_type_ids
+        encoded = self.encoder(**told)
         return _pool(encoded.last_hidden_state, attention_mask)
 
     def enter(
@@ -77,17 +78,8 @@ class EncoderClassifier(nn.Module):
         depth: int,
         token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Returns the hidden states that enter layer `depth`, (records, tokens, hidden), 0 where padded.
-
-        Args:
-            input_ids: int64 (records, tokens).
-            attention_mask: int64 (records, tokens), 0 where padded.
-            depth: Layers to go through, at most `layers`.
-            token_type_ids: int64 (records, tokens), which text each is of; None: all of one.
-        """
-        states: torch.Tensor = self.encoder.embeddings(**_told(input_ids, token_type_ids))
-        states = self._run(states, attention_mask, slice(depth))
-        return torch.where(attention_mask.unsqueeze(-1).bool(), states, 0)
+        """See `hortus.learning.models.layered.enter`."""
+        return enter(self.encoder, input_ids, attention_mask, depth, token_type_ids)
 
     def forward(
         self,
@@ -115,23 +107,12 @@ class EncoderClassifier(nn.Module):
                 with torch.no_grad():
                     states = self.enter(input_ids, attention_mask, depth, token_type_ids)
             if states is not None:
-                states = self._run(states, attention_mask, slice(depth, None))
+                states = run(self.encoder, states, attention_mask, slice(depth, None))
                 embeddings = _pool(states, attention_mask)
             else:
                 assert input_ids is not None  # noqa: S101 - one of the three is given
                 embeddings = self.embed(input_ids, attention_mask, token_type_ids)
         return SequenceClassifierOutput(logits=self.head(embeddings))
-
-    def _run(
-        self, states: torch.Tensor, attention_mask: torch.Tensor, layers: slice
-    ) -> torch.Tensor:
-        """Sends hidden states through some layers, with the mask that the encoder itself makes."""
-        mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=states, attention_mask=attention_mask
-        )
-        for layer in self.encoder.encoder.layer[layers]:
-            states = layer(states, mask)
-        return states
 
 
 def classifier(path: Path, precision: Precision, longest: int, classes: int) -> Base:
@@ -149,12 +130,6 @@ def classifier(path: Path, precision: Precision, longest: int, classes: int) -> 
     """
     model = EncoderClassifier(load_encoder(path, precision, longest), classes)
     return Base(model, model.encoder, "encoder.", ("head",), model)
-
-
-def _told(input_ids: torch.Tensor, token_type_ids: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """Returns an encoder's arguments; one that knows no kinds of texts is told none."""
-    told = {"input_ids": input_ids}
-    return told if token_type_ids is None else told | {"token_type_ids": token_type_ids}
 
 
 def _pool(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from transformers.models.auto import modeling_auto
 from hortus.learning.models.base import Base
 from hortus.learning.models.decoder import Decoder
 from hortus.learning.models.folder import config_place
+from hortus.learning.models.layered import BehindHead, layers_of
 from hortus.learning.models.loading import Form, load_model, pooler_of
 from hortus.protocol.plan import Precision
 from hortus.runtime.errors import UsageError
@@ -144,7 +145,13 @@ def model_with_head(
         kind is SPAN or stored["labels"] == model.config.id2label
     )
     of_labels = _of_labels(model, getattr(transformers, kind.auto), kind)
-    fresh = lacking if same else lacking | of_labels
+    return _of_task(model, kind, lacking if same else lacking | of_labels, of_labels)
+
+
+def _of_task(
+    model: PreTrainedModel, kind: HeadKind, fresh: frozenset[str], of_labels: frozenset[str]
+) -> Base:
+    """Gives the weights of a task's head their first values, and has the frozen layers before it run ahead."""
     _start(model, fresh, of_labels)
     heads = _modules(model, fresh | of_labels)
     for name in heads:
@@ -154,7 +161,8 @@ def model_with_head(
         _pool_by_mask(model)
     backbone = model.base_model
     prefix = "" if backbone is model else f"{model.base_model_prefix}."
-    return Base(model, backbone, prefix, heads, task_type=kind.task_type)
+    ahead = BehindHead(backbone) if layers_of(backbone) else None
+    return Base(model, backbone, prefix, heads, ahead, kind.task_type)
 
 
 def _check_has_head(config: PretrainedConfig, kind: HeadKind, path: Path) -> None:
