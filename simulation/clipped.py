@@ -37,7 +37,7 @@ def share_cut(
         for records in sites:
             some = _some(records, max(1, _MOST_UNITS // len(sites)), privacy.max_records_per_unit)
             encoded = workbench.loader.encode(some)
-            batches = workbench.loader.batches(encoded, np.arange(len(some)), size)
+            batches = workbench.loader.batches(encoded, np.arange(len(encoded)), size)
             norms.append(workbench.gradients.clipped_sum(batches, clipping).norms[0])
     return float(np.mean(np.concatenate(norms) > privacy.clipping_norm))
 
