@@ -48,10 +48,6 @@ class EncoderClassifier(nn.Module):
         """Whether so many layers can be run ahead."""
         return depth <= self.layers
 
-    def reaches(self, depth: int) -> bool:
-        """Whether so many layers can be run ahead."""
-        return depth <= self.layers
-
     def embed(
         self,
         input_ids: torch.Tensor,

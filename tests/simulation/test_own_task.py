@@ -94,7 +94,7 @@ def test_whoever_names_a_column_decides(tmp_path: Path) -> None:
 
 def test_tags_without_an_entity_are_refused_by_name(tmp_path: Path) -> None:
     tables = read_all([written(tmp_path / "a.jsonl", rows(TAGGED | {"tags": ["O", "Flu"]}))], [])
-    with pytest.raises(UsageError, match=r"a.jsonl, line 1, column 'tags'"):
+    with pytest.raises(UsageError, match=r"a.jsonl, line 6, column 'tags'"):
         task_for(tables, None, None, None)
 
 

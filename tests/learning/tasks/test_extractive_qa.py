@@ -1,3 +1,5 @@
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,10 +9,16 @@ from helpers.tiny_models import save_for_task
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
+from hortus.learning.data.records import Records
+from hortus.learning.loader import Loader
+from hortus.learning.methods.head import Head
 from hortus.learning.models.tokens import load_tokenizer
 from hortus.learning.tasks.base import IGNORED, Example
 from hortus.learning.tasks.extractive_qa import Answer, AskedText, ExtractiveQA
 from hortus.learning.tasks.squad import exact_match, f1
+from hortus.planning.plan_file import load_plan
+from hortus.privacy.gradients.sampling import sample_records
+from hortus.privacy.noise.randomness import UnsafeSeededRandomness
 from hortus.runtime.errors import UsageError
 from hortus.runtime.metric import check_metrics, values
 
@@ -118,6 +126,38 @@ def test_windows_beyond_the_most_and_a_question_beyond_half_a_window_are_cut(
         18,
         18,
     ]  # 16, and two around
+
+
+def test_the_windows_of_a_record_stay_in_its_unit_and_share_its_pass(tmp_path: Path) -> None:
+    path = save_for_task("bert", tmp_path / "model")
+    base = TASK.load(path)
+    loader = Loader(TASK, load_tokenizer(path), base, Head(), 1)
+    long, short = AskedText("sky", LONG, 0, 3), AskedText("sky", "ice", 0, 3)
+    alone = loader.encode(Records((short, long, short)))
+    assert alone.units.tolist() == [0, 1, 1, 2]
+    passes = list(loader.batches(alone, np.arange(4), 1))
+    (shared,) = [batch for batch in passes if len(batch.index) > 1]
+    assert shared.index.tolist() == [1, 2]
+    assert shared.weights.tolist() == [0.5, 0.5]
+    # A unit of several records: as many windows join a step as the plan allows it records.
+    together = loader.encode(Records((long, short), (), ("a", "a")))
+    assert together.units.tolist() == [0, 0, 0]
+    joined = sample_records(together.units, 1.0, 2, UnsafeSeededRandomness(1, "x").stream("sample"))
+    assert len(joined) == 2
+    assert len(loader.largest_unit(2)) == 2 * TASK.max_windows
+
+
+def test_more_windows_than_share_a_pass_are_refused(tmp_path: Path) -> None:
+    plan = {
+        "name": "x",
+        "model": "m",
+        "task": {"kind": "extractive-qa", "max_windows": 9},
+        "training": {"rounds": 1, "sampling_rate": 0.1, "nominal_units": 9, "micro_batch": 8},
+        "privacy": {"epsilon": 8, "delta": 1e-5},
+    }
+    (tmp_path / "plan.yaml").write_text(json.dumps(plan))
+    with pytest.raises(UsageError, match=r"task.max_windows"):
+        load_plan(tmp_path / "plan.yaml")
 
 
 def test_the_loss_is_the_cross_entropy_of_both_ends_among_the_texts_tokens() -> None:
