@@ -113,8 +113,7 @@ def model_with_head(
         longest: Tokens that it must read at once.
         kind: Its head.
         labels: Of `SEQUENCE` and `TOKENS`: the names of the outputs.
-        problem_type: Of `SEQUENCE`, as transformers has it: `regression`, `single_label_classification` or
-            `multi_label_classification`.
+        problem_type: Of `SEQUENCE`, as transformers has it, such as `multi_label_classification`.
 
     Returns:
         The model; its module returns one of transformers' outputs, with `logits`.
@@ -129,10 +128,7 @@ def model_with_head(
         _check_has_head(config, kind, path)
         stored.update(made_for=config.architectures, labels=dict(config.id2label))
         if kind in _OF_TASK:
-            names = labels or [f"LABEL_{number}" for number in range(_SPAN_ENDS)]
-            config.id2label = dict(enumerate(names))
-            config.label2id = {name: number for number, name in enumerate(names)}
-            config.problem_type = problem_type
+            _name_outputs(config, labels, problem_type)
         return Form(getattr(transformers, kind.auto), _own if kind in _OF_TASK else _nothing)
 
     model, lacking = load_model(path, precision, longest, read_by)
@@ -146,6 +142,16 @@ def model_with_head(
     )
     of_labels = _of_labels(model, getattr(transformers, kind.auto), kind)
     return _of_task(model, kind, lacking if same else lacking | of_labels, of_labels)
+
+
+def _name_outputs(
+    config: PretrainedConfig, labels: Sequence[str], problem_type: str | None
+) -> None:
+    """Writes the names of a head's outputs into a configuration, as transformers has them."""
+    names = labels or [f"LABEL_{number}" for number in range(_SPAN_ENDS)]
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+    config.problem_type = problem_type
 
 
 def _of_task(

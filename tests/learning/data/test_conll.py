@@ -7,7 +7,7 @@ import pytest
 from hortus.learning.data.records import read_records, record_bytes
 from hortus.learning.data.rows import read_rows
 from hortus.learning.data.view import View
-from hortus.learning.tasks.tagging import TokenClassification
+from hortus.learning.tasks.tagging import TaggedWords, TokenClassification
 from hortus.runtime.errors import UsageError
 
 TASK = TokenClassification(entities=("Disease",))
@@ -53,10 +53,10 @@ def test_they_are_the_records_that_lines_of_json_hold(tmp_path: Path) -> None:
 def test_other_orders_of_columns_are_mapped(tmp_path: Path) -> None:
     swapped = write(tmp_path, "O\tAnna\nB-Disease\tflu\n")
     view = View({"tokens": "tags", "tags": "tokens"})
-    assert read_records(swapped, TASK, view=view).values[0] == (("Anna", "flu"), (0, 1))
+    assert read_records(swapped, TASK, view=view).values[0] == TaggedWords(("Anna", "flu"), (0, 1))
     four = write(tmp_path, "1\tAnna\tO\tx\n2\tflu\tB-Disease\ty\n")
     view = View({"tokens": "2", "tags": "3"})
-    assert read_records(four, TASK, view=view).values[0] == (("Anna", "flu"), (0, 1))
+    assert read_records(four, TASK, view=view).values[0] == TaggedWords(("Anna", "flu"), (0, 1))
 
 
 def test_a_comment_may_say_whose_a_sentence_is(tmp_path: Path) -> None:
