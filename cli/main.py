@@ -62,6 +62,10 @@ _COMMANDS = {
         "hortus.cli.check:check",
         "Check what could keep a site or the server from taking part in a run, and print a remedy for each problem.",
     ),
+    "data": (
+        "hortus.cli.data:data",
+        "Look at a site's records before anything learns from them, or hold a share of a file out.",
+    ),
     "predict": (
         "hortus.cli.predict:predict",
         "Have a trained model answer a text, or every line or row of a file.",

@@ -83,7 +83,7 @@ class Site:
         self._roster = Reread(self.files.roster, Roster.load)
         if not alone:
             self._check_pinned()
-        self._view = self._make_view()
+        self.view = self._make_view()
         self.ledger = Ledger.open(self.files.ledger, self.identity, clock)
         try:
             self._check_anchor()
@@ -199,7 +199,7 @@ class Site:
         key, task = (plan.task.digest(), unit), TASKS.parse(plan.task)
 
         def read(path: Path) -> Dataset:
-            records = read_records(path, task, unit, self._view)
+            records = read_records(path, task, unit, self.view)
             return Dataset(records, self._fingerprint(record_bytes(records)))
 
         with self._reading:
@@ -253,7 +253,7 @@ class Site:
             UsageError: The file cannot be read, or has no such column.
         """
         unit = self.policy.budget.unit
-        rows, units = read_units(data, None if unit == RECORD else unit, self._view)
+        rows, units = read_units(data, None if unit == RECORD else unit, self.view)
         return Content.of(self._dataset_key(), self._fingerprint(rows), unit, rows, units)
 
     @property

@@ -18,8 +18,8 @@ from hortus.learning.data.values import as_id
 from hortus.learning.data.view import AS_IT_IS, View
 from hortus.runtime.errors import UsageError
 
-MOST_ROWS = 2**25
-"""Of a file: a site keeps a keyed hash of each row and unit, of some 50 bytes on disk, and reads them into memory."""
+MOST_ROWS = 2**24
+"""Of a file: a site keeps a keyed hash of each row and unit, some 30 bytes of disk each, and they are compared in memory."""
 
 
 class Reads(Protocol):
@@ -160,7 +160,7 @@ def _seen(
                 remedy="Leave rows out, or join those of one unit: a site keeps a hash of each.",
             )
         where = f"{path}, {place}"
-        rows.append(hashlib.sha256(_canonical(row)).digest())
+        rows.append(hashlib.sha256(canonical_row(row)).digest())
         seen = view.of(row, texts)
         if unit_column:
             units.append(as_id(seen[unit_column], f"{where}, column {unit_column!r}"))
@@ -189,7 +189,9 @@ def record_bytes(records: Records) -> Iterator[bytes]:
     yield from records.rows
 
 
-def _canonical(row: dict[str, Any]) -> bytes:
+def canonical_row(row: Mapping[str, Any]) -> bytes:
+    """Returns the bytes that a row, all of its columns, is hashed by."""
+
     def plain(value: bytes | date | time | timedelta | Decimal) -> str:
         return value.hex() if isinstance(value, bytes) else str(value)
 

@@ -90,6 +90,12 @@ def test_operating_a_consortium_works_as_it_stands(tmp_path: Path) -> None:
     assert len({roster_words(roster) for roster in pinned}) == 1
 
 
+def test_checking_records_works_as_it_stands(tmp_path: Path) -> None:
+    printed = run_page(ROOT / "docs" / "data.md", tmp_path)
+    for said in ("one patient_id: 100 of them", "not masked", "masked before", "held-out.jsonl: "):
+        assert said in printed
+
+
 @pytest.mark.timeout(120)
 def test_the_live_view_starts_as_its_page_says(tmp_path: Path) -> None:
     make_store(tmp_path / "consortium" / "runs" / "example", make_contract(make_plan()), 1)

@@ -376,3 +376,15 @@ def test_a_spoiled_file_is_read_or_refused(tmp_path: Path) -> None:
             path.write_bytes(spoiled)
             with suppress(UsageError):
                 read_records(path, TASK)
+
+
+def test_a_file_may_not_fill_the_disk_with_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_csv(tmp_path, ROWS)
+    monkeypatch.setattr("hortus.learning.data.records.MOST_ROWS", len(ROWS))
+    assert len(read_records(path, TASK)) == len(ROWS)
+    monkeypatch.setattr("hortus.learning.data.records.MOST_ROWS", len(ROWS) - 1)
+    for read in (lambda: read_records(path, TASK), lambda: read_units(path, None)):
+        with pytest.raises(UsageError, match="more than 2 rows"):
+            read()
