@@ -5,8 +5,9 @@ from io import TextIOBase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hortus.learning.data.json_rows import json_row
 from hortus.learning.data.packing import PACKED_SUFFIXES
-from hortus.learning.data.rows import json_row, read_rows
+from hortus.learning.data.rows import read_rows
 from hortus.learning.data.text import read_lines
 from hortus.runtime.errors import UsageError
 

@@ -1,18 +1,16 @@
-"""Rows of a file of any format, as its name says: CSV and JSON here, the others in their own files."""
+"""Rows of a file of any format, as its name says: CSV here, the others in their own files."""
 
 import csv
 import difflib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from hortus.learning.data.arrow import read_arrow, read_datasets, read_parquet
 from hortus.learning.data.conll import read_conll
+from hortus.learning.data.json_rows import read_json_lines, read_json_list
 from hortus.learning.data.packing import PACKED_SUFFIXES
 from hortus.learning.data.row import Row, check_distinct
 from hortus.learning.data.text import LONGEST_LINE, read_lines
-from hortus.runtime.canonical import KeyTwiceError, distinct_keys
 from hortus.runtime.errors import UsageError
 
 
@@ -101,44 +99,12 @@ def _read_delimited(path: Path, delimiter: str) -> Iterator[Row]:
         yield place, dict(zip(header, fields, strict=True))
 
 
-def _read_json_lines(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(read_lines(path, newline="\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"line {number}"
-        yield place, json_row(line, f"{path}, {place}")
-
-
-def json_row(line: str, where: str) -> dict[str, Any]:
-    """Returns the row that a line of JSON holds.
-
-    Raises:
-        UsageError: It is malformed, or no object.
-    """
-    try:
-        row = json.loads(line, object_pairs_hook=distinct_keys)
-    except json.JSONDecodeError as error:
-        raise UsageError(
-            f"malformed JSON: {error.msg}", where=f"{where}, column {error.colno}"
-        ) from None
-    except KeyTwiceError as error:
-        raise UsageError(
-            f"the key {error.args[0][:60]!r} comes twice in an object",
-            where=where,
-            remedy="Keep the one that is meant.",
-        ) from None
-    except (ValueError, RecursionError):
-        raise UsageError("a number is too long, or the nesting too deep", where=where) from None
-    if not isinstance(row, dict):
-        raise UsageError("the line is not a JSON object", where=where)
-    return row
-
-
 _READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
-    ".jsonl": _read_json_lines,
-    ".ndjson": _read_json_lines,
+    ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".json": read_json_list,
     ".parquet": read_parquet,
     ".arrow": read_arrow,
     ".feather": read_arrow,

@@ -119,7 +119,9 @@ def test_identifiers_are_told_and_masked_on_request(plan: Path) -> None:
 def test_the_mask_of_a_loss_is_shown_as_it_is_trained(tmp_path: Path, write_plan: Any) -> None:
     model = save_for_task("llama", tmp_path / "llama")
     task = {"kind": "chat", "max_length": 32}
-    plan = write_plan(model=str(model), task=task)
+    plan = write_plan(
+        model=str(model), task=task, adapter={"targets": ["q_proj"]}, privacy={"epsilon": 5.0}
+    )
     turns = [{"role": "user", "content": PLAIN}, {"role": "assistant", "content": "a tree"}]
     data = tmp_path / "own.jsonl"
     data.write_text(json.dumps({"messages": turns}) + "\n")
