@@ -324,14 +324,14 @@ def _units(units: "Units") -> Iterator[tuple[str, str]]:
 
 def _cost(costs: "tuple[Cost, ...]") -> Table:
     title = f"What the plan would spend, ε at δ = {costs[0].delta:g}"
-    table = _table(title, "limit of", "a round", "the plan", "spent before", "limit", "covers")
+    table = _table(title, "limit of", "a round", "the plan", "left", "of", "covers")
     for cost in costs:
         covered = cost.rounds_covered >= cost.rounds
         table.add_row(
             cost.limit_of,
             _epsilon(cost.a_round),
             _epsilon(cost.whole),
-            _epsilon(cost.spent),
+            "0" if cost.spent is None else f"{max(0.0, cost.limit - cost.spent):.4f}",
             f"{cost.limit:g}",
             Text(
                 f"{cost.rounds_covered} of {cost.rounds} rounds",

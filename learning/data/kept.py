@@ -13,7 +13,7 @@ from hortus.runtime.errors import HortusError
 
 T = TypeVar("T")
 
-_IN_MEMORY = 2**26  # bytes, as written; as objects, several times as many
+_IN_MEMORY = 2**24  # bytes, as written; as objects, up to fifteen times as many
 _WRITTEN_AT_ONCE = 2**20
 
 
