@@ -43,6 +43,7 @@ MOST_SECONDS = 1.0
 MOST_KIB = 256 * 1024
 LONGEST = 2**17
 sys.path[0] = str(ROOT / "tests")
+sys.path.append(str(ROOT))
 
 with atheris.instrument_imports(include=["hortus"]):
     from fuzzing.all import PARSERS

@@ -33,7 +33,7 @@ def is_held_out(identity: bytes, share: float, key: bytes) -> bool:
         key: What the draw goes by.
     """
     drawn = hmac.digest(key, b"hortus/v1/split\x00" + identity, "sha256")[:_BYTES]
-    return int.from_bytes(drawn) < share * 2 ** (8 * _BYTES)
+    return bool(int.from_bytes(drawn) < share * 2.0 ** (8 * _BYTES))
 
 
 def split(

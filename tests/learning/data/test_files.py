@@ -121,7 +121,6 @@ with zipfile.ZipFile(ARCHIVE, "w") as archive:
         ("a.gz", gzip.compress(rows_as("csv"), mtime=0), "no format"),
         ("a.xlsx", b"", "'.xlsx' are not read"),
         ("records", rows_as("csv"), "no format"),
-        ("a.json", rows_as("jsonl"), ".jsonl"),
     ],
 )
 def test_a_file_of_another_kind_is_told(tmp_path: Path, name: str, data: bytes, told: str) -> None:
