@@ -1,6 +1,7 @@
 """The model card of an export: what was learnt, how well, at what cost in privacy, and how to open it."""
 
 import math
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from hortus.runtime.errors import HortusError, UsageError, printable
 from hortus.runtime.metric import Metrics
 
 CARD = "README.md"
+POOLED = "modules.json"
+"""What tells sentence-transformers of a model on pooled states what it is made of."""
 # What the hub calls a task, by what PEFT calls it.
 _PIPELINES = {
     "SEQ_CLS": "text-classification",
@@ -87,7 +90,8 @@ def write_card(folder: Path, about: About, form: Form, task_type: str | None) ->
         form: What the export is.
         task_type: What PEFT calls the task; None where it has no name for it.
     """
-    front = _front(about, form, task_type)
+    is_pooled = (folder / POOLED).exists()
+    front = _front(about, form, task_type, is_pooled=is_pooled)
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(),
@@ -102,13 +106,13 @@ def write_card(folder: Path, about: About, form: Form, task_type: str | None) ->
     (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _front(about: About, form: Form, task_type: str | None) -> dict[str, Any]:
+def _front(about: About, form: Form, task_type: str | None, *, is_pooled: bool) -> dict[str, Any]:
     """Returns what the hub reads of a card."""
     contract = about.terms
     is_classifier = task_type is None and "labels" in contract.task.fields
     pipeline = "text-classification" if is_classifier else _PIPELINES.get(task_type or "")
     library = {Form.ADAPTER: "peft", Form.MERGED: "transformers", Form.ONNX: "onnx"}[form]
-    if form is Form.MERGED and is_classifier:
+    if is_pooled:
         library = "sentence-transformers"
     named: dict[str, Any] = {
         "library_name": library,
@@ -206,7 +210,7 @@ def _opening(folder: Path, contract: Contract, form: Form) -> list[str]:
             "",
             (
                 f"The base model, {_code(_base(contract))}, must be on the machine: Hortus compares its hash. "
-                f'On the command line: `hortus predict {name} "a text"`.'
+                f"On the command line: {_code(f'hortus predict {shlex.quote(name)} TEXT')}."
             ),
         ]
         if form is Form.ADAPTER
@@ -224,7 +228,7 @@ def _adapter_code(folder: Path, name: str) -> list[str]:  # noqa: ARG001 - other
 
 
 def _merged_code(folder: Path, name: str) -> list[str]:
-    if (folder / "modules.json").exists():
+    if (folder / POOLED).exists():
         return [
             "from sentence_transformers import SentenceTransformer",
             "",

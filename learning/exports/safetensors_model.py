@@ -7,6 +7,7 @@ from typing import Any
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from hortus.learning.exports.card import POOLED
 from hortus.learning.exports.merging import Merged
 from hortus.learning.models.encoder import EMBEDDING_SCALE
 from hortus.learning.models.tokens import filler
@@ -51,7 +52,7 @@ def _write_pooled(merged: Merged, labels: tuple[str, ...], folder: Path) -> None
         }
         for number, name in enumerate(_MODULES)
     ]
-    _write_json(folder / "modules.json", modules)
+    _write_json(folder / POOLED, modules)
     _write_json(
         folder / "sentence_bert_config.json",
         {"max_seq_length": merged.longest, "do_lower_case": False},
