@@ -118,6 +118,16 @@ def echo_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
+def echo_json_line(value: object) -> None:
+    """Prints JSON in one line, in ASCII, for programs."""
+    typer.echo(json.dumps(value, allow_nan=False))
+
+
+def echo_cells(cells: Iterable[str]) -> None:
+    """Prints a row in one line, its cells separated by tabs."""
+    typer.echo("\t".join(map(printable, cells)))
+
+
 class RoundsDisplay:
     """A live progress bar and table of rounds; one line per round if output is not a terminal.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -10,9 +10,12 @@ from rich.console import Console
 from hortus.cli.display import terminal
 from hortus.cli.options import BaseModel, Trained, Which
 from hortus.cli.settings import allow_kinds
-from hortus.learning.exports.card import About, Form, read_about
+from hortus.learning.exports.form import Form
 from hortus.runtime.errors import HortusError
 from hortus.runtime.metric import primary
+
+if TYPE_CHECKING:
+    from hortus.learning.exports.card import About
 
 
 def export(
@@ -39,6 +42,7 @@ def export(
 
     A run keeps its last two rounds and its best one.
     """
+    from hortus.learning.exports.card import read_about
     from hortus.learning.predictor import export_adapter, load_model
     from hortus.server.run.results import lend_adapter
 
@@ -63,7 +67,7 @@ def _told(form: Form) -> str:
     }[form]
 
 
-def _reached(about: About) -> str:
+def _reached(about: "About") -> str:
     """Returns the round that an adapter is of, its cost and what it reached."""
     metric = primary(about.metrics)
     reached = "" if metric is None else f", {metric.label} {metric.text}"

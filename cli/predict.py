@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hortus.cli.display import printable_lines, terminal
+from hortus.cli.display import echo, echo_cells, echo_json_line, terminal
 from hortus.cli.options import BaseModel, MaxNewTokens, Seed, Temperature, Trained, Which
-from hortus.runtime.errors import UsageError, printable
+from hortus.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from hortus.learning.data.questions import Question
@@ -74,16 +74,19 @@ def predict(
         for done, some in _batches(asked, batch):
             for question, answer in zip(some, _answers(loaded, some, how), strict=True):
                 fields = _with_kept(question, keep or (), _fields(answer))
-                _write(fields, as_json=as_json, in_one_line=not is_one)
+                _write(fields, as_json=as_json, is_one=is_one)
             sys.stdout.flush()
             show(done)
 
 
-def _write(fields: Mapping[str, Any], *, as_json: bool, in_one_line: bool) -> None:
+def _write(fields: Mapping[str, Any], *, as_json: bool, is_one: bool) -> None:
+    cells = list(map(_cell, fields.values()))
     if as_json:
-        typer.echo(json.dumps(fields, allow_nan=False))
+        echo_json_line(fields)
+    elif is_one and len(cells) == 1:
+        echo(cells[0])  # a text that the model has written, in its own lines
     else:
-        typer.echo("\t".join(_cells(fields.values(), in_one_line=in_one_line)))
+        echo_cells(cells)
 
 
 @contextmanager
@@ -193,13 +196,10 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - the task's own
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def _cells(values: Iterable[Any], *, in_one_line: bool) -> Iterator[str]:
-    """Yields an answer's columns for people: numbers to four digits, lists as JSON, and nothing that commands."""
-    for value in values:
-        if isinstance(value, float):
-            yield f"{value:.4g}"
-        elif isinstance(value, list | dict):
-            yield printable(json.dumps(value, ensure_ascii=False))
-        else:
-            text = "" if value is None else str(value)
-            yield printable(text) if in_one_line else printable_lines(text)
+def _cell(value: Any) -> str:  # noqa: ANN401 - the task's own
+    """Writes a part of an answer for people: numbers to four digits, and lists as JSON."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return "" if value is None else str(value)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from peft import set_peft_model_state_dict
 
 from hortus.learning.data.records import Records
-from hortus.learning.exports.card import Form, read_about, write_card
+from hortus.learning.exports.card import read_about, write_card
 from hortus.learning.exports.folder import new_folder
+from hortus.learning.exports.form import Form
 from hortus.learning.exports.merging import merge
 from hortus.learning.exports.onnx_model import write_onnx
 from hortus.learning.exports.safetensors_model import write_model

@@ -2,13 +2,13 @@
 
 import math
 import shlex
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from hortus.learning.exports.form import Form
 from hortus.learning.methods.base import ABOUT
 from hortus.learning.methods.kinds import METHODS
 from hortus.learning.tasks.kinds import TASKS
@@ -28,17 +28,6 @@ _PIPELINES = {
     "CAUSAL_LM": "text-generation",
     "SEQ_2_SEQ_LM": "text2text-generation",
 }
-
-
-class Form(StrEnum):
-    """What an export is."""
-
-    ADAPTER = "adapter"
-    """The adapter alone, in PEFT's format."""
-    MERGED = "merged"
-    """The whole model, the adapter merged into its weights, as safetensors."""
-    ONNX = "onnx"
-    """The whole model as an ONNX graph."""
 
 
 class About(BaseModel):

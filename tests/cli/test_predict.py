@@ -95,7 +95,7 @@ def test_a_reader_that_leaves_is_no_failure(
     def closed(*_: object) -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr("hortus.cli.predict._cells", closed)
+    monkeypatch.setattr("hortus.cli.predict.echo_cells", closed)
     done = call("predict", run.directory, "red")
     assert "Broken pipe" not in done.output + done.stderr
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 import hortus
 from hortus.cli.main import app
 from hortus.learning.exports import merging
-from hortus.learning.exports.card import Form
+from hortus.learning.exports.form import Form
 from tests.conftest import write_tiny_plan
 from tests.simulation.test_every_task import conversations, sentences
 
