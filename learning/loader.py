@@ -126,7 +126,14 @@ class Loader:
         return self.ahead(Encoded(examples, records.unit_index()[owners]))
 
     def _encode(self, values: Sequence[Any]) -> list[Example]:
-        return self.task.encode(self._tokenizer, values)
+        return [self._readable(one) for one in self.task.encode(self._tokenizer, values)]
+
+    def _readable(self, example: Example) -> Example:
+        """Returns an example with one token of padding where the tokenizer leaves nothing of a text."""
+        if example.tokens:
+            return example
+        target = (IGNORED,) if example.target == () else example.target
+        return example._replace(tokens=(filler(self._tokenizer),), target=target)
 
     @staticmethod
     def _noting(begins: list[bool], examples: Iterable[Example]) -> Iterator[Example]:

@@ -125,7 +125,7 @@ class Agreement(Schema):
         "simulations. A deployed site draws its own noise.",
     )
     model: str = Field(
-        description="Base model: a folder, or `package:NAME/FOLDER` for one inside a Python package."
+        description="Base model: a folder or a GGUF file, or `package:NAME/PATH` for one in a Python package."
     )
     task: Section = Field(description="What the model learns: see the tasks below.")
     adapter: Section = Field(

@@ -42,4 +42,6 @@ class Evaluator:
     def write_template(self, directory: Path) -> None:
         """Writes what an adapter's folder is filled in from."""
         with self._warm.holding(self.initial_adapter):
-            adapter_files.write_template(directory, self._warm.model, self._warm.space)
+            adapter_files.write_template(
+                directory, self._warm.model, self._warm.space, self._warm.base, self._warm.tokenizer
+            )

@@ -111,7 +111,21 @@ def linear_layers(base: Base, targets: Sequence[str], layers: Sequence[int] | No
             for name in named
             if (match := re.search(r"\.(\d+)\.", name)) and int(match[1]) in layers
         ]
+    _refuse_tied(base, named)
     return [base.prefix + name for name in named]
+
+
+def _refuse_tied(base: Base, names: Sequence[str]) -> None:
+    """Refuses the layer that gives the logits of tokens where it is the embedding too."""
+    embedding = base.backbone.get_input_embeddings().weight
+    for name in names:
+        if base.backbone.get_submodule(name).weight is embedding:
+            raise UsageError(
+                f"the layer {name} shares its weights with the embedding: merged, an adapter of the one would change "
+                "the other",
+                where="adapter.targets",
+                remedy=f"Leave {name.rpartition('.')[2]} out.",
+            )
 
 
 def are_transposed(base: Base, targets: Sequence[str]) -> bool:

@@ -137,9 +137,8 @@ def model_with_head(
     if kind not in _OF_TASK:
         ahead = Decoder(model) if kind is CAUSAL else None
         return Base(model, model, "", (), ahead, task_type=kind.task_type)
-    same = type(model).__name__ in (stored["made_for"] or ()) and (
-        kind is SPAN or stored["labels"] == model.config.id2label
-    )
+    same_labels = kind is SPAN or stored["labels"] == model.config.id2label
+    same = same_labels and type(model).__name__ in (stored["made_for"] or ())
     of_labels = _of_labels(model, getattr(transformers, kind.auto), kind)
     return _of_task(model, kind, lacking if same else lacking | of_labels, of_labels)
 

@@ -155,6 +155,11 @@ def _load(
             ignore_mismatched_sizes=True,  # they are in the report
             **_LOCAL,
         )
+    if getattr(model.config, "quantization_config", None) is not None:
+        del model.config.quantization_config  # of a GGUF file, which is de-quantised
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):  # some heads have one that no configuration tells of
+            module.p = 0.0
     model.eval()
     return model, report
 

@@ -175,7 +175,8 @@ def _tap(
         raise UsageError(
             "the first dimension of what the parameter acts on is not the record",
             where=source.name,
-            remedy="Gradients of single units need activations that keep records apart.",
+            remedy="Gradients of single units need activations that keep records apart: leave the layer out of "
+            "adapter.targets.",
         )
     if not torch.is_grad_enabled():  # the first pass of a checkpointed layer
         return output

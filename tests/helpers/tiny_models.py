@@ -110,7 +110,7 @@ ARCHITECTURES = {
             "bos_token_id": 2,
             "eos_token_id": 3,
         },
-        ("q_proj", "fc2"),
+        ("q_proj", "out_proj"),
     ),
     "deberta": Architecture(
         "DebertaV2Config",
@@ -178,6 +178,10 @@ TEMPLATE = (
 )
 
 
+CHAT: Mapping[str, Any] = {"chat_template": TEMPLATE, "eos_token": "[SEP]", "frame": False}
+"""What a tokenizer of conversations has."""
+
+
 def save_for_task(name: str, directory: Path) -> Path:
     """Saves one of `ARCHITECTURES`; a Llama predicts the next token, and its tokenizer knows conversations.
 
@@ -189,8 +193,7 @@ def save_for_task(name: str, directory: Path) -> Path:
         return architecture.save(directory, model_input_names=told)
     if name != "llama":
         return architecture.save(directory)
-    chat = {"chat_template": TEMPLATE, "eos_token": "[SEP]", "frame": False}
-    return replace(architecture, model="LlamaForCausalLM").save(directory, **chat)
+    return replace(architecture, model="LlamaForCausalLM").save(directory, **CHAT)
 
 
 def save_tokenizer(

@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_models import ARCHITECTURES
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
@@ -14,7 +16,10 @@ from hortus.learning.methods.ffa_lora import FFALoRA
 from hortus.learning.methods.head import Head
 from hortus.learning.methods.lora import LoRA
 from hortus.learning.methods.space import AdapterSpace
+from hortus.learning.models.heads import CAUSAL, SEQ2SEQ, model_with_head
+from hortus.learning.models.tokens import load_tokenizer
 from hortus.learning.tasks.classification import TextClassification
+from hortus.protocol.plan import Precision
 from hortus.runtime.errors import UsageError
 
 TASK = TextClassification(labels=("warm", "fresh", "cool"), max_length=16)
@@ -79,7 +84,8 @@ def test_an_adapter_written_from_its_vector_is_the_one_that_is_saved(
     model, space = trained(tiny_model, adapter)
     vector = space.read(model)
     save_adapter(tmp_path / "saved", model)
-    write_template(tmp_path / "template", model, space)
+    tokenizer = load_tokenizer(tiny_model)
+    write_template(tmp_path / "template", model, space, TASK.load(tiny_model), tokenizer)
     write_adapter(tmp_path / "written", tmp_path / "template", vector, b"{}")
     saved, written = (
         load_file(tmp_path / one / "adapter_model.safetensors") for one in ("saved", "written")
@@ -153,3 +159,18 @@ def test_only_the_named_layers_are_adapted(tiny_model: Path) -> None:
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     assert all(".layer.1." in name or ".head." in name for name in names)
     assert any(".lora_A." in name for name in names)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma3", "t5"])
+def test_a_layer_that_is_the_embedding_too_is_not_adapted(tmp_path: Path, name: str) -> None:
+    of_both = {"t5": ("T5ForConditionalGeneration", SEQ2SEQ)}
+    model, kind = of_both.get(name, (ARCHITECTURES[name].model, CAUSAL))
+    made = replace(
+        ARCHITECTURES[name],
+        model=model,
+        fields=dict(ARCHITECTURES[name].fields) | {"tie_word_embeddings": True},
+    )
+    base = model_with_head(made.save(tmp_path / "model"), Precision.FLOAT32, 8, kind)
+    with pytest.raises(UsageError, match=r"lm_head shares its weights with .*Leave lm_head out"):
+        LoRA(rank=2, targets=("lm_head",)).attach(base, 1)
+    LoRA(rank=2, targets=made.targets).attach(base, 1)

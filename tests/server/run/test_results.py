@@ -104,6 +104,8 @@ def test_an_adapter_from_a_template_is_what_peft_saves(
         assert (tmp_path / "run" / "adapter" / saved.name).read_bytes() == saved.read_bytes()
     assert {path.name for path in (tmp_path / "run" / "adapter").iterdir()} == {
         "hortus.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
         *(path.name for path in (tmp_path / "saved").iterdir()),
     }
 
