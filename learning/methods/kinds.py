@@ -11,6 +11,7 @@ METHODS: Registry[Method] = Registry(
         "dora": "hortus.learning.methods.dora:DoRA",
         "ffa-lora": "hortus.learning.methods.ffa_lora:FFALoRA",
         "head": "hortus.learning.methods.head:Head",
+        "ia3": "hortus.learning.methods.ia3:IA3",
         "lora": "hortus.learning.methods.lora:LoRA",
     },
     default="lora",

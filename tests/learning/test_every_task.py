@@ -15,6 +15,7 @@ from hortus.learning.methods.base import Method
 from hortus.learning.methods.dora import DoRA
 from hortus.learning.methods.ffa_lora import FFALoRA
 from hortus.learning.methods.head import Head
+from hortus.learning.methods.ia3 import IA3
 from hortus.learning.methods.kinds import METHODS
 from hortus.learning.methods.lora import LoRA
 from hortus.learning.methods.space import AdapterSpace
@@ -93,6 +94,7 @@ TRAINED: dict[str, Callable[[tuple[str, ...]], Method]] = {
     "dora": lambda targets: DoRA(rank=2, targets=targets),
     "ffa-lora": lambda targets: FFALoRA(rank=2, targets=targets),
     "head": lambda _: Head(),
+    "ia3": lambda targets: IA3(targets=targets[:1], inputs=targets[1:]),
     "lora": lambda targets: LoRA(rank=2, targets=targets),
 }
 PAIRS = [

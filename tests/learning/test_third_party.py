@@ -20,7 +20,7 @@ from hortus.runtime.errors import UsageError
 from hortus.runtime.registry import allow_plug_ins
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
-MODULES = ("yes_no", "ia3")
+MODULES = ("yes_no", "norms")
 ROWS = [
     {"question": "is the sky  blue", "text": "the sky is blue", "label": "yes"},
     {"question": "is grass red", "text": "grass is green", "label": "no"},
@@ -31,7 +31,7 @@ ROWS = [
 def allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(install(PAGE, MODULES, tmp_path)))
     allow_plug_ins(())
-    for registry, name in ((TASKS, "yes-no"), (METHODS, "ia3")):
+    for registry, name in ((TASKS, "yes-no"), (METHODS, "norms")):
         with pytest.raises(UsageError, match="hortus-two-kinds, which is not allowed here"):
             registry.complete({"kind": name})
     assert not set(MODULES) & set(sys.modules)
@@ -49,7 +49,7 @@ def test_each_is_short() -> None:
 @pytest.mark.usefixtures("allowed")
 def test_each_does_what_the_page_says(tiny_model: Path) -> None:
     task = TASKS.complete({"kind": "yes-no", "max_length": 16})
-    method = METHODS.complete({"kind": "ia3"})
+    method = METHODS.complete({"kind": "norms"})
     assert TASKS.parse(task.section) == task
     assert METHODS.parse(method.section) == method
     values = tuple(task.read(row, "here") for row in ROWS)
@@ -59,7 +59,7 @@ def test_each_does_what_the_page_says(tiny_model: Path) -> None:
     base = task.load(tiny_model)
     model = method.attach(base, 1)
     space = AdapterSpace(model)
-    assert space.dimension == 2 * 2 * 32 + 2 * 32 + 2  # two layers' keys and values, and the head
+    assert space.dimension == (1 + 2 * 2) * 2 * 32 + 2 * 32 + 2  # five normalisations, and the head
     moved = space.read(model) + np.random.default_rng(0).normal(0, 0.3, space.dimension)
     space.write(model, moved.astype(np.float32))
     loader = Loader(task, load_tokenizer(tiny_model), base, method, 8)
