@@ -45,7 +45,7 @@ class _StrictLoader(yaml.SafeLoader):
                     f"the key {key_node.value!r} is read as {key!r}, not as text: put it in quotes"
                 )
             elif key in seen:
-                problem = f"the key {key!r} occurs twice"
+                problem = f"the key {key!r} comes twice"
             if problem:
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             seen.add(key)

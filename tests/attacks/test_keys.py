@@ -146,7 +146,7 @@ def test_ciphertexts_of_the_servers_making_are_refused(
 
     server = Encapsulating(lambda _: [go(adapter)], [adapter])
     play(world, server)
-    assert "its signature of the secure-sum encapsulation does not fit" in log_of("cedar")
+    assert "its signature of the secure-sum encapsulation does not match" in log_of("cedar")
     assert ("cedar", 0, 0) not in server.uploads
     assert not world.charges("cedar")
 

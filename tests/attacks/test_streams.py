@@ -272,7 +272,7 @@ def test_a_server_that_does_not_read_an_upload_is_left(impatient: World, log_of:
     server = Unread(lambda _: [go(adapter), go(adapter)], [adapter])
     play_one(impatient, server)
     for site in SITES:
-        assert "step 0 attempt 0 was not taken" in log_of(site)
+        assert "the server did not accept step 0 attempt 0" in log_of(site)
         assert "asked for step 0 attempt 0 after (0, 0)" in log_of(site)
         assert len(impatient.charges(site)) == 1
 

@@ -273,7 +273,7 @@ def test_a_plan_that_counts_on_more_honest_sites_than_its_site_is_not_approved(
     assert told.exit_code == 3
     words = " ".join(told.output.split())
     assert "counts on the noise of 3 of 3 sites" in words
-    assert "no more than 2 of them" in words
+    assert "at most 2 of them" in words
     assert "cohort.max_colluding: 1" in words
     assert "No plan has been approved here." in hortus("approve", site, "--list").output
     path = write_plan(privacy=CHEAP, cohort={"minimum": 3, "max_colluding": 1})

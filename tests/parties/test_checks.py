@@ -69,8 +69,8 @@ def test_certificates_that_end_soon_are_told_with_the_command(
     [
         ({SERVER: b"s", "ash": b"a"}, OK, "have the keys that are pinned"),
         ({}, OK, "have the keys that are pinned"),
-        ({SERVER: b"x"}, PROBLEM, "the card of server has another key"),
-        ({"ash": b"x", "birch": b"b"}, PROBLEM, "the card of ash has another key"),
+        ({SERVER: b"x"}, PROBLEM, "the card of server has a different key"),
+        ({"ash": b"x", "birch": b"b"}, PROBLEM, "the card of ash has a different key"),
         ({"cedar": b"c"}, WARNING, "cedar has a card here, but is not pinned"),
     ],
 )

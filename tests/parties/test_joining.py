@@ -208,9 +208,9 @@ def test_one_key_under_two_names_is_refused(parties: Parties, tmp_path: Path) ->
         flower=create_flower_key(tmp_path / "f.pem"),
         request=create_request("elm", tmp_path / "t.key"),
     )
-    with pytest.raises(UsageError, match="the key is birch's as well"):
+    with pytest.raises(UsageError, match="the key is also birch's"):
         admit(parties.server, [twin], NOW)
-    with pytest.raises(UsageError, match="the key is birch's as well"):
+    with pytest.raises(UsageError, match="the key is also birch's"):
         pin(parties.sites["ash"], None, [twin], NOW)
 
 

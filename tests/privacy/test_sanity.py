@@ -51,10 +51,10 @@ def test_a_usual_plan_is_not_asked_about() -> None:
         ({"privacy": {"delta": 5e-3}, "training": {"nominal_units": 90, "sampling_rate": 0.5}}, ["0.001 or less"]),
         ({"epsilon": 10.5}, ["ε = 10.5 is large", "right about up to"]),
         ({"epsilon": math.inf}, None),
-        ({"invited": 5}, ["cohort.minimum: 5 is every site"]),
+        ({"invited": 5}, ["cohort.minimum: 5 is the number of all sites"]),
         ({"training": {"sampling_rate": 0.003}}, ["0.003 of 1,000 units is 3 a step"]),
-        ({"units": 300}, ["here are 300", "about 30 of them rather than 100", "Only you"]),
-        ({"units": 90_000}, ["here are 90,000", "9e+03"]),
+        ({"units": 300}, ["this site has 300", "about 30 of them rather than 100", "Only you"]),
+        ({"units": 90_000}, ["this site has 90,000", "9e+03"]),
     ],
 )  # fmt: skip
 def test_what_deserves_a_second_look_is_named_with_its_field(

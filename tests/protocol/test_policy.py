@@ -212,5 +212,5 @@ def test_a_key_that_comes_twice_is_refused_with_its_line(
 ) -> None:
     path = tmp_path / "file.yaml"
     path.write_text(text)
-    with pytest.raises(UsageError, match="occurs twice"):
+    with pytest.raises(UsageError, match="comes twice"):
         load(path)

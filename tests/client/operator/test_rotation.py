@@ -214,7 +214,7 @@ def test_a_copy_of_a_folder_that_goes_on_by_itself_is_found_beside_the_original(
     assert [audit(one, roster).first_broken for one in shown] == [None, None], "each is whole"
     ((site, problem),) = ((one.site, one.problem) for one in forks(shown))
     assert site == "ash"
-    assert "differ from entry 3 on" in problem
+    assert "differ from entry 3:" in problem
     # Neither goes on where the other's head was countersigned.
     with Site(copy.directory, clock) as there, Site(files.directory, clock) as here:
         head = here.ledger.signed_head()

@@ -46,7 +46,7 @@ def rounds(accuracies: list[float], noise: float | None = 1.0) -> list[RoundReco
             ("the noise is 4 times the signal", "sampling_rate", "adapter.rank"),
         ),
         (FLAT, 0.1, Compared(), ("well below the signal",)),
-        (FLAT, 1.0, Compared(cut=0.02), ("smaller privacy.clipping_norm than 1",)),
+        (FLAT, 1.0, Compared(cut=0.02), ("privacy.clipping_norm below 1",)),
         (FLAT, 1.0, Compared(cut=0.99), ("Nearly every gradient is clipped",)),
         (FLAT, 1.0, Compared(without_privacy=0.9), ("Privacy costs 10.0 points",)),
         (FLAT, 1.0, Compared(without_privacy=0.805), ("costs next to nothing",)),

@@ -176,7 +176,7 @@ def test_a_tracker_that_hangs_is_left_behind(
     [
         (["tensorbord"], "Did you mean 'tensorboard'"),
         ([{"kind": "mlflow", "url": "x"}], "url"),
-        ([{"uri": "x"}], "which tracker by `kind`"),
+        ([{"uri": "x"}], "`kind` names the tracker"),
         (["tensorboard", {"kind": "tensorboard"}], "comes twice"),
     ],
 )
