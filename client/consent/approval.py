@@ -202,7 +202,7 @@ def withdraw(ledger: Ledger, named: str, operator: str, reason: str) -> tuple[En
             f"{len(found) or 'none'} of the plans that this site takes part in {'are' if found else 'is'} "
             f"called {named!r}, or has a hash that starts with it",
             where="--withdraw",
-            remedy=f"There {'are' if known else 'is'} {known or 'none'}.",
+            remedy=f"It takes part in {known or 'no plan'}.",
         )
     try:
         body = Withdrawn(found[0].plan, found[0].name, operator, reason)
