@@ -7,7 +7,6 @@ import typer
 
 from hortus.cli.display import absences_table, terminal
 from hortus.cli.options import Force, SimulatedPlan
-from hortus.cli.rehearsal import Training, baselines_folder, conclude
 from hortus.cli.settings import Settings, read_plan
 from hortus.simulation.engines.kinds import with_engine
 
@@ -59,6 +58,7 @@ def simulate(
     needs = ("evaluation",) if _has_run(plan, out) else ("evaluation", "simulation")
     loaded = with_engine(read_plan(plan, settings, needs=needs), engine)
 
+    from hortus.cli.rehearsal import Training, baselines_folder, conclude
     from hortus.server.run.absences import absences
     from hortus.server.trackers.reporting import read_trackers, reporting_once_begun
 
