@@ -295,10 +295,9 @@ def _shown(task: Task, tokenizer: PreTrainedTokenizerBase, value: Any) -> Iterat
             yield Shown(tuple(_pieces(tokenizer, example)), "")
         else:
             whole = Piece(_text(tokenizer, example.tokens), learnt=False)
-            answers = {
-                name: task.row(value)[name] for name in task.columns if name not in task.texts
-            }
-            yield Shown((whole,), ", ".join(map(str, answers.values())) or str(target))
+            asked = task.asked or task.texts
+            answers = [str(cell) for name, cell in task.row(value).items() if name not in asked]
+            yield Shown((whole,), ", ".join(answers) or str(target))
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, example: Example) -> Iterator[Piece]:

@@ -167,10 +167,11 @@ def read_fitting(path: Path, task: Reads, unit_column: str | None, view: View) -
 
 
 def counted(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Returns how often each word of some columns comes, most first: of lists, each of their words."""
+    """Returns how often each word of some columns comes, most first: of lists, each of theirs; numbers are none."""
     found: dict[str, Counter[str]] = {name: Counter() for name in names}
     for row in rows:
         for name, counts in found.items():
             cell = row.get(name)
-            counts.update(map(str, cell if isinstance(cell, list) else [cell]))
-    return {name: dict(counts.most_common()) for name, counts in found.items()}
+            words = cell if isinstance(cell, list) else [cell]
+            counts.update(word for word in words if isinstance(word, str))
+    return {name: dict(counts.most_common()) for name, counts in found.items() if counts}

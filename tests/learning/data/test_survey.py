@@ -66,6 +66,13 @@ def test_a_column_that_is_not_there_ends_it(tmp_path: Path) -> None:
         read_fitting(path, TASK, None, View({"text": "query"}))
 
 
-def test_words_are_counted_in_cells_and_in_lists() -> None:
-    rows = [{"label": "a", "tags": ["x", "y", "x"]}, {"label": "b", "tags": ["x"]}, {"label": "b", "tags": []}]  # fmt: skip
-    assert counted(rows, ["label", "tags"]) == {"label": {"b": 2, "a": 1}, "tags": {"x": 3, "y": 1}}
+def test_words_are_counted_in_cells_and_in_lists_and_numbers_are_not() -> None:
+    rows = [
+        {"label": "a", "tags": ["x", "y", "x"], "start": 7},
+        {"label": "b", "tags": ["x"], "start": 8},
+        {"label": "b", "tags": [], "start": 9},
+    ]
+    assert counted(rows, ["label", "tags", "start", "none"]) == {
+        "label": {"b": 2, "a": 1},
+        "tags": {"x": 3, "y": 1},
+    }
