@@ -116,7 +116,15 @@ class Materials:
         with self._encode_lock:
             key = (dataset.fingerprint, encoding_key(contract))
             if self._encoded is None or self._encoded[0] != key:
-                self._encoded = (key, workbench.loader.encode(dataset.records))
+                encoded = workbench.loader.encode(dataset.records)
+                if empty := encoded.without_target:
+                    logger.warning(
+                        "%d of %d records are cut before anything that is to be learnt, and add nothing: raise "
+                        "task.max_length, or leave them out",
+                        empty,
+                        len(encoded),
+                    )
+                self._encoded = (key, encoded)
             return EncodedDataset(dataset.fingerprint, self._encoded[1])
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -14,12 +15,14 @@ from transformers import PreTrainedTokenizerBase
 from hortus.learning.data.kept import keep
 from hortus.learning.data.records import Records
 from hortus.learning.methods.base import Method
-from hortus.learning.models.base import Base
+from hortus.learning.models.base import Base, RunsAhead
+from hortus.learning.models.generation import Writer, Writing
 from hortus.learning.models.storage import room_for
 from hortus.learning.models.tokens import check_tokenizer, filler
 from hortus.learning.passes.division import Passes
 from hortus.learning.passes.workers import passes_at_once, side_by_side
 from hortus.learning.tasks.base import IGNORED, Example, Task
+from hortus.learning.tasks.writing import Compared
 from hortus.runtime.metric import Metrics
 
 _ENCODED_AT_ONCE = 1024  # records; a tokenizer remembers far more of each than its tokens
@@ -31,7 +34,7 @@ class Batch:
 
     Attributes:
         task: What is learnt.
-        inputs: The model's arguments.
+        inputs: The model's arguments; see `Task.losses`.
         targets: (records,), (records, tokens) with IGNORED where padded, or (records, numbers): see `Task.losses`.
         index: int64 (records,), where the records stand in their dataset.
         units: int64 (records,), number of each record's privacy unit within the batch, from 0: all
@@ -70,6 +73,11 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @property
+    def without_target(self) -> int:
+        """How many examples leave nothing to learn, such as conversations cut before their first answer."""
+        return sum(not example.has_target for example in self.examples)
 
 
 class Loader:
@@ -112,9 +120,11 @@ class Loader:
         self._micro_batch = micro_batch
         self._keeps = keeps
         self._width = int(base.config.hidden_size)
-        self.embeds = method.trains_heads_alone and base.ahead is not None and base.ahead.pools
-        self._depth = 0 if self.embeds else _depth(base, method)
-        self.passes = Passes(task.max_length, self._width)
+        # What frozen layers make of a record is kept of its first sequence only.
+        self._ahead = None if task.further_lengths else base.ahead
+        self.embeds = method.trains_heads_alone and self._ahead is not None and self._ahead.pools
+        self._depth = 0 if self.embeds else _depth(self._ahead, method)
+        self.passes = Passes(task.max_length, self._width, task.further_lengths)
 
     def encode(self, records: Records) -> Encoded:
         """Tokenises records, and runs them through the frozen layers."""
@@ -142,22 +152,30 @@ class Loader:
             begins.append(not example.continues)
             yield example
 
-    def made_up(self, lengths: list[int], seed: int) -> Encoded:
+    def made_up(self, lengths: Sequence[tuple[int, ...]], seed: int) -> Encoded:
         """Returns texts of random tokens and targets, a unit each, not run ahead; for checks.
 
         Args:
-            lengths: Tokens of each record.
+            lengths: Tokens of each record's sequences; further ones that are left out are as long as the last, or
+                as long as one may be.
             seed: They are drawn from it.
         """
         generator = np.random.default_rng(seed)
-        texts = [tuple(generator.integers(0, self._base.vocabulary, n).tolist()) for n in lengths]
-        examples = [Example(ids, self.task.made_up(ids, generator)) for ids in texts]
+        examples = []
+        for given in lengths:
+            missing = self.passes.further[len(given) - 1 :]
+            wanted = (*given, *(min(given[-1], longest) for longest in missing))
+            ids, *further = (
+                tuple(generator.integers(0, self._base.vocabulary, n).tolist()) for n in wanted
+            )
+            target = self.task.made_up(ids, generator)
+            examples.append(Example(ids, target, further=tuple(further)))
         return Encoded(tuple(examples), np.arange(len(lengths)))
 
     def largest_unit(self, records: int) -> Encoded:
         """Returns a unit of so many made-up records, each as long as one may be, run ahead."""
         examples = records * self.task.most_examples
-        made_up = self.made_up([self.task.max_length] * examples, seed=0)
+        made_up = self.made_up([self.passes.largest] * examples, seed=0)
         return self.ahead(replace(made_up, units=np.zeros(examples, np.int64)))
 
     def ahead(self, encoded: Encoded) -> Encoded:
@@ -178,8 +196,8 @@ class Loader:
 
     def _embeddings(self, encoded: Encoded) -> torch.Tensor:
         embeddings = torch.empty(len(encoded), self._width)
-        assert self._base.ahead is not None  # noqa: S101 - else nothing is embedded
-        embed_with = self._base.ahead.embed
+        assert self._ahead is not None  # noqa: S101 - else nothing is embedded
+        embed_with = self._ahead.embed
 
         def embed(batch: Batch) -> None:
             with torch.no_grad():
@@ -192,8 +210,8 @@ class Loader:
     def _states(self, encoded: Encoded, room: torch.Tensor) -> tuple[torch.Tensor, ...]:
         lengths = [len(example.tokens) for example in encoded.examples]
         states: tuple[torch.Tensor, ...] = room.split(lengths)  # type: ignore[no-untyped-call]
-        assert self._base.ahead is not None  # noqa: S101 - else no layer is known to be frozen
-        enter_with = self._base.ahead.enter
+        assert self._ahead is not None  # noqa: S101 - else no layer is known to be frozen
+        enter_with = self._ahead.enter
 
         def enter(batch: Batch) -> None:
             with torch.no_grad():
@@ -206,7 +224,12 @@ class Loader:
 
     def measure(self, model: nn.Module, data: Encoded) -> Metrics:
         """Returns how good a model is on a dataset."""
-        return self.task.judge(data.examples, self.observe(model, data))
+        metrics = self.task.judge(data.examples, self.observe(model, data))
+        if not isinstance(self.task, Compared) or not self.task.compared:
+            return metrics
+        writer, how = Writer(self._base, self._tokenizer), Writing(self.task.max_new_tokens)
+        write = partial(writer.write, how=how)
+        return metrics + self.task.compare(write, self._tokenizer, data.examples)
 
     def observe(self, model: nn.Module, data: Encoded) -> list[Any]:
         """Returns what the task observes of each example."""
@@ -249,7 +272,7 @@ class Loader:
             micro_batch: Records that share a pass at most: memory only.
         """
         of_text = data.embeddings is None
-        lengths = [len(data.examples[i].tokens) if of_text else 0 for i in indices]
+        lengths = [data.examples[i].lengths if of_text else (0,) for i in indices]
         sizes = np.array(lengths, np.int64)
         for members in self.passes.divide(data.units[indices], sizes, micro_batch):
             index = indices[members]
@@ -266,10 +289,14 @@ class Loader:
         device = self._base.device
         unit, counts = np.unique(units, return_inverse=True, return_counts=True)[1:]
         examples = [data.examples[i] for i in index]
-        width = self.passes.padded_length(max(len(example.tokens) for example in examples))
+        longest = map(max, zip(*(example.lengths for example in examples), strict=True))
+        width, *widths = self.passes.padded_lengths(*longest)
+        inputs = self._inputs(data, index, examples, width)
+        if widths:
+            inputs["further"] = tuple(one.to(device) for one in _further(examples, widths))
         return Batch(
             self.task,
-            self._inputs(data, index, examples, width),
+            inputs,
             _targets(examples, width if self.task.aligned else None).to(device),
             index,
             torch.from_numpy(unit).to(device),
@@ -297,10 +324,10 @@ class Loader:
         return inputs | {"depth": self._depth} if self._depth else inputs
 
 
-def _depth(base: Base, method: Method) -> int:
+def _depth(ahead: RunsAhead | None, method: Method) -> int:
     """Returns how many of a model's layers are run once for each record."""
-    depth = method.frozen_layers(base.ahead.layers) if base.ahead and base.ahead.layers else 0
-    return depth if depth and base.ahead and base.ahead.reaches(depth) else 0
+    depth = method.frozen_layers(ahead.layers) if ahead and ahead.layers else 0
+    return depth if depth and ahead and ahead.reaches(depth) else 0
 
 
 def _targets(examples: Sequence[Example], width: int | None) -> torch.Tensor:
@@ -309,6 +336,13 @@ def _targets(examples: Sequence[Example], width: int | None) -> torch.Tensor:
     if width is None or targets[0].dim() == 0:
         return torch.stack(targets)
     return _padded(targets, width, IGNORED)
+
+
+def _further(examples: Sequence[Example], widths: Sequence[int]) -> Iterator[torch.Tensor]:
+    """Yields each further sequence of the records, int64 (records, width)."""
+    columns = zip(*(example.further for example in examples), strict=True)
+    for column, width in zip(columns, widths, strict=True):
+        yield _padded([torch.tensor(ids) for ids in column], width, IGNORED)
 
 
 def _padded(rows: list[torch.Tensor], length: int, filler: int) -> torch.Tensor:

@@ -16,9 +16,9 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
+from hortus.learning.data.conversations import Message
 from hortus.learning.data.records import Records
 from hortus.learning.models.generation import Writer, Writing
-from hortus.learning.tasks.chat import Message
 from hortus.learning.warm_model import WarmModel
 from hortus.pages.templates import templates
 from hortus.protocol.plan import Plan

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hortus.learning.methods.space import trainable
 from hortus.learning.models.base import Base
+from hortus.learning.models.switch import let_switch_off
 from hortus.learning.passes.isolation import keep_apart
 from hortus.runtime.errors import UsageError
 
@@ -37,6 +38,7 @@ def adapted(base: Base, config: PeftConfig) -> nn.Module:
     # Not before: PEFT would choose a class of its own, and say which heads are trained.
     config.task_type = base.task_type
     keep_apart(model)
+    let_switch_off(model)
     return model
 
 

@@ -64,6 +64,26 @@ def pair_ids(
     return [(tuple(ids), tuple(of)) if ids else ((filler(tokenizer),), (0,)) for ids, of in pairs]
 
 
+def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """Returns the token ids of a text or of a part of one, however many, and nothing around them."""
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def frame(
+    tokenizer: PreTrainedTokenizerBase, *, of_target: bool = False
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the special tokens that a tokenizer puts before and after a text.
+
+    Args:
+        tokenizer: The tokenizer.
+        of_target: Whether the text is what a decoder should write: some put others around it.
+    """
+    whole = tuple((tokenizer(text_target="a") if of_target else tokenizer("a"))["input_ids"])
+    inner = ids_of(tokenizer, "a")
+    start = next(n for n in range(len(whole)) if whole[n : n + len(inner)] == inner)
+    return whole[:start], whole[start + len(inner) :]
+
+
 def filler(tokenizer: PreTrainedTokenizerBase) -> int:
     """Returns the token that fills passes up; it is masked, so any will do where there is none for it."""
     known = tokenizer.pad_token_id

@@ -40,6 +40,8 @@ class Example(NamedTuple):
         segments: For each token the number of the text that it is of, for models that are told; empty: all 0.
         continues: Whether it is of the same record as the example before it.
         note: What the task itself needs to read an answer to it, such as a text; no model sees it.
+        further: Further token sequences of the record, each of its own length, at least 1: as many as
+            `Task.further_lengths` has.
     """
 
     tokens: tuple[int, ...]
@@ -47,6 +49,17 @@ class Example(NamedTuple):
     segments: tuple[int, ...] = ()
     continues: bool = False
     note: Any = None
+    further: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each of its sequences."""
+        return (len(self.tokens), *map(len, self.further))
+
+    @property
+    def has_target(self) -> bool:
+        """Whether anything is to be learnt from it."""
+        return not isinstance(self.target, tuple) or any(one != IGNORED for one in self.target)
 
 
 class Task(Kind):
@@ -59,6 +72,11 @@ class Task(Kind):
     """Whether a target of several numbers has one for each token."""
 
     max_length: int
+
+    @property
+    def further_lengths(self) -> tuple[int, ...]:
+        """Most tokens of each further sequence of a record; most tasks have none."""
+        return ()
 
     @property
     def most_examples(self) -> int:
@@ -234,7 +252,8 @@ class Task(Kind):
 
         Args:
             model: The module of `load`, adapted.
-            inputs: Its arguments.
+            inputs: Its arguments; and as `further` a tuple of int64 (records, tokens), with IGNORED where
+                padded, where records have further sequences.
             targets: (records,); (records, tokens) with IGNORED where padded; or (records, numbers) where they are
                 not `aligned`. int64, or float32 where the examples' are floats.
         """

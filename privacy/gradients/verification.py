@@ -27,7 +27,7 @@ class Compared:
     """What two engines make of one unit.
 
     Attributes:
-        tokens: Of each of its records.
+        tokens: Of each of its records, all sequences together.
         norms: Of its gradient, by each engine.
         difference: Norm of the gradients' difference, over the larger of the two norms.
         parameter: Whose gradients differ the most.
@@ -104,13 +104,13 @@ def _made_up(workbench: Workbench, plan: Agreement) -> Encoded:
     counts = [1 + unit % of_unit for unit in range(_UNITS - 1)] + [of_unit]
     units = np.repeat(np.arange(_UNITS), counts)
     lengths = np.linspace(longest, 1, len(units)).round().astype(int)
-    made_up = workbench.loader.made_up(lengths.tolist(), _SEED)
+    made_up = workbench.loader.made_up([(int(n),) for n in lengths], _SEED)
     return workbench.loader.ahead(replace(made_up, units=units))
 
 
 def _tokens(records: Encoded, unit: int) -> tuple[int, ...]:
     return tuple(
-        len(records.examples[i].tokens) for i in np.flatnonzero(records.units == unit).tolist()
+        sum(records.examples[i].lengths) for i in np.flatnonzero(records.units == unit).tolist()
     )
 
 

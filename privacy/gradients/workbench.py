@@ -79,7 +79,7 @@ class Workbench(WarmModel):
 
     def _check_runs(self, plan: Agreement, path: Path, sites: int) -> None:
         """Sends a made-up record of the largest size through the model, and a short one, in turns."""
-        few = self.loader.made_up([self.task.max_length, 1], seed=0)
+        few = self.loader.made_up([self.loader.passes.largest, (1,)], seed=0)
         batches = [self.loader.batch(few, np.array([i]), np.array([i])) for i in (0, 1, 0)]
         first = _Measured(batches[0])
         try:
@@ -119,7 +119,7 @@ class Workbench(WarmModel):
             kept: Bytes that the backward pass of one record of the largest size needs.
         """
         of_unit = (plan.privacy.max_records_per_unit or 1) * self.task.most_examples
-        one, tokens = self._memory_of_pass(self.task.max_length, of_unit, kept)
+        one, tokens = self._memory_of_pass(sum(self.loader.passes.largest), of_unit, kept)
         free = available(default_device())
         if one > free:
             raise UsageError(
@@ -176,7 +176,7 @@ class Workbench(WarmModel):
         shrunk = [str(s.tokens) for s, limit in limits.items() if limit < passes.most(s, most)]
         if self.loader.embeds:
             passes.limits.update(limits)
-            few = self.loader.ahead(self.loader.made_up([passes.longest] * 3, seed=0))
+            few = self.loader.ahead(self.loader.made_up([passes.largest] * 3, seed=0))
             limits[EMBEDDED] = self._kept_apart(few, passes.most(EMBEDDED, most))
         if shrunk:
             logger.warning(

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 # The last one, transformers adds to any tokenizer of Qwen's.
-VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *COLOURS, *WORDS, "<|endoftext|>")
+VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *COLOURS, *WORDS, "[MASK]", "<|endoftext|>")
 POSITIONS = 40
 _BERT = {
     "vocab_size": len(VOCABULARY),
@@ -180,20 +180,24 @@ TEMPLATE = (
 
 CHAT: Mapping[str, Any] = {"chat_template": TEMPLATE, "eos_token": "[SEP]", "frame": False}
 """What a tokenizer of conversations has."""
+_FOR_TASK: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "llama": ("LlamaForCausalLM", CHAT),
+    "bert": ("BertModel", {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}),
+    "masked-lm": ("BertForMaskedLM", {"mask_token": "[MASK]"}),
+    "t5": ("T5ForConditionalGeneration", {"eos_token": "[SEP]"}),
+    "bart": ("BartForConditionalGeneration", {"eos_token": "[SEP]"}),
+}
 
 
 def save_for_task(name: str, directory: Path) -> Path:
-    """Saves one of `ARCHITECTURES`; a Llama predicts the next token, and its tokenizer knows conversations.
+    """Saves one of `ARCHITECTURES`, with the head and the tokenizer that tasks need of it.
 
-    A BERT's tokenizer tells two texts apart, as BERT's own does.
+    A Llama predicts the next token, and its tokenizer knows conversations. A BERT's tokenizer tells two texts apart,
+    as BERT's own does.
     """
     architecture = ARCHITECTURES[name]
-    if name == "bert":
-        told = ["input_ids", "token_type_ids", "attention_mask"]
-        return architecture.save(directory, model_input_names=told)
-    if name != "llama":
-        return architecture.save(directory)
-    return replace(architecture, model="LlamaForCausalLM").save(directory, **CHAT)
+    model, tokenizer = _FOR_TASK.get(name, (architecture.model, {}))
+    return replace(architecture, model=model).save(directory, **tokenizer)
 
 
 def save_tokenizer(

@@ -9,8 +9,9 @@ import pytest
 import torch
 from helpers.tiny_models import ARCHITECTURES, save_for_task
 
+from hortus.learning.data.conversations import Message
 from hortus.learning.data.records import Records
-from hortus.learning.loader import Encoded, Loader
+from hortus.learning.loader import Batch, Encoded, Loader
 from hortus.learning.methods.base import Method
 from hortus.learning.methods.dora import DoRA
 from hortus.learning.methods.ffa_lora import FFALoRA
@@ -21,13 +22,16 @@ from hortus.learning.methods.lora import LoRA
 from hortus.learning.methods.space import AdapterSpace
 from hortus.learning.models.tokens import load_tokenizer
 from hortus.learning.tasks.base import Task
-from hortus.learning.tasks.chat import Chat, Message
+from hortus.learning.tasks.chat import Chat
 from hortus.learning.tasks.classification import TextClassification
 from hortus.learning.tasks.extractive_qa import AskedText, ExtractiveQA
 from hortus.learning.tasks.kinds import TASKS
 from hortus.learning.tasks.multi_label import MultiLabel
+from hortus.learning.tasks.preferences import Preference, Preferences
+from hortus.learning.tasks.pretraining import MaskedPretraining, Pretraining
 from hortus.learning.tasks.regression import Regression
 from hortus.learning.tasks.tagging import TaggedWords, TokenClassification
+from hortus.learning.tasks.text_to_text import Pair, TextToText
 from hortus.learning.tasks.texts import LabelledText
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.runtime.metric import check_metrics
@@ -89,6 +93,34 @@ SAMPLES: dict[str, tuple[Task, tuple[Any, ...], str]] = {
         ),
         "llama",
     ),
+    "preferences": (
+        Preferences(max_length=24),
+        (
+            Preference(talk("the sky is"), "blue", "red red red"),
+            Preference(talk("a rose is", "red", "grass is"), "green", "ice"),
+            Preference(talk("ice"), "is a rose", "a"),
+        ),
+        "llama",
+    ),
+    "pretraining": (
+        Pretraining(max_length=8, windows=2),
+        ("the sky is blue", "a rose is a red red rose and a rose is a rose", "ice is green"),
+        "llama",
+    ),
+    "masked-pretraining": (
+        MaskedPretraining(max_length=8, windows=2),
+        ("the sky is blue", "a rose is a red red rose and a rose is a rose", "ice is green"),
+        "masked-lm",
+    ),
+    "text-to-text": (
+        TextToText(max_length=16, max_target_length=8),
+        (
+            Pair("the sky is blue and the rose is red", "blue red"),
+            Pair("a rose", "red"),
+            Pair("ice is a rose", "the green green rose"),
+        ),
+        "t5",
+    ),
 }
 TRAINED: dict[str, Callable[[tuple[str, ...]], Method]] = {
     "dora": lambda targets: DoRA(rank=2, targets=targets),
@@ -98,7 +130,10 @@ TRAINED: dict[str, Callable[[tuple[str, ...]], Method]] = {
     "lora": lambda targets: LoRA(rank=2, targets=targets),
 }
 PAIRS = [
-    (task, method) for task in SAMPLES for method in TRAINED if (task, method) != ("chat", "head")
+    (task, method)
+    for task in SAMPLES
+    for method in TRAINED
+    if method != "head" or SAMPLES[task][2] == "bert"
 ]
 # Of these columns an empty value says something: that no label applies, or that there is no answer.
 MAY_BE_EMPTY = {"labels", "answer"}
@@ -130,6 +165,10 @@ class Stage:
         self.loader = Loader(self.task, load_tokenizer(path), base, trained, 8)
         self.data: Encoded = self.loader.encode(Records(values))
         self.engine = PerUnitGradients(self.model)
+
+    def of_unit(self, unit: int) -> Batch:
+        index = np.flatnonzero(self.data.units == unit)
+        return self.loader.batch(self.data, index, self.data.units[index])
 
 
 @pytest.fixture(params=PAIRS, ids=" ".join, scope="module")
@@ -182,8 +221,7 @@ def test_a_units_gradient_is_that_of_its_loss_alone(stage: Stage) -> None:
     found = stage.engine.each(batches)
     for batch, gradients in zip(batches, found, strict=True):
         for place, unit in enumerate(np.unique(stage.data.units[batch.index])):
-            members = np.flatnonzero(stage.data.units == unit)
-            alone = stage.loader.batch(stage.data, members, np.zeros_like(members))
+            alone = stage.of_unit(int(unit))
             loss = alone.losses(stage.model).sum()
             assert torch.isfinite(loss)
             parts = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
@@ -200,15 +238,18 @@ def test_a_units_gradient_is_that_of_its_loss_alone(stage: Stage) -> None:
 def test_a_units_gradient_has_the_same_bits_whoever_else_is_there(stage: Stage) -> None:
     """In passes of a record each: what may share one, a workbench finds out."""
     everybody = np.arange(len(stage.data))
-    together = stage.engine.each(stage.loader.batches(stage.data, everybody, 1))
-    order = [b.index for b in stage.loader.batches(stage.data, everybody, 1)]
-    for members, gradient in zip(order, together, strict=True):
-        (alone,) = stage.engine.each(stage.loader.batches(stage.data, members, 1))
+    passes = list(stage.loader.batches(stage.data, everybody, 1))
+    together = stage.engine.each(passes)
+    for batch, gradient in zip(passes, together, strict=True):
+        (unit,) = np.unique(stage.data.units[batch.index])
+        (alone,) = stage.engine.each([stage.of_unit(int(unit))])
         assert torch.equal(alone, gradient)
 
 
 def test_made_up_records_have_finite_gradients_at_every_length(stage: Stage) -> None:
-    few = stage.loader.ahead(stage.loader.made_up([1, 2, stage.task.max_length], seed=0))
+    few = stage.loader.ahead(
+        stage.loader.made_up([(1,), (2,), stage.loader.passes.largest], seed=0)
+    )
     found = stage.engine.each(stage.loader.batches(few, np.arange(3), 8))
     assert all(bool(torch.isfinite(gradient).all()) for gradient in found)
 

@@ -170,8 +170,8 @@ def test_no_neighbour_changes_a_bit_of_what_a_unit_adds(
 def padded_to_the_longest(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """The bug: whoever is there shares passes, padded to the longest of them."""
     with patch.context() as patched:
-        patched.setattr(Passes, "shape", lambda _self, _tokens: Shape(16, padded=True))
-        patched.setattr(Passes, "padded_length", lambda _self, tokens: tokens)
+        patched.setattr(Passes, "shape", lambda _self, *_tokens: Shape(16, padded=True))
+        patched.setattr(Passes, "padded_lengths", lambda _self, *tokens: tokens)
         yield
 
 

@@ -10,13 +10,14 @@ import torch
 from helpers.gguf_models import tiny_llama, write_gguf
 from helpers.smollm2 import SMOLLM2, smollm2
 
+from hortus.learning.data.conversations import Message
 from hortus.learning.data.records import Records
 from hortus.learning.loader import Loader
 from hortus.learning.methods.lora import LoRA
 from hortus.learning.models.folder import model_digest, resolve_model
 from hortus.learning.models.heads import CAUSAL, SEQUENCE, model_with_head
 from hortus.learning.models.tokens import load_tokenizer
-from hortus.learning.tasks.chat import Chat, Message
+from hortus.learning.tasks.chat import Chat
 from hortus.learning.tasks.classification import TextClassification
 from hortus.privacy.gradients.engine import PerUnitGradients
 from hortus.protocol.plan import Precision

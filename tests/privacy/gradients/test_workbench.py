@@ -182,7 +182,7 @@ def test_no_more_passes_run_at_once_than_fit_and_no_bit_depends_on_it(
 
 def test_the_estimate_is_near_what_a_pass_keeps(saved: Callable[[str], Path]) -> None:
     bench = Workbench(contract(lora("bert")), saved("bert"), shares_passes=False)
-    few = bench.loader.made_up([16] * 8, seed=0)
+    few = bench.loader.made_up([(16,)] * 8, seed=0)
 
     def kept(members: int) -> int:
         batch = bench.loader.batch(few, np.arange(members), np.arange(members))
