@@ -212,7 +212,7 @@ def check_data(site: Site, what: Prospect | None, rows: int, *, mask: bool) -> F
         return Findings(site.data, found, identifiers, None, ())
     fitting = read_fitting(site.data, task, what.contract.privacy.unit_column, view)
     tokenizer = load_tokenizer(what.model_path)
-    shown = tuple(one for value in fitting.values[:rows] for one in _shown(task, tokenizer, value))
+    shown = tuple(one for value in fitting.values[:rows] for one in show(task, tokenizer, value))
     against = _against(site, what, task, tokenizer, fitting)
     return Findings(site.data, found, identifiers, against, shown)
 
@@ -286,7 +286,7 @@ def _units(what: Prospect, fitting: Fitting) -> Units:
     )
 
 
-def _shown(task: Task, tokenizer: PreTrainedTokenizerBase, value: Any) -> Iterator[Shown]:  # noqa: ANN401 - the task's
+def show(task: Task, tokenizer: PreTrainedTokenizerBase, value: Any) -> Iterator[Shown]:  # noqa: ANN401 - the task's
     """Yields a record as it is trained on: by the task's own `encode`."""
     for example in task.encode(tokenizer, [value]):
         target = example.target
