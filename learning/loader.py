@@ -1,5 +1,6 @@
 """From records to what a model takes: tokens, states of frozen layers, and batches that share a pass."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +22,7 @@ from hortus.learning.models.storage import room_for
 from hortus.learning.models.tokens import check_tokenizer, filler
 from hortus.learning.passes.division import Passes
 from hortus.learning.passes.workers import passes_at_once, side_by_side
-from hortus.learning.tasks.base import IGNORED, Example, Task
+from hortus.learning.tasks.base import IGNORED, Example, Note, Task
 from hortus.learning.tasks.writing import Compared
 from hortus.runtime.metric import Metrics
 
@@ -80,6 +81,31 @@ class Encoded:
         return sum(not example.has_target for example in self.examples)
 
 
+class ExampleCodec:
+    """Writes an example as JSON: numbers in lists, and the record of its note as a row."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def encode(self, example: Example) -> bytes:
+        """See `Codec`."""
+        value, places = example.note
+        row = None if value is None else self._task.row(value)
+        return json.dumps(example._asdict() | {"note": (row, places)}).encode()
+
+    def decode(self, data: bytes) -> Example:
+        """See `Codec`."""
+        fields = json.loads(data)
+        row, places = fields.pop("note")
+        value = None if row is None else self._task.read(row, "a record kept on disk")
+        note = Note(value, _as_tuples(places))
+        return Example(**{name: _as_tuples(one) for name, one in fields.items()}, note=note)
+
+
+def _as_tuples(value: Any) -> Any:  # noqa: ANN401 - a number, or lists of them
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
 class Loader:
     """Makes batches of a task's records for one model.
 
@@ -131,7 +157,10 @@ class Loader:
         values = records.values
         parts = (values[i : i + _ENCODED_AT_ONCE] for i in range(0, len(values), _ENCODED_AT_ONCE))
         begins: list[bool] = []
-        examples = keep(self._noting(begins, chain.from_iterable(map(self._encode, parts))))
+        examples = keep(
+            self._noting(begins, chain.from_iterable(map(self._encode, parts))),
+            ExampleCodec(self.task),
+        )
         owners = np.cumsum(begins, dtype=np.int64) - 1
         return self.ahead(Encoded(examples, records.unit_index()[owners]))
 

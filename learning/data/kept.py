@@ -1,10 +1,9 @@
 """Sequences that outgrow memory: beyond a size they lie in a file that has no name and ends with the process."""
 
 import os
-import pickle
 import tempfile
 from collections.abc import Iterable, Sequence
-from typing import IO, Any, TypeVar, overload
+from typing import IO, Any, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +16,24 @@ _IN_MEMORY = 2**24  # bytes, as written; as objects, up to fifteen times as many
 _WRITTEN_AT_ONCE = 2**20
 
 
-def keep(items: Iterable[T], in_memory: int = _IN_MEMORY) -> Sequence[T]:
+class Codec(Protocol[T]):
+    """How items are written: as data, so that reading one runs nothing."""
+
+    def encode(self, item: T) -> bytes:
+        """Returns an item as bytes."""
+        ...
+
+    def decode(self, data: bytes) -> T:
+        """Returns the item that was written."""
+        ...
+
+
+def keep(items: Iterable[T], codec: Codec[T], in_memory: int = _IN_MEMORY) -> Sequence[T]:
     """Returns items as a tuple, or, where they are larger, as a sequence that reads each from disk.
 
     Args:
-        items: Values that `pickle` writes; each is asked for once.
+        items: Each is asked for once.
+        codec: Writes and reads them.
         in_memory: Bytes, as written, up to which they stay in memory.
 
     Raises:
@@ -32,12 +44,12 @@ def keep(items: Iterable[T], in_memory: int = _IN_MEMORY) -> Sequence[T]:
     size, source = 0, iter(items)
     for item in source:
         held.append(item)
-        encoded.append(pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
+        encoded.append(codec.encode(item))
         size += len(encoded[-1])
         if size > in_memory:
             held.clear()
             try:
-                return _written(encoded, source)
+                return _written(encoded, source, codec)
             except OSError as error:
                 raise HortusError(
                     f"records larger than memory should hold cannot be kept on disk: {error.strerror}",
@@ -52,11 +64,13 @@ class OnDisk(Sequence[T]):
 
     Args:
         file: It has no name, so that nothing is left of it when the process ends.
+        codec: Reads an item.
         ends: int64 (n + 1,), where each item begins, and where the last ends.
     """
 
-    def __init__(self, file: IO[bytes], ends: NDArray[np.int64]) -> None:
+    def __init__(self, file: IO[bytes], codec: Codec[T], ends: NDArray[np.int64]) -> None:
         self._file = file
+        self._codec = codec
         self._ends = ends
 
     def __len__(self) -> int:
@@ -71,15 +85,40 @@ class OnDisk(Sequence[T]):
             return tuple(self[place] for place in range(*index.indices(len(self))))
         place = range(len(self))[index]
         start, end = int(self._ends[place]), int(self._ends[place + 1])
-        found: Any = pickle.loads(os.pread(self._file.fileno(), end - start, start))  # noqa: S301 - its own file
-        return found  # type: ignore[no-any-return]
+        return self._codec.decode(os.pread(self._file.fileno(), end - start, start))
 
 
-def _written(encoded: list[bytes], rest: Iterable[T]) -> OnDisk[T]:
+def picked(items: Sequence[T], indices: NDArray[np.int64]) -> Sequence[T]:
+    """Returns some of the items; of those on disk, nothing is read yet."""
+    if isinstance(items, OnDisk | _Picked):
+        return _Picked(items, indices)
+    return tuple(items[i] for i in indices.tolist())
+
+
+class _Picked(Sequence[T]):
+    def __init__(self, items: Sequence[T], indices: NDArray[np.int64]) -> None:
+        self._items = items
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        chosen: Any = self._indices[index]
+        if isinstance(index, slice):
+            return tuple(self._items[i] for i in chosen.tolist())
+        return self._items[int(chosen)]
+
+
+def _written(encoded: list[bytes], rest: Iterable[T], codec: Codec[T]) -> OnDisk[T]:
     """Writes what is encoded already, and the rest; empties the list."""
     file = tempfile.TemporaryFile(buffering=_WRITTEN_AT_ONCE)  # noqa: SIM115 - it lives as long as what it holds
     sizes = [0, *map(file.write, encoded)]
     encoded.clear()
-    sizes.extend(file.write(pickle.dumps(item, pickle.HIGHEST_PROTOCOL)) for item in rest)
+    sizes.extend(file.write(codec.encode(item)) for item in rest)
     file.flush()
-    return OnDisk(file, np.cumsum(np.array(sizes, np.int64)))
+    return OnDisk(file, codec, np.cumsum(np.array(sizes, np.int64)))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hortus.learning.data.kept import keep
+from hortus.learning.data.kept import keep, picked
 from hortus.learning.data.rows import read_rows
 from hortus.learning.data.values import as_id
 from hortus.learning.data.view import AS_IT_IS, View
@@ -39,6 +39,25 @@ class Reads(Protocol):
         """Returns the value of a row, or raises UsageError."""
         ...
 
+    def row(self, value: Any) -> dict[str, Any]:  # noqa: ANN401 - the task's own
+        """Returns the row that `read` reads a value from, as JSON has it."""
+        ...
+
+
+class RowCodec:
+    """Writes a value as the row, in JSON, that its task reads it from."""
+
+    def __init__(self, task: Reads) -> None:
+        self._task = task
+
+    def encode(self, value: Any) -> bytes:  # noqa: ANN401 - the task's own
+        """See `Codec`."""
+        return json.dumps(self._task.row(value)).encode()
+
+    def decode(self, data: bytes) -> Any:  # noqa: ANN401 - the task's own
+        """See `Codec`."""
+        return self._task.read(json.loads(data), "a record kept on disk")
+
 
 @dataclass(frozen=True, slots=True)
 class Records:
@@ -64,7 +83,7 @@ class Records:
 
     def take(self, indices: NDArray[np.int64]) -> "Records":
         """Returns some of the records."""
-        values = keep(self.values[i] for i in indices)
+        values = picked(self.values, indices)
         rows = tuple(self.rows[i] for i in indices) if self.rows else ()
         units = tuple(self.units[i] for i in indices) if self.units else ()
         return Records(values, rows, units)
@@ -102,7 +121,7 @@ def read_records(
             yield task.read(row, where)
 
     try:
-        values = keep(read())
+        values = keep(read(), RowCodec(task))
     except UsageError as error:
         raise view.explained(error) from error
     if not values:

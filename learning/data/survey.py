@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hortus.learning.data.kept import keep
-from hortus.learning.data.records import Reads, canonical_row
+from hortus.learning.data.records import Reads, RowCodec, canonical_row
 from hortus.learning.data.rows import read_rows
 from hortus.learning.data.values import as_id, is_missing
 from hortus.learning.data.view import View
@@ -160,7 +160,7 @@ def read_fitting(path: Path, task: Reads, unit_column: str | None, view: View) -
             yield value
 
     try:
-        values = keep(read())
+        values = keep(read(), RowCodec(task))
     except UsageError as error:
         raise view.explained(error) from error
     return Fitting(values, units, tuple(faults), unfit)

@@ -30,6 +30,18 @@ IGNORED = -100
 Target = int | float | tuple[int, ...] | tuple[float, ...]
 
 
+class Note(NamedTuple):
+    """What a task needs to read an answer to an example, and no model sees.
+
+    Attributes:
+        value: The record; None where nothing is noted.
+        places: What the example's tokens are in it, as the task has it: numbers and None, in tuples.
+    """
+
+    value: Any = None
+    places: tuple[Any, ...] = ()
+
+
 class Example(NamedTuple):
     """One record as a model takes it, or one of the windows that a long record is read by.
 
@@ -39,7 +51,7 @@ class Example(NamedTuple):
             counts (`Task.aligned`).
         segments: For each token the number of the text that it is of, for models that are told; empty: all 0.
         continues: Whether it is of the same record as the example before it.
-        note: What the task itself needs to read an answer to it, such as a text; no model sees it.
+        note: For tasks that read answers by it.
         further: Further token sequences of the record, each of its own length, at least 1: as many as
             `Task.further_lengths` has.
     """
@@ -48,7 +60,7 @@ class Example(NamedTuple):
     target: Target
     segments: tuple[int, ...] = ()
     continues: bool = False
-    note: Any = None
+    note: Note = Note()
     further: tuple[tuple[int, ...], ...] = ()
 
     @property

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field
 
 from hortus.learning.data.values import as_number, as_text, is_missing
-from hortus.learning.tasks.base import IGNORED, Example, Task
+from hortus.learning.tasks.base import IGNORED, Example, Note, Task
 from hortus.learning.tasks.squad import exact_match, f1
 from hortus.protocol.plan import Agreement, Precision
 from hortus.runtime.errors import UsageError
@@ -54,13 +54,6 @@ class Answer(NamedTuple):
     text: str
     start: int
     end: int
-
-
-class _Note(NamedTuple):
-    """What an example's tokens are: a record, and where in its context each token is; None elsewhere."""
-
-    value: AskedText
-    places: tuple[tuple[int, int] | None, ...]
 
 
 class ExtractiveQA(Task):
@@ -223,7 +216,8 @@ class ExtractiveQA(Task):
                     _target(value, places),
                     segments=tuple(kinds[number]),
                     continues=number > 0,
-                    note=_Note(value, places),
+                    # Where in the context each token is; None elsewhere.
+                    note=Note(value, places),
                 )
             )
         return windows
@@ -277,7 +271,7 @@ class ExtractiveQA(Task):
         nothing = Answer("", 0, 0)
         return [nothing if self.unanswerable and gain <= 0 else one for gain, one in best]
 
-    def _best(self, note: _Note, scores: np.ndarray) -> tuple[float, Answer]:
+    def _best(self, note: Note, scores: np.ndarray) -> tuple[float, Answer]:
         """Returns a window's likeliest span, and by how much it is likelier than that there is none."""
         import numpy as np
 
@@ -289,7 +283,7 @@ class ExtractiveQA(Task):
         length = np.arange(len(tokens)) - np.arange(len(tokens))[:, None]
         spans[(length < 0) | (length >= self.longest_answer)] = -np.inf
         first, last = np.unravel_index(spans.argmax(), spans.shape)
-        start, end = note.places[tokens[first]][0], note.places[tokens[last]][1]  # type: ignore[index]
+        start, end = note.places[tokens[first]][0], note.places[tokens[last]][1]
         gain = float(spans[first, last] - scores[0].sum())
         return gain, Answer(note.value.context[start:end], start, end)
 

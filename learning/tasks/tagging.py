@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from hortus.learning.data.values import as_index, as_list, as_text, check_words, numbered
-from hortus.learning.tasks.base import IGNORED, Example, Task
+from hortus.learning.tasks.base import IGNORED, Example, Note, Task
 from hortus.protocol.plan import Precision
 from hortus.runtime.errors import UsageError
 from hortus.runtime.metric import Better, Breakdown, Metric, Metrics, Part, Unit
@@ -60,13 +60,6 @@ class Entity(NamedTuple):
     text: str
     start: int
     end: int
-
-
-class _Note(NamedTuple):
-    """A record, and which of its words the example's targets are of; the last ones may be cut off."""
-
-    value: TaggedWords
-    firsts: tuple[tuple[int, int], ...]  # (token, word) of each word's first token
 
 
 class TokenClassification(Task):
@@ -216,7 +209,8 @@ class TokenClassification(Task):
             target = [IGNORED] * len(ids)
             for token, word in firsts.items():
                 target[token] = value.tags[word]
-            note = _Note(value, tuple(firsts.items()))
+            # (token, word) of each word's first token; the last words may be cut off.
+            note = Note(value, tuple(firsts.items()))
             examples.append(Example(tuple(ids), tuple(target), note=note))
         return examples
 
@@ -329,10 +323,10 @@ class TokenClassification(Task):
         )
 
 
-def _of_words(note: _Note, tags: Sequence[int]) -> list[int]:
+def _of_words(note: Note, tags: Sequence[int]) -> list[int]:
     """Returns the tags predicted of all words; O where a word has been cut off, or is no token."""
     found = [0] * len(note.value.words)
-    for token, word in note.firsts:
+    for token, word in note.places:
         found[word] = tags[token]
     return found
 

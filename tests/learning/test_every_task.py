@@ -10,8 +10,8 @@ import torch
 from helpers.tiny_models import ARCHITECTURES, save_for_task
 
 from hortus.learning.data.conversations import Message
-from hortus.learning.data.records import Records
-from hortus.learning.loader import Batch, Encoded, Loader
+from hortus.learning.data.records import Records, RowCodec
+from hortus.learning.loader import Batch, Encoded, ExampleCodec, Loader
 from hortus.learning.methods.base import Method
 from hortus.learning.methods.dora import DoRA
 from hortus.learning.methods.ffa_lora import FFALoRA
@@ -21,7 +21,7 @@ from hortus.learning.methods.kinds import METHODS
 from hortus.learning.methods.lora import LoRA
 from hortus.learning.methods.space import AdapterSpace
 from hortus.learning.models.tokens import load_tokenizer
-from hortus.learning.tasks.base import Task
+from hortus.learning.tasks.base import Note, Task
 from hortus.learning.tasks.chat import Chat
 from hortus.learning.tasks.classification import TextClassification
 from hortus.learning.tasks.extractive_qa import AskedText, ExtractiveQA
@@ -155,7 +155,7 @@ class Stage:
     """A task's model, away from where training starts, with a method's adapter on it."""
 
     def __init__(self, path: Path, task: str, method: str) -> None:
-        self.task, values, model = SAMPLES[task]
+        self.task, self.values, model = SAMPLES[task]
         base = self.task.load(path)
         trained = TRAINED[method](ARCHITECTURES[model].targets)
         self.model = trained.attach(base, 1)
@@ -163,7 +163,7 @@ class Stage:
         moved = space.read(self.model) + np.random.default_rng(0).normal(0, 0.3, space.dimension)
         space.write(self.model, moved.astype(np.float32))
         self.loader = Loader(self.task, load_tokenizer(path), base, trained, 8)
-        self.data: Encoded = self.loader.encode(Records(values))
+        self.data: Encoded = self.loader.encode(Records(self.values))
         self.engine = PerUnitGradients(self.model)
 
     def of_unit(self, unit: int) -> Batch:
@@ -191,6 +191,16 @@ def test_a_task_survives_the_contract_and_says_what_it_learns(name: str) -> None
         row = task.row(value)
         assert set(row) == set(task.columns)
         assert task.read(row, "here") == value
+
+
+def test_what_lies_on_disk_is_what_was_written_there(stage: Stage) -> None:
+    values, examples = RowCodec(stage.task), ExampleCodec(stage.task)
+    for value in stage.values:
+        assert values.decode(values.encode(value)) == value
+    for example in stage.data.examples:
+        found = examples.decode(examples.encode(example))
+        assert found == example
+        assert type(found.note) is Note
 
 
 @every_task
