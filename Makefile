@@ -39,6 +39,7 @@ proto: $(VENV)/dev
 # The generated parts of docs/.
 docs: $(VENV)/dev
 	$(BIN)/python -m hortus.cli.plan_reference docs/plan.md
+	$(BIN)/python benchmarks/support.py --render docs/support.md
 
 # A strict editable install links each file by itself, so a new file asks for a new install.
 $(VENV)/demo: $(VENV)/pip pyproject.toml constraints.txt $(SOURCES)
