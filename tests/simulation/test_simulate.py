@@ -141,7 +141,7 @@ def test_a_finished_run_is_not_run_again(write_plan: Any, tmp_path: Path) -> Non
 
 def test_a_folder_of_another_plan_is_refused(write_plan: Any, tmp_path: Path) -> None:
     run(write_plan(), tmp_path / "run")
-    with pytest.raises(UsageError, match=r"something else:\nseed: was 3, is 9"):
+    with pytest.raises(UsageError, match=r"another run:\nseed: was 3, is 9"):
         run(write_plan(seed=9), tmp_path / "run")
 
 
