@@ -104,7 +104,7 @@ def _is_text(what: str) -> bool:
     """Whether an argument is a text, and not a file or a pipe.
 
     Raises:
-        UsageError: It is called as a file is, and there is none.
+        UsageError: It is named like a file, but no such file exists.
     """
     if what == "-" or _exists(what):
         return False

@@ -22,6 +22,16 @@ Out = Annotated[
 ]
 
 
+_ReportTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TRACKER",
+        help="Also report each round to tensorboard, mlflow or wandb, in files of the run's folder. Can be "
+        "repeated.",
+    ),
+]
+
+
 def simulate(
     plan: SimulatedPlan,
     settings: Settings = None,
@@ -41,14 +51,7 @@ def simulate(
             "some 100 sites) or in-process (the same steps and the same bits without them, for thousands).",
         ),
     ] = None,
-    report_to: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TRACKER",
-            help="Also report each round to tensorboard, mlflow or wandb, in files of the run's folder. Can be "
-            "repeated.",
-        ),
-    ] = None,
+    report_to: _ReportTo = None,
     force: Force = False,
 ) -> None:
     """Run a plan with virtual sites on this machine, with the deployment's own code.

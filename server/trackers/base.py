@@ -13,7 +13,7 @@ from hortus.protocol.section import Kind
 
 @dataclass(frozen=True, slots=True)
 class Tracked:
-    """A run, as trackers are told of it: public numbers and words alone.
+    """What is reported of a run: public numbers and words alone.
 
     Attributes:
         run: Its id, the same at every start.

@@ -19,6 +19,7 @@ from hortus.privacy.ledger.decisions import Frozen
 from hortus.privacy.ledger.spending import count_entries, read_spending
 from hortus.privacy.ledger.store import Ledger
 from hortus.protocol.identity import Identity
+from hortus.simulation import rehearsed_sites
 from hortus.simulation import simulate as simulation
 from tests.conftest import write_records
 
@@ -49,13 +50,13 @@ def samples(counts: SiteCounts, entries: int) -> dict[str, float]:
 def measured(plan: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, float]]:
     """Runs a plan with the real agents; returns what each site's metrics say."""
     counts: dict[str, SiteCounts] = defaultdict(SiteCounts)
-    connect = simulation._connect
+    connect = rehearsed_sites._connect
 
     def counted(hub: Any, site: Site, port: Any, rules: Any) -> Any:
         return counting(lambda rules: connect(hub, site, port, rules), counts[site.name])(rules)
 
     with monkeypatch.context() as patch:
-        patch.setattr(simulation, "_connect", counted)
+        patch.setattr(rehearsed_sites, "_connect", counted)
         run = simulation.simulate(load_plan(plan), plan, out, lambda *_: None)
     ledgers = {site: run.consortium.site(site).ledger for site in counts}
     return {
