@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
 from hortus.client.consent.admission import Admission, Gate, LiveTerms
-from hortus.client.consent.contract import check_descriptor, read_descriptor
+from hortus.client.consent.refusals import check_descriptor, read_descriptor
 from hortus.client.disclosure import Disclosure, loggable
 from hortus.client.pace import Clock, Pace, Timetable
 from hortus.client.preparation import Materials, Preparations, Preparing

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from hortus.client.agent import SiteAgent
 from hortus.client.agent_service import listening
 from hortus.client.channel import dialling
-from hortus.client.consent.contract import check_model
+from hortus.client.consent.refusals import check_model
 from hortus.client.flower.relay_user import RelayUser
 from hortus.client.flower.supernode import start_supernode, supernode_log
 from hortus.client.metrics import SiteCollector, SiteCounts, counting

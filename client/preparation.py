@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from hortus.client.consent.contract import check_model
+from hortus.client.consent.refusals import check_model
 from hortus.client.pace import Clock, Pace
 from hortus.client.site.folder import Site
 from hortus.learning.loader import Encoded

@@ -5,7 +5,7 @@ one key stands behind all of it; whose key that is, the operators find out by co
 in words (fingerprint.py).
 """
 
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 from typing import Literal, Self
 
@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field
 
 from hortus.parties.folders import Address
+from hortus.protocol import lifetimes
 from hortus.protocol.certificates import check_request
 from hortus.protocol.identity import (
     Handover,
@@ -29,7 +30,6 @@ from hortus.runtime.files import write_atomic
 from hortus.runtime.names import SERVER, check_site_name
 from hortus.runtime.schema import Schema
 
-LIFETIME = timedelta(days=90)
 _CONTEXT = "card"
 
 
@@ -47,7 +47,7 @@ class _Card(Schema):
     def _signed(cls, identity: Identity, now: datetime, content: dict[str, object]) -> Self:
         fields = content | {
             "identity": identity.public_key_bytes.hex(),
-            "expires": (now + LIFETIME).date(),
+            "expires": (now + lifetimes.CARD).date(),
         }
         draft = cls.model_validate(fields | {"signature": "0" * 128})
         signature = identity.sign(_CONTEXT, draft._message())

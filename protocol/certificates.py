@@ -27,12 +27,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from hortus.protocol import lifetimes
 from hortus.runtime.errors import UsageError
 from hortus.runtime.files import write_atomic, write_private
 
 _CLOCK_SKEW = timedelta(hours=1)
-_LIFETIME = timedelta(days=825)
-_AUTHORITY_LIFETIME = timedelta(days=3650)
 # What `cryptography` raises for keys, requests and certificates that are damaged, encrypted or exotic.
 UNREADABLE = (
     ValueError,
@@ -58,7 +57,7 @@ def create_authority(directory: Path, now: datetime) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     name = _name("Hortus consortium authority")
     builder = (
-        _builder(name, name, key.public_key(), now, _AUTHORITY_LIFETIME)
+        _builder(name, name, key.public_key(), now, lifetimes.AUTHORITY)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(authority=True), critical=True)
     )
@@ -118,7 +117,7 @@ def certify(
     *,
     hosts: Sequence[str] = (),
 ) -> bytes:
-    """Issues a certificate for 825 days. Of the request, only name and key are taken over.
+    """Issues a certificate for `lifetimes.CERTIFICATE`. Of the request, only name and key are taken over.
 
     Args:
         authority_dir: Where `create_authority` wrote.
@@ -163,7 +162,7 @@ def _issue(
     usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
     names = [_host(host) for host in hosts or [common_name]]
     builder = (
-        _builder(authority.subject, _name(common_name), public, now, _LIFETIME)
+        _builder(authority.subject, _name(common_name), public, now, lifetimes.CERTIFICATE)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(authority=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from hortus.client.consent.approval import check_terms
-from hortus.client.consent.contract import budget_of
+from hortus.client.consent.refusals import budget_of
 from hortus.client.site.folder import Site
 from hortus.planning.prepare import noise_for, pin, trial
 from hortus.privacy.accounting.forecast import PlanCost, SiteBudget

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from hortus.client.consent.approval import admitted
-from hortus.client.consent.contract import (
+from hortus.client.consent.refusals import (
     budget_of,
     check_ceiling,
     check_contract,

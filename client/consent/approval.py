@@ -6,7 +6,7 @@ What decides is what decides later: `consent` and the ledger's own budgets, aske
 import math
 from dataclasses import dataclass
 
-from hortus.client.consent.contract import budget_of, check_contract, check_model
+from hortus.client.consent.refusals import budget_of, check_contract, check_model
 from hortus.client.consent.terms import ChargeAccount, noise_of
 from hortus.client.site.folder import Dataset, Site
 from hortus.privacy.accounting.accountant import epsilon

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
 
-from hortus.client.consent.contract import check_model
+from hortus.client.consent.refusals import check_model
 from hortus.client.operator.accounts import AccountLine, account_lines
 from hortus.client.site.folder import Site
 from hortus.parties.card import ServerCard, load_card

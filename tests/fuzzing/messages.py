@@ -16,7 +16,7 @@ from fuzzing.setting import Maker, Setting, without_defects
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from hortus.client.consent.contract import parse_contract, read_descriptor
+from hortus.client.consent.refusals import parse_contract, read_descriptor
 from hortus.client.site.witness import Witness
 from hortus.privacy.secure_sum.key_exchange import (
     KeyExchange,

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from hortus.parties.card import LIFETIME, ServerCard, SiteCard, load_card
+from hortus.parties.card import ServerCard, SiteCard, load_card
 from hortus.parties.folders import ServerConfig, ServerFiles, SiteConfig, SiteFiles
 from hortus.parties.founding import create_server, create_site
+from hortus.protocol.lifetimes import CARD
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import UsageError
 
@@ -35,9 +36,9 @@ def test_a_card_reads_back_and_is_good_for_its_lifetime(
     card = cards[kind]
     card.save(tmp_path / "card")
     assert load_card(tmp_path / "card") == card
-    card.check(NOW + LIFETIME)
+    card.check(NOW + CARD)
     with pytest.raises(UsageError, match="the card expired on"):
-        card.check(NOW + LIFETIME + timedelta(days=1))
+        card.check(NOW + CARD + timedelta(days=1))
 
 
 @pytest.mark.parametrize(

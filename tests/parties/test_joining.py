@@ -9,7 +9,7 @@ import pytest
 import yaml
 from cryptography import x509
 
-from hortus.parties.card import LIFETIME, ServerCard, SiteCard, load_card
+from hortus.parties.card import ServerCard, SiteCard, load_card
 from hortus.parties.fingerprint import roster_words
 from hortus.parties.folders import (
     Consortium,
@@ -24,6 +24,7 @@ from hortus.parties.joining import admit, pin, remove
 from hortus.parties.renewal import write_server_card, write_site_card
 from hortus.protocol.certificates import create_flower_key, create_request
 from hortus.protocol.identity import Handover, Identity, Roster
+from hortus.protocol.lifetimes import CARD
 from hortus.protocol.policy import Budget, Policy
 from hortus.runtime.errors import UsageError
 from hortus.runtime.names import SERVER as SERVER_NAME
@@ -166,14 +167,14 @@ def test_an_altered_servers_card_is_refused(parties: Parties, field: str) -> Non
 
 
 def test_an_expired_card_is_refused_and_made_anew(parties: Parties) -> None:
-    late = NOW + LIFETIME + timedelta(days=2)
+    late = NOW + CARD + timedelta(days=2)
     with pytest.raises(UsageError, match=r"ash: the card expired on .*hortus roster card"):
         admit(parties.server, parties.cards, late)
     for name, files in parties.sites.items():
         assert write_site_card(files, late).site == name
     admit(parties.server, parties.cards, late)
     with pytest.raises(UsageError, match="expired"):
-        pin(parties.sites["ash"], parties.servers_card, [], late + LIFETIME + timedelta(days=2))
+        pin(parties.sites["ash"], parties.servers_card, [], late + CARD + timedelta(days=2))
 
 
 def stranger(name: str, directory: Path, **like: str) -> SiteCard:

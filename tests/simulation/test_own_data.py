@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hortus.client.consent.contract import check_contract
+from hortus.client.consent.refusals import check_contract
 from hortus.client.site.mandate import Mandate
 from hortus.learning.data.records import read_records
 from hortus.learning.tasks.kinds import TASKS

@@ -19,7 +19,7 @@ from hortus.client.consent.approval import (
     record,
     withdraw,
 )
-from hortus.client.consent.contract import budget_of, check_contract, check_model
+from hortus.client.consent.refusals import budget_of, check_contract, check_model
 from hortus.client.consent.terms import ChargeAccount, noise_of
 from hortus.client.site.folder import Site
 from hortus.learning.models.folder import model_digest

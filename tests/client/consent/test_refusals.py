@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from hortus.client.consent.contract import (
+from hortus.client.consent.refusals import (
     budget_of,
     check_ceiling,
     check_contract,
