@@ -113,7 +113,7 @@ def empty(weights: Weights) -> Weights:
         (with_number(float("-inf")), "are NaN or infinite"),
         (in_eight_bits, f"{re.escape(LAYER)}' is of type I8, which quantised"),
         (in_float8, f"{re.escape(LAYER)}' is of type F8_E4M3, which quantised"),
-        (empty, "a model of 5,216 numbers, and the files hold 1 "),
+        (empty, "a model of 5,232 numbers, and the files hold 1 "),
     ],
 )
 def test_weights_that_are_not_those_of_the_model_are_named(

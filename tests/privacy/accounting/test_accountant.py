@@ -173,7 +173,7 @@ def test_an_impossible_delta_is_refused(delta: float) -> None:
 
 
 def test_a_negative_count_is_refused() -> None:
-    with pytest.raises(UsageError, match="fewer"):
+    with pytest.raises(UsageError, match="negative number of releases"):
         epsilon({GaussianEvent(0.1, 1.0): -1}, DELTA)
 
 

@@ -144,7 +144,7 @@ def test_the_command_shows_both_and_fails_where_they_differ(
     wrong = command(path)
     assert wrong.exit_code == 1, wrong.output
     assert "head.modules_to_save.default" in wrong.output
-    assert "please report it" in wrong.output
+    assert "please report this" in wrong.output
     assert "agree" not in wrong.output
 
 
