@@ -226,7 +226,7 @@ class TestViews:
     def test_an_attempt_is_masked_for_once(self) -> None:
         generator = _generators(3)[NAMES[0]]
         generator.mask(np.zeros(4, np.int64), _view(NAMES[:3], 5, 1))
-        with pytest.raises(Refused, match="step 5 attempt 1: a vector was masked"):
+        with pytest.raises(Refused, match="step 5 attempt 1: a vector was already masked"):
             generator.mask(np.zeros(4, np.int64), _view(NAMES[:2], 5, 1))
 
     @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ class TestEncapsulations:
     def test_a_ciphertext_for_another_site_is_refused(self) -> None:
         exchanges, sent = self._sent()
         misled = [sent[VICTIM, LAST], sent[LAST, PEER]]
-        self._refuse(exchanges[PEER], misled, f"{VICTIM}: .*for another site")
+        self._refuse(exchanges[PEER], misled, f"{VICTIM}: .*addressed to another site")
         exchanges, sent = self._sent()
         misled = [replace(sent[VICTIM, LAST], receiver=PEER), sent[LAST, PEER]]
         self._refuse(exchanges[PEER], misled, f"{VICTIM}: its signature")
