@@ -56,8 +56,9 @@ class Stage:
     def __init__(self, bench: Workbench, units: str) -> None:
         self.bench = bench
         generator = np.random.default_rng(5)
-        lengths = generator.integers(1, bench.task.max_length, RECORDS, endpoint=True).tolist()
-        encoded = bench.loader.ahead(bench.loader.made_up(lengths, seed=5))
+        largest = bench.loader.passes.largest
+        lengths = generator.integers(1, largest, (RECORDS, len(largest)), endpoint=True).tolist()
+        encoded = bench.loader.ahead(bench.loader.made_up(list(map(tuple, lengths)), seed=5))
         grouped = np.sort(generator.integers(0, 9, RECORDS))
         self.data: Encoded = replace(encoded, units=grouped) if units == "patients" else encoded
 

@@ -107,7 +107,7 @@ def test_the_server_is_no_site_and_no_site_the_server() -> None:
     key = Identity.generate("a").public_key_bytes
     with pytest.raises(UsageError, match="the server's name"):
         Roster({SERVER: key}, SERVER_KEY)
-    with pytest.raises(UsageError, match="a: the key is server's as well"):
+    with pytest.raises(UsageError, match="a: the key is also server's"):
         Roster({"a": key}, key)
 
 
@@ -122,7 +122,7 @@ TOP = "server: " + "cc" * 32 + "\n"
         ("- a", "is a list"),
         ("sites: [a", "line 1: this is not YAML"),
         ("sites:\n  a: " + KEY_A + "\n  a: " + KEY_B, "line 3: .*comes twice"),
-        (TOP + "sites:\n  a: " + KEY_A + "\n  b: " + KEY_A, "b: the key is a's as well"),
+        (TOP + "sites:\n  a: " + KEY_A + "\n  b: " + KEY_A, "b: the key is also a's"),
         (TOP + "sites:\n  a: abcd", "sites.a: the public key is 'abcd'"),
         (TOP + "sites:\n  a: " + "12" * 32, "in quotes"),
         (TOP + "sites:\n  A: " + KEY_A, "'A' cannot name a site"),

@@ -216,7 +216,7 @@ def test_what_cannot_be_exported_is_explained(
     assert not (store.directory / "adapter-best").exists()
     with pytest.raises(UsageError, match="perplexity was not finite after any of them"):
         export(store.directory, "best", None)
-    with pytest.raises(UsageError, match="this folder already exists"):
+    with pytest.raises(UsageError, match="this exists already"):
         export(store.directory, "last", tmp_path)
     assert export(store.directory, "last", None)[1] == store.directory / "adapter-round-2"
     (store.directory / "checkpoints" / "round-00002.safetensors").write_bytes(b"another")

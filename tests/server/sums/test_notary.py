@@ -62,7 +62,7 @@ def test_a_head_that_the_site_did_not_sign_is_not_countersigned(path: Path) -> N
     notary = _open(path)
     for signer in (BIRCH, OWN):
         forged = LedgerHead("ash", 1, "a" * 64, _head(1, signer=signer).signature)
-        with pytest.raises(ProtocolError, match="does not fit"):
+        with pytest.raises(ProtocolError, match="does not match"):
             notary.countersign(forged, KEY)
     assert notary.known("ash") is None
 
