@@ -95,7 +95,10 @@ def test_a_section_comes_back_as_it_went(name: str) -> None:
             {"server_optimizer": {"kind": "SGD", "learning_rate": 0}},
             "server_optimizer.learning_rate",
         ),
-        ({"server_optimizer": {"learning_rate": 1.0}}, "strategy.server_optimizer: .*by `kind`"),
+        (
+            {"server_optimizer": {"learning_rate": 1.0}},
+            "strategy.server_optimizer: .*whose `kind` names",
+        ),
         ({"server_optimizer": "SGD"}, "strategy.server_optimizer: .*SGD"),
     ],
     ids=["key", "optimizer", "rate", "no kind", "text"],

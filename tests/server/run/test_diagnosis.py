@@ -91,7 +91,11 @@ SHRINKING = [40.0, 38.0, 30.0, 28.0, 26.0, 22.0, 20.0, 18.0, 16.0]
         ),
         ([120.0] * 9, Compared(), ("nothing was learnt",)),
         ([16.0] * 9, Compared(without_privacy=12.0), ("Privacy raises perplexity from 12 to 16.",)),
-        ([16.0] * 9, Compared(without_privacy=15.9), ("next to nothing", "perplexity is limited by")),
+        (
+            [16.0] * 9,
+            Compared(without_privacy=15.9),
+            ("next to nothing", "perplexity is limited by"),
+        ),
         ([16.0] * 9, Compared(without_privacy=19.0), ("next to nothing",)),
         (SHRINKING, Compared(), ("Perplexity was still falling at the end",)),
         (SHRINKING[::-1], Compared(), ()),
