@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.minutes, pytest.mark.timeout(90
 HORTUS = str(Path(sys.executable).with_name("hortus"))
 SITES = ("ash", "birch", "cedar")
 GRACE_SECONDS = 90  # what systemd gives
-ENDED = "ended with exit code -9 and is started again"
+ENDED = "ended with exit code -9 and is being restarted"
 
 
 def start(log: Path, *arguments: str) -> subprocess.Popen[bytes]:
